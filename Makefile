@@ -1,0 +1,67 @@
+# monitoring: PostgreSQL as its own monitoring system
+#
+#   make demo        see it work in a private server      make demo-stop
+#   make test        install what is missing, run every test
+#   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
+#   make bench       figures, ours and peers' side by side
+
+EXTENSION    = monitoring
+MODULE_big   = monitoring
+DATA         = monitoring--1.0.sql
+PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQL"
+
+# The install script is these files in this order.
+SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/core/partitions.sql src/metrics/metrics.sql \
+               src/worker/worker.sql src/server/server.sql src/alerts/alerts.sql src/notify/notify.sql \
+               src/core/grants.sql
+
+OBJS         = src/monitoring.o \
+               $(patsubst %.c,%.o,$(wildcard src/core/*.c src/sketch/*.c src/metrics/*.c src/worker/*.c \
+                 src/server/*.c src/alerts/*.c)) src/notify/notifier.o src/notify/notify.o
+
+# The program that talks to strangers: a crash in libcurl must not restart the server.
+SENDER       = monitoring_sender
+
+REGRESS      = $(notdir $(basename $(sort $(wildcard sql/*.sql))))
+REGRESS_OPTS = --load-extension=monitoring
+EXTRA_CLEAN  = $(SENDER) src/notify/sender/*.o build
+
+PG_CPPFLAGS  = -I$(srcdir)/src
+PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
+               -Wno-missing-field-initializers -Wno-declaration-after-statement $(if $(CI),-Werror)
+
+# No bitcode: nothing of ours gains from being inlined into JIT-compiled expressions.
+override with_llvm = no
+
+PG_CONFIG   ?= pg_config
+PGXS        := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# -O3 pays in the sketch's loops.
+src/sketch/%.o: CFLAGS += -O3
+
+all: $(SENDER)
+$(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)
+	$(CC) $(filter-out -Wdeclaration-after-statement -Wmissing-prototypes,$(CFLAGS)) -Isrc -o $@ $(filter %.c,$^) -lcurl
+
+install: install-sender
+install-sender: $(SENDER)
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)'
+	$(INSTALL_PROGRAM) $(SENDER) '$(DESTDIR)$(pkglibdir)/$(SENDER)'
+uninstall: uninstall-sender
+uninstall-sender:
+	rm -f '$(DESTDIR)$(pkglibdir)/$(SENDER)'
+
+monitoring--1.0.sql: $(SQL_SLICES)
+	cat $(SQL_SLICES) > $@
+
+demo:
+	@./test/demo/demo start
+demo-stop:
+	@./test/demo/demo stop
+test:
+	@./test/run
+bench:
+	@./test/bench/run
+
+.PHONY: demo demo-stop test bench install-sender uninstall-sender

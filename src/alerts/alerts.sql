@@ -1,0 +1,571 @@
+-- alerts: rules, their kinds, and the tables in which the state of every alert lives. evaluate.sql, which follows, turns
+-- rules into alerts.
+--
+-- A rule row is locked FOR UPDATE by whoever edits it, and FOR SHARE SKIP LOCKED by an evaluation that is about to change
+-- one of its alerts: an edit in a transaction that stays open puts off its own rule only.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Rules
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.alert_rule_kinds (
+	kind text PRIMARY KEY CHECK (kind ~ '^[a-z][a-z0-9_]{0,62}$'),
+	function text NOT NULL,
+	check_function text,
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb) that gives the current values of all those rules in one statement. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
+
+CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_rule_defs_id_seq IS 'Ids of alert rules.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs_id_seq', '');
+
+CREATE TABLE monitoring.alert_rule_defs (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_rule_defs_id_seq'),
+	name text NOT NULL UNIQUE,
+	kind text NOT NULL DEFAULT 'metric' REFERENCES monitoring.alert_rule_kinds (kind),
+	metric text,
+	fn text,
+	over interval NOT NULL CHECK (over > '0'),
+	op text NOT NULL CHECK (op IN ('>', '>=', '<', '<=', '=', '<>')),
+	threshold float8 NOT NULL CHECK (threshold > '-Infinity' AND threshold < 'Infinity'),
+	resolve_threshold float8 CHECK (resolve_threshold > '-Infinity' AND resolve_threshold < 'Infinity'),
+	pending_for interval NOT NULL DEFAULT '0' CHECK (pending_for >= '0'),
+	keep_firing_for interval NOT NULL DEFAULT '0' CHECK (keep_firing_for >= '0'),
+	max_age interval NOT NULL DEFAULT '5 minutes' CHECK (max_age >= '0'),
+	severity text NOT NULL DEFAULT 'medium' CHECK (severity IN ('critical', 'high', 'medium', 'low', 'info')),
+	selector jsonb NOT NULL DEFAULT '{}',
+	by_labels text[] NOT NULL DEFAULT '{}',
+	extra_labels jsonb NOT NULL DEFAULT '{}',
+	annotations jsonb NOT NULL DEFAULT '{}',
+	receivers text[],
+	enabled boolean NOT NULL DEFAULT true,
+	owner text NOT NULL,
+	version integer NOT NULL DEFAULT 1,
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	last_error text,
+	last_error_at timestamptz
+);
+COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.name IS 'Name of the rule; part of the fingerprint of its alerts, so it never changes.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.kind IS 'What is evaluated, one of alert_rule_kinds.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.metric IS 'Metric that is read; null for kinds that read none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.fn IS 'Function of the metric''s values in the window, as for value().';
+COMMENT ON COLUMN monitoring.alert_rule_defs.over IS 'Length of the window that ends at the time of the evaluation.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.op IS 'How the value is compared with the threshold: >, >=, <, <=, = or <>.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.threshold IS 'The alert is raised while value op threshold holds.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.resolve_threshold IS 'A firing alert stays while value op resolve_threshold holds; null: the threshold itself.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.pending_for IS 'How long the breach must last before the alert fires; 0: at once.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.keep_firing_for IS 'How long a firing alert must be clear before it is resolved; 0: at once.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.max_age IS 'How long an alert keeps its state without data; then it ends with reason no_data.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.selector IS 'Labels that a series must have to be read.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.by_labels IS 'Labels to group by: one alert per combination of their values. Empty: one alert.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {{value}}, {{threshold}}, {{severity}}, {{alertname}} and {{label}} are filled in.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was created.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.last_error_at IS 'Time of the evaluation at which last_error appeared.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- State and history
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.alert_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_id_seq IS 'Ids of alerts.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_id_seq', '');
+
+CREATE TABLE monitoring.alert_states (
+	rule_id bigint NOT NULL,
+	fingerprint text NOT NULL,
+	series_labels jsonb NOT NULL,
+	alert_id bigint NOT NULL UNIQUE,
+	state text NOT NULL CHECK (state IN ('pending', 'firing', 'resolved')),
+	value float8,
+	details jsonb,
+	active_at timestamptz NOT NULL,
+	fired_at timestamptz,
+	resolved_at timestamptz,
+	clear_since timestamptz,
+	missing_since timestamptz,
+	updated_at timestamptz NOT NULL,
+	-- not series_labels: labels can be longer than an index entry
+	PRIMARY KEY (rule_id, fingerprint)
+);
+COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
+COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
+COMMENT ON COLUMN monitoring.alert_states.series_labels IS 'Labels that tell this alert from the rule''s others.';
+COMMENT ON COLUMN monitoring.alert_states.alert_id IS 'Number of the episode, from breach to end; a new one when the alert comes back.';
+COMMENT ON COLUMN monitoring.alert_states.state IS 'pending, firing or resolved.';
+COMMENT ON COLUMN monitoring.alert_states.value IS 'Value at the last change.';
+COMMENT ON COLUMN monitoring.alert_states.details IS 'What the rule kind told about the value at the last change.';
+COMMENT ON COLUMN monitoring.alert_states.active_at IS 'When the breach began.';
+COMMENT ON COLUMN monitoring.alert_states.fired_at IS 'When it fired; null while pending.';
+COMMENT ON COLUMN monitoring.alert_states.resolved_at IS 'When it was resolved; null before.';
+COMMENT ON COLUMN monitoring.alert_states.clear_since IS 'While keep_firing_for runs: when the breach ended.';
+COMMENT ON COLUMN monitoring.alert_states.missing_since IS 'While max_age runs: when data ended.';
+COMMENT ON COLUMN monitoring.alert_states.updated_at IS 'Time of the evaluation that last changed the row.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_states', '');
+
+CREATE SEQUENCE monitoring.alert_history_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_history_id_seq IS 'Ids of transitions.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_history_id_seq', '');
+
+CREATE TABLE monitoring.alert_history (
+	id bigint NOT NULL DEFAULT nextval('monitoring.alert_history_id_seq'),
+	at timestamptz NOT NULL,
+	alert_id bigint NOT NULL,
+	rule_id bigint NOT NULL,
+	rule_name text NOT NULL,
+	severity text NOT NULL,
+	series_labels jsonb NOT NULL,
+	labels jsonb NOT NULL,
+	from_state text NOT NULL,
+	to_state text NOT NULL,
+	reason text NOT NULL,
+	value float8,
+	op text NOT NULL,
+	threshold float8 NOT NULL,
+	annotations jsonb NOT NULL,
+	details jsonb,
+	active_at timestamptz NOT NULL,
+	fingerprint text NOT NULL,
+	PRIMARY KEY (at, id)
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert.';
+COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
+COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';
+COMMENT ON COLUMN monitoring.alert_history.alert_id IS 'Number of the episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_history.rule_id IS 'The rule (alert_rules.id), which may have been dropped since.';
+COMMENT ON COLUMN monitoring.alert_history.rule_name IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.alert_history.severity IS 'Severity at that time.';
+COMMENT ON COLUMN monitoring.alert_history.series_labels IS 'Labels that tell this alert from the rule''s others.';
+COMMENT ON COLUMN monitoring.alert_history.labels IS 'All labels: the rule''s selector, its extra labels and series_labels.';
+COMMENT ON COLUMN monitoring.alert_history.from_state IS 'inactive, pending or firing.';
+COMMENT ON COLUMN monitoring.alert_history.to_state IS 'pending, firing, resolved, or inactive for a pending alert that did not fire.';
+COMMENT ON COLUMN monitoring.alert_history.reason IS 'breach, clear, no_data, rule_changed, rule_disabled or rule_dropped.';
+COMMENT ON COLUMN monitoring.alert_history.value IS 'Value at that time; the last known one when there is no data.';
+COMMENT ON COLUMN monitoring.alert_history.op IS 'The rule''s operator at that time.';
+COMMENT ON COLUMN monitoring.alert_history.threshold IS 'The rule''s threshold at that time.';
+COMMENT ON COLUMN monitoring.alert_history.annotations IS 'The rule''s annotations, filled in.';
+COMMENT ON COLUMN monitoring.alert_history.details IS 'What the rule kind told about the value.';
+COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s breach began.';
+COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
+
+CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
+COMMENT ON INDEX monitoring.alert_history_alert IS 'Transitions of one alert.';
+CREATE INDEX alert_history_rule ON monitoring.alert_history (rule_id, at);
+COMMENT ON INDEX monitoring.alert_history_rule IS 'Transitions of one rule.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled)
+VALUES ('alert_history', '1 day', 2, '90 days', true);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Checks
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	canonical text;
+BEGIN
+	SELECT s.severity INTO canonical
+	FROM (VALUES ('critical', '{p0}'::text[]), ('high', '{p1}'), ('medium', '{p2,warning}'), ('low', '{p3}'),
+		('info', '{p4}')) AS s (severity, aliases)
+	WHERE lower(canonical_severity.severity) = s.severity OR lower(canonical_severity.severity) = ANY (s.aliases);
+	IF canonical IS NULL THEN
+		RAISE EXCEPTION 'unknown severity "%"', severity
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Severities are critical, high, medium, low and info; P0 to P4 and warning are understood too.';
+	END IF;
+	RETURN canonical;
+END $$;
+COMMENT ON FUNCTION monitoring.canonical_severity(text) IS 'A severity''s own name: critical, high, medium, low or info. Takes P0 to P4 and warning (medium) too, in any case. Error 22023 for others.';
+
+CREATE FUNCTION monitoring.check_text_map(map jsonb, what text, max_bytes integer, allowed_control text DEFAULT '')
+RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	IF map IS NULL OR jsonb_typeof(map) <> 'object' THEN
+		RAISE EXCEPTION 'an alert rule''s % must be a JSON object', what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Its values are text, numbers or booleans, such as {"route": "/cart", "status": 200}.';
+	ELSIF octet_length(map::text) > max_bytes THEN
+		RAISE EXCEPTION 'an alert rule''s % must not take more than % bytes', what, max_bytes
+			USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	SELECT min(e.key) INTO bad
+	FROM jsonb_each(map) AS e
+	WHERE jsonb_typeof(e.value) IN ('object', 'array') OR e.key = '' OR e.key ~ '[[:cntrl:]]'
+		OR translate(e.value #>> '{}', allowed_control, '') ~ '[[:cntrl:]]';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in an alert rule''s % is not valid', regexp_replace(left(bad, 100), '[[:cntrl:]]', '?', 'g'), what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Values are text, numbers or booleans; neither keys nor values hold control characters.';
+	END IF;
+	RETURN (SELECT coalesce(jsonb_object_agg(e.key, e.value #>> '{}') FILTER (WHERE jsonb_typeof(e.value) <> 'null'), '{}')
+		FROM jsonb_each(map) AS e);
+END $$;
+COMMENT ON FUNCTION monitoring.check_text_map(jsonb, text, integer, text) IS 'A JSON object of scalars with every value turned into text, nulls left out, as labels are stored. Control characters are refused but for those in allowed_control. Errors: 22023, or 54000 beyond max_bytes; both name it as what.';
+
+CREATE FUNCTION monitoring.check_alert_rule(rule monitoring.alert_rule_defs) RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	ops CONSTANT jsonb := '{">": ">", ">=": ">=", "<": "<", "<=": "<=", "=": "=", "==": "=", "<>": "<>", "!=": "<>"}';
+	check_function text;
+	bad text;
+BEGIN
+	IF rule.name IS NULL OR rule.name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'an alert rule''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	SELECT k.check_function INTO check_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'unknown alert rule kind "%"', rule.kind
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Known kinds: ' || (SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM monitoring.alert_rule_kinds AS k) || '.';
+	END IF;
+
+	IF rule.op IS NULL OR NOT ops ? rule.op THEN
+		RAISE EXCEPTION 'unknown operator "%"', rule.op
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Operators are >, >=, <, <=, = and <>.';
+	END IF;
+	rule.op := ops ->> rule.op;
+
+	IF rule.threshold IS NULL OR rule.threshold IN ('NaN', 'Infinity', '-Infinity')
+		OR rule.resolve_threshold IN ('NaN', 'Infinity', '-Infinity') THEN
+		RAISE EXCEPTION 'an alert rule''s threshold must be a finite number' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.op IN ('=', '<>') AND rule.resolve_threshold IS NOT NULL THEN
+		RAISE EXCEPTION 'operator % takes no resolve threshold', rule.op USING ERRCODE = 'invalid_parameter_value';
+	ELSIF (rule.op IN ('>', '>=') AND rule.resolve_threshold > rule.threshold)
+		OR (rule.op IN ('<', '<=') AND rule.resolve_threshold < rule.threshold) THEN
+		RAISE EXCEPTION 'resolve threshold % is on the wrong side of threshold %', rule.resolve_threshold, rule.threshold
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'It must be easier to stay firing than to fire: not above the threshold for > and >=, not below it for < and <=.';
+	END IF;
+
+	IF rule.over IS NULL OR rule.over <= '0' THEN
+		RAISE EXCEPTION 'an alert rule''s window must be longer than zero'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give a window such as ''5 minutes''.';
+	ELSIF rule.pending_for IS NULL OR rule.pending_for < '0' THEN
+		RAISE EXCEPTION 'pending_for must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.keep_firing_for IS NULL OR rule.keep_firing_for < '0' THEN
+		RAISE EXCEPTION 'keep_firing_for must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.max_age IS NULL OR rule.max_age < '0' THEN
+		RAISE EXCEPTION 'max_age must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	rule.severity := monitoring.canonical_severity(rule.severity);
+	rule.selector := monitoring.check_text_map(rule.selector, 'labels', 4096);
+	rule.extra_labels := monitoring.check_text_map(rule.extra_labels, 'extra labels', 4096);
+	rule.annotations := monitoring.check_text_map(rule.annotations, 'annotations', 16384, E'\n\t');
+	rule.enabled := coalesce(rule.enabled, true);
+
+	IF rule.by_labels IS NULL OR array_ndims(rule.by_labels) > 1
+		OR EXISTS (SELECT FROM unnest(rule.by_labels) AS l WHERE l IS NULL OR l = '' OR l ~ '[[:cntrl:]]') THEN
+		RAISE EXCEPTION 'an alert rule''s "by" must be a list of names of labels'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give them as in ''{route,method}''.';
+	END IF;
+	-- sorted and without repeats: rules that read the same share one reading
+	rule.by_labels := ARRAY(SELECT DISTINCT l FROM unnest(rule.by_labels) AS l ORDER BY l);
+
+	SELECT min(n) INTO bad
+	FROM unnest(rule.receivers) AS n
+	WHERE NOT EXISTS (SELECT FROM monitoring.receivers AS r WHERE r.name = n);
+	IF bad IS NOT NULL OR array_position(rule.receivers, NULL) IS NOT NULL THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', bad
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
+	END IF;
+
+	IF check_function IS NOT NULL THEN
+		EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(check_function, 'jsonb')) USING to_jsonb(rule);
+	END IF;
+	RETURN rule;
+END $$;
+COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs) IS 'A rule in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
+
+CREATE FUNCTION monitoring.alert_kind_function(function text, arguments text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
+BEGIN
+	IF f IS NULL THEN
+		RAISE EXCEPTION 'function %(%) of an alert rule kind does not exist', function, arguments
+			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.alert_rule_kinds.';
+	END IF;
+	-- An evaluation runs with the rights of the extension's owner, which nobody else's code may have.
+	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
+		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
+		RAISE EXCEPTION 'function % of an alert rule kind must be SECURITY DEFINER', f
+			USING ERRCODE = 'insufficient_privilege',
+				DETAIL = 'It does not belong to the owner of the extension.',
+				HINT = 'Use ALTER FUNCTION ... SECURITY DEFINER SET search_path = ....';
+	END IF;
+	RETURN f::regproc::text;
+END $$;
+COMMENT ON FUNCTION monitoring.alert_kind_function(text, text) IS 'The quoted name of a rule kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
+
+CREATE FUNCTION monitoring.alert_rule_kind_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]');
+	IF NEW.check_function IS NOT NULL THEN
+		PERFORM monitoring.alert_kind_function(NEW.check_function, 'jsonb');
+	END IF;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION monitoring.alert_rule_kind_check() IS 'Trigger of alert_rule_kinds: the functions must exist (42883) and run with their owner''s rights (42501).';
+
+CREATE TRIGGER alert_rule_kind_check BEFORE INSERT OR UPDATE ON monitoring.alert_rule_kinds
+	FOR EACH ROW EXECUTE FUNCTION monitoring.alert_rule_kind_check();
+COMMENT ON TRIGGER alert_rule_kind_check ON monitoring.alert_rule_kinds IS 'Checks the functions that a kind names.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Creating and changing rules
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.create_alert_rule(name text, metric text, fn text, over interval, op text, threshold float8,
+	pending_for interval DEFAULT '0', severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
+	annotations jsonb DEFAULT '{}', resolve_threshold float8 DEFAULT NULL, keep_firing_for interval DEFAULT '0',
+	receivers text[] DEFAULT NULL, kind text DEFAULT 'metric', max_age interval DEFAULT '5 minutes',
+	extra_labels jsonb DEFAULT '{}')
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rule monitoring.alert_rule_defs;
+BEGIN
+	rule.name := create_alert_rule.name;
+	rule.kind := create_alert_rule.kind;
+	rule.metric := create_alert_rule.metric;
+	rule.fn := create_alert_rule.fn;
+	rule.over := create_alert_rule.over;
+	rule.op := create_alert_rule.op;
+	rule.threshold := create_alert_rule.threshold;
+	rule.resolve_threshold := create_alert_rule.resolve_threshold;
+	rule.pending_for := create_alert_rule.pending_for;
+	rule.keep_firing_for := create_alert_rule.keep_firing_for;
+	rule.max_age := create_alert_rule.max_age;
+	rule.severity := create_alert_rule.severity;
+	rule.selector := create_alert_rule.labels;
+	rule.by_labels := create_alert_rule.by;
+	rule.extra_labels := create_alert_rule.extra_labels;
+	rule.annotations := create_alert_rule.annotations;
+	rule.receivers := create_alert_rule.receivers;
+	rule := monitoring.check_alert_rule(rule);
+
+	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
+	-- current_user is the owner of this function
+	rule.owner := CASE WHEN current_setting('role') = 'none' THEN session_user ELSE current_setting('role') END;
+	rule.version := 1;
+	rule.created_at := clock_timestamp();
+	rule.updated_at := rule.created_at;
+	INSERT INTO monitoring.alert_rule_defs SELECT rule.* ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert rule "%" already exists', rule.name
+			USING ERRCODE = 'duplicate_object', HINT = 'Change it with monitoring.update_alert_rule.';
+	END IF;
+	RETURN rule.id;
+END $$;
+COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one. Errors: 22023 for anything that is not valid, 42704 for an unknown receiver, 42710 if the name is taken.';
+
+CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
+	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
+	keep_firing_for interval DEFAULT '0', receivers text[] DEFAULT NULL, extra_labels jsonb DEFAULT '{}')
+RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.create_alert_rule(
+		name, NULL, NULL, over, '>=',
+		extract(epoch FROM coalesce(threshold, current_setting('monitoring.slow_query_threshold')::interval))::float8,
+		pending_for, severity, labels, '{}',
+		coalesce(annotations, jsonb_build_object(
+			'summary', 'A statement in database {{database}} takes {{value}} seconds on average.',
+			'query', '{{query}}')),
+		NULL, keep_firing_for, receivers, 'slow_query', '0', extra_labels)
+$$;
+COMMENT ON FUNCTION monitoring.create_slow_query_rule(text, interval, interval, text, interval, jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule that raises an alert for each statement whose mean execution time within the window `over` is at or above the threshold (default: monitoring.slow_query_threshold as it is now), and return its id. Alerts carry the labels database and queryid; labels such as {"database": "shop"} choose among them. Annotations may use {{query}} and {{calls}}. An alert ends when the statement is no longer slow or no longer runs. Needs pg_stat_statements. Errors as create_alert_rule.';
+
+CREATE FUNCTION monitoring.lock_alert_rule(name text) RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rule monitoring.alert_rule_defs;
+BEGIN
+	SELECT d.* INTO rule FROM monitoring.alert_rule_defs AS d WHERE d.name = lock_alert_rule.name FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert rule "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
+	END IF;
+	RETURN rule;
+END $$;
+COMMENT ON FUNCTION monitoring.lock_alert_rule(text) IS 'The rule of this name, locked for an edit. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.update_alert_rule(name text, changes jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	changeable CONSTANT jsonb := '{"metric": "metric", "fn": "fn", "over": "over", "op": "op", "threshold": "threshold",
+		"resolve_threshold": "resolve_threshold", "pending_for": "pending_for", "keep_firing_for": "keep_firing_for",
+		"max_age": "max_age", "severity": "severity", "labels": "selector", "by": "by_labels",
+		"extra_labels": "extra_labels", "annotations": "annotations", "receivers": "receivers", "enabled": "enabled"}';
+	old_rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
+	rule monitoring.alert_rule_defs;
+	bad text;
+BEGIN
+	IF changes IS NULL OR jsonb_typeof(changes) <> 'object' THEN
+		RAISE EXCEPTION 'changes must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give the parameters of create_alert_rule that change, as in {"threshold": 0.5, "severity": "high"}.';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE NOT changeable ? k;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION '"%" is nothing that can change in an alert rule', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'These can: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(changeable) AS k) || '.';
+	END IF;
+
+	rule := jsonb_populate_record(old_rule,
+		(SELECT coalesce(jsonb_object_agg(changeable ->> e.key, e.value), '{}') FROM jsonb_each(changes) AS e));
+	rule := monitoring.check_alert_rule(rule);
+	IF rule = old_rule THEN
+		RETURN;
+	END IF;
+
+	UPDATE monitoring.alert_rule_defs AS d
+	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,
+		by_labels, extra_labels, annotations, receivers, enabled, version, updated_at, last_error, last_error_at)
+		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
+			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
+			rule.annotations, rule.receivers, rule.enabled, old_rule.version + 1, clock_timestamp(), NULL, NULL)
+	WHERE d.id = rule.id;
+
+	IF NOT rule.enabled THEN
+		PERFORM monitoring.end_alerts(old_rule, 'rule_disabled');
+	ELSIF (rule.metric, rule.fn, rule.selector, rule.by_labels)
+		IS DISTINCT FROM (old_rule.metric, old_rule.fn, old_rule.selector, old_rule.by_labels) THEN
+		PERFORM monitoring.end_alerts(old_rule, 'rule_changed');
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes holds parameters of create_alert_rule (all but name and kind) and "enabled". Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, 22023 for what is not valid.';
+
+CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.update_alert_rule(name, jsonb_build_object('enabled', enabled))
+$$;
+COMMENT ON FUNCTION monitoring.enable_alert_rule(text, boolean) IS 'Enable or disable a rule. Disabling ends its alerts. Error 42704 if there is no such rule.';
+
+CREATE FUNCTION monitoring.drop_alert_rule(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
+BEGIN
+	PERFORM monitoring.end_alerts(rule, 'rule_dropped');
+	DELETE FROM monitoring.alert_rule_defs AS d WHERE d.id = rule.id;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_alert_rule(text) IS 'Drop a rule; its alerts end. History stays. Error 42704 if there is no such rule.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.fill_text(template text, vars jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	-- One pass over the template: what is filled in is never read again, so a label's value cannot ask for another.
+	SELECT string_agg(t.literal || coalesce(vars ->> regexp_replace(trim(p.hole[2]), '^\$(labels\.)?', ''), p.hole[1], ''),
+		'' ORDER BY t.n)
+	FROM regexp_split_to_table(template, '\{\{[^{}]*\}\}') WITH ORDINALITY AS t (literal, n)
+	LEFT JOIN regexp_matches(template, '(\{\{([^{}]*)\}\})', 'g') WITH ORDINALITY AS p (hole, n) ON p.n = t.n
+$$;
+COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated.';
+
+CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(a.key, CASE WHEN strpos(a.value, '{{') = 0 THEN a.value ELSE
+		monitoring.fill_text(a.value, coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
+			|| jsonb_build_object('value', state.value::text, 'threshold', rule.threshold::text,
+				'severity', rule.severity, 'alertname', rule.name)) END), '{}')
+	FROM jsonb_each_text(rule.annotations) AS a
+$$;
+COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts.';
+
+CREATE VIEW monitoring.alert_rules AS
+	SELECT d.id, d.name, d.kind, d.metric, d.fn, d.over, d.op, d.threshold, d.resolve_threshold, d.pending_for,
+		d.keep_firing_for, d.max_age, d.severity, d.selector AS labels, d.by_labels AS by, d.extra_labels, d.annotations,
+		d.receivers, d.enabled, d.owner,
+		CASE WHEN NOT d.enabled THEN 'disabled' WHEN d.last_error IS NOT NULL THEN 'error' WHEN s.firing > 0 THEN 'firing'
+			WHEN s.pending > 0 THEN 'pending' ELSE 'ok' END AS state,
+		coalesce(s.pending, 0) AS pending, coalesce(s.firing, 0) AS firing, d.last_error, d.last_error_at, d.created_at,
+		d.updated_at
+	FROM monitoring.alert_rule_defs AS d
+	LEFT JOIN (
+		SELECT a.rule_id, pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'pending') AS pending,
+			pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing') AS firing
+		FROM monitoring.alert_states AS a
+		GROUP BY a.rule_id
+	) AS s ON s.rule_id OPERATOR(pg_catalog.=) d.id;
+COMMENT ON VIEW monitoring.alert_rules IS 'Alert rules and how many alerts of each are pending and firing.';
+COMMENT ON COLUMN monitoring.alert_rules.id IS 'Number of the rule.';
+COMMENT ON COLUMN monitoring.alert_rules.name IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.alert_rules.kind IS 'What is evaluated, one of alert_rule_kinds.';
+COMMENT ON COLUMN monitoring.alert_rules.metric IS 'Metric that is read; null for kinds that read none.';
+COMMENT ON COLUMN monitoring.alert_rules.fn IS 'Function of the metric''s values in the window, as for value().';
+COMMENT ON COLUMN monitoring.alert_rules.over IS 'Length of the window.';
+COMMENT ON COLUMN monitoring.alert_rules.op IS 'How the value is compared with the threshold.';
+COMMENT ON COLUMN monitoring.alert_rules.threshold IS 'The alert is raised while value op threshold holds.';
+COMMENT ON COLUMN monitoring.alert_rules.resolve_threshold IS 'A firing alert stays while value op resolve_threshold holds; null: the threshold itself.';
+COMMENT ON COLUMN monitoring.alert_rules.pending_for IS 'How long the breach must last before the alert fires.';
+COMMENT ON COLUMN monitoring.alert_rules.keep_firing_for IS 'How long a firing alert must be clear before it is resolved.';
+COMMENT ON COLUMN monitoring.alert_rules.max_age IS 'How long an alert keeps its state without data.';
+COMMENT ON COLUMN monitoring.alert_rules.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must have to be read.';
+COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
+COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
+COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rules.enabled IS 'False: not evaluated.';
+COMMENT ON COLUMN monitoring.alert_rules.owner IS 'Role that created the rule.';
+COMMENT ON COLUMN monitoring.alert_rules.state IS 'disabled, error, firing, pending or ok.';
+COMMENT ON COLUMN monitoring.alert_rules.pending IS 'Number of pending alerts.';
+COMMENT ON COLUMN monitoring.alert_rules.firing IS 'Number of firing alerts.';
+COMMENT ON COLUMN monitoring.alert_rules.last_error IS 'Why the rule cannot be evaluated; null: it can.';
+COMMENT ON COLUMN monitoring.alert_rules.last_error_at IS 'Time of the evaluation at which last_error appeared.';
+COMMENT ON COLUMN monitoring.alert_rules.created_at IS 'When the rule was created.';
+COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last changed.';
+
+CREATE VIEW monitoring.alerts AS
+	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
+		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
+		s.value, d.op, d.threshold, s.active_at, s.fired_at, s.resolved_at,
+		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at
+	FROM monitoring.alert_states AS s
+	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id;
+COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
+COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
+COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
+COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
+COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
+COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
+COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
+COMMENT ON COLUMN monitoring.alerts.threshold IS 'The rule''s threshold.';
+COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
+COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
+COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
+COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
+COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
+COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
+COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';

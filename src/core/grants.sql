@@ -1,0 +1,84 @@
+
+-- grants: who may do what.  Roles are cluster-wide, so the extension makes
+-- none; it grants plain privileges to roles you have.
+
+CREATE TABLE monitoring.access_levels (
+    level       text PRIMARY KEY,
+    includes    text[] NOT NULL,
+    views       text[] NOT NULL,
+    functions   text[] NOT NULL,
+    description text NOT NULL
+);
+COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all.';
+
+INSERT INTO monitoring.access_levels VALUES
+('viewer', '{}',
+ '{metrics,series,self,status,slow_queries,statement_source,alert_rules,alerts,alert_history,receivers,notifications,retention_policies,jobs}',
+ '{value,percentile,percentiles,query,series_values,live_series,self_values,check_fn,partitions,
+   sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
+   slow_queries_over,slow_query_values,worker_status}',
+ 'reads metrics, statements, alerts and the state of the extension'),
+('writer', '{}', '{}', '{record,increment,set_gauge}', 'records metrics'),
+('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', 'works on alerts'),
+('auditor', '{viewer}', '{}', '{}', 'reads everything that is recorded about use and access'),
+('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', 'configures everything');
+
+-- The objects of a level and of all it includes.
+CREATE FUNCTION monitoring.access_objects(level text)
+RETURNS TABLE (kind text, object text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM monitoring.access_levels l WHERE l.level = access_objects.level) THEN
+        RAISE EXCEPTION 'unknown access level "%"', level
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Levels are viewer, writer, responder, auditor and admin.';
+    END IF;
+    RETURN QUERY
+    WITH RECURSIVE levels AS (
+        SELECT l.* FROM monitoring.access_levels l WHERE l.level = access_objects.level
+        UNION
+        SELECT i.* FROM levels JOIN monitoring.access_levels i ON i.level = ANY (levels.includes)
+    )
+    SELECT 'TABLE', c.oid::regclass::text
+    FROM pg_class c JOIN levels l ON c.relname = ANY (l.views) OR '*' = ANY (l.views) AND c.relkind = 'v'
+    WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('v', 'r', 'p') AND NOT c.relispartition
+    UNION
+    SELECT CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
+    FROM pg_proc p JOIN levels l ON p.proname = ANY (l.functions) OR '*' = ANY (l.functions)
+    WHERE p.pronamespace = 'monitoring'::regnamespace;
+END
+$$;
+COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
+
+CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    o record;
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
+    FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
+        EXECUTE format('GRANT %s ON %s %s TO %I',
+                       CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin. Errors: unknown level (22023), unknown role (42704).';
+
+CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA monitoring FROM %I', role);
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM %I', role);
+    EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
+END
+$$;
+COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role everything that grant_access() gave it.';
+
+REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
+SELECT monitoring.grant_access('pg_monitor', 'viewer');

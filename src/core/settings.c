@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * settings.c
+ *	  The settings that more than one slice reads.
+ *
+ * Settings that size shared memory can only be defined while the postmaster
+ * loads the library; the others exist in every session.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "core/core.h"
+
+#include <limits.h>
+
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+int			mon_shared_memory = 64 * 1024;
+int			mon_flush_interval = 10 * 1000;
+int			mon_evaluation_interval = 1000;
+int			mon_slow_query_threshold = 1000;
+int			mon_max_series = 10000;
+bool		mon_transactional = false;
+char	   *mon_allowed_hosts = NULL;
+bool		mon_allow_private_networks = false;
+
+void
+mon_settings_init(void)
+{
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("monitoring.shared_memory",
+								"Shared memory that keeps live metrics.",
+								"When it is full, further series are recorded in their metric's "
+								"overflow series.",
+								&mon_shared_memory, 64 * 1024, 4 * 1024, MAX_KILOBYTES,
+								PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("monitoring.flush_interval",
+							"Time between two writes of live metrics to storage.", NULL,
+							&mon_flush_interval, 10 * 1000, 100, 3600 * 1000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("monitoring.evaluation_interval",
+							"Time between two evaluations of the alert rules.", NULL,
+							&mon_evaluation_interval, 1000, 100, 3600 * 1000, PGC_SIGHUP,
+							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("monitoring.slow_query_threshold",
+							"A statement that takes this long or longer is slow.", NULL,
+							&mon_slow_query_threshold, 1000, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("monitoring.max_series",
+							"Series that one metric may have in memory.",
+							"Further label sets are recorded in the metric's overflow series.",
+							&mon_max_series, 10000, 1, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("monitoring.transactional",
+							 "Metrics recorded in a transaction vanish when it rolls back.",
+							 "Off by default: what was measured happened, even if the transaction "
+							 "rolls back.",
+							 &mon_transactional, false, PGC_USERSET, 0, NULL, NULL, NULL);
+
+	DefineCustomStringVariable("monitoring.allowed_hosts",
+							   "Hosts that notifications may be sent to.",
+							   "Comma-separated host names; *.example.com is any host of that "
+							   "domain, * any host. Empty allows none.",
+							   &mon_allowed_hosts, "", PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL,
+							   NULL);
+
+	DefineCustomBoolVariable("monitoring.allow_private_networks",
+							 "Notifications may go to loopback, private and link-local addresses.",
+							 NULL, &mon_allow_private_networks, false, PGC_SIGHUP, 0, NULL, NULL,
+							 NULL);
+}
+
+void
+mon_settings_finish(void)
+{
+	MarkGUCPrefixReserved("monitoring");
+}

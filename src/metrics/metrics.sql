@@ -1,0 +1,139 @@
+
+-- metrics: recording, storage and reading of metrics.
+
+CREATE TABLE monitoring.metric_catalog (
+    metric     text PRIMARY KEY,
+    kind       smallint NOT NULL CHECK (kind IN (1, 2, 3)),
+    first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored; kind 1 counter, 2 gauge, 3 distribution.';
+
+CREATE TABLE monitoring.series_catalog (
+    series_id  bigint PRIMARY KEY,
+    metric     text NOT NULL,
+    labels     jsonb NOT NULL,
+    first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
+COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
+
+CREATE TABLE monitoring.segments (
+    slot_start timestamptz NOT NULL,
+    seq        bigint NOT NULL,
+    part       int NOT NULL,
+    series     int NOT NULL,
+    directory  bytea NOT NULL,
+    points     bytea NOT NULL,
+    PRIMARY KEY (slot_start, seq, part)
+) PARTITION BY RANGE (slot_start);
+ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
+
+CREATE TABLE monitoring.flush_state (
+    only_row   boolean PRIMARY KEY CHECK (only_row),
+    seq        bigint NOT NULL,
+    flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
+VALUES ('segments', '1 day', 2, '90 days');
+
+-- Nothing in memory may remain of an extension that was dropped before.
+CREATE FUNCTION monitoring.forget_database() RETURNS void
+LANGUAGE c AS 'MODULE_PATHNAME', 'mon_forget_database';
+COMMENT ON FUNCTION monitoring.forget_database() IS 'Forget all metrics of this database that are in memory. Used when the extension is created.';
+SELECT monitoring.forget_database();
+
+-- Recording
+
+CREATE FUNCTION monitoring.record(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record';
+COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of scalars. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
+
+CREATE FUNCTION monitoring.increment(metric text, by float8 DEFAULT 1, labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_increment';
+COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter; by must not be negative (22023). Otherwise as record().';
+
+CREATE FUNCTION monitoring.set_gauge(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_set_gauge';
+COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Otherwise as record().';
+
+CREATE FUNCTION monitoring.flush() RETURNS bigint
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_flush';
+COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written. The worker does this every monitoring.flush_interval; reads never need it.';
+
+CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
+COMMENT ON FUNCTION monitoring.flush_job(timestamptz) IS 'The periodic job that flushes metrics; does nothing when another flush is under way.';
+
+-- Reading
+
+CREATE FUNCTION monitoring.check_fn(fn text) RETURNS void
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_fn';
+COMMENT ON FUNCTION monitoring.check_fn(text) IS 'Error 22023 unless value() knows the function: count, sum, avg, min, max, last, rate, increase, or a percentile such as p95 or p99.9.';
+
+CREATE FUNCTION monitoring.value(metric text, fn text, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
+                                 at timestamptz DEFAULT clock_timestamp()) RETURNS float8
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_value';
+COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data. Time is kept in slots of 10 seconds; every slot that overlaps the window counts.';
+
+CREATE FUNCTION monitoring.percentile(metric text, q float8, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
+                                      at timestamptz DEFAULT clock_timestamp()) RETURNS float8
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_percentile';
+COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data.';
+
+CREATE FUNCTION monitoring.series_values(metric text, fn text, over interval, labels jsonb, by text[], at timestamptz)
+RETURNS TABLE (series_labels jsonb, value float8)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
+COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels.';
+
+CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
+                                 labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
+RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. At most 100,000 buckets (54000). A slot of 10 seconds counts in the bucket where it starts, the one open at since in the first.';
+
+CREATE FUNCTION monitoring.live_series()
+RETURNS TABLE (series_id bigint, metric text, kind smallint, labels jsonb, is_overflow boolean, pending_slots int, last_recorded timestamptz)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_live_series';
+COMMENT ON FUNCTION monitoring.live_series() IS 'The series of this database that are in memory, with the number of 10-second slots not yet freed and the time of the last observation.';
+
+CREATE VIEW monitoring.series AS
+SELECT coalesce(l.metric, c.metric) AS metric,
+       coalesce(l.labels, c.labels) AS labels,
+       CASE coalesce(l.kind, m.kind) WHEN 1 THEN 'counter' WHEN 2 THEN 'gauge' WHEN 3 THEN 'distribution' END AS kind,
+       coalesce(l.series_id, c.series_id) AS series_id,
+       l.series_id IS NOT NULL AS live,
+       coalesce(l.is_overflow, c.labels = '{"overflow": "true"}') AS overflow,
+       l.last_recorded,
+       c.first_seen
+FROM monitoring.series_catalog c
+JOIN monitoring.metric_catalog m ON m.metric = c.metric
+FULL JOIN monitoring.live_series() l ON l.series_id = c.series_id;
+COMMENT ON VIEW monitoring.series IS 'Every series: its metric, labels and kind, whether it is live in memory, whether it collects what a full metric could not keep apart (overflow), when it was last recorded (while live) and first stored.';
+
+CREATE VIEW monitoring.metrics AS
+SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS live_series,
+       bool_or(s.overflow) AS overflowing, max(s.last_recorded) AS last_recorded, min(s.first_seen) AS first_seen
+FROM monitoring.series s
+GROUP BY s.metric, s.kind;
+COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, and whether some were folded into its overflow series.';
+
+CREATE FUNCTION monitoring.self_values()
+RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
+               accepted bigint, persisted bigint, pending bigint, dropped bigint, overflow bigint, refused bigint,
+               flushes bigint, slots_merged bigint, next_flush bigint)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_self';
+COMMENT ON FUNCTION monitoring.self_values() IS 'The counters behind the view self.';
+
+CREATE VIEW monitoring.self AS
+SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.memory_bytes::float8 END AS memory_used_ratio,
+       f.flushed_at AS last_flush
+FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
+COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';

@@ -1,0 +1,204 @@
+/*-------------------------------------------------------------------------
+ *
+ * metrics_internal.h
+ *	  The registry of live series and what the files of this folder share.
+ *
+ * Lock order: seal lock, index lock, one series lock, memory lock.
+ *
+ *	seal lock	 exclusive while a flush seals slots, shared while a reader
+ *				 copies them: a copy is taken wholly before or after a seal
+ *	index lock	 the hash chains, the metrics' series lists and the free lists
+ *	series lock	 (one of a fixed set, by the series' number) a series' slots and
+ *				 all they own; a series that was reclaimed has dboid 0
+ *	memory lock	 the buddy allocator
+ *
+ * MonSeries, MonMetric and MonDb never change type once allocated, so that a
+ * stale pointer in a backend's cache can be followed and checked under lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_METRICS_INTERNAL_H
+#define MONITORING_METRICS_INTERNAL_H
+
+#include "metrics/metrics.h"
+
+#include "nodes/pg_list.h"
+#include "port/atomics.h"
+#include "sketch/expo_sketch.h"
+
+#define SLOT_USECS (10 * USECS_PER_SEC) /* width of a slot */
+#define MAX_SLOTS 60					/* slots a series may hold before the oldest are merged */
+#define METRIC_NAME_MAX 200
+
+/* Counters of one database; cumulative since the server started. */
+typedef struct MonDb
+{
+	struct MonDb *next;
+	Oid			dboid;
+	/* the sequence number that the next flush will seal with; 0 = not known yet (seal lock) */
+	uint64		next_seq;
+	pg_atomic_uint64 accepted;	/* observations taken into the registry */
+	pg_atomic_uint64 persisted; /* of these, written to segments that committed */
+	pg_atomic_uint64 overflow;	/* of these, recorded in an overflow series */
+	pg_atomic_uint64 refused;	/* NaN or infinite values */
+	pg_atomic_uint64 dropped;	/* no memory, not even for the overflow series */
+	pg_atomic_uint64 flushes;
+	pg_atomic_uint64 slots_merged; /* slots made coarser because no flush came */
+} MonDb;
+
+/* What was observed in one slot of time; immutable once sealed (seq > 0). */
+typedef struct MonSlot
+{
+	struct MonSlot *older;
+	TimestampTz start;	/* multiple of SLOT_USECS */
+	uint64		seq;	/* flush that sealed it, 0 while open */
+	TimestampTz last_at; /* gauge: when `last` was set */
+	uint64		count;	/* scalars; a distribution counts in its sketch */
+	double		sum,
+				min,
+				max,
+				last;
+	ExpoSketch	sketch; /* allocated for distributions only: see slot_size() */
+} MonSlot;
+
+typedef struct MonMetric
+{
+	struct MonMetric *next; /* hash chain, or free list */
+	Oid			dboid;		/* 0 = free */
+	MonMetricKind kind;
+	int			nseries; /* overflow series not counted */
+	bool		full_logged;
+	struct MonSeries *series; /* list through next_in_metric */
+	struct MonSeries *overflow;
+	char		name[METRIC_NAME_MAX + 1];
+} MonMetric;
+
+typedef struct MonSeries
+{
+	struct MonSeries *next; /* hash chain, or free list */
+	struct MonSeries *next_in_metric;
+	MonMetric  *metric;
+	MonDb	   *db;
+	int64		id;
+	Oid			dboid; /* 0 = free */
+	uint32		lockno;
+	MonMetricKind kind;
+	bool		is_overflow;
+	bool		persisted;	 /* has a row in series_catalog that committed */
+	uint64		persist_seq; /* flush that wrote the row */
+	int			nslots;
+	MonSlot    *slots; /* newest first */
+	TimestampTz last_used;
+	Jsonb	   *labels; /* canonical; a block of the allocator */
+} MonSeries;
+
+/* Identity of a series as a backend keeps it. */
+typedef struct MonSeriesKey
+{
+	MonMetricKind kind;
+	int64		id;
+	const char *metric;
+	const Jsonb *labels;
+} MonSeriesKey;
+
+/* Observations on their way into a slot. */
+typedef struct MonDelta
+{
+	uint64		count;
+	double		sum,
+				min,
+				max,
+				last;
+	const double *values; /* distribution: raw values ... */
+	int			nvalues;
+	const ExpoSketch *sketch; /* ... or a sketch of them */
+} MonDelta;
+
+/* ---- memory.c: buddy allocator over the reserved area ---- */
+extern Size mon_memory_overhead(Size area);
+extern void mon_memory_setup(char *area, Size size);
+extern void mon_memory_attach(char *area, LWLock *lock);
+extern void *mon_memory_alloc(Size size, Size *actual, bool reserve);
+extern void mon_memory_free(void *ptr, Size actual);
+extern void mon_memory_usage(Size *used, Size *total);
+
+/* ---- registry.c ---- */
+extern void mon_registry_init(void);
+extern MonDb *mon_registry_db(Oid dboid);
+extern uint32 mon_registry_tick(void);
+extern void mon_registry_bump_tick(void);
+extern MonMetric *mon_registry_find_metric(const char *name, Oid dboid);
+extern bool mon_registry_metric_kind(const char *name, MonMetricKind *kind);
+extern MonSeries *mon_registry_series(const MonSeriesKey *key);
+extern bool mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta,
+							 TimestampTz now);
+extern List *mon_registry_databases(void);
+extern void mon_registry_forget(Oid dboid);
+extern void mon_registry_sweep(TimestampTz now);
+
+extern void mon_seal_lock(LWLockMode mode);
+extern void mon_seal_unlock(void);
+extern void mon_index_lock(LWLockMode mode);
+extern void mon_index_unlock(void);
+extern void mon_series_lock(const MonSeries *series, LWLockMode mode);
+extern void mon_series_unlock(const MonSeries *series);
+
+/* Call fn for every series of the database; index lock held shared. */
+extern void mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg);
+/* Free the slots sealed by flushes up to seq. */
+extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
+extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
+								int64 *pending);
+
+/* ---- record.c ---- */
+extern void mon_record_init(void);
+/* Move this backend's own records into the registry. */
+extern void mon_record_push(void);
+/* Call fn for what this transaction has recorded and not yet published (monitoring.transactional). */
+extern void mon_record_each_transactional(void (*fn)(const MonSeriesKey *key,
+													 const MonDelta *delta, void *arg),
+										  void *arg);
+
+/* ---- segment.c ---- */
+
+/* One series' observations of one slot or of several merged: what reads add up. */
+typedef struct MonPoint
+{
+	MonMetricKind kind;
+	TimestampTz start;
+	TimestampTz last_at;
+	uint64		count;
+	double		sum,
+				min,
+				max,
+				last;
+	ExpoSketch	sketch; /* distributions */
+} MonPoint;
+
+typedef struct SegmentBuilder
+{
+	StringInfoData directory;
+	StringInfoData points;
+	int			nseries;
+} SegmentBuilder;
+
+extern void mon_segment_begin(SegmentBuilder *b);
+extern void mon_segment_add(SegmentBuilder *b, int64 series_id, MonMetricKind kind,
+							const MonSlot *slot);
+/*
+ * Find a series in a segment and decode its point; false when it is not there.
+ * `hint` carries the position from one id to the next larger one.
+ */
+extern bool mon_segment_find(const char *directory, Size directory_len, int64 series_id,
+							 int *hint, uint32 *offset, uint32 *end, Size points_len);
+extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
+							   const ExpoAllocator *alloc);
+
+/* ---- flush.c ---- */
+/* The number of the last flush that the active snapshot sees. */
+extern uint64 mon_flushed_seq(void);
+
+/* Make sure that next_seq is known: after a start of the server it is not. */
+extern void mon_sync_sequence(MonDb *db);
+
+#endif /* MONITORING_METRICS_INTERNAL_H */

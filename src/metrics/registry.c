@@ -1,0 +1,831 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.c
+ *	  The shared registry of live series: find, create, add, seal, reclaim.
+ *
+ * Locks are described in metrics_internal.h.  What transaction callbacks call
+ * (mon_registry_add, _series, _db, _drop_sealed) raises no error and allocates
+ * no backend memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "metrics/metrics_internal.h"
+
+#include <math.h>
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+#include "storage/shmem.h"
+
+#define SERIES_LOCKS 128
+#define METRIC_BUCKETS 4096
+#define BYTES_PER_SERIES_BUCKET 1024
+#define SERIES_IDLE_USECS (15 * 60 * USECS_PER_SEC) /* reclaimed when idle for longer */
+
+enum
+{
+	LOCK_SEAL,
+	LOCK_INDEX,
+	LOCK_MEMORY,
+	LOCK_FIRST_SERIES,
+	LOCK_COUNT = LOCK_FIRST_SERIES + SERIES_LOCKS
+};
+
+typedef struct Registry
+{
+	pg_atomic_uint32 tick; /* moves when a reader wants recent data */
+	uint32		next_lockno;
+	uint32		series_mask;
+	MonDb	   *dbs;
+	MonSeries  *free_series;
+	MonMetric  *free_metrics;
+	MonMetric  *metrics[METRIC_BUCKETS];
+	MonSeries  *series[FLEXIBLE_ARRAY_MEMBER];
+} Registry;
+
+static Registry *registry = NULL;
+static LWLockPadded *locks = NULL;
+
+static Size
+series_buckets(void)
+{
+	return pg_nextpower2_64((Size) mon_shared_memory * 1024 / BYTES_PER_SERIES_BUCKET);
+}
+
+static Size
+registry_header_size(void)
+{
+	return MAXALIGN(offsetof(Registry, series) + series_buckets() * sizeof(MonSeries *));
+}
+
+static Size
+registry_size(void)
+{
+	Size		area = (Size) mon_shared_memory * 1024;
+
+	return registry_header_size() + area + mon_memory_overhead(area);
+}
+
+static void
+registry_shmem_init(LWLockPadded *slice_locks)
+{
+	bool		found;
+	char	   *area;
+
+	registry = ShmemInitStruct("monitoring registry", registry_size(), &found);
+	area = (char *) registry + registry_header_size();
+	locks = slice_locks;
+	if (!found)
+	{
+		memset(registry, 0, registry_header_size());
+		pg_atomic_init_u32(&registry->tick, 0);
+		registry->series_mask = series_buckets() - 1;
+		mon_memory_setup(area, registry_size() - registry_header_size());
+	}
+	mon_memory_attach(area, &locks[LOCK_MEMORY].lock);
+}
+
+void
+mon_registry_init(void)
+{
+	MonShmemSlice slice = {"monitoring registry", registry_size, registry_shmem_init, LOCK_COUNT};
+
+	mon_shmem_register(&slice);
+}
+
+/* ---- locks ---- */
+
+void
+mon_seal_lock(LWLockMode mode)
+{
+	LWLockAcquire(&locks[LOCK_SEAL].lock, mode);
+}
+
+void
+mon_seal_unlock(void)
+{
+	LWLockRelease(&locks[LOCK_SEAL].lock);
+}
+
+void
+mon_index_lock(LWLockMode mode)
+{
+	LWLockAcquire(&locks[LOCK_INDEX].lock, mode);
+}
+
+void
+mon_index_unlock(void)
+{
+	LWLockRelease(&locks[LOCK_INDEX].lock);
+}
+
+void
+mon_series_lock(const MonSeries *series, LWLockMode mode)
+{
+	LWLockAcquire(&locks[LOCK_FIRST_SERIES + series->lockno].lock, mode);
+}
+
+void
+mon_series_unlock(const MonSeries *series)
+{
+	LWLockRelease(&locks[LOCK_FIRST_SERIES + series->lockno].lock);
+}
+
+/* ---- the tick: a reader's wish for recent data ---- */
+
+uint32
+mon_registry_tick(void)
+{
+	return pg_atomic_read_u32(&registry->tick);
+}
+
+void
+mon_registry_bump_tick(void)
+{
+	pg_atomic_fetch_add_u32(&registry->tick, 1);
+}
+
+/* ---- allocation of the type-stable structs (index lock held exclusively) ---- */
+
+static void *
+alloc_zeroed(Size size, bool reserve)
+{
+	Size		actual;
+	void	   *ptr = mon_memory_alloc(size, &actual, reserve);
+
+	if (ptr)
+		memset(ptr, 0, size);
+	return ptr;
+}
+
+static MonDb *
+find_db(Oid dboid)
+{
+	MonDb	   *db = registry->dbs;
+
+	while (db && db->dboid != dboid)
+		db = db->next;
+	return db;
+}
+
+static MonDb *
+find_or_create_db(Oid dboid)
+{
+	MonDb	   *db = find_db(dboid);
+
+	if (!db && (db = alloc_zeroed(sizeof(MonDb), true)) != NULL)
+	{
+		db->dboid = dboid;
+		pg_atomic_init_u64(&db->accepted, 0);
+		pg_atomic_init_u64(&db->persisted, 0);
+		pg_atomic_init_u64(&db->overflow, 0);
+		pg_atomic_init_u64(&db->refused, 0);
+		pg_atomic_init_u64(&db->dropped, 0);
+		pg_atomic_init_u64(&db->flushes, 0);
+		pg_atomic_init_u64(&db->slots_merged, 0);
+		db->next = registry->dbs;
+		registry->dbs = db;
+	}
+	return db;
+}
+
+/* The counters of a database, made on first use; NULL only when there is no memory at all. */
+MonDb *
+mon_registry_db(Oid dboid)
+{
+	MonDb	   *db;
+
+	mon_index_lock(LW_SHARED);
+	db = find_db(dboid);
+	mon_index_unlock();
+	if (!db)
+	{
+		mon_index_lock(LW_EXCLUSIVE);
+		db = find_or_create_db(dboid);
+		mon_index_unlock();
+	}
+	return db;
+}
+
+/* ---- metrics ---- */
+
+static MonMetric **
+metric_bucket(const char *name, Oid dboid)
+{
+	uint32		h = hash_bytes((const unsigned char *) name, strlen(name));
+
+	return &registry->metrics[hash_combine(h, dboid) % METRIC_BUCKETS];
+}
+
+/* Index lock held. */
+MonMetric *
+mon_registry_find_metric(const char *name, Oid dboid)
+{
+	MonMetric  *m = *metric_bucket(name, dboid);
+
+	while (m && (m->dboid != dboid || strcmp(m->name, name) != 0))
+		m = m->next;
+	return m;
+}
+
+bool
+mon_registry_metric_kind(const char *name, MonMetricKind *kind)
+{
+	MonMetric  *m;
+
+	mon_index_lock(LW_SHARED);
+	m = mon_registry_find_metric(name, MyDatabaseId);
+	if (m)
+		*kind = m->kind;
+	mon_index_unlock();
+	return m != NULL;
+}
+
+static MonMetric *
+create_metric(const char *name, MonMetricKind kind)
+{
+	MonMetric **bucket = metric_bucket(name, MyDatabaseId);
+	MonMetric  *m = registry->free_metrics;
+
+	if (m)
+	{
+		registry->free_metrics = m->next;
+		memset(m, 0, sizeof(MonMetric));
+	}
+	else if ((m = alloc_zeroed(sizeof(MonMetric), true)) == NULL)
+		return NULL;
+
+	m->dboid = MyDatabaseId;
+	m->kind = kind;
+	strlcpy(m->name, name, sizeof(m->name));
+	m->next = *bucket;
+	*bucket = m;
+	return m;
+}
+
+/* ---- series ---- */
+
+static MonSeries **
+series_bucket(int64 id, Oid dboid)
+{
+	return &registry->series[hash_combine((uint32) id, dboid) & registry->series_mask];
+}
+
+static MonSeries *
+find_series(int64 id)
+{
+	MonSeries  *s = *series_bucket(id, MyDatabaseId);
+
+	while (s && (s->id != id || s->dboid != MyDatabaseId))
+		s = s->next;
+	return s;
+}
+
+static MonSeries *
+take_series_struct(bool reserve)
+{
+	MonSeries  *s = registry->free_series;
+	uint32		lockno;
+
+	if (s)
+	{
+		registry->free_series = s->next;
+		lockno = s->lockno; /* fixed for the life of the struct */
+	}
+	else
+	{
+		if ((s = alloc_zeroed(sizeof(MonSeries), reserve)) == NULL)
+			return NULL;
+		lockno = registry->next_lockno++ % SERIES_LOCKS;
+	}
+	memset(s, 0, sizeof(MonSeries));
+	s->lockno = lockno;
+	return s;
+}
+
+static MonSeries *
+create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
+{
+	MonSeries **bucket = series_bucket(id, MyDatabaseId);
+	MonDb	   *db = find_or_create_db(MyDatabaseId);
+	Size		actual;
+	Jsonb	   *copy;
+	MonSeries  *s;
+
+	if (!db || (copy = mon_memory_alloc(VARSIZE(labels), &actual, overflow)) == NULL)
+		return NULL;
+	if ((s = take_series_struct(overflow)) == NULL)
+	{
+		mon_memory_free(copy, actual);
+		return NULL;
+	}
+	memcpy(copy, labels, VARSIZE(labels));
+
+	s->metric = metric;
+	s->db = db;
+	s->id = id;
+	s->dboid = MyDatabaseId;
+	s->kind = metric->kind;
+	s->is_overflow = overflow;
+	s->labels = copy;
+	s->next = *bucket;
+	*bucket = s;
+	s->next_in_metric = metric->series;
+	metric->series = s;
+	if (overflow)
+		metric->overflow = s;
+	else
+		metric->nseries++;
+	return s;
+}
+
+/*
+ * The labels {"overflow": "true"} as jsonb bytes, spelt out here because this
+ * must work where nothing may be allocated.
+ */
+static const Jsonb *
+overflow_labels(int64 *id, const char *metric)
+{
+	static pg_attribute_aligned(8) char image[64];
+	struct varlena *varlena = (struct varlena *) image;
+	Jsonb	   *jsonb = (Jsonb *) image;
+
+	if (jsonb->root.header == 0)
+	{
+		JEntry	   *entries = jsonb->root.children;
+
+		entries[0] = JENTRY_ISSTRING | JENTRY_HAS_OFF | 8;
+		entries[1] = JENTRY_ISSTRING | 4;
+		memcpy((char *) &entries[2], "overflowtrue", 12);
+		SET_VARSIZE(varlena, offsetof(Jsonb, root.children) + 2 * sizeof(JEntry) + 12);
+		jsonb->root.header = JB_FOBJECT | 1;
+	}
+	*id = mon_series_id(metric, strlen(metric), "{\"overflow\": \"true\"}", 20);
+	return jsonb;
+}
+
+static MonSeries *
+overflow_series(MonMetric *metric)
+{
+	int64		id;
+	const Jsonb *labels = overflow_labels(&id, metric->name);
+
+	if (!metric->overflow)
+	{
+		MonSeries  *s = find_series(id);
+
+		metric->overflow = s ? s : create_series(metric, id, labels, true);
+	}
+	return metric->overflow;
+}
+
+/*
+ * Find or make a series.  Over the metric's limit, or without memory, it is the
+ * metric's overflow series; NULL when not even that can be had.
+ */
+MonSeries *
+mon_registry_series(const MonSeriesKey *key)
+{
+	MonSeries  *s;
+	MonMetric  *metric;
+
+	mon_index_lock(LW_SHARED);
+	s = find_series(key->id);
+	mon_index_unlock();
+	if (s)
+		return s;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	s = find_series(key->id);
+	if (!s)
+	{
+		metric = mon_registry_find_metric(key->metric, MyDatabaseId);
+		if (!metric)
+			metric = create_metric(key->metric, key->kind);
+		if (metric && metric->kind == key->kind)
+		{
+			if (metric->nseries < mon_max_series)
+				s = create_series(metric, key->id, key->labels, false);
+			if (!s)
+				s = overflow_series(metric);
+		}
+	}
+	mon_index_unlock();
+	return s;
+}
+
+/* ---- slots (series lock held) ---- */
+
+static void *
+shared_alloc(void *ctx, size_t size, size_t *actual)
+{
+	return mon_memory_alloc(size, actual, *(bool *) ctx);
+}
+
+static void
+shared_free(void *ctx, void *ptr, size_t actual)
+{
+	mon_memory_free(ptr, actual);
+}
+
+static Size
+slot_size(MonMetricKind kind)
+{
+	return kind == MON_DISTRIBUTION ? sizeof(MonSlot) : offsetof(MonSlot, sketch);
+}
+
+static void
+free_slot(MonSeries *s, MonSlot *slot)
+{
+	bool		reserve = true;
+	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
+
+	if (s->kind == MON_DISTRIBUTION)
+		expo_free(&slot->sketch, &alloc);
+	mon_memory_free(slot, slot_size(s->kind));
+	s->nslots--;
+}
+
+static void
+merge_scalars(MonSlot *into, const MonSlot *from)
+{
+	into->count += from->count;
+	into->sum += from->sum;
+	into->min = Min(into->min, from->min);
+	into->max = Max(into->max, from->max);
+	if (from->last_at > into->last_at)
+	{
+		into->last = from->last;
+		into->last_at = from->last_at;
+	}
+}
+
+/*
+ * Merge the two oldest slots that are both open or both sealed into the younger
+ * one, which takes the older's start; false when there is no such pair.  Only
+ * the flush may ask for sealed ones, since it reads them without lock.
+ */
+static bool
+merge_oldest(MonSeries *s, bool sealed)
+{
+	MonSlot    *pair = NULL;
+	MonSlot    *old;
+	bool		reserve = true;
+	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
+
+	for (MonSlot *slot = s->slots; slot && slot->older; slot = slot->older)
+		if ((slot->seq > 0) == sealed && (slot->older->seq > 0) == sealed)
+			pair = slot;
+	if (!pair)
+		return false;
+
+	old = pair->older;
+	if (s->kind == MON_DISTRIBUTION && !expo_merge(&pair->sketch, &old->sketch, &alloc))
+		return false;
+	merge_scalars(pair, old);
+	pair->start = Min(pair->start, old->start);
+	pair->older = old->older;
+	free_slot(s, old);
+	pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
+	return true;
+}
+
+static MonSlot *
+new_slot(MonSeries *s, TimestampTz start)
+{
+	Size		actual;
+	MonSlot    *slot;
+
+	if (s->nslots >= MAX_SLOTS)
+		merge_oldest(s, false);
+	slot = mon_memory_alloc(slot_size(s->kind), &actual, s->is_overflow);
+	if (!slot && merge_oldest(s, false))
+		slot = mon_memory_alloc(slot_size(s->kind), &actual, s->is_overflow);
+	if (!slot)
+		return NULL;
+
+	memset(slot, 0, slot_size(s->kind));
+	slot->start = start;
+	slot->min = INFINITY;
+	slot->max = -INFINITY;
+	slot->last_at = DT_NOBEGIN;
+	if (s->kind == MON_DISTRIBUTION)
+		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
+	slot->older = s->slots;
+	s->slots = slot;
+	s->nslots++;
+	return slot;
+}
+
+/* The slot that observations made now belong to, or NULL. */
+static MonSlot *
+open_slot(MonSeries *s, TimestampTz now)
+{
+	TimestampTz start = now - now % SLOT_USECS;
+	MonSlot    *newest = s->slots;
+	MonSlot    *slot;
+
+	/* A clock that stepped back does not open slots in the past. */
+	if (newest && newest->seq == 0 && start <= newest->start)
+		return newest;
+	slot = new_slot(s, start);
+	if (!slot && newest && newest->seq == 0)
+	{
+		pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
+		return newest; /* coarser, but counted */
+	}
+	return slot;
+}
+
+/* Take what fits of *rest into the slot and leave the remainder in *rest. */
+static bool
+add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
+{
+	bool		reserve = s->is_overflow;
+	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
+
+	if (s->kind == MON_DISTRIBUTION)
+	{
+		size_t		taken;
+
+		if (rest->sketch)
+			return expo_merge(&slot->sketch, rest->sketch, &alloc);
+		taken = expo_add_many(&slot->sketch, rest->values, rest->nvalues, &alloc);
+		rest->values += taken;
+		rest->nvalues -= taken;
+		return rest->nvalues == 0;
+	}
+	slot->count += rest->count;
+	slot->sum += rest->sum;
+	slot->min = Min(slot->min, rest->min);
+	slot->max = Max(slot->max, rest->max);
+	slot->last = rest->last;
+	slot->last_at = now;
+	return true;
+}
+
+static bool
+add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
+{
+	MonSlot    *slot = open_slot(s, now);
+
+	if (!slot || !add_to_slot(s, slot, rest, now))
+		return false;
+	s->last_used = now;
+	return true;
+}
+
+static uint64
+delta_count(const MonDelta *d)
+{
+	return d->sketch ? d->sketch->count : d->values ? (uint64) d->nvalues : d->count;
+}
+
+/* The rest of a delta that its own series had no memory for. */
+static bool
+add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
+{
+	MonSeries  *overflow = NULL;
+	bool		done = false;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	if (series->dboid == MyDatabaseId)
+		overflow = overflow_series(series->metric);
+	if (overflow)
+	{
+		mon_series_lock(overflow, LW_EXCLUSIVE);
+		done = add_locked(overflow, rest, now);
+		mon_series_unlock(overflow);
+	}
+	mon_index_unlock();
+	return done;
+}
+
+/*
+ * Add observations to a series.  False when `series` was reclaimed meanwhile
+ * (the caller looks it up again).  What cannot be stored for lack of memory
+ * goes to the overflow series, or is counted as dropped.
+ */
+bool
+mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta,
+				 TimestampTz now)
+{
+	MonDelta	rest = *delta;
+	uint64		n = delta_count(delta);
+	uint64		left;
+	MonDb	   *db;
+	bool		is_overflow;
+	bool		done;
+
+	mon_series_lock(series, LW_EXCLUSIVE);
+	is_overflow = series->is_overflow;
+	if (series->dboid != MyDatabaseId || (series->id != key->id && !is_overflow) ||
+		series->kind != key->kind || strcmp(series->metric->name, key->metric) != 0)
+	{
+		mon_series_unlock(series);
+		return false;
+	}
+	db = series->db;
+	done = add_locked(series, &rest, now);
+	mon_series_unlock(series);
+
+	pg_atomic_fetch_add_u64(&db->accepted, n);
+	if (is_overflow)
+		pg_atomic_fetch_add_u64(&db->overflow, n);
+	if (done)
+		return true;
+
+	left = delta_count(&rest);
+	if (!is_overflow && add_to_overflow(series, &rest, now))
+		pg_atomic_fetch_add_u64(&db->overflow, left);
+	else
+		pg_atomic_fetch_add_u64(&db->dropped, delta_count(&rest));
+	return true;
+}
+
+/* ---- traversal, reclaiming ---- */
+
+void
+mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg)
+{
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+			if (m->dboid == dboid)
+				for (MonSeries *s = m->series; s; s = s->next_in_metric)
+					fn(s, arg);
+}
+
+static void
+drop_sealed(MonSeries *s, void *arg)
+{
+	uint64		seq = *(uint64 *) arg;
+	MonSlot   **link = &s->slots;
+
+	if (s->slots == NULL && s->persisted)
+		return;
+	mon_series_lock(s, LW_EXCLUSIVE);
+	while (*link)
+	{
+		MonSlot    *slot = *link;
+
+		if (slot->seq > 0 && slot->seq <= seq)
+		{
+			pg_atomic_fetch_add_u64(&s->db->persisted, s->kind == MON_DISTRIBUTION
+														   ? slot->sketch.count
+														   : slot->count);
+			*link = slot->older;
+			free_slot(s, slot);
+		}
+		else
+			link = &slot->older;
+	}
+	if (s->persist_seq > 0 && s->persist_seq <= seq)
+		s->persisted = true;
+	while (s->nslots > MAX_SLOTS && merge_oldest(s, true))
+		;
+	mon_series_unlock(s);
+}
+
+/* Called by who holds the flush lock: nobody else reads sealed slots without a lock. */
+void
+mon_registry_drop_sealed(Oid dboid, uint64 seq)
+{
+	mon_index_lock(LW_SHARED);
+	mon_registry_each(dboid, drop_sealed, &seq);
+	mon_index_unlock();
+}
+
+/* Give a series back; it is already off its metric's list.  Index lock held exclusively. */
+static void
+free_series(MonSeries *s)
+{
+	MonSeries **link = series_bucket(s->id, s->dboid);
+
+	while (*link != s)
+		link = &(*link)->next;
+	*link = s->next;
+
+	mon_series_lock(s, LW_EXCLUSIVE);
+	while (s->slots)
+	{
+		MonSlot    *slot = s->slots;
+
+		s->slots = slot->older;
+		free_slot(s, slot);
+	}
+	if (s->metric->overflow == s)
+		s->metric->overflow = NULL;
+	else
+		s->metric->nseries--;
+	mon_memory_free(s->labels, VARSIZE(s->labels));
+	s->labels = NULL;
+	s->dboid = InvalidOid;
+	s->next = registry->free_series;
+	registry->free_series = s;
+	mon_series_unlock(s);
+}
+
+/* The databases that something was recorded in; palloc'd. */
+List *
+mon_registry_databases(void)
+{
+	List	   *result = NIL;
+
+	mon_index_lock(LW_SHARED);
+	for (MonDb *db = registry->dbs; db; db = db->next)
+		result = lappend_oid(result, db->dboid);
+	mon_index_unlock();
+	return result;
+}
+
+/* Forget everything of a database that was dropped, or whose extension was. */
+void
+mon_registry_forget(Oid dboid)
+{
+	MonDb	   *db;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+	{
+		MonMetric **link = &registry->metrics[i];
+
+		while (*link)
+		{
+			MonMetric  *m = *link;
+
+			if (m->dboid != dboid)
+			{
+				link = &m->next;
+				continue;
+			}
+			while (m->series)
+			{
+				MonSeries  *s = m->series;
+
+				m->series = s->next_in_metric;
+				free_series(s);
+			}
+			*link = m->next;
+			m->dboid = InvalidOid;
+			m->next = registry->free_metrics;
+			registry->free_metrics = m;
+		}
+	}
+	db = find_db(dboid);
+	if (db)
+		db->next_seq = 0;
+	mon_index_unlock();
+}
+
+/* Reclaim the series that have been idle and are safely stored. */
+void
+mon_registry_sweep(TimestampTz now)
+{
+	mon_index_lock(LW_EXCLUSIVE);
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+		{
+			MonSeries **link = &m->series;
+
+			while (*link)
+			{
+				MonSeries  *s = *link;
+
+				if (s->slots == NULL && s->persisted && s->last_used < now - SERIES_IDLE_USECS)
+				{
+					*link = s->next_in_metric;
+					free_series(s);
+				}
+				else
+					link = &s->next_in_metric;
+			}
+		}
+	mon_index_unlock();
+}
+
+void
+mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int64 *pending)
+{
+	*metrics = *series = *slots = *pending = 0;
+	mon_index_lock(LW_SHARED);
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+		{
+			if (m->dboid != dboid)
+				continue;
+			(*metrics)++;
+			for (MonSeries *s = m->series; s; s = s->next_in_metric)
+			{
+				(*series)++;
+				mon_series_lock(s, LW_SHARED);
+				for (MonSlot *slot = s->slots; slot; slot = slot->older)
+				{
+					(*slots)++;
+					*pending += s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count;
+				}
+				mon_series_unlock(s);
+			}
+		}
+	mon_index_unlock();
+}

@@ -1,0 +1,720 @@
+/*-------------------------------------------------------------------------
+ *
+ * notifier.c
+ *	  The notifier: a background worker that delivers a database's outbox.
+ *
+ * It claims due rows with a lease and commits, hands the requests to the
+ * sender program, and records the outcomes in batches.  No transaction is
+ * open while anything is sent.  What is claimed when the worker or the sender
+ * dies is sent again, with the same idempotency key.
+ *
+ * The sender is a child process on the other end of a socket pair (see
+ * sender/protocol.h).  libcurl is not in the server: the worst a peer can do
+ * is to end the child, which is started again.
+ *
+ * Everything here is local to the process; there is nothing to lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "notify/notify_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/fd.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "notify/sender/protocol.h"
+#include "worker/worker.h"
+
+#define IDLE_EXIT_MS 10000
+#define POLL_MS 1000			/* how often to look for due rows while there is no other reason to */
+#define HELLO_PATIENCE_MS 10000
+#define ANSWER_PATIENCE_MS 15000	/* on top of all the request may take */
+#define DB_STEP_TIMEOUT_MS 60000
+#define MAX_SENDER_BACKOFF_MS 30000
+#define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
+
+typedef struct Sender
+{
+	pid_t		pid;			/* 0: not running */
+	pgsocket	sock;
+	bool		ready;			/* said hello */
+	int64		started;
+	int64		next_start;
+	int			failures;		/* ends without a single outcome, in a row */
+	StringInfoData in;
+	StringInfoData out;
+	int			out_done;		/* bytes of `out` already written */
+} Sender;
+
+typedef struct InFlight
+{
+	bool		used;
+	uint32		serial;			/* tells a late outcome from that of the entry's new use */
+	TimestampTz created_at;
+	int64		id;
+	int32		attempt;
+	int64		deadline;		/* the sender is stuck if it has not answered by then */
+} InFlight;
+
+typedef enum StepResult
+{
+	STEP_DONE,
+	STEP_BUSY,					/* somebody alters the extension; try again soon */
+	STEP_GONE					/* the extension is gone */
+} StepResult;
+
+static Sender sender = {.sock = PGINVALID_SOCKET};
+static InFlight in_flight[MAX_IN_FLIGHT];
+static int	n_in_flight = 0;
+static StringInfoData outcomes; /* JSON array under construction */
+static bool claim_now = false;	/* do not wait for the next look at the outbox */
+static MemoryContext step_context;
+
+/* Monotonic milliseconds: intervals must not follow the wall clock's jumps. */
+static int64
+now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+/* ---- outcomes ---- */
+
+static void
+add_outcome(TimestampTz created_at, int64 id, int attempt, const char *outcome, uint32 status,
+			uint64 latency_us, int64 retry_after, const char *error)
+{
+	appendStringInfo(&outcomes, "%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
+					 outcomes.len == 0 ? "[" : ",", timestamptz_to_str(created_at), id, attempt, outcome);
+	if (status > 0)
+		appendStringInfo(&outcomes, ",\"http_status\":%u", status);
+	if (latency_us > 0)
+		appendStringInfo(&outcomes, ",\"latency\":%.6f", latency_us / 1e6);
+	if (retry_after >= 0)
+		appendStringInfo(&outcomes, ",\"retry_after\":" INT64_FORMAT, retry_after);
+	if (error && error[0])
+	{
+		appendStringInfoString(&outcomes, ",\"error\":");
+		escape_json(&outcomes, error);
+	}
+	appendStringInfoChar(&outcomes, '}');
+}
+
+static const char *
+outcome_name(uint8 kind)
+{
+	switch (kind)
+	{
+		case SENDER_RESPONSE:
+			return "response";
+		case SENDER_REFUSED:
+			return "refused";
+		default:
+			return "network";
+	}
+}
+
+/* ---- the sender process ---- */
+
+static void
+close_all_but_stdio(void)
+{
+	long		limit;
+
+#if defined(__linux__) && defined(SYS_close_range)
+	if (syscall(SYS_close_range, 3, ~0U, 0) == 0)
+		return;
+#endif
+	limit = sysconf(_SC_OPEN_MAX);
+	for (long fd = 3; fd < (limit > 0 ? Min(limit, 65536) : 1024); fd++)
+		close(fd);
+}
+
+/* In the child: only async-signal-safe calls until exec. */
+static void
+exec_sender(int sock, const char *path, pid_t parent)
+{
+	char	   *argv[] = {"monitoring_sender", NULL};
+	char	   *envp[] = {NULL};	/* no proxies, no preloads, no paths */
+	sigset_t	none;
+	int			devnull;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		signal(sig, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+
+	/* Signals to the worker's process group, such as a formatter's timeout, are not for the sender. */
+	(void) setpgid(0, 0);
+#ifdef __linux__
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+	if (getppid() != parent)
+		_exit(126);
+
+	devnull = open("/dev/null", O_WRONLY);
+	if (dup2(sock, STDIN_FILENO) < 0 || dup2(sock, STDOUT_FILENO) < 0 || devnull < 0 ||
+		dup2(devnull, STDERR_FILENO) < 0 || chdir("/") < 0)
+		_exit(126);
+	close_all_but_stdio();
+	execve(path, argv, envp);
+	_exit(127);
+}
+
+static void
+sender_stop(void)
+{
+	if (sender.sock != PGINVALID_SOCKET)
+	{
+		closesocket(sender.sock);
+		sender.sock = PGINVALID_SOCKET;
+		ReleaseExternalFD();
+	}
+	if (sender.pid != 0)
+	{
+		kill(sender.pid, SIGKILL);
+		while (waitpid(sender.pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		sender.pid = 0;
+	}
+	sender.ready = false;
+	resetStringInfo(&sender.in);
+	resetStringInfo(&sender.out);
+	sender.out_done = 0;
+}
+
+static void
+sender_stop_at_exit(int code, Datum arg)
+{
+	sender_stop();
+}
+
+/* Try later, each time after a longer while. */
+static void
+sender_back_off(void)
+{
+	int64		delay = Min(MAX_SENDER_BACKOFF_MS, INT64CONST(100) << Min(sender.failures, 10));
+
+	sender.failures++;
+	sender.next_start = now_ms() + delay;
+}
+
+static void
+sender_start(void)
+{
+	char		path[MAXPGPATH];
+	int			pair[2];
+	sigset_t	all,
+				old;
+	pid_t		parent = getpid();
+	pid_t		pid;
+
+	snprintf(path, sizeof(path), "%s/monitoring_sender", pkglib_path);
+	if (!AcquireExternalFD() || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+		ereport(ERROR, (errcode_for_socket_access(),
+						errmsg("could not make a socket pair for the monitoring sender: %m")));
+
+	/* No handler of ours may run in the child. */
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	pid = fork();
+	if (pid == 0)
+		exec_sender(pair[1], path, parent);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	closesocket(pair[1]);
+	sender.sock = pair[0];
+	sender.pid = pid > 0 ? pid : 0;
+	if (pid < 0 || !pg_set_noblock(pair[0]))
+		ereport(ERROR, (errcode(ERRCODE_SYSTEM_ERROR),
+						errmsg("could not start the monitoring sender: %m")));
+	sender.started = now_ms();
+}
+
+/* The sender ended or is stuck: nobody will answer what is in flight. */
+static void
+sender_lost(const char *why)
+{
+	ereport(LOG, (errmsg("the monitoring sender %s", why),
+				  sender.ready ? 0 : errhint("Is \"%s/monitoring_sender\" installed and executable?", pkglib_path)));
+	sender_stop();
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight   *f = &in_flight[i];
+
+		if (!f->used)
+			continue;
+		add_outcome(f->created_at, f->id, f->attempt, "lost", 0, 0, -1,
+					"the sender ended before it answered");
+		f->used = false;
+	}
+	n_in_flight = 0;
+	sender_back_off();
+}
+
+static void
+take_outcome(SenderReader *r)
+{
+	uint64		tag = sender_get_u64(r);
+	uint8		kind = sender_get_u8(r);
+	uint32		status = sender_get_u32(r);
+	uint64		latency = sender_get_u64(r);
+	int64		retry_after = (int64) sender_get_u64(r);
+	size_t		error_len;
+	const char *error = sender_get_str(r, &error_len);
+	uint32		slot = (uint32) tag;
+	InFlight   *f;
+
+	if (r->bad || slot >= MAX_IN_FLIGHT)
+		return;
+	f = &in_flight[slot];
+	if (!f->used || f->serial != (uint32) (tag >> 32))
+		return;
+	add_outcome(f->created_at, f->id, f->attempt, outcome_name(kind), status, latency, retry_after,
+				pnstrdup(error, Min(error_len, 512)));
+	f->used = false;
+	n_in_flight--;
+	sender.failures = 0;
+}
+
+static bool
+take_frame(const char *data, uint32 len)
+{
+	SenderReader r = {.p = data,.end = data + len};
+	uint8		type = sender_get_u8(&r);
+
+	if (type == SENDER_OUTCOME)
+		take_outcome(&r);
+	else if (type == SENDER_HELLO && sender_get_u32(&r) == SENDER_PROTOCOL_VERSION)
+	{
+		sender.ready = true;
+		claim_now = true;
+	}
+	else
+		return false;
+	return !r.bad;
+}
+
+/* Take whole frames off the input; false if it is not our protocol. */
+static bool
+take_frames(void)
+{
+	int			at = 0;
+
+	while (sender.in.len - at >= (int) sizeof(uint32))
+	{
+		uint32		len;
+
+		memcpy(&len, sender.in.data + at, sizeof(len));
+		if (len == 0 || len > SENDER_MAX_FRAME)
+			return false;
+		if (sender.in.len - at - sizeof(len) < len)
+			break;
+		if (!take_frame(sender.in.data + at + sizeof(len), len))
+			return false;
+		at += sizeof(len) + len;
+	}
+	memmove(sender.in.data, sender.in.data + at, sender.in.len - at);
+	sender.in.len -= at;
+	return true;
+}
+
+static void
+sender_read(void)
+{
+	for (;;)
+	{
+		ssize_t		n;
+
+		CHECK_FOR_INTERRUPTS();
+		enlargeStringInfo(&sender.in, 65536);
+		n = recv(sender.sock, sender.in.data + sender.in.len, 65536, 0);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return;
+		if (n <= 0)
+		{
+			sender_lost("ended");
+			return;
+		}
+		sender.in.len += n;
+		if (!take_frames())
+		{
+			sender_lost("sent a malformed frame");
+			return;
+		}
+	}
+}
+
+static void
+sender_write(void)
+{
+	while (sender.sock != PGINVALID_SOCKET && sender.out_done < sender.out.len)
+	{
+		ssize_t		n = send(sender.sock, sender.out.data + sender.out_done,
+							 sender.out.len - sender.out_done, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return;
+		if (n < 0)
+		{
+			sender_lost("ended");
+			return;
+		}
+		sender.out_done += n;
+	}
+	resetStringInfo(&sender.out);
+	sender.out_done = 0;
+}
+
+/* Start the sender if it may be; end it if it does not do its work; move bytes. */
+static void
+sender_tend(void)
+{
+	int64		now = now_ms();
+
+	if (sender.pid == 0)
+	{
+		if (now >= sender.next_start)
+			sender_start();
+		return;
+	}
+	sender_read();
+	if (sender.pid == 0)
+		return;
+	if (!sender.ready && now - sender.started > HELLO_PATIENCE_MS)
+	{
+		sender_lost("did not get ready");
+		return;
+	}
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+		if (in_flight[i].used && now > in_flight[i].deadline)
+		{
+			sender_lost("did not answer in time");
+			return;
+		}
+	sender_write();
+}
+
+/* ---- database ---- */
+
+static void
+execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *args, int expected)
+{
+	if (*plan == NULL)
+	{
+		SPIPlanPtr	p = SPI_prepare(sql, nargs, types);
+
+		if (p == NULL || SPI_keepplan(p) != 0)
+			elog(ERROR, "could not prepare \"%s\"", sql);
+		*plan = p;
+	}
+	if (SPI_execute_plan(*plan, args, NULL, false, 0) != expected)
+		elog(ERROR, "could not execute \"%s\"", sql);
+}
+
+static void
+record_outcomes(TimestampTz at)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[2] = {TIMESTAMPTZOID, JSONBOID};
+	Datum		args[2];
+
+	if (outcomes.len == 0)
+		return;
+	appendStringInfoChar(&outcomes, ']');
+	args[0] = TimestampTzGetDatum(at);
+	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(outcomes.data));
+	execute(&plan, "SELECT monitoring.notify_record($1, $2)", 2, types, args, SPI_OK_SELECT);
+	resetStringInfo(&outcomes);
+}
+
+static void
+release_claims(TimestampTz at)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		args[1] = {TimestampTzGetDatum(at)};
+
+	execute(&plan, "SELECT monitoring.notify_release($1)", 1, types, args, SPI_OK_SELECT);
+}
+
+static int
+free_entry(void)
+{
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+		if (!in_flight[i].used)
+			return i;
+	elog(ERROR, "too many notifications in flight");
+	return -1;					/* keep compiler quiet */
+}
+
+/* Append the request of one claimed row to what the sender gets, or record why there is none. */
+static void
+queue_request(HeapTuple row, TupleDesc desc)
+{
+	static uint32 serial = 0;
+	int			entry = free_entry();
+	InFlight   *f = &in_flight[entry];
+	StringInfoData frame;
+	uint32		len;
+	uint64		tag;
+	uint32		connect_ms,
+				total_ms;
+	uint8		byte;
+	Datum		function;
+	bool		no_function,
+				isnull;
+	char	   *error;
+
+	f->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 1, &isnull));
+	f->id = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
+	f->attempt = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
+	function = SPI_getbinval(row, desc, 4, &no_function);
+	connect_ms = (uint32) (DatumGetFloat8(SPI_getbinval(row, desc, 8, &isnull)) * 1000);
+	total_ms = (uint32) (DatumGetFloat8(SPI_getbinval(row, desc, 9, &isnull)) * 1000);
+	total_ms = Min(Max(total_ms, 1), SENDER_MAX_TIMEOUT_MS);
+	f->serial = ++serial;
+	tag = (uint64) f->serial << 32 | (uint32) entry;
+
+	initStringInfo(&frame);
+	byte = SENDER_REQUEST;
+	appendBinaryStringInfo(&frame, (char *) &byte, 1);
+	appendBinaryStringInfo(&frame, (char *) &tag, sizeof(tag));
+	mon_frame_u32(&frame, Max(connect_ms, 1));
+	mon_frame_u32(&frame, total_ms);
+	byte = mon_allow_private_networks;
+	appendBinaryStringInfo(&frame, (char *) &byte, 1);
+	mon_frame_str(&frame, mon_allowed_hosts ? mon_allowed_hosts : "",
+				  mon_allowed_hosts ? strlen(mon_allowed_hosts) : 0);
+
+	if (!mon_notify_format(no_function ? InvalidOid : DatumGetObjectId(function),
+						   NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull))),
+						   SPI_getbinval(row, desc, 6, &isnull),
+						   SPI_getbinval(row, desc, 7, &isnull), &frame, &error))
+	{
+		add_outcome(f->created_at, f->id, f->attempt, "unformattable", 0, 0, -1, error);
+		return;
+	}
+
+	len = frame.len;
+	mon_frame_u32(&sender.out, len);
+	appendBinaryStringInfo(&sender.out, frame.data, frame.len);
+	pfree(frame.data);
+	f->used = true;
+	f->deadline = now_ms() + total_ms + SENDER_MAX_QUEUE_MS + ANSWER_PATIENCE_MS;
+	n_in_flight++;
+}
+
+/* Claim due rows and queue their requests; they are written after the commit. */
+static int
+claim(TimestampTz at, int max_rows)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
+	Datum		args[3] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
+	Int32GetDatum(SENDER_MAX_PER_HOST)};
+	SPITupleTable *table;
+	uint64		n;
+
+	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3)", 3, types, args, SPI_OK_SELECT);
+	table = SPI_tuptable;
+	n = SPI_processed;
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	for (uint64 i = 0; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		queue_request(table->vals[i], table->tupdesc);
+	}
+	return (int) n;
+}
+
+/*
+ * Hold the extension for the length of the transaction.  DROP and ALTER
+ * EXTENSION lock it first of all, so nothing of ours can vanish under us, and
+ * as we never wait for them, they cannot deadlock with us.
+ */
+static StepResult
+hold_extension(void)
+{
+	Oid			extension = get_extension_oid("monitoring", true);
+	LOCKTAG		tag;
+
+	if (!OidIsValid(extension))
+		return STEP_GONE;
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return STEP_BUSY;
+	AcceptInvalidationMessages();
+	return get_extension_oid("monitoring", true) == extension ? STEP_DONE : STEP_GONE;
+}
+
+/* One transaction: record outcomes, claim rows.  *claimed is how many. */
+static StepResult
+database_step(bool first, int max_rows, int *claimed)
+{
+	TimestampTz at = GetCurrentTimestamp();
+	StepResult	result;
+
+	*claimed = 0;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	result = hold_extension();
+	if (result == STEP_DONE)
+	{
+		pgstat_report_activity(STATE_RUNNING, "delivering notifications");
+		SPI_connect();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
+		if (first)
+			release_claims(at);
+		record_outcomes(at);
+		if (max_rows > 0)
+			*claimed = claim(at, max_rows);
+		record_outcomes(at);	/* of rows that could not be formatted */
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		SPI_finish();
+		PopActiveSnapshot();
+	}
+	CommitTransactionCommand();
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return result;
+}
+
+/* ---- the worker ---- */
+
+static void
+wait_for_event(bool busy)
+{
+	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	long		timeout = POLL_MS;
+
+	if (sender.sock != PGINVALID_SOCKET)
+	{
+		events |= WL_SOCKET_READABLE;
+		if (sender.out_done < sender.out.len)
+			events |= WL_SOCKET_WRITEABLE;
+	}
+	else
+		timeout = Min(timeout, Max(sender.next_start - now_ms(), 1));
+	if (busy)
+		timeout = Min(timeout, 100);
+	(void) WaitLatchOrSocket(MyLatch, events, sender.sock, timeout, PG_WAIT_EXTENSION);
+}
+
+static void
+deliver(void)
+{
+	int64		last_work = now_ms();
+	int64		next_claim = 0;
+	bool		first = true;
+
+	for (;;)
+	{
+		StepResult	result = STEP_DONE;
+		int			claimed = 0;
+		int			room;
+		bool		woken = MyLatch->is_set;
+
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+
+		MemoryContextReset(step_context);
+		MemoryContextSwitchTo(step_context);
+		sender_tend();
+
+		room = sender.ready ? MAX_IN_FLIGHT - n_in_flight : 0;
+		if (outcomes.len > 0 || first || woken || claim_now || now_ms() >= next_claim)
+		{
+			bool		worked = outcomes.len > 0;
+
+			result = database_step(first, room, &claimed);
+			MemoryContextSwitchTo(step_context);
+			if (result == STEP_GONE)
+				return;
+			if (result == STEP_DONE)
+			{
+				first = false;
+				claim_now = false;
+				next_claim = now_ms() + POLL_MS;
+				mon_notifier_healthy();
+				if (worked || claimed > 0)
+					last_work = now_ms();
+				if (sender.sock != PGINVALID_SOCKET)
+					sender_write();
+			}
+		}
+
+		if (n_in_flight == 0 && outcomes.len == 0 && now_ms() - last_work > IDLE_EXIT_MS)
+			return;
+		wait_for_event(result == STEP_BUSY);
+	}
+}
+
+void
+mon_notifier_main(Datum arg)
+{
+	Oid			dboid = DatumGetObjectId(arg);
+	MemoryContext context;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	if (!mon_notifier_claim(dboid))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	mon_worker_pin_settings(true);
+
+	context = AllocSetContextCreate(TopMemoryContext, "monitoring notifier", ALLOCSET_DEFAULT_SIZES);
+	step_context = AllocSetContextCreate(context, "monitoring notifier step", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+	initStringInfo(&sender.in);
+	initStringInfo(&sender.out);
+	initStringInfo(&outcomes);
+	before_shmem_exit(sender_stop_at_exit, (Datum) 0);
+
+	deliver();
+	proc_exit(0);
+}

@@ -1,0 +1,437 @@
+/*-------------------------------------------------------------------------
+ *
+ * notify.c
+ *	  Starting and waking notifiers, and calling formatters.
+ *
+ * Every database has at most one notifier.  The shared array of slots says
+ * who it is; the slice's only lock guards all of it.  SetLatch() is called
+ * under that lock, so that the latch's owner cannot be gone.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "notify/notify_internal.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "notify/sender/protocol.h"
+
+#define SHMEM_NAME "monitoring notifiers"
+#define START_PATIENCE_MS 10000 /* a started worker claims its slot by then */
+#define MAX_BACKOFF_S 60
+#define FORMAT_TIMEOUT_MS 5000
+#define MAX_REQUEST (512 * 1024)
+
+typedef struct NotifierSlot
+{
+	Oid			dboid;			/* InvalidOid: free */
+	pid_t		pid;			/* 0: none, or still starting */
+	Latch	   *latch;
+	TimestampTz not_before;		/* start none before this time */
+	int			failures;		/* exits with an error in a row */
+} NotifierSlot;
+
+typedef struct NotifierSlots
+{
+	int			nslots;
+	bool		told_no_worker; /* the lack of worker slots was logged */
+	NotifierSlot slots[FLEXIBLE_ARRAY_MEMBER];
+} NotifierSlots;
+
+static NotifierSlots *shared = NULL;
+static LWLock *lock = NULL;
+static NotifierSlot *my_slot = NULL;
+
+PG_FUNCTION_INFO_V1(mon_notify_dispatch);
+
+/* ---- shared memory ---- */
+
+static Size
+slots_size(void)
+{
+	return add_size(offsetof(NotifierSlots, slots),
+					mul_size(sizeof(NotifierSlot), Max(max_worker_processes, 1)));
+}
+
+static void
+slots_init(LWLockPadded *locks)
+{
+	bool		found;
+
+	my_slot = NULL;
+	lock = &locks[0].lock;
+	shared = ShmemInitStruct(SHMEM_NAME, slots_size(), &found);
+	if (!found)
+	{
+		memset(shared, 0, slots_size());
+		shared->nslots = Max(max_worker_processes, 1);
+	}
+}
+
+void
+mon_notify_init(void)
+{
+	static const MonShmemSlice slice = {
+		.name = SHMEM_NAME,.size = slots_size,.init = slots_init,.nlocks = 1
+	};
+
+	mon_shmem_register(&slice);
+}
+
+/* This database's slot; a free one if it has none, or one whose notifier is long gone; NULL if all are taken. */
+static NotifierSlot *
+find_slot(Oid dboid, TimestampTz now)
+{
+	NotifierSlot *usable = NULL;
+
+	for (int i = 0; i < shared->nslots; i++)
+	{
+		NotifierSlot *s = &shared->slots[i];
+
+		if (s->dboid == dboid)
+			return s;
+		if (!usable && (!OidIsValid(s->dboid) || (s->pid == 0 && s->not_before < now)))
+			usable = s;
+	}
+	if (usable)
+	{
+		memset(usable, 0, sizeof(*usable));
+		usable->dboid = dboid;
+	}
+	return usable;
+}
+
+static void
+leave_slot(int code, Datum arg)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	my_slot->pid = 0;
+	my_slot->latch = NULL;
+	if (code == 0)
+		my_slot->dboid = InvalidOid;
+	else
+	{
+		int			delay = Min(MAX_BACKOFF_S, 1 << Min(my_slot->failures, 6));
+
+		my_slot->failures++;
+		my_slot->not_before = GetCurrentTimestamp() + delay * USECS_PER_SEC;
+	}
+	LWLockRelease(lock);
+	my_slot = NULL;
+}
+
+bool
+mon_notifier_claim(Oid dboid)
+{
+	NotifierSlot *slot;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = find_slot(dboid, GetCurrentTimestamp());
+	if (slot && slot->pid == 0)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		my_slot = slot;
+	}
+	LWLockRelease(lock);
+
+	if (!my_slot)
+		return false;
+	before_shmem_exit(leave_slot, (Datum) 0);
+	return true;
+}
+
+void
+mon_notifier_healthy(void)
+{
+	/* Only this process writes the field while it owns the slot. */
+	my_slot->failures = 0;
+}
+
+/* ---- starting ---- */
+
+static bool
+register_worker(Oid dboid)
+{
+	BackgroundWorker worker;
+	BackgroundWorkerHandle *handle;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "monitoring", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "mon_notifier_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "monitoring notifier", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "monitoring notifier", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(dboid);
+	return RegisterDynamicBackgroundWorker(&worker, &handle);
+}
+
+/* Wake this database's notifier, or start one if it has none and may have one now. */
+static void
+wake_or_start(Oid dboid)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	NotifierSlot *slot;
+	bool		start = false;
+	bool		tell = false;
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	slot = find_slot(dboid, now);
+	if (slot && slot->pid != 0)
+		SetLatch(slot->latch);
+	else if (slot && slot->not_before <= now)
+	{
+		slot->not_before = now + START_PATIENCE_MS * INT64CONST(1000);
+		start = true;
+	}
+	LWLockRelease(lock);
+
+	if (!start)
+		return;
+	start = register_worker(dboid);
+
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	tell = !start && !shared->told_no_worker;
+	shared->told_no_worker = !start;
+	LWLockRelease(lock);
+
+	/* Once, not every second: the next dispatch tries again anyway. */
+	if (tell)
+		ereport(LOG, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+					  errmsg("could not start the monitoring notifier: no free background worker"),
+					  errhint("Consider increasing max_worker_processes.")));
+}
+
+Datum
+mon_notify_dispatch(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[1] = {TIMESTAMPTZOID};
+	Datum		args[1] = {PG_GETARG_DATUM(0)};
+	bool		isnull,
+				due;
+
+	mon_require_preload();
+	if (PG_ARGISNULL(0))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("the time of the dispatch must not be null")));
+	if (RecoveryInProgress())
+		PG_RETURN_VOID();
+
+	SPI_connect();
+	if (plan == NULL)
+	{
+		SPIPlanPtr	p = SPI_prepare("SELECT monitoring.notify_has_work($1)", 1, types);
+
+		if (p == NULL || SPI_keepplan(p) != 0)
+			elog(ERROR, "could not prepare the outbox query");
+		plan = p;
+	}
+	if (SPI_execute_plan(plan, args, NULL, true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not look for work in the outbox");
+	due = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+
+	if (due && !isnull)
+		wake_or_start(MyDatabaseId);
+	PG_RETURN_VOID();
+}
+
+/* ---- formatting ---- */
+
+void
+mon_frame_u32(StringInfo frame, uint32 v)
+{
+	appendBinaryStringInfo(frame, (char *) &v, sizeof(v));
+}
+
+void
+mon_frame_str(StringInfo frame, const char *s, int len)
+{
+	mon_frame_u32(frame, len);
+	appendBinaryStringInfo(frame, s, len);
+}
+
+/* Requests go out as UTF-8, whatever the database's encoding. */
+static void
+frame_text(StringInfo frame, const char *s, int len)
+{
+	char	   *utf8 = pg_server_to_any(s, len, PG_UTF8);
+
+	mon_frame_str(frame, utf8, utf8 == s ? len : strlen(utf8));
+}
+
+static char *
+required_text(int column, const char *what)
+{
+	char	   *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	if (s == NULL)
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("the formatter returned no %s", what)));
+	return s;
+}
+
+static void
+frame_headers(StringInfo frame, Jsonb *headers)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	key,
+				value;
+
+	if (!JB_ROOT_IS_OBJECT(headers))
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("the formatter's headers are not an object")));
+	mon_frame_u32(frame, JB_ROOT_COUNT(headers));
+	it = JsonbIteratorInit(&headers->root);
+	(void) JsonbIteratorNext(&it, &value, false);
+	while ((token = JsonbIteratorNext(&it, &key, true)) == WJB_KEY)
+	{
+		(void) JsonbIteratorNext(&it, &value, true);
+		if (value.type != jbvString)
+			ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+							errmsg("a header of the formatter is not text")));
+		frame_text(frame, key.val.string.val, key.val.string.len);
+		frame_text(frame, value.val.string.val, value.val.string.len);
+	}
+}
+
+static void
+run_formatter(Oid function, Datum receiver, Datum notification, StringInfo frame)
+{
+	Oid			types[2] = {JSONBOID, JSONBOID};
+	Datum		args[2] = {receiver, notification};
+	char	   *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
+												  get_func_name(function));
+	char	   *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
+							   "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
+							   "FROM %s($1, $2) AS f",
+							   name);
+	char	   *method,
+			   *url,
+			   *body;
+	Datum		headers;
+	bool		isnull;
+	int			start = frame->len;
+
+	if (SPI_execute_with_args(sql, 2, types, args, NULL, false, 2) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+						errmsg("the formatter did not return exactly one row")));
+
+	method = required_text(1, "method");
+	url = required_text(2, "url");
+	headers = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull);
+	body = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4);
+	frame_text(frame, method, strlen(method));
+	frame_text(frame, url, strlen(url));
+	frame_text(frame, body ? body : "", body ? strlen(body) : 0);
+	if (isnull)
+		mon_frame_u32(frame, 0);
+	else
+		frame_headers(frame, DatumGetJsonbP(headers));
+
+	if (frame->len - start > MAX_REQUEST)
+		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
+}
+
+/* A timer that went off at the last moment must not cancel what comes next. */
+static void
+stop_format_timer(void)
+{
+	disable_timeout(STATEMENT_TIMEOUT, true);
+	if (get_timeout_indicator(STATEMENT_TIMEOUT, true))
+		QueryCancelPending = false;
+}
+
+/*
+ * The formatter is anybody's code: it runs as the role that registered it, in
+ * the security-restricted context (it cannot change role back), for a bounded
+ * time, in a subtransaction of its own.
+ */
+bool
+mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notification,
+				  StringInfo frame, char **error)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner resowner = CurrentResourceOwner;
+	int			start = frame->len;
+	volatile bool ok = true;		/* survives the longjmp */
+
+	if (!OidIsValid(function))
+	{
+		*error = pstrdup("the formatter of the receiver's kind does not exist");
+		return false;
+	}
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		Oid			save_user;
+		int			save_context;
+		int			nest_level = NewGUCNestLevel();
+
+		GetUserIdAndSecContext(&save_user, &save_context);
+		SetUserIdAndSecContext(get_role_oid(owner, false),
+							   save_context | SECURITY_RESTRICTED_OPERATION);
+		enable_timeout_after(STATEMENT_TIMEOUT, FORMAT_TIMEOUT_MS);
+		run_formatter(function, receiver, notification, frame);
+		stop_format_timer();
+		AtEOXact_GUC(false, nest_level);
+		SetUserIdAndSecContext(save_user, save_context);
+
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		stop_format_timer();
+		MemoryContextSwitchTo(cxt);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		ok = false;
+
+		/* The message may quote a secret, so it does not go into the row. */
+		*error = psprintf("the formatter failed with SQLSTATE %s; see the server log",
+						  unpack_sql_state(edata->sqlerrcode));
+		ereport(LOG, (errcode(edata->sqlerrcode),
+					  errmsg("a formatter of notifications failed: %s", edata->message)));
+		FreeErrorData(edata);
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = resowner;
+	if (!ok)
+	{
+		frame->len = start;
+		frame->data[start] = '\0';
+	}
+	return ok;
+}

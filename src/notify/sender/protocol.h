@@ -1,0 +1,121 @@
+/*-------------------------------------------------------------------------
+ *
+ * protocol.h
+ *	  What the notifier worker and the sender program say to each other.
+ *
+ * Plain C, included by both sides; neither the server's headers nor libcurl's
+ * are needed here.  Both ends are built together and run on one machine, so
+ * integers are in native byte order.
+ *
+ * Frame:    u32 length of what follows, u8 type, fields
+ * String:   u32 length, bytes (no terminator)
+ *
+ * 'H' hello    sender -> worker: u32 protocol version; sent once, when ready
+ * 'R' request  worker -> sender: u64 tag, u32 connect timeout (ms), u32 total
+ *              timeout (ms), u8 allow private networks, str allowed hosts,
+ *              str method, str url, str body, u32 n, n * (str name, str value)
+ * 'O' outcome  sender -> worker: u64 tag, u8 kind, u32 HTTP status (0 = none),
+ *              u64 latency (us), i64 Retry-After (s, -1 = none), str error
+ *              (printable ASCII, never holds a path, query or header)
+ *
+ * Every request gets exactly one outcome, in any order.  The sender exits at
+ * end of file.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_SENDER_PROTOCOL_H
+#define MONITORING_SENDER_PROTOCOL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define SENDER_PROTOCOL_VERSION 1
+
+#define SENDER_MAX_FRAME (1024 * 1024)
+#define SENDER_MAX_TIMEOUT_MS 60000
+
+/* Longest time a request may wait in the sender for a free connection. */
+#define SENDER_MAX_QUEUE_MS 30000
+
+/* Parallel transfers in all and to one host; more wait in the sender. */
+#define SENDER_MAX_ACTIVE 256
+#define SENDER_MAX_PER_HOST 8
+
+#define SENDER_HELLO 'H'
+#define SENDER_REQUEST 'R'
+#define SENDER_OUTCOME 'O'
+
+/* Outcome kinds. */
+#define SENDER_RESPONSE 'r' /* an HTTP response came; its status decides */
+#define SENDER_NETWORK 'n'	/* no response: may be tried again */
+#define SENDER_REFUSED 'x'	/* against policy or malformed: never sent */
+
+/* Bounded reading of a frame's fields; `bad` sticks once a field does not fit. */
+typedef struct SenderReader
+{
+	const char *p;
+	const char *end;
+	bool		bad;
+} SenderReader;
+
+static inline void
+sender_get(SenderReader *r, void *dst, size_t n)
+{
+	if (r->bad || (size_t) (r->end - r->p) < n)
+	{
+		r->bad = true;
+		memset(dst, 0, n);
+		return;
+	}
+	memcpy(dst, r->p, n);
+	r->p += n;
+}
+
+static inline uint8_t
+sender_get_u8(SenderReader *r)
+{
+	uint8_t		v;
+
+	sender_get(r, &v, sizeof(v));
+	return v;
+}
+
+static inline uint32_t
+sender_get_u32(SenderReader *r)
+{
+	uint32_t	v;
+
+	sender_get(r, &v, sizeof(v));
+	return v;
+}
+
+static inline uint64_t
+sender_get_u64(SenderReader *r)
+{
+	uint64_t	v;
+
+	sender_get(r, &v, sizeof(v));
+	return v;
+}
+
+/* The string stays in the frame; NULL with *len 0 when it does not fit. */
+static inline const char *
+sender_get_str(SenderReader *r, size_t *len)
+{
+	const char *s;
+	uint32_t	n = sender_get_u32(r);
+
+	if (r->bad || (size_t) (r->end - r->p) < n)
+	{
+		r->bad = true;
+		*len = 0;
+		return NULL;
+	}
+	s = r->p;
+	r->p += n;
+	*len = n;
+	return s;
+}
+
+#endif							/* MONITORING_SENDER_PROTOCOL_H */

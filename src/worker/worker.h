@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.h
+ *	  Launcher, database workers and their periodic jobs.
+ *
+ * Jobs are rows of monitoring.jobs; a slice adds its own with INSERT in its
+ * SQL file, and the worker knows none of them by name.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_WORKER_H
+#define MONITORING_WORKER_H
+
+#include "core/core.h"
+
+extern void mon_worker_init(void);
+
+/* Wake this database's worker now, e.g. because a job has become due.  Takes no heavyweight lock. */
+extern void mon_worker_wake(Oid dboid);
+
+/*
+ * Session settings every worker of ours pins against ALTER DATABASE/ROLE SET:
+ * synchronous_commit, read-write, isolation, TimeZone, jit, parallelism,
+ * search_path, timeouts.  Call after connecting to the database.
+ */
+extern void mon_worker_pin_settings(bool durable);
+
+#endif /* MONITORING_WORKER_H */

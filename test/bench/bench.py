@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""bench.py: the measurements behind docs/benchmarks.md.
+
+Every comparison alternates ours and the peer's within a round, takes the ratio
+per round and reports the median of the ratios, so that the machine's drift
+cancels out.  Standard library only; talks to the server through psql and
+pgbench, started with the prefix given after "--".
+"""
+import argparse
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+RECORD_ROWS = 1000000
+DISTRIBUTION_ROWS = 500000
+ERROR_BAR = 0.005415
+QUANTILES = (0.001, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+NORMAL = "sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random())"
+DISTRIBUTIONS = {
+    "uniform": "random() * 1000",
+    "lognormal": "exp(%s)" % NORMAL,
+    "Pareto": "power(1 - random(), -1 / 1.5)",
+    "constant": "42.5",
+    "with zeroes": "CASE WHEN random() < 0.3 THEN 0 ELSE -ln(1 - random()) END",
+    "mixed sign": NORMAL,
+}
+
+
+class Psql:
+    """One session; statements in, rows or milliseconds out."""
+
+    def __init__(self, bench, database):
+        self.process = subprocess.Popen(
+            bench.command("psql") + ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", database],
+            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.count = 0
+
+    def run(self, statement, end=";"):
+        """The rows of one statement (or, with end="", of a psql command), as lists of text."""
+        self.count += 1
+        mark = "--end-%d--" % self.count
+        self.process.stdin.write("%s%s\n\\echo %s\n" % (" ".join(statement.split()), end, mark))
+        self.process.stdin.flush()
+        lines = []
+        for line in self.process.stdout:
+            if line.strip() == mark:
+                return [row.split("|") for row in lines if row]
+            lines.append(line.rstrip("\n"))
+        raise SystemExit("psql ended at: %s" % statement)
+
+    def value(self, statement):
+        return self.run(statement)[0][0]
+
+    def milliseconds(self, statement):
+        """psql's own timing of one statement."""
+        self.run("\\timing on", end="")
+        rows = self.run(statement)
+        self.run("\\timing off", end="")
+        return next(float(match.group(1)) for row in rows if (match := re.match(r"Time: ([0-9.]+) ms", row[0])))
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Bench:
+    def __init__(self, options):
+        self.options = options
+        self.rows = []
+
+    def command(self, program):
+        o = self.options
+        return o.prefix + ["%s/%s" % (o.pgbin, program), "-h", o.socket, "-p", str(o.port), "-U", "postgres"]
+
+    def restart(self, preload):
+        o = self.options
+        subprocess.run(o.prefix + [o.pgbin + "/pg_ctl", "-D", o.data, "-l", o.log, "-w", "-t", "60", "-m", "fast", "-o",
+                                   "-c shared_preload_libraries=%s" % ("monitoring" if preload else ""), "restart"],
+                       check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+
+    def pgbench(self, *arguments):
+        """Transactions per second, connections' set-up excluded."""
+        out = subprocess.run(self.command("pgbench") + ["-n", "-T", str(self.options.seconds)] + list(arguments) +
+                             ["bench"], check=True, text=True, capture_output=True, stdin=subprocess.DEVNULL).stdout
+        return float(re.search(r"tps = ([0-9.]+)", out).group(1))
+
+    def add(self, what, ours, peer, ratio, bar, ok):
+        """One line of the table, told at once."""
+        row = (what, ours, peer, ratio, bar, "met" if ok else "MISSED")
+        self.rows.append(row)
+        print("    " + " | ".join(row), flush=True)
+
+    def table(self):
+        head = ("what", "ours", "peer", "ratio", "bar", "verdict")
+        widths = [max(len(r[i]) for r in self.rows + [head]) for i in range(len(head))]
+        for row in [head, tuple("-" * w for w in widths)] + self.rows:
+            print("| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |")
+
+
+def per_round(rounds, *measures):
+    """Lists of one measurement per round; within a round in changing order."""
+    results = [[] for _ in measures]
+    for number in range(rounds):
+        order = list(range(len(measures)))
+        if number % 2:
+            order.reverse()
+        for index in order:
+            results[index].append(measures[index]())
+    return results
+
+
+def ratios(ours, peers):
+    return [a / b for a, b in zip(ours, peers)]
+
+
+def interval(values, rounds=4000):
+    """95 % bootstrap interval of the median, from a fixed seed."""
+    source = random.Random(1)
+    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(rounds))
+    return medians[int(rounds * 0.025)], medians[int(rounds * 0.975)]
+
+
+def record_cost(bench):
+    """Recording into a hot series against inserting the same values into an indexed table."""
+    sql = Psql(bench, "bench")
+    n = RECORD_ROWS
+    sql.run("CREATE UNLOGGED TABLE hot AS SELECT random() * 1000 AS x FROM generate_series(1, %d)" % n)
+    sql.run("CREATE TABLE observations (series integer, at timestamptz, value float8)")
+    sql.run("CREATE INDEX ON observations (series, at)")
+    sql.run("VACUUM ANALYZE hot")
+    label = "'{\"route\": \"/cart\"}'"
+
+    def insert():
+        sql.run("TRUNCATE observations")
+        return sql.milliseconds("INSERT INTO observations SELECT 1, clock_timestamp(), x FROM hot")
+
+    record, base, peer = per_round(
+        7, lambda: sql.milliseconds("SELECT count(monitoring.record('bench_hot', x, %s)) FROM hot" % label),
+        lambda: sql.milliseconds("SELECT count(abs(x)) FROM hot"), insert)
+    net = [a - b for a, b in zip(record, base)]
+    ratio = statistics.median(ratios(net, peer))
+    bench.add("record, hot series with a label, per row; peer: INSERT … SELECT, two-column index",
+              "%.3f µs" % (statistics.median(net) / n * 1e3), "%.2f µs" % (statistics.median(peer) / n * 1e3),
+              "1/%.0f" % (1 / ratio), "1/20", ratio <= 1 / 20)
+    sql.close()
+
+
+def aggregates(bench):
+    """sketch(x) against sum, percentile_cont and tdigest on the same column."""
+    sql = Psql(bench, "bench")
+    n = bench.options.rows
+    sql.run("CREATE EXTENSION tdigest SCHEMA public")
+    sql.run("SELECT setseed(0.42)")
+    sql.run("CREATE UNLOGGED TABLE sample AS SELECT exp(%s) AS x FROM generate_series(1, %d)" % (NORMAL, n))
+    sql.run("VACUUM ANALYZE sample")
+    statements = (
+        "SELECT monitoring.percentile(monitoring.sketch(x), 0.99) FROM sample",
+        "SELECT sum(x) FROM sample",
+        "SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY x) FROM sample",
+        "SELECT tdigest_percentile(x, 100, 0.99) FROM sample")
+    for statement in statements:
+        sql.run(statement)
+    ours, plain, exact, tdigest = per_round(5, *(lambda s=s: sql.milliseconds(s) for s in statements))
+    for name, peer, bar in (("sum(x)", plain, 1.7), ("percentile_cont", exact, 1 / 4), ("tdigest", tdigest, 1 / 2.5)):
+        ratio = statistics.median(ratios(ours, peer))
+        good = ratio <= bar
+        bench.add("sketch(x) over %s rows; peer: %s" % ("{:,}".format(n), name),
+                  "%.0f ms" % statistics.median(ours), "%.0f ms" % statistics.median(peer),
+                  "%.2f ×" % ratio if bar > 1 else "%.1f × faster" % (1 / ratio),
+                  "≤ %.1f ×" % bar if bar > 1 else "≥ %.1f ×" % (1 / bar), good)
+    sql.run("DROP TABLE sample")
+    sql.close()
+
+
+def errors(bench):
+    """Largest relative error against percentile_disc, by distribution."""
+    sql = Psql(bench, "bench")
+    quantiles = "ARRAY[%s]::float8[]" % ", ".join(map(str, QUANTILES))
+    for name, expression in DISTRIBUTIONS.items():
+        sql.run("SELECT setseed(0.42)")
+        worst = float(sql.value("""
+            WITH v AS MATERIALIZED (SELECT (%s)::float8 AS x FROM generate_series(1, %d)),
+            p AS (SELECT monitoring.percentiles(monitoring.sketch(x), %s) AS ours,
+                         percentile_disc(%s) WITHIN GROUP (ORDER BY x) AS exact FROM v)
+            SELECT max(CASE WHEN e = 0 THEN abs(o) ELSE abs(o - e) / abs(e) END)
+            FROM p, unnest(ours, exact) AS u(o, e)""" % (expression, DISTRIBUTION_ROWS, quantiles, quantiles)))
+        bench.add("largest error of 11 percentiles, %s; peer: percentile_disc" % name, "%.4f %%" % (100 * worst), "exact",
+                  "-", "≤ %.4f %%" % (100 * ERROR_BAR), worst <= ERROR_BAR)
+    sql.close()
+
+
+def overhead(bench, what, with_library, without, floor):
+    on, off, again = per_round(bench.options.rounds, with_library, without, floor)
+    ratio = statistics.median(ratios(on, off))
+    low, high = interval(ratios(on, off))
+    alow, ahigh = interval(ratios(again, off))
+    bench.add("%s (%d rounds)" % (what, bench.options.rounds), "%.0f tps" % statistics.median(on),
+              "%.0f tps" % statistics.median(off), "%.3f [%.3f, %.3f]" % (ratio, low, high), "≥ 0.97", ratio >= 0.97)
+    bench.rows.append(("— the same without against without (A/A floor)", "%.0f tps" % statistics.median(again),
+                       "%.0f tps" % statistics.median(off),
+                       "%.3f [%.3f, %.3f]" % (statistics.median(ratios(again, off)), alow, ahigh), "-", "-"))
+
+
+def library_overhead(bench):
+    """pgbench -S with the library loaded and without it: a restart before every run."""
+    def measure(preload):
+        bench.restart(preload)
+        subprocess.run(bench.command("psql") + ["-X", "-q", "-d", "bench", "-o", "/dev/null", "-c",
+                                                "SELECT count(*), sum(abalance) FROM pgbench_accounts"], check=True)
+        bench.pgbench("-S", "-c", "2", "-T", "1")
+        return bench.pgbench("-S", "-c", "2")
+    overhead(bench, "pgbench -S, library loaded; peer: not loaded", lambda: measure(True), lambda: measure(False),
+             lambda: measure(False))
+    bench.restart(True)
+
+
+def record_overhead(bench):
+    """One record in every pgbench transaction, against the same transaction without."""
+    body = """\\set aid random(1, 1000000)
+\\set bid random(1, 10)
+\\set tid random(1, 100)
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
+%sEND;
+"""
+    scripts = {"with": "SELECT monitoring.record('bench_transaction', abs(:delta), '{\"route\": \"/pay\"}');\n", "without": ""}
+    # /dev/stdin cannot be read twice; the scripts go where the server's user can read them
+    for name, line in scripts.items():
+        subprocess.run(bench.options.prefix + ["tee", "%s/bench_%s.sql" % (bench.options.data, name)], check=True, text=True,
+                       input=body % line, stdout=subprocess.DEVNULL)
+
+    def measure(name):
+        return bench.pgbench("-c", "2", "-f", "%s/bench_%s.sql" % (bench.options.data, name))
+    overhead(bench, "one record per pgbench transaction, as a statement of its own; peer: none",
+             lambda: measure("with"), lambda: measure("without"), lambda: measure("without"))
+
+
+def scaling(bench):
+    """Two backends recording into one series at once, against two that only compute."""
+    sessions = [Psql(bench, "bench") for _ in range(2)]
+    record = "SELECT count(monitoring.record('bench_scaling', x, '{\"route\": \"/cart\"}')) FROM hot"
+    plain = "SELECT count(abs(x)) FROM hot, generate_series(1, 3)"
+    if sessions[0].value("SELECT to_regclass('hot') IS NULL") == "t":
+        sessions[0].run("CREATE UNLOGGED TABLE hot AS SELECT random() * 1000 AS x FROM generate_series(1, %d)" % RECORD_ROWS)
+        sessions[0].run("VACUUM ANALYZE hot")
+
+    def both(statement):
+        started = time.monotonic()
+        threads = [threading.Thread(target=s.run, args=(statement,)) for s in sessions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return time.monotonic() - started
+
+    def one(statement):
+        started = time.monotonic()
+        sessions[0].run(statement)
+        return time.monotonic() - started
+
+    record1, record2, plain1, plain2 = per_round(9, lambda: one(record), lambda: both(record), lambda: one(plain),
+                                                 lambda: both(plain))
+    ours = statistics.median(2 * a / b for a, b in zip(record1, record2))
+    peer = statistics.median(2 * a / b for a, b in zip(plain1, plain2))
+    bench.add("two backends recording into one series, speed-up; peer: count(abs(x))", "%.2f ×" % ours, "%.2f ×" % peer,
+              "%.3f" % (ours / peer), "≥ 0.95", ours / peer >= 0.95)
+    for session in sessions:
+        session.close()
+
+
+class Receiver(BaseHTTPRequestHandler):
+    arrived = {}
+    changed = threading.Condition()
+
+    def do_POST(self):
+        now = time.time()
+        text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("utf-8", "replace")
+        with self.changed:
+            for name in re.findall(r"bench_breach_\d+", text):
+                self.arrived.setdefault(name, now)
+            self.changed.notify_all()
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+def breach_latency(bench):
+    """From record() returning to the receiver having the request, default settings."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sql = Psql(bench, "bench")
+    sql.run("SELECT monitoring.create_receiver('bench', 'webhook', 'http://127.0.0.1:%d/')" % server.server_port)
+    latencies = []
+    for number in range(20):
+        name = "bench_breach_%d" % number
+        sql.run("SELECT monitoring.create_alert_rule('%s', '%s_seconds', 'max', '1 minute', '>', 1)" % (name, name))
+        # anywhere between two evaluations
+        sql.run("SELECT pg_sleep(%f)" % random.uniform(0, 1))
+        sql.run("SELECT monitoring.record('%s_seconds', 5)" % name)
+        breached = time.time()
+        with Receiver.changed:
+            Receiver.changed.wait_for(lambda: name in Receiver.arrived, timeout=15)
+        latencies.append(Receiver.arrived.get(name, breached + 15) - breached)
+    server.shutdown()
+    sql.close()
+    bench.add("breach recorded → receiver has the request (20 times, longest)", "%.2f s" % max(latencies),
+              "median %.2f s" % statistics.median(latencies), "-", "≤ 2.5 s", max(latencies) <= 2.5)
+
+
+SECTIONS = {"record": record_cost, "scaling": scaling, "aggregates": aggregates, "errors": errors,
+            "breach": breach_latency, "overhead": library_overhead, "transaction": record_overhead}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("--pgbin", "--socket", "--data", "--log"):
+        parser.add_argument(name, required=True)
+    for name in ("--port", "--rounds", "--rows", "--seconds"):
+        parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--only", default="")
+    parser.add_argument("prefix", nargs="+")
+    bench = Bench(parser.parse_args())
+    setup = Psql(bench, "postgres")
+    setup.run("CREATE DATABASE bench")
+    print("==> %s" % setup.value("SELECT version()"), flush=True)
+    setup.close()
+    subprocess.run(bench.command("pgbench") + ["-i", "-s", "10", "-q", "bench"], check=True, capture_output=True)
+    setup = Psql(bench, "bench")
+    setup.run("CREATE EXTENSION monitoring")
+    setup.close()
+    chosen = [name for name in bench.options.only.split(",") if name] or list(SECTIONS)
+    for name in chosen:
+        print("==> %s: %s" % (name, SECTIONS[name].__doc__.split("\n")[0]), flush=True)
+        SECTIONS[name](bench)
+    print()
+    bench.table()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""A small HTTP receiver with fault modes, for tests and the demo.
+
+usage: http_receiver.py LOG [PORT [HOST]]
+
+Prints "port N" once it listens.  Every request is appended to LOG as a line of
+JSON: n, time, method, path, headers (names in lower case), body.  The first
+part of the path chooses the answer:
+
+  /status/CODE       that status
+  /fail/N/CODE       CODE for the first N requests of this path, then 200
+  /retry/SECONDS     429 with Retry-After on the first request, then 200
+  /retry-date/S      the same, Retry-After as an HTTP date
+  /hang              never answers
+  /redirect          302 to /redirected
+  /endless           200 and a body without end
+  /bigheaders        200 and a megabyte of headers
+  /reset             closes the connection without an answer
+  /garbage           an answer that is not HTTP
+  anything else      200
+"""
+import email.utils
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+lock = threading.Lock()
+seen = {}
+log = None
+
+
+class Receiver(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def answer(self, status, headers=(), body=b"ok\n"):
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def note(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length).decode("utf-8", "replace")
+        with lock:
+            n = seen[self.path] = seen.get(self.path, 0) + 1
+            log.write(json.dumps({
+                "n": n, "time": time.time(), "method": self.command, "path": self.path,
+                "headers": {k.lower(): v for k, v in self.headers.items()}, "body": body}) + "\n")
+            log.flush()
+        return n
+
+    def handle_any(self):
+        n = self.note()
+        mode, *args = self.path.split("?")[0].strip("/").split("/")
+        if mode == "status":
+            self.answer(int(args[0]))
+        elif mode == "fail":
+            self.answer(int(args[1]) if n <= int(args[0]) else 200)
+        elif mode in ("retry", "retry-date") and n == 1:
+            after = args[0]
+            if mode == "retry-date":
+                after = email.utils.formatdate(time.time() + float(after), usegmt=True)
+            self.answer(429, [("Retry-After", after)])
+        elif mode == "hang":
+            self.close_connection = True
+            time.sleep(60)
+        elif mode == "redirect":
+            self.answer(302, [("Location", "/redirected")])
+        elif mode == "endless":
+            self.close_connection = True
+            self.send_response(200)
+            self.end_headers()
+            while True:
+                self.wfile.write(b"x" * 65536)
+        elif mode == "bigheaders":
+            self.answer(200, [("X-Filler-%d" % i, "x" * 1000) for i in range(1000)])
+        elif mode == "reset":
+            self.close_connection = True
+        elif mode == "garbage":
+            self.close_connection = True
+            self.wfile.write(b"\x00\xff not http \r\n\r\n")
+        else:
+            self.answer(200)
+
+    do_POST = do_PUT = do_GET = handle_any
+
+    def log_message(self, *args):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+def main():
+    global log
+    log = open(sys.argv[1], "a", encoding="utf-8")
+    server = Server((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1",
+                     int(sys.argv[2]) if len(sys.argv) > 2 else 0), Receiver)
+    print("port", server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

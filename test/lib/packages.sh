@@ -1,0 +1,167 @@
+# shellcheck shell=bash
+# packages.sh: install what is missing, and nothing else.
+#
+# Every need is a capability that is tried out, not a package name that is
+# looked up: whoever brings his own PostgreSQL, curl or compiler keeps it.
+# Only what does not work is installed, with apt-get, through sudo when not
+# root.  PG_CONFIG chooses the PostgreSQL; without it the newest installed
+# server is taken, and on a bare machine the one the distribution ships.
+#
+# Sourced, after output.sh.  install_packages demo|test|bench sets PG_CONFIG
+# (absolute) and PG_MAJOR.
+
+# The pg_config of an installed server, newest first; empty when there is none.
+find_pg_config()
+{
+	local candidate
+	if [ -n "${PG_CONFIG:-}" ]; then
+		command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG cannot be run"
+		return
+	fi
+	for candidate in $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -t/ -k5 -rn) \
+		$(command -v pg_config); do
+		if "$candidate" --pgxs >/dev/null 2>&1 && [ -e "$("$candidate" --pgxs)" ]; then
+			echo "$candidate"
+			return
+		fi
+	done
+}
+
+# The major version to install where nothing says which; fetches apt's lists where there are none.
+distribution_major()
+{
+	local major
+	if [ -z "$(apt-cache search --names-only '^postgresql-server-dev-' 2>/dev/null)" ]; then
+		refresh_lists
+	fi
+	for major in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn) 15 16 17 18; do
+		if [ -n "$(apt-cache search --names-only "^postgresql-server-dev-$major\$" 2>/dev/null)" ]; then
+			echo "$major"
+			return
+		fi
+	done
+	echo 15
+}
+
+have_server()
+{
+	[ -n "${PG_CONFIG:-}" ] && [ -x "$("$PG_CONFIG" --bindir)/initdb" ] && [ -x "$("$PG_CONFIG" --bindir)/postgres" ] &&
+		[ -e "$("$PG_CONFIG" --sharedir)/extension/pg_stat_statements.control" ]
+}
+
+have_server_headers()
+{
+	[ -n "${PG_CONFIG:-}" ] && [ -e "$("$PG_CONFIG" --pgxs)" ] && [ -e "$("$PG_CONFIG" --includedir-server)/postgres.h" ]
+}
+
+have_c_compiler()
+{
+	command -v make >/dev/null && echo '#include <stdio.h>
+int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null
+}
+
+have_curl_headers()
+{
+	echo '#include <curl/curl.h>
+int main(void) { curl_easy_init(); return 0; }' | cc -x c -o /dev/null - -lcurl 2>/dev/null
+}
+
+have_fuzzer()
+{
+	echo '#include <stddef.h>
+int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n);
+int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n) { return 0; }' |
+		clang -x c -fsanitize=fuzzer,address,undefined -o /dev/null - 2>/dev/null
+}
+
+# The system's python and perl, which a server user can reach too.
+have_python()  { [ -x /usr/bin/python3 ]; }
+have_ipc_run() { command -v prove >/dev/null && perl -MIPC::Run -MTest::More -e 1 2>/dev/null; }
+have_tdigest() { [ -e "$("$PG_CONFIG" --sharedir)/extension/tdigest.control" ]; }
+
+# missing_packages SET: the packages to install, one a line.
+missing_packages()
+{
+	local major=$PG_MAJOR
+	have_c_compiler || echo build-essential
+	have_server || echo "postgresql-$major"
+	have_server_headers || echo "postgresql-server-dev-$major"
+	have_curl_headers || echo libcurl4-openssl-dev
+	have_python || echo python3
+	case $1 in
+		test)
+			have_ipc_run || echo libipc-run-perl
+			have_fuzzer || printf '%s\n' clang libclang-rt-dev
+			command -v clang-format >/dev/null || echo clang-format
+			command -v cppcheck >/dev/null || echo cppcheck
+			;;
+		bench)
+			have_tdigest || echo "postgresql-$major-tdigest"
+			;;
+	esac
+}
+
+as_root()
+{
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	else
+		command -v sudo >/dev/null || die "installing packages needs root or sudo: $*"
+		sudo "$@"
+	fi
+}
+
+apt='env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 --no-install-recommends'
+
+refresh_lists()
+{
+	if command -v apt-get >/dev/null; then
+		as_root $apt update </dev/null >&2 || warn "apt-get update failed"
+	fi
+}
+
+# apt_install PACKAGE...: a first server package must not create and start a cluster of its own.
+apt_install()
+{
+	local dropin=/etc/postgresql-common/createcluster.d/monitoring-no-main-cluster.conf
+	local status=0
+
+	as_root mkdir -p "${dropin%/*}"
+	echo 'create_main_cluster = false' | as_root tee "$dropin" >/dev/null
+	# Lists may be absent or out of date: refresh them only when they turn out to be.
+	apt-cache show "$@" >/dev/null 2>&1 || refresh_lists
+	as_root $apt install "$@" </dev/null || { refresh_lists && as_root $apt install "$@" </dev/null; } || status=$?
+	as_root rm -f "$dropin"
+	return $status
+}
+
+install_packages()
+{
+	local missing log
+
+	PG_CONFIG=$(find_pg_config) || exit 1
+	if [ -n "$PG_CONFIG" ]; then
+		PG_MAJOR=$("$PG_CONFIG" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+	else
+		PG_MAJOR=$(distribution_major)
+	fi
+
+	missing=$(missing_packages "$1" | tr '\n' ' ')
+	if [ -n "$missing" ]; then
+		command -v apt-get >/dev/null ||
+			die "this machine lacks (Debian's package names): $missing- install them and run again"
+		say "Installing $missing"
+		log=$(mktemp)
+		apt_install $missing 2>&1 | tee "$log" | grep --line-buffered -E '^(Get:|Unpacking|Setting up|E:)' | cut -c1-100 || true
+		PG_CONFIG=$(PG_CONFIG='' find_pg_config)
+		missing=$(missing_packages "$1" | tr '\n' ' ')
+		if [ -n "$missing" ]; then
+			tail -n 30 "$log" >&2
+			die "still missing after the installation: $missing"
+		fi
+		rm -f "$log"
+	fi
+	PG_CONFIG=$(command -v "$PG_CONFIG")
+	PG_MAJOR=$("$PG_CONFIG" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+	export PG_CONFIG PG_MAJOR
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""sql_sources.py SRC: house rules that the SQL of the slices keeps.
+
+CREATE OR REPLACE and IF NOT EXISTS would adopt an object that somebody planted
+before CREATE EXTENSION ran; DETACH ... CONCURRENTLY cannot run in a function.
+Prints one line per offence; exit status 1 when there is one.
+"""
+import pathlib
+import re
+import sys
+
+FORBIDDEN = (
+    (re.compile(r"\bCREATE\s+OR\s+REPLACE\b", re.I), "CREATE OR REPLACE"),
+    (re.compile(r"\b(CREATE|ADD)\s[^;()]*\bIF\s+NOT\s+EXISTS\b", re.I), "IF NOT EXISTS"),
+    (re.compile(r"\bCREATE\s+(ROLE|USER)\b", re.I), "a role (they are cluster-wide)"),
+)
+
+
+def without_comments(text):
+    return re.sub(r"/\*.*?\*/|--[^\n]*", lambda m: re.sub(r"[^\n]", " ", m.group()), text, flags=re.S)
+
+
+def main():
+    found = []
+    for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.sql")):
+        text = without_comments(path.read_text(encoding="utf-8"))
+        for pattern, what in FORBIDDEN:
+            for match in pattern.finditer(text):
+                found.append("%s:%d: %s" % (path.relative_to(sys.argv[1]), text.count("\n", 0, match.start()) + 1, what))
+    print("\n".join(found))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
