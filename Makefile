@@ -12,7 +12,7 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/core/partitions.sql src/metrics/metrics.sql \
-               src/worker/worker.sql src/server/server.sql src/alerts/alerts.sql src/notify/notify.sql \
+               src/worker/worker.sql src/server/server.sql src/alerts/alerts.sql src/alerts/evaluate.sql src/notify/notify.sql \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \

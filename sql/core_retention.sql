@@ -17,7 +17,7 @@ SELECT * FROM monitoring.apply_retention('2024-04-14 00:00') WHERE relation = 'r
 SELECT count(*) FROM monitoring.ret_test;
 -- a longer step does not overlap what exists
 UPDATE monitoring.retention_policies SET enabled = true, partition_step = '7 days', premake = 1, keep = '1000 days' WHERE relation = 'ret_test';
-SELECT monitoring.ensure_partition('ret_test', '2024-03-15 12:00'), monitoring.ensure_partition('ret_test', '2024-03-20');
+SELECT monitoring.ensure_partition('ret_test', '2024-03-17 12:00'), monitoring.ensure_partition('ret_test', '2024-03-20');
 INSERT INTO monitoring.ret_test VALUES ('2024-03-17', 1), ('2024-03-20', 2);
 SELECT count(*) FROM monitoring.ret_test;
 DELETE FROM monitoring.retention_policies WHERE relation = 'ret_test';

@@ -145,6 +145,7 @@ CREATE TABLE monitoring.alert_history (
 	annotations jsonb NOT NULL,
 	details jsonb,
 	active_at timestamptz NOT NULL,
+	fired_at timestamptz,
 	fingerprint text NOT NULL,
 	PRIMARY KEY (at, id)
 ) PARTITION BY RANGE (at);
@@ -166,6 +167,7 @@ COMMENT ON COLUMN monitoring.alert_history.threshold IS 'The rule''s threshold a
 COMMENT ON COLUMN monitoring.alert_history.annotations IS 'The rule''s annotations, filled in.';
 COMMENT ON COLUMN monitoring.alert_history.details IS 'What the rule kind told about the value.';
 COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s breach began.';
+COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; null if it did not.';
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
 CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
@@ -397,11 +399,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 		extract(epoch FROM coalesce(threshold, current_setting('monitoring.slow_query_threshold')::interval))::float8,
 		pending_for, severity, labels, '{}',
 		coalesce(annotations, jsonb_build_object(
-			'summary', 'A statement in database {{database}} takes {{value}} seconds on average.',
+			'summary', 'A statement in database {{database}} took {{value}} seconds on average.',
 			'query', '{{query}}')),
 		NULL, keep_firing_for, receivers, 'slow_query', '0', extra_labels)
 $$;
-COMMENT ON FUNCTION monitoring.create_slow_query_rule(text, interval, interval, text, interval, jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule that raises an alert for each statement whose mean execution time within the window `over` is at or above the threshold (default: monitoring.slow_query_threshold as it is now), and return its id. Alerts carry the labels database and queryid; labels such as {"database": "shop"} choose among them. Annotations may use {{query}} and {{calls}}. An alert ends when the statement is no longer slow or no longer runs. Needs pg_stat_statements. Errors as create_alert_rule.';
+COMMENT ON FUNCTION monitoring.create_slow_query_rule(text, interval, interval, text, interval, jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule that raises an alert for each statement whose mean execution time in some interval within the window `over` was at or above the threshold (default: monitoring.slow_query_threshold as it is now), and return its id. Alerts carry the labels database and queryid; labels such as {"database": "shop"} choose among them. Annotations may use {{query}} and {{calls}}. An alert ends when no interval within the window was slow any more. Needs pg_stat_statements. Errors as create_alert_rule.';
 
 CREATE FUNCTION monitoring.lock_alert_rule(name text) RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -450,7 +452,7 @@ BEGIN
 		by_labels, extra_labels, annotations, receivers, enabled, version, updated_at, last_error, last_error_at)
 		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
 			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
-			rule.annotations, rule.receivers, rule.enabled, old_rule.version + 1, clock_timestamp(), NULL, NULL)
+			rule.annotations, rule.receivers, rule.enabled, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
 	WHERE d.id = rule.id;
 
 	IF NOT rule.enabled THEN
@@ -483,23 +485,41 @@ COMMENT ON FUNCTION monitoring.drop_alert_rule(text) IS 'Drop a rule; its alerts
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.fill_text(template text, vars jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	-- One pass over the template: what is filled in is never read again, so a label's value cannot ask for another.
-	SELECT string_agg(t.literal || coalesce(vars ->> regexp_replace(trim(p.hole[2]), '^\$(labels\.)?', ''), p.hole[1], ''),
-		'' ORDER BY t.n)
-	FROM regexp_split_to_table(template, '\{\{[^{}]*\}\}') WITH ORDINALITY AS t (literal, n)
-	LEFT JOIN regexp_matches(template, '(\{\{([^{}]*)\}\})', 'g') WITH ORDINALITY AS p (hole, n) ON p.n = t.n
-$$;
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	filled text := '';
+	rest text := template;
+	start integer;
+	length integer;
+	hole text;
+BEGIN
+	-- One pass: what is filled in is never read again, so a label's value cannot ask for another.
+	LOOP
+		start := strpos(rest, '{{');
+		length := strpos(substr(rest, start + 2), '}}') + 3;
+		EXIT WHEN start = 0 OR length = 3;
+		hole := substr(rest, start, length);
+		filled := filled || left(rest, start - 1)
+			|| coalesce(vars ->> regexp_replace(btrim(hole, '{} '), '^\$(labels\.)?', ''), hole);
+		rest := substr(rest, start + length);
+	END LOOP;
+	RETURN filled || rest;
+END $$;
 COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated.';
 
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT coalesce(jsonb_object_agg(a.key, CASE WHEN strpos(a.value, '{{') = 0 THEN a.value ELSE
-		monitoring.fill_text(a.value, coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
-			|| jsonb_build_object('value', state.value::text, 'threshold', rule.threshold::text,
-				'severity', rule.severity, 'alertname', rule.name)) END), '{}')
-	FROM jsonb_each_text(rule.annotations) AS a
-$$;
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	vars jsonb;
+BEGIN
+	IF strpos(rule.annotations::text, '{{') = 0 THEN
+		RETURN rule.annotations;
+	END IF;
+	vars := coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
+		|| jsonb_build_object('value', state.value::text, 'threshold', rule.threshold::text, 'severity', rule.severity,
+			'alertname', rule.name);
+	RETURN (SELECT jsonb_object_agg(a.key, monitoring.fill_text(a.value, vars)) FROM jsonb_each_text(rule.annotations) AS a);
+END $$;
 COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts.';
 
 CREATE VIEW monitoring.alert_rules AS

@@ -27,8 +27,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb
 	FROM rules AS r
 	JOIN readings AS v ON (v.metric, v.fn, v.over, v.selector, v.by_labels) = (r.metric, r.fn, r.over, r.selector, r.by_labels)
+	UNION ALL
+	-- where events are counted, none means zero: an alert must not wait for the next one to know that they ended
+	SELECT r.id, s.series_labels, 0, NULL
+	FROM rules AS r
+	JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
+	WHERE r.fn IN ('count', 'rate', 'increase') AND NOT EXISTS (
+		SELECT FROM readings AS v
+		WHERE (v.metric, v.fn, v.over, v.selector, v.by_labels, v.series_labels)
+			= (r.metric, r.fn, r.over, r.selector, r.by_labels, s.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase of a pending or firing alert are zero.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -48,34 +57,37 @@ CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigin
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.selector
+		SELECT d.id, d.over, d.selector, d.threshold
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (slow_query_rule_values.rule_ids)
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
-		FROM (SELECT DISTINCT d.over FROM rules AS d) AS r
-		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over) AS v
+		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
+		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least) AS v
 	)
 	SELECT r.id, s.series_labels, s.mean_seconds, s.details
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement that ran in the window that ends at `at`, with labels database and queryid and details query and calls.';
+COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out.';
 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
+	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
+		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
+	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
 		RAISE EXCEPTION 'a slow-query rule takes no metric, function or grouping'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with a metric, a function or labels to group by.';
+COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a metric, a function or labels to group by.';
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
 	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),
-	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in the window, in seconds.', true);
+	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true);
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Transitions
@@ -84,11 +96,13 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 CREATE FUNCTION monitoring.alert_transition(rule monitoring.alert_rule_defs, state monitoring.alert_states, at timestamptz,
 	from_state text, to_state text, reason text)
 RETURNS monitoring.alert_history
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT NULL::bigint, at, state.alert_id, rule.id, rule.name, rule.severity, state.series_labels,
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN ROW(NULL::bigint, at, state.alert_id, rule.id, rule.name, rule.severity, state.series_labels,
 		rule.selector || rule.extra_labels || state.series_labels, from_state, to_state, reason, state.value, rule.op,
-		rule.threshold, monitoring.fill_annotations(rule, state), state.details, state.active_at, state.fingerprint
-$$;
+		rule.threshold, monitoring.fill_annotations(rule, state), state.details, state.active_at,
+		state.fired_at, state.fingerprint)::monitoring.alert_history;
+END $$;
 COMMENT ON FUNCTION monitoring.alert_transition(monitoring.alert_rule_defs, monitoring.alert_states, timestamptz, text, text, text) IS 'The alert_history row of one transition, still without id.';
 
 CREATE FUNCTION monitoring.write_transitions(transitions monitoring.alert_history[]) RETURNS integer
@@ -105,9 +119,10 @@ BEGIN
 	END LOOP;
 	WITH written AS (
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fingerprint)
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT t.at, t.alert_id, t.rule_id, t.rule_name, t.severity, t.series_labels, t.labels, t.from_state, t.to_state,
-			t.reason, t.value, t.op, t.threshold, t.annotations, t.details, t.active_at, t.fingerprint
+			t.reason, t.value, t.op, t.threshold, t.annotations, t.details, t.active_at,
+			t.fired_at, t.fingerprint
 		FROM unnest(transitions) WITH ORDINALITY AS t
 		ORDER BY t.ordinality
 		RETURNING id
@@ -257,7 +272,7 @@ BEGIN
 	)
 	SELECT coalesce(array_agg(monitoring.alert_transition(r.rule, r.next, $1,
 		CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason)
-		ORDER BY r.rule_id, (r.next).fingerprint), '{}')
+		ORDER BY r.rule_id, (r.next).series_labels), '{}')
 	FROM ready AS r
 	WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
 	$statement$, kind_function) INTO transitions USING at, rule_ids;

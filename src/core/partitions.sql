@@ -44,7 +44,7 @@ DECLARE
     step  interval := (SELECT r.partition_step FROM monitoring.retention_policies r
                        WHERE r.relation = ensure_partition.relation);
     since timestamptz := date_bin(step, at, timestamptz '2000-01-03 00:00+00');
-    part  text := format('%s_p%s', relation, to_char(since, 'YYYYMMDDHH24MI'));
+    part  text := format('%s_p%s_%s', relation, to_char(since, 'YYYYMMDDHH24MI'), (extract(epoch FROM step) / 60)::bigint);
 BEGIN
     IF step IS NULL THEN
         RAISE EXCEPTION 'table "%" has no retention policy', relation

@@ -358,14 +358,13 @@ BEGIN
 		SELECT h.id, h.alert_id, h.rule_id, h.rule_name, h.to_state, d.receivers,
 			jsonb_build_object(
 				'status', h.to_state,
-				'labels', h.series_labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity),
+				'labels', h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity),
 				'annotations', CASE WHEN h.value IS NULL THEN '{}' ELSE jsonb_build_object('value', h.value::text) END
 					|| coalesce(h.annotations, '{}'),
-				'startsAt', monitoring.format_time(CASE WHEN h.to_state = 'firing' THEN h.at ELSE least(s.fired_at, h.at) END),
+				'startsAt', monitoring.format_time(coalesce(h.fired_at, h.at)),
 				'endsAt', CASE WHEN h.to_state = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(h.at) END,
 				'fingerprint', h.fingerprint, 'value', h.value::text, 'threshold', h.threshold::text, 'op', h.op) AS doc
 		FROM monitoring.alert_history AS h
-		LEFT JOIN monitoring.alert_states AS s ON s.alert_id = h.alert_id
 		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = h.rule_id
 		WHERE h.id = ANY (transition_ids)
 			AND (h.to_state = 'firing' OR (h.to_state = 'resolved' AND h.from_state = 'firing'))

@@ -23,10 +23,11 @@
 #define EXPO_MIN_SCALE (-10)
 #define EXPO_DEFAULT_SCALE 6
 #define EXPO_MAX_BUCKETS 4096 /* span of one sign before down-scaling */
+#define EXPO_MAX_COUNT ((uint64_t) INT64_MAX) /* values of a sketch */
 
 typedef struct ExpoAllocator
 {
-	/* size rounded up into *actual; NULL when refused */
+	/* size rounded up into *actual, a multiple of 8; NULL when refused */
 	void	   *(*alloc)(void *ctx, size_t size, size_t *actual);
 	void		(*free)(void *ctx, void *ptr, size_t actual);
 	void	   *ctx;
@@ -60,11 +61,12 @@ extern int32_t expo_index(double v, int scale);
 extern double expo_bound(int32_t index, int scale);
 
 /*
- * Record v `n` times.  v must be finite.  Returns false, leaving s unchanged,
- * only when not even one block of counters could be had.
+ * Record v `n` times.  Returns false, leaving s unchanged, only when not even
+ * one block of counters could be had; also for a v that is not finite and when
+ * the count would pass EXPO_MAX_COUNT.
  */
 extern bool expo_add(ExpoSketch *s, double v, uint64_t n, const ExpoAllocator *a);
-/* The same for an array of finite values, the fast path of batches; returns how many were taken. */
+/* The same for an array of values, the fast path of batches; returns how many were taken. */
 extern size_t expo_add_many(ExpoSketch *s, const double *v, size_t n, const ExpoAllocator *a);
 extern bool expo_merge(ExpoSketch *dst, const ExpoSketch *src, const ExpoAllocator *a);
 extern bool expo_copy(ExpoSketch *dst, const ExpoSketch *src, const ExpoAllocator *a);
@@ -94,9 +96,13 @@ extern size_t expo_encode(const ExpoSketch *s, uint8_t *buf);
 #define EXPO_OK 0
 #define EXPO_ERR_CORRUPT 1
 #define EXPO_ERR_MEMORY 2
+#define EXPO_ERR_RANGE 3 /* more than EXPO_MAX_COUNT values */
 extern int	expo_decode(ExpoSketch *s, const uint8_t *buf, size_t len, size_t *used,
 						const ExpoAllocator *a);
-/* Merge an encoded sketch into dst without building the intermediate one. */
+/*
+ * Merge an encoded sketch into dst without building the intermediate one.  After
+ * EXPO_ERR_CORRUPT dst may hold a part of it and is good for expo_free() only.
+ */
 extern int	expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used,
 							   const ExpoAllocator *a);
 

@@ -1,4 +1,5 @@
-/* Made by expo_table.py; not edited by hand.  clang-format off */
+/* Made by expo_table.py; not edited by hand. */
+/* clang-format off */
 
 const uint64_t expo_boundary[258] = {
 	UINT64_C(0x00000000000000), UINT64_C(0x00000000000001), UINT64_C(0x000B1AFA5ABCBF), UINT64_C(0x00163DA9FB3336),

@@ -45,6 +45,6 @@ def show(name, kind, values, per_line, form):
 
 
 boundary = boundaries()
-print("/* Made by expo_table.py; not edited by hand.  clang-format off */")
+print("/* Made by expo_table.py; not edited by hand. */\n/* clang-format off */")
 show("expo_boundary", "uint64_t", boundary, 4, "UINT64_C(0x%014X)")
 show("expo_linear", "uint16_t", linear(boundary), 16, "%d")

@@ -22,6 +22,7 @@ monitoring.allowed_hosts = '127.0.0.1, localhost'
 monitoring.allow_private_networks = on
 max_worker_processes = 16
 log_min_messages = log
+log_statement = none
 CONF
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION monitoring');
@@ -29,7 +30,7 @@ $node->safe_psql('postgres', 'CREATE EXTENSION monitoring');
 # ---- helpers ----
 
 my $log = $PostgreSQL::Test::Utils::tmp_check . '/receiver.jsonl';
-my %receiver;
+our %receiver;
 
 sub start_receiver
 {
@@ -102,22 +103,22 @@ create('hook', '/hook', '{"headers": {"X-Team": "shop"}}');
 create('chat', '/chat?token=secret', '{}', 'slack');
 
 sql(q{
-	INSERT INTO monitoring.alert_rule_defs (name, kind, metric, fn, over, op, threshold, pending_for, severity)
-	VALUES ('High <latency> & errors', 'metric', 'latency', 'p95', '5 minutes', '>', 0.5, '0', 'high')});
-sql(q{
-	SELECT monitoring.ensure_partition(r.relation, '2026-01-02 03:04:05+00') FROM monitoring.retention_policies AS r
-	WHERE r.relation IN ('alert_history', 'alert_events')});
+	INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, severity, owner)
+	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres')});
+sql(q{SELECT monitoring.ensure_partition('alert_history', '2026-01-02 03:04:05+00')});
 
 # One history row of the rule; returns its id.
 sub transition
 {
 	my ($alert, $from, $to, $route, $at) = @_;
 	return sql(qq{
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, from_state,
-			to_state, value, threshold, op, annotations, fingerprint)
-		SELECT '$at', $alert, d.id, d.name, 'high', jsonb_build_object('route', '$route'), '$from', '$to', 0.75, 0.5, '>',
-			'{"summary": "p95 of \\"$route\\" is <!channel> 0.75", "runbook_url": "https://example.com/r"}', 'fp$alert'
-		FROM monitoring.alert_rule_defs AS d WHERE d.name = 'High <latency> & errors' RETURNING id});
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, threshold, op, annotations, active_at, fired_at, fingerprint)
+		SELECT '$at', $alert, d.id, d.name, 'high', l, l, '$from', '$to', 'breach', 0.75, 0.5, '>',
+			'{"summary": "p95 of \\"$route\\" is <!channel> 0.75", "runbook_url": "https://example.com/r"}', '$at',
+			CASE '$to' WHEN 'pending' THEN NULL ELSE least('$at', timestamptz '2026-01-02 03:04:05.678+00') END, 'fp$alert'
+		FROM monitoring.alert_rule_defs AS d CROSS JOIN jsonb_build_object('route', '$route') AS l
+		WHERE d.name = 'High <latency> & errors' RETURNING id});
 }
 
 my @fired = (transition(1, 'pending', 'firing', '/cart', '2026-01-02 03:04:05.678+00'),
@@ -165,7 +166,8 @@ my $resolved = transition(1, 'firing', 'resolved', '/cart', '2026-01-02 03:14:05
 sql("SELECT monitoring.enqueue_notifications('{$resolved}')");
 wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE state = 'sent' AND status = 'resolved'}, 2, 'resolved is delivered');
 $body = decode_json((requests('/hook'))[1]{body});
-is("$body->{status} $body->{alerts}[0]{status} $body->{alerts}[0]{endsAt}", 'resolved resolved 2026-01-02T03:14:05.000Z', 'its status and end');
+is(join(' ', $body->{status}, @{ $body->{alerts}[0] }{qw(status startsAt endsAt)}),
+	'resolved resolved 2026-01-02T03:04:05.678Z 2026-01-02T03:14:05.000Z', 'its status, start and end');
 
 # ---- outcomes ----
 
