@@ -320,7 +320,7 @@ BEGIN
 		RAISE EXCEPTION 'function % of an alert rule kind must be SECURITY DEFINER', f
 			USING ERRCODE = 'insufficient_privilege',
 				DETAIL = 'It does not belong to the owner of the extension.',
-				HINT = 'Use ALTER FUNCTION ... SECURITY DEFINER SET search_path = ....';
+				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
 	END IF;
 	RETURN f::regproc::text;
 END $$;

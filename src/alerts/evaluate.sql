@@ -78,12 +78,14 @@ BEGIN
 	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
 		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
+	ELSIF (rule ->> 'threshold')::float8 < 0 THEN
+		RAISE EXCEPTION 'a slow-query rule''s threshold must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
 		RAISE EXCEPTION 'a slow-query rule takes no metric, function or grouping'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a metric, a function or labels to group by.';
+COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a negative threshold, a metric, a function or labels to group by.';
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
 	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),

@@ -16,6 +16,8 @@ CREATE TABLE monitoring.series_catalog (
 );
 CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
 COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.metric_catalog', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.series_catalog', '');
 
 CREATE TABLE monitoring.segments (
     slot_start timestamptz NOT NULL,

@@ -745,6 +745,7 @@ mon_registry_forget(Oid dboid)
 {
 	MonDb	   *db;
 
+	mon_seal_lock(LW_EXCLUSIVE);
 	mon_index_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < METRIC_BUCKETS; i++)
 	{
@@ -776,6 +777,7 @@ mon_registry_forget(Oid dboid)
 	if (db)
 		db->next_seq = 0;
 	mon_index_unlock();
+	mon_seal_unlock();
 }
 
 /* Reclaim the series that have been idle and are safely stored. */

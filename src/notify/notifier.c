@@ -63,6 +63,7 @@
 #define DB_STEP_TIMEOUT_MS 60000
 #define MAX_SENDER_BACKOFF_MS 30000
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
+#define MAX_PER_RECEIVER 8		/* a quarter of what may go to one host: one that hangs leaves room */
 
 typedef struct Sender
 {
@@ -548,7 +549,7 @@ claim(TimestampTz at, int max_rows)
 	static SPIPlanPtr plan = NULL;
 	Oid			types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
 	Datum		args[3] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
-	Int32GetDatum(SENDER_MAX_PER_HOST)};
+	Int32GetDatum(MAX_PER_RECEIVER)};
 	SPITupleTable *table;
 	uint64		n;
 

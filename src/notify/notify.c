@@ -223,12 +223,25 @@ wake_or_start(Oid dboid)
 					  errhint("Consider increasing max_worker_processes.")));
 }
 
+static bool
+is_running(Oid dboid)
+{
+	bool		running = false;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->nslots; i++)
+		if (shared->slots[i].dboid == dboid)
+			running = shared->slots[i].pid != 0;
+	LWLockRelease(lock);
+	return running;
+}
+
 Datum
 mon_notify_dispatch(PG_FUNCTION_ARGS)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[1] = {TIMESTAMPTZOID};
-	Datum		args[1] = {PG_GETARG_DATUM(0)};
+	Oid			types[2] = {TIMESTAMPTZOID, BOOLOID};
+	Datum		args[2] = {PG_GETARG_DATUM(0)};
 	bool		isnull,
 				due;
 
@@ -239,10 +252,11 @@ mon_notify_dispatch(PG_FUNCTION_ARGS)
 	if (RecoveryInProgress())
 		PG_RETURN_VOID();
 
+	args[1] = BoolGetDatum(is_running(MyDatabaseId));
 	SPI_connect();
 	if (plan == NULL)
 	{
-		SPIPlanPtr	p = SPI_prepare("SELECT monitoring.notify_has_work($1)", 1, types);
+		SPIPlanPtr	p = SPI_prepare("SELECT monitoring.notify_has_work($1, $2)", 2, types);
 
 		if (p == NULL || SPI_keepplan(p) != 0)
 			elog(ERROR, "could not prepare the outbox query");

@@ -427,7 +427,7 @@ COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notificati
 -- Delivery: called by the notifier
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.notify_has_work(at timestamptz) RETURNS boolean
+CREATE FUNCTION monitoring.notify_has_work(at timestamptz, running boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN EXISTS (
@@ -442,9 +442,13 @@ BEGIN
 			WHERE r.enabled)
 		OR EXISTS (
 			SELECT FROM monitoring.outbox AS o
-			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= at AND coalesce(o.lease_until <= at, true));
+			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= at AND coalesce(o.lease_until <= at, true))
+		OR (NOT running AND EXISTS (
+			SELECT FROM monitoring.receiver_defs AS r
+			JOIN monitoring.outbox AS o ON o.receiver = r.name
+			WHERE o.state = 'sending'));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz) IS 'Is a notification due, or too old, at that time?';
+COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz, boolean) IS 'Is a notification due, or too old, at that time? When no notifier is running, what is marked as being sent is work too: its notifier is gone.';
 
 CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
@@ -454,7 +458,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	UPDATE monitoring.outbox AS o
 	SET state = 'dead', lease_until = NULL,
-		error = coalesce(o.error || '; ', '') || format('given up after %s attempts: too old', o.attempts)
+		error = coalesce(o.error || '; ', '') || format('given up, too old (attempts: %s)', o.attempts)
 	WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_claim.at
 		AND coalesce(o.lease_until <= notify_claim.at, true);
 
@@ -527,8 +531,8 @@ BEGIN
 			lease_until = NULL, next_attempt_at = d.next_at, http_status = d.http_status, latency = d.latency,
 			sent_at = CASE WHEN d.verdict = 'sent' THEN notify_record.at END,
 			error = CASE
-				WHEN d.exhausted THEN d.error || format('; given up after %s attempts', d.attempts)
-				WHEN d.too_late THEN d.error || format('; given up after %s attempts: too old', d.attempts)
+				WHEN d.exhausted THEN d.error || format('; given up (attempts: %s)', d.attempts)
+				WHEN d.too_late THEN d.error || format('; given up, too old (attempts: %s)', d.attempts)
 				ELSE d.error END
 		FROM decided AS d
 		WHERE b.created_at = d.created_at AND b.id = d.id

@@ -74,8 +74,8 @@ low_bytes(uint64_t x, int n)
 static bool
 outermost(const ExpoSketch *s, bool top, int32_t *index)
 {
-	bool		has_pos = !expo_is_empty(&s->pos);
-	bool		has_neg = !expo_is_empty(&s->neg);
+	bool has_pos = !expo_is_empty(&s->pos);
+	bool has_neg = !expo_is_empty(&s->neg);
 
 	if (top ? has_pos : !has_neg && s->zero_count == 0)
 		*index = top ? s->pos.hi : s->pos.lo;
@@ -89,7 +89,7 @@ outermost(const ExpoSketch *s, bool top, int32_t *index)
 static uint64_t
 zigzag(int32_t v)
 {
-	return v < 0 ? ((uint64_t) -(int64_t) v << 1) - 1 : (uint64_t) v << 1;
+	return v < 0 ? ((uint64_t) - (int64_t) v << 1) - 1 : (uint64_t) v << 1;
 }
 
 /* ---- encoding ---- */
@@ -127,10 +127,10 @@ put_bytes(uint8_t *p, uint64_t x, int n, int length)
 /* What one sign costs in either mode. */
 typedef struct Plan
 {
-	uint64_t	total;
-	size_t		token_bytes;
-	int			k;
-	uint64_t	rice_bits;
+	uint64_t total;
+	size_t token_bytes;
+	int k;
+	uint64_t rice_bits;
 } Plan;
 
 static int
@@ -143,10 +143,10 @@ log2_floor(uint64_t v)
 static Plan
 plan_buckets(const ExpoBuckets *b, uint64_t total)
 {
-	Plan		plan = {total, 0, 0, 0};
-	uint64_t	quotients[3] = {0, 0, 0};
-	int32_t		last = b->lo;
-	int			k;
+	Plan plan = {total, 0, 0, 0};
+	uint64_t quotients[3] = {0, 0, 0};
+	int32_t last = b->lo;
+	int k;
 
 	if (total == 0)
 		return plan;
@@ -154,7 +154,7 @@ plan_buckets(const ExpoBuckets *b, uint64_t total)
 	k = k > 0 ? k - 1 : 0;
 	for (int32_t i = b->lo; i <= b->hi; i++)
 	{
-		uint64_t	c = expo_get(b, i);
+		uint64_t c = expo_get(b, i);
 
 		if (c == 0)
 			continue;
@@ -169,8 +169,8 @@ plan_buckets(const ExpoBuckets *b, uint64_t total)
 	for (int j = 0; j < 3; j++)
 	{
 		/* cannot overflow: total < 2^63 / 64 or tokens are shorter anyway */
-		uint64_t	bits = total >> 32 ? UINT64_MAX
-									   : 4 + quotients[j] + (total - 1) * (uint64_t) (1 + k + j);
+		uint64_t bits = total >> 32 ? UINT64_MAX
+									: 4 + quotients[j] + (total - 1) * (uint64_t) (1 + k + j);
 
 		if (bits < plan.rice_bits)
 		{
@@ -190,12 +190,12 @@ rice_bytes(const Plan *plan)
 static uint8_t *
 put_tokens(uint8_t *p, const ExpoBuckets *b)
 {
-	int32_t		i = b->lo;
+	int32_t i = b->lo;
 
 	while (i <= b->hi)
 	{
-		uint64_t	token = (expo_get(b, i) - 1) << 1;
-		int32_t		next = i + 1;
+		uint64_t token = (expo_get(b, i) - 1) << 1;
+		int32_t next = i + 1;
 
 		while (next <= b->hi && expo_get(b, next) == 0)
 			next++;
@@ -213,9 +213,9 @@ put_tokens(uint8_t *p, const ExpoBuckets *b)
 
 typedef struct BitWriter
 {
-	uint8_t    *p;
-	uint64_t	bits;
-	int			n; /* bits waiting, less than 8 between calls */
+	uint8_t *p;
+	uint64_t bits;
+	int n; /* bits waiting, less than 8 between calls */
 } BitWriter;
 
 /* n <= 48 */
@@ -231,22 +231,22 @@ put_bits(BitWriter *w, uint64_t bits, int n)
 static uint8_t *
 put_rice(uint8_t *p, const ExpoBuckets *b, int k)
 {
-	BitWriter	w = {p, 0, 0};
-	int32_t		last = b->lo;
-	uint64_t	mask = (UINT64_C(1) << k) - 1;
+	BitWriter w = {p, 0, 0};
+	int32_t last = b->lo;
+	uint64_t mask = (UINT64_C(1) << k) - 1;
 
 	put_bits(&w, (uint64_t) k, 4);
 	for (int32_t i = b->lo; i <= b->hi; i++)
 	{
-		uint64_t	repeats = expo_get(b, i);
+		uint64_t repeats = expo_get(b, i);
 
 		if (repeats == 0)
 			continue;
 		repeats -= i == b->lo; /* the first value is where the reader starts */
 		for (; repeats > 0; repeats--)
 		{
-			uint64_t	delta = (uint64_t) (i - last);
-			uint64_t	quotient = delta >> k;
+			uint64_t delta = (uint64_t) (i - last);
+			uint64_t quotient = delta >> k;
 
 			for (; quotient >= 32; quotient -= 32)
 				put_bits(&w, 0, 32);
@@ -278,20 +278,16 @@ sum_bits(double sum)
 /* Sum, min and max as they are stored. */
 typedef struct Numbers
 {
-	uint64_t	sum,
-				min,
-				max;
-	int			sum_length,
-				min_length,
-				max_length;
-	int			open;
+	uint64_t sum, min, max;
+	int sum_length, min_length, max_length;
+	int open;
 } Numbers;
 
 static Numbers
 plan_numbers(const ExpoSketch *s)
 {
-	Numbers		n = {0, 0, 0, 0, 0, 0, open_bytes(s->scale)};
-	int32_t		index;
+	Numbers n = {0, 0, 0, 0, 0, 0, open_bytes(s->scale)};
+	int32_t index;
 
 	if (s->count == 0)
 		return n;
@@ -323,7 +319,7 @@ put_numbers(uint8_t *p, const Numbers *n)
 static uint64_t
 total_of(const ExpoBuckets *b)
 {
-	uint64_t	total = 0;
+	uint64_t total = 0;
 
 	for (int32_t i = b->lo; i <= b->hi; i++)
 		total += expo_get(b, i);
@@ -333,7 +329,7 @@ total_of(const ExpoBuckets *b)
 static size_t
 buckets_bound(const ExpoBuckets *b, uint64_t count)
 {
-	uint64_t	buckets;
+	uint64_t buckets;
 
 	if (expo_is_empty(b))
 		return 0;
@@ -352,13 +348,13 @@ expo_encoded_bound(const ExpoSketch *s)
 size_t
 expo_encode(const ExpoSketch *s, uint8_t *buf)
 {
-	uint64_t	negatives = total_of(&s->neg);
-	Plan		pos = plan_buckets(&s->pos, s->count - s->zero_count - negatives);
-	Plan		neg = plan_buckets(&s->neg, negatives);
-	bool		rice = rice_bytes(&pos) + rice_bytes(&neg) < pos.token_bytes + neg.token_bytes;
-	bool		extended = s->scale != EXPO_DEFAULT_SCALE || s->zero_count > 0 || negatives > 0;
-	Numbers		numbers = plan_numbers(s);
-	uint8_t    *p = buf;
+	uint64_t negatives = total_of(&s->neg);
+	Plan pos = plan_buckets(&s->pos, s->count - s->zero_count - negatives);
+	Plan neg = plan_buckets(&s->neg, negatives);
+	bool rice = rice_bytes(&pos) + rice_bytes(&neg) < pos.token_bytes + neg.token_bytes;
+	bool extended = s->scale != EXPO_DEFAULT_SCALE || s->zero_count > 0 || negatives > 0;
+	Numbers numbers = plan_numbers(s);
+	uint8_t *p = buf;
 
 	*p++ = (uint8_t) (VERSION_BITS | (rice ? RICE_BIT : 0) | (extended ? EXTENDED_BIT : 0) |
 					  numbers.sum_length);
@@ -388,11 +384,11 @@ typedef struct Reader
 static bool
 get_long_varint(Reader *r, uint64_t *v)
 {
-	uint64_t	result = 0;
+	uint64_t result = 0;
 
 	for (int shift = 0; shift < 64 && r->p < r->end; shift += 7)
 	{
-		uint64_t	byte = *r->p++;
+		uint64_t byte = *r->p++;
 
 		if (shift == 63 && byte > 1)
 			return false;
@@ -430,20 +426,17 @@ get_bytes(Reader *r, int n, int length, uint64_t *x)
 
 typedef struct Header
 {
-	bool		rice;
-	int			scale;
-	uint64_t	pos,
-				neg,
-				zero,
-				count;
-	Numbers		numbers;
+	bool rice;
+	int scale;
+	uint64_t pos, neg, zero, count;
+	Numbers numbers;
 } Header;
 
 /* The third byte. */
 static bool
 get_extension(Reader *r, Header *h, bool *zero, bool *neg)
 {
-	uint8_t		byte;
+	uint8_t byte;
 
 	if (r->p == r->end)
 		return false;
@@ -470,21 +463,21 @@ get_counts(Reader *r, Header *h, bool zero, bool neg)
 static bool
 get_numbers(Reader *r, Header *h)
 {
-	Numbers    *n = &h->numbers;
+	Numbers *n = &h->numbers;
 
 	n->open = open_bytes(h->scale);
 	return get_bytes(r, 8, n->sum_length == SAME ? 0 : n->sum_length, &n->sum) &&
-		   get_bytes(r, n->open, n->min_length, &n->min) &&
-		   get_bytes(r, n->open, n->max_length == SAME ? 0 : n->max_length, &n->max) &&
-		   (n->sum_length != SAME || n->max_length == SAME);
+		get_bytes(r, n->open, n->min_length, &n->min) &&
+		get_bytes(r, n->open, n->max_length == SAME ? 0 : n->max_length, &n->max) &&
+		(n->sum_length != SAME || n->max_length == SAME);
 }
 
 static bool
 get_header(Reader *r, Header *h)
 {
-	uint8_t		byte;
-	bool		zero = false;
-	bool		neg = false;
+	uint8_t byte;
+	bool zero = false;
+	bool neg = false;
 
 	memset(h, 0, sizeof(*h));
 	h->scale = EXPO_DEFAULT_SCALE;
@@ -508,17 +501,17 @@ typedef struct Target
 	ExpoSketch *dst;
 	ExpoBuckets *b;
 	const ExpoAllocator *a;
-	int			scale;	/* of the encoded indexes */
-	int			shift;	/* from these to the target's */
-	int32_t		lo;		/* first encoded index */
-	int32_t		limit;	/* no encoded index may pass this */
+	int scale;     /* of the encoded indexes */
+	int shift;     /* from these to the target's */
+	int32_t lo;    /* first encoded index */
+	int32_t limit; /* no encoded index may pass this */
 } Target;
 
 /* Extend the target's populated range over the encoded indexes lo..index. */
 static void
 fit_target(Target *t, int32_t index)
 {
-	int			shift = t->scale - t->dst->scale;
+	int shift = t->scale - t->dst->scale;
 
 	expo_fit(t->dst, t->b, t->lo >> shift, index >> shift, t->a);
 	t->shift = t->scale - t->dst->scale;
@@ -528,7 +521,7 @@ static inline void
 add_to_target(Target *t, int32_t index, uint64_t n)
 {
 	ExpoBuckets *b = t->b;
-	uint32_t	at = (uint32_t) ((index >> t->shift) - b->first);
+	uint32_t at = (uint32_t) ((index >> t->shift) - b->first);
 
 	if (EXPO_UNLIKELY(at >= (uint32_t) b->cap))
 	{
@@ -549,8 +542,8 @@ read_tokens(Target *t, Reader *r, uint64_t total, int32_t *index)
 {
 	for (;;)
 	{
-		uint64_t	token;
-		uint64_t	gap = 0;
+		uint64_t token;
+		uint64_t gap = 0;
 
 		if (!get_varint(r, &token) || (token >> 1) >= total)
 			return false;
@@ -568,15 +561,15 @@ read_tokens(Target *t, Reader *r, uint64_t total, int32_t *index)
 
 typedef struct BitReader
 {
-	Reader	   *r;
-	uint64_t	bits;
-	int			n; /* bits in hand */
+	Reader *r;
+	uint64_t bits;
+	int n; /* bits in hand */
 } BitReader;
 
 static inline void
 refill(BitReader *br)
 {
-	Reader	   *r = br->r;
+	Reader *r = br->r;
 
 	while (br->n <= 56 && r->p < r->end)
 	{
@@ -588,7 +581,7 @@ refill(BitReader *br)
 static bool
 get_rice(BitReader *br, int k, int32_t *delta)
 {
-	int32_t		quotient = 0;
+	int32_t quotient = 0;
 
 	refill(br);
 	while (br->bits == 0)
@@ -600,7 +593,7 @@ get_rice(BitReader *br, int k, int32_t *delta)
 			return false;
 	}
 	{
-		int			zeroes = __builtin_ctzll(br->bits);
+		int zeroes = __builtin_ctzll(br->bits);
 
 		quotient += zeroes;
 		br->bits = br->bits >> zeroes >> 1;
@@ -619,8 +612,8 @@ get_rice(BitReader *br, int k, int32_t *delta)
 static bool
 read_rice(Target *t, Reader *r, uint64_t total, int32_t *index)
 {
-	BitReader	br = {r, 0, 0};
-	int			k;
+	BitReader br = {r, 0, 0};
+	int k;
 
 	refill(&br);
 	if (br.n < 4)
@@ -630,7 +623,7 @@ read_rice(Target *t, Reader *r, uint64_t total, int32_t *index)
 	br.n -= 4;
 	for (;;)
 	{
-		int32_t		delta;
+		int32_t delta;
 
 		add_to_target(t, *index, 1);
 		if (--total == 0)
@@ -647,7 +640,7 @@ read_rice(Target *t, Reader *r, uint64_t total, int32_t *index)
 static bool
 read_buckets(Target *t, Reader *r, const Header *h, uint64_t total, int32_t *lo, int32_t *hi)
 {
-	uint64_t	first;
+	uint64_t first;
 
 	if (total == 0)
 		return true;
@@ -673,9 +666,9 @@ read_buckets(Target *t, Reader *r, const Header *h, uint64_t total, int32_t *lo,
 static double
 complete(uint64_t low, int open, int32_t index, int scale)
 {
-	uint64_t	from = expo_bits(expo_bound(index, scale)) + 1;
-	uint64_t	to = expo_bits(expo_bound(index + 1, scale));
-	uint64_t	bits = from + low_bytes(low - from, open);
+	uint64_t from = expo_bits(expo_bound(index, scale)) + 1;
+	uint64_t to = expo_bits(expo_bound(index + 1, scale));
+	uint64_t bits = from + low_bytes(low - from, open);
 
 	return bits >= from && bits <= to ? expo_from_bits(bits) : 0;
 }
@@ -684,8 +677,8 @@ complete(uint64_t low, int open, int32_t index, int scale)
 static bool
 get_extreme(const ExpoSketch *outer, bool top, const Numbers *n, double *value)
 {
-	uint64_t	low = top ? n->max : n->min;
-	int32_t		index;
+	uint64_t low = top ? n->max : n->min;
+	int32_t index;
 
 	if (!outermost(outer, top, &index))
 	{
@@ -704,11 +697,11 @@ get_extreme(const ExpoSketch *outer, bool top, const Numbers *n, double *value)
 static bool
 is_one_place(const ExpoSketch *outer)
 {
-	int			places = (outer->zero_count > 0) + !expo_is_empty(&outer->pos) +
+	int places = (outer->zero_count > 0) + !expo_is_empty(&outer->pos) +
 		!expo_is_empty(&outer->neg);
 
 	return places == 1 && (expo_is_empty(&outer->pos) || outer->pos.lo == outer->pos.hi) &&
-		   (expo_is_empty(&outer->neg) || outer->neg.lo == outer->neg.hi);
+		(expo_is_empty(&outer->neg) || outer->neg.lo == outer->neg.hi);
 }
 
 /* `outer` has the header's counts and outermost indexes; fill in min, max and sum. */
@@ -735,11 +728,11 @@ int
 expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used,
 				   const ExpoAllocator *a)
 {
-	Reader		r = {buf, buf + len};
-	Header		h;
-	ExpoSketch	outer; /* no counters, only the outermost indexes */
-	Target		pos = {.dst = dst, .b = &dst->pos, .a = a};
-	Target		neg = {.dst = dst, .b = &dst->neg, .a = a};
+	Reader r = {buf, buf + len};
+	Header h;
+	ExpoSketch outer; /* no counters, only the outermost indexes */
+	Target pos = {.dst = dst, .b = &dst->pos, .a = a};
+	Target neg = {.dst = dst, .b = &dst->neg, .a = a};
 
 	if (!get_header(&r, &h))
 		return EXPO_ERR_CORRUPT;
@@ -768,7 +761,7 @@ expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used
 int
 expo_decode(ExpoSketch *s, const uint8_t *buf, size_t len, size_t *used, const ExpoAllocator *a)
 {
-	int			rc;
+	int rc;
 
 	s->scale = EXPO_MAX_SCALE; /* takes the encoded one */
 	rc = expo_merge_encoded(s, buf, len, used, a);

@@ -19,15 +19,15 @@
 int32_t
 expo_index(double v, int scale)
 {
-	uint64_t	bits = expo_bits(v);
-	int32_t		index;
+	uint64_t bits = expo_bits(v);
+	int32_t index;
 
 	if (EXPO_LIKELY(bits >> 52))
 		index = expo_index8(bits);
 	else
 	{
 		/* subnormal: bring the leading one to where a normal number has it */
-		int			shift = __builtin_clzll(bits | 1) - 11;
+		int shift = __builtin_clzll(bits | 1) - 11;
 
 		index = (-1022 - shift) * 256 + expo_step(bits << shift);
 	}
@@ -41,9 +41,9 @@ expo_index(double v, int scale)
 double
 expo_bound(int32_t index, int scale)
 {
-	int64_t		index8 = (int64_t) index * (INT64_C(1) << (EXPO_MAX_SCALE - scale));
-	int64_t		exponent = index8 >> 8;
-	uint64_t	mantissa = expo_boundary[(index8 & 255) + 1] - 1;
+	int64_t index8 = (int64_t) index * (INT64_C(1) << (EXPO_MAX_SCALE - scale));
+	int64_t exponent = index8 >> 8;
+	uint64_t mantissa = expo_boundary[(index8 & 255) + 1] - 1;
 
 	if (exponent > 1023)
 		return DBL_MAX;

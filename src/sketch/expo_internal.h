@@ -29,7 +29,7 @@ extern const uint16_t expo_linear[512] __attribute__((visibility("hidden")));
 static inline uint64_t
 expo_bits(double v)
 {
-	uint64_t	bits;
+	uint64_t bits;
 
 	memcpy(&bits, &v, sizeof(bits));
 	return bits;
@@ -38,7 +38,7 @@ expo_bits(double v)
 static inline double
 expo_from_bits(uint64_t bits)
 {
-	double		v;
+	double v;
 
 	memcpy(&v, &bits, sizeof(v));
 	return v;
@@ -54,7 +54,7 @@ expo_is_finite(double v)
 static inline int32_t
 expo_step(uint64_t bits)
 {
-	uint32_t	k = expo_linear[(bits >> 43) & 511];
+	uint32_t k = expo_linear[(bits >> 43) & 511];
 
 	return (int32_t) (k + ((bits & EXPO_MANTISSA) >= expo_boundary[k + 1])) - 1;
 }
@@ -75,7 +75,7 @@ expo_is_empty(const ExpoBuckets *b)
 static inline uint64_t
 expo_get(const ExpoBuckets *b, int32_t index)
 {
-	int32_t		at = index - b->first;
+	int32_t at = index - b->first;
 
 	return b->width == 4 ? ((const uint32_t *) b->counts)[at] : ((const uint64_t *) b->counts)[at];
 }
@@ -93,7 +93,6 @@ extern bool expo_prepare(ExpoSketch *s, uint64_t n, bool pos, bool neg, const Ex
  * populated, and count them as populated.  Slides, grows or, when a larger block
  * is refused or the span passes EXPO_MAX_BUCKETS, lowers s->scale.
  */
-extern void expo_fit(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi,
-					 const ExpoAllocator *a);
+extern void expo_fit(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, const ExpoAllocator *a);
 
 #endif /* EXPO_INTERNAL_H */

@@ -80,9 +80,9 @@ centred(int32_t lo, int32_t hi, int32_t cap)
 static void
 slide(ExpoBuckets *b, int32_t first)
 {
-	size_t		size = (size_t) span(b) * b->width;
-	char	   *from;
-	char	   *to;
+	size_t size = (size_t) span(b) * b->width;
+	char *from;
+	char *to;
 
 	if (expo_is_empty(b) || first == b->first)
 	{
@@ -97,7 +97,7 @@ slide(ExpoBuckets *b, int32_t first)
 		memset(from, 0, MIN((size_t) (to - from), size));
 	else
 	{
-		char	   *stale = MAX(to + size, from);
+		char *stale = MAX(to + size, from);
 
 		memset(stale, 0, from + size - stale);
 	}
@@ -108,9 +108,9 @@ static bool
 grow(ExpoBuckets *b, int32_t lo, int32_t hi, uint8_t width, const ExpoAllocator *a)
 {
 	ExpoBuckets old = *b;
-	int32_t		cap = EXPO_MIN_CAP;
-	size_t		actual;
-	void	   *counts;
+	int32_t cap = EXPO_MIN_CAP;
+	size_t actual;
+	void *counts;
 
 	while (cap < hi - lo + 1)
 		cap *= 2;
@@ -138,13 +138,13 @@ grow(ExpoBuckets *b, int32_t lo, int32_t hi, uint8_t width, const ExpoAllocator 
 #define FOLD(type)                                                                                 \
 	do                                                                                             \
 	{                                                                                              \
-		type	   *counts = b->counts;                                                            \
-		int32_t		from = b->lo - b->first;                                                       \
-		int32_t		to = 0;                                                                        \
-		type		sum = 0;                                                                       \
+		type *counts = b->counts;                                                                  \
+		int32_t from = b->lo - b->first;                                                           \
+		int32_t to = 0;                                                                            \
+		type sum = 0;                                                                              \
 		for (int32_t i = b->lo; i <= b->hi; i++, from++)                                           \
 		{                                                                                          \
-			type		c = counts[from];                                                          \
+			type c = counts[from];                                                                 \
 			counts[from] = 0;                                                                      \
 			if ((i >> shift) - lo != to)                                                           \
 			{                                                                                      \
@@ -161,7 +161,7 @@ grow(ExpoBuckets *b, int32_t lo, int32_t hi, uint8_t width, const ExpoAllocator 
 static void
 fold(ExpoBuckets *b, int shift)
 {
-	int32_t		lo = b->lo >> shift;
+	int32_t lo = b->lo >> shift;
 
 	if (expo_is_empty(b))
 		return;
@@ -190,7 +190,7 @@ expo_fit(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, const ExpoAlloca
 {
 	for (;;)
 	{
-		int			scale = s->scale;
+		int scale = s->scale;
 
 		if (!expo_is_empty(b))
 		{
@@ -221,8 +221,8 @@ expo_fit(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, const ExpoAlloca
 static void
 widen(ExpoSketch *s, ExpoBuckets *b, const ExpoAllocator *a)
 {
-	uint64_t   *wide;
-	uint32_t   *narrow;
+	uint64_t *wide;
+	uint32_t *narrow;
 
 	if (b->cap == 0 || b->width == 8)
 		return;
@@ -244,7 +244,7 @@ widen(ExpoSketch *s, ExpoBuckets *b, const ExpoAllocator *a)
 bool
 expo_prepare(ExpoSketch *s, uint64_t n, bool pos, bool neg, const ExpoAllocator *a)
 {
-	uint8_t		width = 4;
+	uint8_t width = 4;
 
 	if (n > EXPO_MAX_COUNT - s->count)
 		return false;
@@ -289,7 +289,7 @@ expo_add(ExpoSketch *s, double v, uint64_t n, const ExpoAllocator *a)
 	else
 	{
 		ExpoBuckets *b = v > 0 ? &s->pos : &s->neg;
-		int32_t		index = expo_index(fabs(v), s->scale);
+		int32_t index = expo_index(fabs(v), s->scale);
 
 		expo_fit(s, b, index, index, a);
 		add_to(b, expo_index(fabs(v), s->scale), n);
@@ -305,15 +305,15 @@ expo_add(ExpoSketch *s, double v, uint64_t n, const ExpoAllocator *a)
 static void
 count_values(ExpoBuckets *b, const double *v, size_t n, int scale, bool normal)
 {
-	int			shift = EXPO_MAX_SCALE - scale;
+	int shift = EXPO_MAX_SCALE - scale;
 
 	if (EXPO_UNLIKELY(!normal || b->width == 8))
 		for (size_t i = 0; i < n; i++)
 			add_to(b, expo_index(v[i], scale), 1);
 	else
 	{
-		uint32_t   *counts = b->counts;
-		int32_t		first = b->first;
+		uint32_t *counts = b->counts;
+		int32_t first = b->first;
 
 		for (size_t i = 0; i < n; i++)
 			counts[(expo_index8(expo_bits(v[i])) >> shift) - first]++;
@@ -322,24 +322,22 @@ count_values(ExpoBuckets *b, const double *v, size_t n, int scale, bool normal)
 
 typedef struct Summary
 {
-	double		sum,
-				min,
-				max;
+	double sum, min, max;
 } Summary;
 
 /* Four accumulators each: one would wait for its own last result. */
 static Summary
 summarize(const double *v, size_t n)
 {
-	double		sum[4] = {0, 0, 0, 0};
-	double		min[4] = {v[0], v[0], v[0], v[0]};
-	double		max[4] = {v[0], v[0], v[0], v[0]};
-	size_t		i = 0;
+	double sum[4] = {0, 0, 0, 0};
+	double min[4] = {v[0], v[0], v[0], v[0]};
+	double max[4] = {v[0], v[0], v[0], v[0]};
+	size_t i = 0;
 
 	for (; i + 4 <= n; i += 4)
 		for (int j = 0; j < 4; j++)
 		{
-			double		x = v[i + j];
+			double x = v[i + j];
 
 			sum[j] += x;
 			min[j] = x < min[j] ? x : min[j];
@@ -360,9 +358,8 @@ summarize(const double *v, size_t n)
 typedef struct Part
 {
 	const double *v;
-	size_t		n;
-	double		min,
-				max;
+	size_t n;
+	double min, max;
 } Part;
 
 static void
@@ -401,11 +398,11 @@ add_parts(ExpoSketch *s, const Part *pos, const Part *neg, size_t n, const Summa
 static Part
 make_part(const double *v, size_t n)
 {
-	Part		part = {v, n, 0, 0};
+	Part part = {v, n, 0, 0};
 
 	if (n > 0)
 	{
-		Summary		sum = summarize(v, n);
+		Summary sum = summarize(v, n);
 
 		part.min = sum.min;
 		part.max = sum.max;
@@ -417,11 +414,11 @@ make_part(const double *v, size_t n)
 static bool
 add_mixed(ExpoSketch *s, const double *v, size_t n, const Summary *sum, const ExpoAllocator *a)
 {
-	double		values[2][BATCH];
-	size_t		npos = 0;
-	size_t		nneg = 0;
-	Part		pos;
-	Part		neg;
+	double values[2][BATCH];
+	size_t npos = 0;
+	size_t nneg = 0;
+	Part pos;
+	Part neg;
 
 	for (size_t i = 0; i < n; i++)
 	{
@@ -438,9 +435,9 @@ add_mixed(ExpoSketch *s, const double *v, size_t n, const Summary *sum, const Ex
 static bool
 add_batch(ExpoSketch *s, const double *v, size_t n, const ExpoAllocator *a)
 {
-	Summary		sum = summarize(v, n);
-	Part		all = {v, n, sum.min, sum.max};
-	Part		none = {NULL, 0, 0, 0};
+	Summary sum = summarize(v, n);
+	Part all = {v, n, sum.min, sum.max};
+	Part none = {NULL, 0, 0, 0};
 
 	/* Infinite and NaN inputs show in the sum; so does an overflow, which is no reason to refuse. */
 	if (EXPO_UNLIKELY(!expo_is_finite(sum.sum)))
@@ -453,11 +450,11 @@ add_batch(ExpoSketch *s, const double *v, size_t n, const ExpoAllocator *a)
 size_t
 expo_add_many(ExpoSketch *s, const double *v, size_t n, const ExpoAllocator *a)
 {
-	size_t		done = 0;
+	size_t done = 0;
 
 	while (done < n)
 	{
-		size_t		batch = MIN(n - done, BATCH);
+		size_t batch = MIN(n - done, BATCH);
 
 		if (EXPO_LIKELY(add_batch(s, v + done, batch, a)))
 			done += batch;
@@ -478,9 +475,9 @@ merge_buckets(ExpoBuckets *to, const ExpoBuckets *from, int shift)
 		return;
 	if (shift == 0 && to->width == 4 && from->width == 4)
 	{
-		uint32_t   *d = counter(to, from->lo);
+		uint32_t *d = counter(to, from->lo);
 		const uint32_t *c = counter(from, from->lo);
-		int32_t		n = span(from);
+		int32_t n = span(from);
 
 		for (int32_t i = 0; i < n; i++)
 			d[i] += c[i];
@@ -494,7 +491,7 @@ static void
 fit_merge(ExpoSketch *dst, ExpoBuckets *to, const ExpoSketch *src, const ExpoBuckets *from,
 		  const ExpoAllocator *a)
 {
-	int			shift = src->scale - dst->scale;
+	int shift = src->scale - dst->scale;
 
 	if (!expo_is_empty(from))
 		expo_fit(dst, to, from->lo >> shift, from->hi >> shift, a);
@@ -537,25 +534,24 @@ expo_copy(ExpoSketch *dst, const ExpoSketch *src, const ExpoAllocator *a)
 static double
 representative(int32_t index, int scale)
 {
-	double		lo = expo_bound(index, scale);
-	double		hi = expo_bound(index + 1, scale);
+	double lo = expo_bound(index, scale);
+	double hi = expo_bound(index + 1, scale);
 
 	return lo > 0 ? lo / (0.5 + 0.5 * (lo / hi)) : hi;
 }
 
 typedef struct Wanted
 {
-	uint64_t	rank; /* 1..count */
-	size_t		at;	  /* where the answer goes */
+	uint64_t rank; /* 1..count */
+	size_t at;     /* where the answer goes */
 } Wanted;
 
 typedef struct Walk
 {
 	const ExpoSketch *s;
-	const Wanted *next,
-			   *end;	/* sorted by rank */
-	uint64_t	seen;	/* values passed so far */
-	double	   *out;
+	const Wanted *next, *end; /* sorted by rank */
+	uint64_t seen;            /* values passed so far */
+	double *out;
 } Walk;
 
 static void
@@ -591,7 +587,7 @@ walk_down(Walk *w, const ExpoBuckets *b)
 static uint64_t
 rank_of(const ExpoSketch *s, double q)
 {
-	double		rank = ceil(q * (double) s->count);
+	double rank = ceil(q * (double) s->count);
 
 	/* written so that NaN and overflow end up inside 1..count */
 	if (!(rank > 1))
@@ -611,13 +607,13 @@ insert_wanted(Wanted *wanted, size_t n, Wanted w)
 static void
 quantiles_pass(const ExpoSketch *s, const double *q, size_t n, double *out)
 {
-	Wanted		wanted[QUANTILES_PER_PASS];
-	size_t		nwanted = 0;
-	Walk		w = {s, wanted, wanted, 0, out};
+	Wanted wanted[QUANTILES_PER_PASS];
+	size_t nwanted = 0;
+	Walk w = {s, wanted, wanted, 0, out};
 
 	for (size_t i = 0; i < n; i++)
 	{
-		uint64_t	rank = rank_of(s, q[i]);
+		uint64_t rank = rank_of(s, q[i]);
 
 		if (rank == 1)
 			out[i] = s->min; /* the extremes are known exactly */
@@ -647,7 +643,7 @@ expo_quantiles(const ExpoSketch *s, const double *q, size_t n, double *out)
 double
 expo_quantile(const ExpoSketch *s, double q)
 {
-	double		value;
+	double value;
 
 	expo_quantiles(s, &q, 1, &value);
 	return value;

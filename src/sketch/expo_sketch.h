@@ -22,33 +22,33 @@
 #define EXPO_MAX_SCALE 8
 #define EXPO_MIN_SCALE (-10)
 #define EXPO_DEFAULT_SCALE 6
-#define EXPO_MAX_BUCKETS 4096 /* span of one sign before down-scaling */
+#define EXPO_MAX_BUCKETS 4096                 /* span of one sign before down-scaling */
 #define EXPO_MAX_COUNT ((uint64_t) INT64_MAX) /* values of a sketch */
 
 typedef struct ExpoAllocator
 {
 	/* size rounded up into *actual, a multiple of 8; NULL when refused */
-	void	   *(*alloc)(void *ctx, size_t size, size_t *actual);
-	void		(*free)(void *ctx, void *ptr, size_t actual);
-	void	   *ctx;
+	void *(*alloc)(void *ctx, size_t size, size_t *actual);
+	void (*free)(void *ctx, void *ptr, size_t actual);
+	void *ctx;
 } ExpoAllocator;
 
 /* Dense counters of one sign: counts[k] is bucket index `first + k`. */
 typedef struct ExpoBuckets
 {
-	int32_t		first;	/* index of counts[0] */
-	int32_t		lo, hi; /* lowest and highest populated index; lo > hi when empty */
-	int32_t		cap;	/* counters allocated */
-	uint8_t		width;	/* bytes of a counter: 4 or 8 */
-	void	   *counts;
+	int32_t first;  /* index of counts[0] */
+	int32_t lo, hi; /* lowest and highest populated index; lo > hi when empty */
+	int32_t cap;    /* counters allocated */
+	uint8_t width;  /* bytes of a counter: 4 or 8 */
+	void *counts;
 } ExpoBuckets;
 
 typedef struct ExpoSketch
 {
-	int8_t		scale;
-	uint64_t	count; /* all values, zeroes included */
-	uint64_t	zero_count;
-	double		sum, min, max; /* min > max when empty */
+	int8_t scale;
+	uint64_t count; /* all values, zeroes included */
+	uint64_t zero_count;
+	double sum, min, max; /* min > max when empty */
 	ExpoBuckets pos, neg;
 } ExpoSketch;
 
@@ -97,13 +97,13 @@ extern size_t expo_encode(const ExpoSketch *s, uint8_t *buf);
 #define EXPO_ERR_CORRUPT 1
 #define EXPO_ERR_MEMORY 2
 #define EXPO_ERR_RANGE 3 /* more than EXPO_MAX_COUNT values */
-extern int	expo_decode(ExpoSketch *s, const uint8_t *buf, size_t len, size_t *used,
-						const ExpoAllocator *a);
+extern int expo_decode(ExpoSketch *s, const uint8_t *buf, size_t len, size_t *used,
+					   const ExpoAllocator *a);
 /*
  * Merge an encoded sketch into dst without building the intermediate one.  After
  * EXPO_ERR_CORRUPT dst may hold a part of it and is good for expo_free() only.
  */
-extern int	expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used,
-							   const ExpoAllocator *a);
+extern int expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used,
+							  const ExpoAllocator *a);
 
 #endif /* EXPO_SKETCH_H */

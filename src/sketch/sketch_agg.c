@@ -22,11 +22,11 @@
 
 typedef struct SketchState
 {
-	double	   *values; /* not yet in the sketch */
-	int			nvalues;
-	int			capacity; /* of values; 0 for merge() until something needs it */
+	double *values; /* not yet in the sketch */
+	int nvalues;
+	int capacity; /* of values; 0 for merge() until something needs it */
 	MemoryContext cxt;
-	ExpoSketch	sketch;
+	ExpoSketch sketch;
 } SketchState;
 
 PG_FUNCTION_INFO_V1(mon_sketch_trans);
@@ -89,9 +89,10 @@ make_room(SketchState *state)
 static void
 refuse_value(void)
 {
-	ereport(ERROR, errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-			errmsg("a sketch cannot hold NaN or infinite values"),
-			errhint("Leave them out: sketch(x) FILTER (WHERE x > '-Infinity' AND x < 'Infinity')."));
+	ereport(
+		ERROR, errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+		errmsg("a sketch cannot hold NaN or infinite values"),
+		errhint("Leave them out: sketch(x) FILTER (WHERE x > '-Infinity' AND x < 'Infinity')."));
 }
 
 /* sketch(float8): the most frequently called function of this file. */
@@ -99,7 +100,7 @@ Datum
 mon_sketch_trans(PG_FUNCTION_ARGS)
 {
 	SketchState *state;
-	double		value;
+	double value;
 
 	if (likely(!PG_ARGISNULL(0)))
 		state = (SketchState *) PG_GETARG_POINTER(0);
@@ -124,8 +125,8 @@ static void
 merge_bytes(SketchState *state, const void *data, size_t len)
 {
 	ExpoAllocator alloc = mon_palloc_allocator(state->cxt);
-	size_t		used;
-	int			rc = expo_merge_encoded(&state->sketch, data, len, &used, &alloc);
+	size_t used;
+	int rc = expo_merge_encoded(&state->sketch, data, len, &used, &alloc);
 
 	if (rc == EXPO_ERR_RANGE)
 		too_many();

@@ -68,7 +68,7 @@ mon_palloc_allocator(MemoryContext cxt)
 bytea *
 mon_sketch_encode(const ExpoSketch *s)
 {
-	bytea	   *result = palloc(VARHDRSZ + expo_encoded_bound(s));
+	bytea *result = palloc(VARHDRSZ + expo_encoded_bound(s));
 
 	SET_VARSIZE(result, VARHDRSZ + expo_encode(s, (uint8_t *) VARDATA(result)));
 	return result;
@@ -92,8 +92,8 @@ get_sketch(FunctionCallInfo fcinfo, int argno)
 {
 	struct varlena *datum = PG_GETARG_VARLENA_PP(argno);
 	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
-	ExpoSketch	s;
-	size_t		used;
+	ExpoSketch s;
+	size_t used;
 
 	expo_init(&s, EXPO_DEFAULT_SCALE);
 	if (expo_decode(&s, (const uint8_t *) VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum), &used,
@@ -110,9 +110,9 @@ static bytea *
 canonical(const char *data, size_t len)
 {
 	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
-	ExpoSketch	s;
-	size_t		used;
-	bytea	   *result;
+	ExpoSketch s;
+	size_t used;
+	bytea *result;
 
 	expo_init(&s, EXPO_DEFAULT_SCALE);
 	if (expo_decode(&s, (const uint8_t *) data, len, &used, &alloc) != EXPO_OK)
@@ -126,10 +126,10 @@ Datum
 mon_sketch_in(PG_FUNCTION_ARGS)
 {
 	const char *text = PG_GETARG_CSTRING(0);
-	int			len = (int) strlen(text);
-	int			size = pg_b64_dec_len(len);
-	void	   *data = palloc(size + 1);
-	bytea	   *result = NULL;
+	int len = (int) strlen(text);
+	int size = pg_b64_dec_len(len);
+	void *data = palloc(size + 1);
+	bytea *result = NULL;
 
 	size = pg_b64_decode(text, len, data, size);
 	if (size >= 0)
@@ -147,9 +147,9 @@ mon_sketch_out(PG_FUNCTION_ARGS)
 {
 	struct varlena *datum = PG_GETARG_VARLENA_PP(0);
 	const void *data = VARDATA_ANY(datum);
-	int			len = VARSIZE_ANY_EXHDR(datum);
-	int			size = pg_b64_enc_len(len);
-	char	   *text = palloc(size + 1);
+	int len = VARSIZE_ANY_EXHDR(datum);
+	int size = pg_b64_enc_len(len);
+	char *text = palloc(size + 1);
 
 	size = pg_b64_encode(data, len, text, size);
 	if (size < 0)
@@ -161,9 +161,9 @@ mon_sketch_out(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_recv(PG_FUNCTION_ARGS)
 {
-	StringInfo	buf = (StringInfo) PG_GETARG_POINTER(0);
-	int			len = buf->len - buf->cursor;
-	bytea	   *result = canonical(pq_getmsgbytes(buf, len), len);
+	StringInfo buf = (StringInfo) PG_GETARG_POINTER(0);
+	int len = buf->len - buf->cursor;
+	bytea *result = canonical(pq_getmsgbytes(buf, len), len);
 
 	if (!result)
 		ereport(ERROR, errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
@@ -189,7 +189,7 @@ same_bytes(FunctionCallInfo fcinfo)
 {
 	struct varlena *a = PG_GETARG_VARLENA_PP(0);
 	struct varlena *b = PG_GETARG_VARLENA_PP(1);
-	bool		result = VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+	bool result = VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
 		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 
 	PG_FREE_IF_COPY(a, 0);
@@ -213,7 +213,7 @@ Datum
 mon_sketch_hash(PG_FUNCTION_ARGS)
 {
 	struct varlena *datum = PG_GETARG_VARLENA_PP(0);
-	Datum		result = hash_any((unsigned char *) VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum));
+	Datum result = hash_any((unsigned char *) VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum));
 
 	PG_FREE_IF_COPY(datum, 0);
 	PG_RETURN_DATUM(result);
@@ -223,8 +223,8 @@ Datum
 mon_sketch_hash_extended(PG_FUNCTION_ARGS)
 {
 	struct varlena *datum = PG_GETARG_VARLENA_PP(0);
-	Datum		result = hash_any_extended((unsigned char *) VARDATA_ANY(datum),
-										   VARSIZE_ANY_EXHDR(datum), PG_GETARG_INT64(1));
+	Datum result = hash_any_extended((unsigned char *) VARDATA_ANY(datum), VARSIZE_ANY_EXHDR(datum),
+									 PG_GETARG_INT64(1));
 
 	PG_FREE_IF_COPY(datum, 0);
 	PG_RETURN_DATUM(result);
@@ -247,7 +247,7 @@ mon_sketch_sum(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_avg(PG_FUNCTION_ARGS)
 {
-	ExpoSketch	s = get_sketch(fcinfo, 0);
+	ExpoSketch s = get_sketch(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -257,7 +257,7 @@ mon_sketch_avg(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_min(PG_FUNCTION_ARGS)
 {
-	ExpoSketch	s = get_sketch(fcinfo, 0);
+	ExpoSketch s = get_sketch(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -267,7 +267,7 @@ mon_sketch_min(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_max(PG_FUNCTION_ARGS)
 {
-	ExpoSketch	s = get_sketch(fcinfo, 0);
+	ExpoSketch s = get_sketch(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -277,7 +277,7 @@ mon_sketch_max(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_max_relative_error(PG_FUNCTION_ARGS)
 {
-	ExpoSketch	s = get_sketch(fcinfo, 0);
+	ExpoSketch s = get_sketch(fcinfo, 0);
 
 	PG_RETURN_FLOAT8(expo_max_relative_error(&s));
 }
@@ -296,8 +296,8 @@ check_fraction(double q)
 Datum
 mon_sketch_percentile(PG_FUNCTION_ARGS)
 {
-	double		q = PG_GETARG_FLOAT8(1);
-	ExpoSketch	s;
+	double q = PG_GETARG_FLOAT8(1);
+	ExpoSketch s;
 
 	check_fraction(q);
 	s = get_sketch(fcinfo, 0);
@@ -310,7 +310,7 @@ mon_sketch_percentile(PG_FUNCTION_ARGS)
 static double *
 known_fractions(const Datum *elements, const bool *nulls, int nelements, int *n)
 {
-	double	   *q = palloc(sizeof(double) * Max(nelements, 1));
+	double *q = palloc(sizeof(double) * Max(nelements, 1));
 
 	*n = 0;
 	for (int i = 0; i < nelements; i++)
@@ -326,14 +326,14 @@ known_fractions(const Datum *elements, const bool *nulls, int nelements, int *n)
 Datum
 mon_sketch_percentiles(PG_FUNCTION_ARGS)
 {
-	ArrayType  *fractions = PG_GETARG_ARRAYTYPE_P(1);
-	Datum	   *elements;
-	bool	   *nulls;
-	int			nelements;
-	int			n;
-	double	   *q;
-	double	   *values;
-	ExpoSketch	s;
+	ArrayType *fractions = PG_GETARG_ARRAYTYPE_P(1);
+	Datum *elements;
+	bool *nulls;
+	int nelements;
+	int n;
+	double *q;
+	double *values;
+	ExpoSketch s;
 
 	deconstruct_array(fractions, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
 					  &elements, &nulls, &nelements);

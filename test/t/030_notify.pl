@@ -185,7 +185,7 @@ is(sql("SELECT string_agg(concat_ws(' ', attempt, outcome, http_status), ', ' OR
 
 create('broken', '/status/503', '{"max_attempts": 2}');
 $id = test_message('broken');
-wait_for(outcome($id, 'state, attempts, error'), 'dead|2|HTTP status 503; given up after 2 attempts', 'attempts are bounded');
+wait_for(outcome($id, 'state, attempts, error'), 'dead|2|HTTP status 503; given up (attempts: 2)', 'attempts are bounded');
 
 for my $mode ('retry', 'retry-date')
 {
@@ -233,7 +233,7 @@ create('beside', '/beside');
 sql(q{SELECT monitoring.test_receiver('beside') FROM generate_series(1, 100)});
 wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'beside' AND state = 'sent'}, 100, 'the one beside it gets all');
 is(sql(outcome($hanging[11], 'state')), 'queued', '... before the hanging one is done');
-wait_for(outcome($hanging[0], 'state, error'), 'dead|no response within 4 s; given up after 1 attempts', 'the hanging one times out');
+wait_for(outcome($hanging[0], 'state, error'), 'dead|no response within 4 s; given up (attempts: 1)', 'the hanging one times out');
 sql(q{SELECT monitoring.drop_receiver('hanging')});
 is(sql(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'hanging' AND state <> 'dead'}), 0, 'dropping a receiver gives up its queue');
 

@@ -223,12 +223,12 @@ write_output(void)
 }
 
 static int
-active_to_host(const char *host)
+active_to_host(const Transfer *other)
 {
 	int			n = 0;
 
 	for (Transfer *t = active_head; t; t = t->next)
-		n += strcmp(t->host, host) == 0;
+		n += t->port == other->port && strcmp(t->host, other->host) == 0;
 	return n;
 }
 
@@ -276,7 +276,7 @@ start_queued(void)
 		Transfer   *t = *link;
 		bool		expired = now - t->queued_us > SENDER_MAX_QUEUE_MS * UINT64_C(1000);
 		bool		start = !expired && nactive < SENDER_MAX_ACTIVE &&
-			active_to_host(t->host) < SENDER_MAX_PER_HOST;
+			active_to_host(t) < SENDER_MAX_PER_HOST;
 
 		if (!start && !expired)
 		{

@@ -38,9 +38,9 @@
 /* Longest time a request may wait in the sender for a free connection. */
 #define SENDER_MAX_QUEUE_MS 30000
 
-/* Parallel transfers in all and to one host; more wait in the sender. */
+/* Parallel transfers in all and to one host and port; more wait in the sender. */
 #define SENDER_MAX_ACTIVE 256
-#define SENDER_MAX_PER_HOST 8
+#define SENDER_MAX_PER_HOST 32
 
 #define SENDER_HELLO 'H'
 #define SENDER_REQUEST 'R'

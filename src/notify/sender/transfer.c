@@ -133,9 +133,9 @@ refuse(Outcome *out, const char *why)
 	return false;
 }
 
-/* The host as libcurl itself will read it: a second parser could disagree. */
+/* Host and port as libcurl itself will read them: a second parser could disagree. */
 static char *
-url_host(const char *url, bool *has_credentials)
+url_host(const char *url, int *port, bool *has_credentials)
 {
 	CURLU	   *u = curl_url();
 	char	   *host = NULL,
@@ -152,6 +152,10 @@ url_host(const char *url, bool *has_credentials)
 		part = NULL;
 		if (curl_url_get(u, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
 			*has_credentials = true;
+		curl_free(part);
+		part = NULL;
+		if (curl_url_get(u, CURLUPART_PORT, &part, CURLU_DEFAULT_PORT) == CURLUE_OK)
+			*port = atoi(part);
 		curl_free(part);
 
 		copy = copy_string(host, strlen(host));
@@ -172,7 +176,7 @@ transfer_check(Transfer *t, Outcome *out)
 		return refuse(out, "the url is not a plain http or https url");
 	if (t->method[0] == '\0')
 		return refuse(out, "the method or a header is malformed");
-	t->host = url_host(t->url, &has_credentials);
+	t->host = url_host(t->url, &t->port, &has_credentials);
 	if (!t->host)
 		return refuse(out, "the url cannot be parsed");
 	if (has_credentials)

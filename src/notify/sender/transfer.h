@@ -23,6 +23,7 @@ typedef struct Transfer
 	char	   *method;
 	char	   *url;
 	char	   *host;			/* lower case, as libcurl reads it from the url */
+	int			port;
 	char	   *body;
 	size_t		body_len;
 	struct curl_slist *headers;

@@ -1,0 +1,118 @@
+-- Alert rules: what is accepted, in which form it is stored, and what is refused.
+SET client_min_messages = warning;
+\set SHOW_CONTEXT never
+UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
+
+CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text, hint text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	code := 'none';
+	RETURN NEXT;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+	RETURN NEXT;
+END $$;
+
+-- the signature users write, and everything in its stored form
+SELECT monitoring.create_alert_rule('plain', 'ar_latency_seconds', 'p95', '5 minutes', '>', 0.5) > 0 AS created;
+SELECT monitoring.create_alert_rule('full', 'ar_latency_seconds', 'avg', '1 minute', '!=', -2, '30 seconds', 'P1',
+	'{"status": 500, "cached": false, "none": null}', '{route,method,route}', '{"summary": "{{route}}", "runbook": 7}',
+	keep_firing_for => '1 minute', max_age => '0', extra_labels => '{"team": "shop"}') > 0 AS created;
+SELECT monitoring.create_alert_rule('hysteresis', 'ar_latency_seconds', 'avg', '1 minute', '<=', 1, severity => 'Warning',
+	resolve_threshold => 2, receivers => '{}') > 0 AS created;
+SELECT monitoring.create_slow_query_rule('slow', '1500 ms', labels => '{"database": "shop"}') > 0 AS created;
+\x on
+SELECT name, kind, metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, labels,
+	by, extra_labels, annotations, receivers, enabled, owner = current_user AS mine, state, pending, firing, last_error
+FROM monitoring.alert_rules WHERE name IN ('plain', 'full', 'hysteresis', 'slow') ORDER BY id;
+\x off
+SELECT s, monitoring.canonical_severity(s) FROM unnest('{p0,P1,p2,P3,P4,warning,CRITICAL,high,medium,low,info}'::text[]) AS s;
+
+-- refused
+\pset format unaligned
+\t on
+SELECT f.* FROM unnest(ARRAY[
+	$$'plain', 'm', 'avg', '1 minute', '>', 1$$,
+	$$NULL, 'm', 'avg', '1 minute', '>', 1$$,
+	$$E'a\nb', 'm', 'avg', '1 minute', '>', 1$$,
+	$$'x', 'm', 'avg', '1 minute', '~', 1$$,
+	$$'x', 'm', 'avg', '1 minute', NULL, 1$$,
+	$$'x', 'm', 'average', '1 minute', '>', 1$$,
+	$$'x', 'm', NULL, '1 minute', '>', 1$$,
+	$$'x', 'no metric', 'avg', '1 minute', '>', 1$$,
+	$$'x', 'm', 'avg', '-1 minute', '>', 1$$,
+	$$'x', 'm', 'avg', '0', '>', 1$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 'NaN'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 'Infinity'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', NULL$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, '-1 second'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, keep_firing_for => '-1 second'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, max_age => NULL$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, severity => 'awful'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, labels => '[1]'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, labels => '{"a": {"b": 1}}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, labels => '{"a": "b\r\nc"}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, labels => jsonb_build_object('a', repeat('x', 5000))$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, annotations => '{"a": []}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, by => '{a,NULL}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, resolve_threshold => 2$$,
+	$$'x', 'm', 'avg', '1 minute', '<', 1, resolve_threshold => 0$$,
+	$$'x', 'm', 'avg', '1 minute', '=', 1, resolve_threshold => 0$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, receivers => '{nobody}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, kind => 'magic'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, kind => 'slow_query'$$
+]) AS arguments
+CROSS JOIN LATERAL pg_temp.fails('SELECT monitoring.create_alert_rule(' || arguments || ')') AS f;
+
+-- changes
+SELECT monitoring.update_alert_rule('full', '{"threshold": 3, "op": ">", "severity": "p0", "by": ["b", "a"], "over": "2 minutes"}');
+SELECT monitoring.update_alert_rule('full', '{"threshold": 3}');
+SELECT op, threshold, severity, by_labels, over, version FROM monitoring.alert_rule_defs WHERE name = 'full';
+SELECT monitoring.enable_alert_rule('full', false);
+SELECT enabled, state FROM monitoring.alert_rules WHERE name = 'full';
+SELECT monitoring.enable_alert_rule('full');
+SELECT enabled, state FROM monitoring.alert_rules WHERE name = 'full';
+SELECT f.* FROM unnest(ARRAY[
+	$$monitoring.update_alert_rule('full', '{"name": "other"}')$$,
+	$$monitoring.update_alert_rule('full', '[]')$$,
+	$$monitoring.update_alert_rule('full', '{"over": "-1 second"}')$$,
+	$$monitoring.update_alert_rule('full', '{"threshold": "NaN"}')$$,
+	$$monitoring.update_alert_rule('nosuch', '{}')$$,
+	$$monitoring.enable_alert_rule('nosuch')$$,
+	$$monitoring.drop_alert_rule('nosuch')$$,
+	$$monitoring.create_slow_query_rule('x', '-1 second')$$,
+	$$monitoring.evaluate_alerts('infinity')$$,
+	$$monitoring.evaluate_alerts(NULL)$$
+]) AS call
+CROSS JOIN LATERAL pg_temp.fails('SELECT ' || call) AS f;
+
+-- a kind's functions must exist and must not run with the rights of the extension's owner unless they are his
+SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.nosuch')$$) AS f;
+CREATE ROLE regress_alert_author;
+CREATE FUNCTION public.ar_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb FROM unnest(rule_ids) AS r $$;
+ALTER FUNCTION public.ar_values OWNER TO regress_alert_author;
+SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.ar_values')$$) AS f;
+ALTER FUNCTION public.ar_values SECURITY DEFINER;
+INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.ar_values');
+SELECT monitoring.create_alert_rule('by_kind', NULL, NULL, '1 minute', '>=', 7, kind => 'k') > 0 AS created;
+SELECT monitoring.evaluate_alerts();
+SELECT rule, state, value FROM monitoring.alerts WHERE rule = 'by_kind';
+-- taking the right away later is an error of the kind's rules
+ALTER FUNCTION public.ar_values SECURITY INVOKER;
+SELECT monitoring.evaluate_alerts();
+SELECT name, state, last_error FROM monitoring.alert_rules WHERE name = 'by_kind';
+
+-- texts are filled in once, and what is filled in is only text
+SELECT monitoring.fill_text(t, '{"a": "{{b}}", "b": "secret", "value": "1.5", "e": ""}')
+FROM unnest('{plain,"","{{a}}","{{ a }}-{{$labels.b}}-{{ $value }}","{{nosuch}} {{e}}|","{{a}}{{a}}","{{","}}{{","{{{a}}}","{{a b}}","{{ {{a}} }}"}'::text[]) AS t;
+
+SELECT monitoring.drop_alert_rule(name) FROM monitoring.alert_rules ORDER BY id;
+DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'k';
+DROP FUNCTION public.ar_values;
+DROP ROLE regress_alert_author;
+SELECT count(*) FROM monitoring.alert_rules;
+SELECT count(*) FROM monitoring.alert_states;
+TRUNCATE monitoring.alert_history;
+UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

@@ -1,0 +1,87 @@
+-- The outbox on virtual time: enqueueing, claiming, outcomes. Everything is rolled back, so that no notifier sees it.
+\pset format unaligned
+\set VERBOSITY terse
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL timezone = 'UTC';
+UPDATE monitoring.receiver_defs SET enabled = false;
+
+CREATE TEMP TABLE start AS SELECT nextval('monitoring.outbox_id_seq') AS base, clock_timestamp() AS t;
+CREATE FUNCTION pg_temp.claim(at timestamptz, max_rows integer DEFAULT 100, per_receiver integer DEFAULT 100)
+RETURNS TABLE (id bigint, receiver text, attempt integer) LANGUAGE sql AS $$
+	SELECT c.id - (SELECT base FROM pg_temp.start), c.receiver ->> 'name', c.attempt
+	FROM monitoring.notify_claim(at, max_rows, per_receiver) AS c ORDER BY c.id
+$$;
+CREATE FUNCTION pg_temp.outcome(at timestamptz, outcomes jsonb) RETURNS void LANGUAGE sql AS $$
+	SELECT monitoring.notify_record(at, jsonb_agg(to_jsonb(o) - 'n' || jsonb_build_object('created_at', b.created_at, 'id', b.id)))
+	FROM jsonb_to_recordset(outcomes) AS o (n bigint, attempt integer, outcome text, http_status integer, latency float8, retry_after float8, error text)
+	JOIN monitoring.outbox AS b ON b.id = o.n + (SELECT base FROM pg_temp.start)
+$$;
+CREATE VIEW pg_temp.state AS SELECT id - (SELECT base FROM pg_temp.start) AS id, receiver, status, state, attempts, http_status, error
+	FROM monitoring.notifications WHERE id > (SELECT base FROM pg_temp.start);
+
+SELECT monitoring.create_receiver('a', 'webhook', 'https://a.example.com/');
+SELECT monitoring.create_receiver('b', 'webhook', 'https://b.example.com/', '{"max_attempts": 2, "send_resolved": false, "max_age_seconds": 600}');
+SELECT monitoring.create_receiver('c', 'webhook', 'https://c.example.com/');
+
+INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, owner, receivers)
+VALUES ('everybody', 'm', 'avg', '1 minute', '>', 1, current_user, NULL), ('only c', 'm', 'avg', '1 minute', '>', 1, current_user, '{c,nobody}');
+SELECT monitoring.ensure_partition('alert_history', '2026-02-03') IS NOT NULL AS made;
+
+-- Transitions of 60 alerts of one rule and one of the other; pending ones are nobody's business.
+CREATE FUNCTION pg_temp.transitions(rule text, from_state text, to_state text, alerts integer) RETURNS integer LANGUAGE sql AS $$
+	WITH h AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state, to_state,
+			reason, value, threshold, op, annotations, active_at, fired_at, fingerprint)
+		SELECT '2026-02-03', n, d.id, d.name, 'low', '{}', jsonb_build_object('n', n::text), from_state, to_state, 'breach', n, 1, '>', '{}',
+			'2026-02-03', '2026-02-03', n::text
+		FROM monitoring.alert_rule_defs AS d CROSS JOIN generate_series(1, alerts) AS n WHERE d.name = rule RETURNING id)
+	SELECT monitoring.enqueue_notifications(array_agg(h.id)) FROM h
+$$;
+SELECT pg_temp.transitions('everybody', 'inactive', 'pending', 1);
+SELECT pg_temp.transitions('everybody', 'pending', 'inactive', 1);
+SELECT pg_temp.transitions('everybody', 'pending', 'firing', 60);
+SELECT pg_temp.transitions('everybody', 'firing', 'resolved', 1);
+SELECT pg_temp.transitions('only c', 'pending', 'firing', 1);
+SELECT monitoring.enqueue_notifications('{}'), monitoring.enqueue_notifications(NULL);
+SELECT n.id - s.base AS id, n.receiver, n.alert, n.status, n.state, cardinality(n.alert_ids) AS alerts
+FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base ORDER BY n.id;
+SELECT count(DISTINCT idempotency_key) AS keys FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base;
+
+-- Of each group only the first; bounds hold.
+SELECT monitoring.notify_has_work(t - interval '1 second') AS early, monitoring.notify_has_work(t + interval '1 second') AS due FROM pg_temp.start;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t - interval '1 second') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second', max_rows => 1) AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second', per_receiver => 1) AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second') AS c;
+
+-- Outcomes: 2xx is sent, 503 is tried again, 404 is not; a late outcome of another attempt changes nothing.
+SELECT pg_temp.outcome(t + interval '2 seconds', '[{"n": 1, "attempt": 1, "outcome": "response", "http_status": 204, "latency": 0.01},
+	{"n": 2, "attempt": 1, "outcome": "response", "http_status": 503, "error": "HTTP status 503"},
+	{"n": 3, "attempt": 1, "outcome": "response", "http_status": 404, "error": "HTTP status 404"},
+	{"n": 8, "attempt": 7, "outcome": "response", "http_status": 200}]') FROM pg_temp.start;
+SELECT * FROM pg_temp.state ORDER BY id;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '4 seconds') AS c;
+
+-- A second failure ends b's two attempts; refusals and formatter errors are final; Retry-After is kept.
+SELECT pg_temp.outcome(t + interval '5 seconds', '[{"n": 2, "attempt": 2, "outcome": "network", "error": "no response"},
+	{"n": 4, "attempt": 1, "outcome": "refused", "error": "no"}, {"n": 6, "attempt": 1, "outcome": "response", "http_status": 429, "retry_after": 100, "error": "HTTP status 429"},
+	{"n": 8, "attempt": 1, "outcome": "response", "http_status": 429, "retry_after": 9999, "error": "HTTP status 429"}]') FROM pg_temp.start;
+SELECT * FROM pg_temp.state WHERE id IN (2, 4, 6, 8) ORDER BY id;
+SELECT o.next_attempt_at - t AS waits FROM monitoring.outbox AS o, pg_temp.start WHERE o.id = base + 6;
+
+-- A lease ends a minute after the timeout: the same row and key, one attempt more.
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '10 seconds') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '84 seconds') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '86 seconds') AS c;
+
+-- A new notifier takes back what the last one had claimed; what is too old is given up.
+SELECT monitoring.notify_release(t + interval '90 seconds') FROM pg_temp.start;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '90 seconds') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '2 hours') AS c;
+SELECT * FROM pg_temp.state ORDER BY id;
+SELECT monitoring.notify_has_work(t + interval '2 hours') FROM pg_temp.start;
+SELECT a.notification_id - base AS id, a.attempt, a.outcome, a.http_status, a.latency, a.error
+FROM monitoring.delivery_attempts AS a, pg_temp.start WHERE a.notification_id > base ORDER BY 1, 2;
+ROLLBACK;

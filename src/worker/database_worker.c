@@ -1,0 +1,739 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_worker.c
+ *	  Runs the periodic jobs of one database: the rows of monitoring.jobs.
+ *
+ * Each job runs in a transaction of its own, as the row's owner and with its
+ * own timeout; an error ends that transaction and no more.  Between jobs the
+ * worker has no transaction and no snapshot.  The schedule lives in the slot
+ * in shared memory, so that a worker goes on where the one before stopped; a
+ * missed run is made once, not as often as it was missed.
+ *
+ * Before it touches anything of the extension a transaction locks the
+ * extension without waiting.  DROP EXTENSION locks it first, too, so the two
+ * never wait for each other in a circle.
+ *
+ * The slot is written under mon_workers->lock by its worker; stop, leave and
+ * woken are set by others.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker/worker_internal.h"
+
+#include <signal.h>
+
+#include "access/xact.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "common/pg_prng.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/lmgr.h"
+#include "storage/lock.h"
+#include "storage/procarray.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#define MAX_SLEEP_MS 60000	  /* look at the jobs at least this often */
+#define RETRY_MS 1000		  /* the extension is locked, or its jobs can't be read */
+#define MAX_JITTER_MS 5000	  /* a first run is put off by a tenth of the interval, at most this */
+#define SHUTDOWN_JOB_MS 10000 /* a job's time at shutdown, at most */
+#define CLIENTS_WAIT_MS 3000  /* for sessions to hand over what they have, at shutdown */
+
+typedef struct Job
+{
+	char	   *name;
+	char	   *call;		/* quoted name of the function */
+	char	   *owner;
+	char	   *setting;	/* that gives the interval, or NULL */
+	int64		interval;	/* microseconds; 0 when the setting does not exist */
+	int			timeout;	/* ms */
+	bool		durable;
+	bool		run_at_shutdown;
+	bool		run_on_wake;
+	char	   *last_state;
+	char	   *last_error;
+	TimestampTz at;			/* of this run */
+	const char *error;		/* of this run */
+} Job;
+
+typedef enum ExtensionState
+{
+	EXTENSION_ABSENT,
+	EXTENSION_BUSY, /* somebody drops or alters it */
+	EXTENSION_USABLE
+} ExtensionState;
+
+typedef void (*TransactionBody) (void *arg);
+
+static MonWorkerSlot *my_slot = NULL;
+static uint32 my_generation = 0;
+static MonSlotState my_outcome = MON_SLOT_FAILED;
+static MemoryContext cycle_cxt = NULL; /* reset in every cycle */
+static bool load_error_logged = false;
+static bool too_many_logged = false;
+
+/* Set while a transaction may be cancelled to let us shut down. */
+static volatile sig_atomic_t cancelable = false;
+
+/* ---- the slot ---- */
+
+/* False if the slot isn't, or is no longer, meant for this process. */
+static bool
+claim_slot(const MonWorkerTask *task)
+{
+	MonWorkerSlot *slot = &mon_workers->slots[task->slot];
+	bool		mine;
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	mine = slot->generation == task->generation && slot->state == MON_SLOT_STARTING;
+	if (mine && slot->stop)
+	{
+		slot->state = MON_SLOT_STOPPED;
+		mine = false;
+	}
+	else if (mine)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		slot->since = GetCurrentTimestamp();
+	}
+	LWLockRelease(mon_workers->lock);
+
+	if (!mine)
+		mon_launcher_wake();
+	else
+	{
+		my_slot = slot;
+		my_generation = task->generation;
+	}
+	return mine;
+}
+
+/* Runs when this process has already left the list of those connected to the database. */
+static void
+release_slot(int code, Datum arg)
+{
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	if (my_slot->generation == my_generation)
+	{
+		if (my_outcome == MON_SLOT_FAILED && my_slot->stop)
+			my_outcome = MON_SLOT_STOPPED;
+		my_slot->state = my_outcome;
+		my_slot->pid = 0;
+		my_slot->latch = NULL;
+		my_slot->running = -1;
+	}
+	LWLockRelease(mon_workers->lock);
+	mon_launcher_wake();
+}
+
+static void
+leave_with(MonSlotState outcome)
+{
+	my_outcome = outcome;
+	proc_exit(0);
+}
+
+static bool
+slot_flag(const bool *flag)
+{
+	bool		value;
+
+	LWLockAcquire(mon_workers->lock, LW_SHARED);
+	value = *flag;
+	LWLockRelease(mon_workers->lock);
+	return value;
+}
+
+static bool
+take_woken(void)
+{
+	bool		woken;
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	woken = my_slot->woken;
+	my_slot->woken = false;
+	LWLockRelease(mon_workers->lock);
+	return woken;
+}
+
+/* Only this process changes the jobs of its slot, so reading needs no lock. */
+static MonJobStats *
+find_stats(const char *name)
+{
+	for (int i = 0; i < my_slot->njobs; i++)
+		if (strcmp(NameStr(my_slot->jobs[i].name), name) == 0)
+			return &my_slot->jobs[i];
+	return NULL;
+}
+
+/* ---- transactions ---- */
+
+/*
+ * First SIGTERM: end the running job and shut down in order.  (A second one,
+ * while that goes on, ends the process.)
+ */
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	ShutdownRequestPending = true;
+	if (cancelable)
+	{
+		InterruptPending = true;
+		QueryCancelPending = true;
+	}
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+/* Caller is in a transaction, to whose end the lock lasts. */
+static ExtensionState
+lock_extension(void)
+{
+	Oid			extension = get_extension_oid(MON_SCHEMA, true);
+	LOCKTAG		tag;
+
+	if (!OidIsValid(extension))
+		return EXTENSION_ABSENT;
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return EXTENSION_BUSY;
+	/* It may have gone just before. */
+	AcceptInvalidationMessages();
+	return get_extension_oid(MON_SCHEMA, true) == extension ? EXTENSION_USABLE : EXTENSION_ABSENT;
+}
+
+/*
+ * Run body(arg) in a transaction that may take timeout ms.  Returns NULL, or
+ * the error, in cycle_cxt, after the transaction has been rolled back.  As in
+ * autovacuum, a caught error leaves the process as it was between jobs.
+ */
+static ErrorData *
+in_transaction(TransactionBody body, void *arg, int timeout)
+{
+	ErrorData  *volatile error = NULL;
+
+	/* A cancel that came too late for the job it was meant for. */
+	QueryCancelPending = false;
+	cancelable = true;
+	if (ShutdownRequestPending && my_outcome == MON_SLOT_FAILED)
+	{
+		cancelable = false;
+		return NULL;
+	}
+
+	PG_TRY();
+	{
+		SetCurrentStatementStartTimestamp();
+		StartTransactionCommand();
+		enable_timeout_after(STATEMENT_TIMEOUT, timeout);
+		PushActiveSnapshot(GetTransactionSnapshot());
+		body(arg);
+		PopActiveSnapshot();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		CommitTransactionCommand();
+		cancelable = false;
+	}
+	PG_CATCH();
+	{
+		cancelable = false;
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		MemoryContextSwitchTo(cycle_cxt);
+		error = CopyErrorData();
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(cycle_cxt);
+	return error;
+}
+
+/* ---- the list of jobs ---- */
+
+static char *
+column_text(HeapTuple tuple, TupleDesc desc, int column)
+{
+	char	   *value = SPI_getvalue(tuple, desc, column);
+
+	return value ? MemoryContextStrdup(cycle_cxt, value) : NULL;
+}
+
+static bool
+column_bool(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+
+	return DatumGetBool(SPI_getbinval(tuple, desc, column, &isnull)) && !isnull;
+}
+
+static int64
+column_int64(HeapTuple tuple, TupleDesc desc, int column)
+{
+	bool		isnull;
+	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(datum);
+}
+
+static Job *
+job_from_tuple(HeapTuple tuple, TupleDesc desc)
+{
+	Job		   *job = MemoryContextAllocZero(cycle_cxt, sizeof(Job));
+
+	job->name = column_text(tuple, desc, 1);
+	job->call = column_text(tuple, desc, 2);
+	job->owner = column_text(tuple, desc, 3);
+	job->setting = column_text(tuple, desc, 4);
+	job->interval = column_int64(tuple, desc, 5);
+	job->timeout = (int) Min(column_int64(tuple, desc, 6), INT_MAX);
+	job->durable = column_bool(tuple, desc, 7);
+	job->run_at_shutdown = column_bool(tuple, desc, 8);
+	job->run_on_wake = column_bool(tuple, desc, 9);
+	job->last_state = column_text(tuple, desc, 10);
+	job->last_error = column_text(tuple, desc, 11);
+
+	/* Custom settings in ms: their plain number is in ms, too. */
+	if (job->setting)
+	{
+		const char *value = GetConfigOption(job->setting, true, false);
+
+		job->interval = value ? Max(strtol(value, NULL, 10), 1) * INT64CONST(1000) : 0;
+	}
+	return job;
+}
+
+typedef struct JobList
+{
+	ExtensionState extension;
+	List	   *jobs;
+} JobList;
+
+static void
+read_jobs(void *arg)
+{
+	JobList    *list = arg;
+	MemoryContext old_cxt;
+
+	list->extension = lock_extension();
+	if (list->extension != EXTENSION_USABLE)
+		return;
+
+	SPI_connect();
+	if (SPI_execute("SELECT name::text,"
+					"       (SELECT string_agg(quote_ident(i), '.')"
+					"        FROM unnest(parse_ident(function)) i),"
+					"       owner::text, setting,"
+					"       (extract(epoch FROM every) * 1000000)::bigint,"
+					"       ceil(extract(epoch FROM timeout) * 1000)::bigint,"
+					"       durable, run_at_shutdown, run_on_wake, last_state, last_error"
+					"  FROM monitoring.jobs WHERE enabled ORDER BY priority, name",
+					true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read monitoring.jobs");
+	old_cxt = MemoryContextSwitchTo(cycle_cxt);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		list->jobs = lappend(list->jobs,
+							 job_from_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+	MemoryContextSwitchTo(old_cxt);
+	SPI_finish();
+}
+
+/* When a job that has never run is run first: soon, but not with all the others. */
+static TimestampTz
+first_anchor(TimestampTz now, int64 interval)
+{
+	double		jitter = Min(interval / 10, MAX_JITTER_MS * INT64CONST(1000));
+
+	return now - interval + (int64) (jitter * pg_prng_double(&pg_global_prng_state));
+}
+
+/* Make the slot's jobs those of the list; what stays keeps its counters. */
+static void
+sync_stats(List *jobs, TimestampTz now)
+{
+	MonJobStats *stats = palloc0(MON_MAX_JOBS * sizeof(MonJobStats));
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, jobs)
+	{
+		Job		   *job = lfirst(lc);
+		MonJobStats *known = find_stats(job->name);
+
+		if (n >= MON_MAX_JOBS)
+		{
+			if (!too_many_logged)
+				ereport(WARNING, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+								  errmsg("monitoring runs only the first %d jobs of the database",
+										 MON_MAX_JOBS)));
+			too_many_logged = true;
+			break;
+		}
+		if (known)
+			stats[n] = *known;
+		else
+			namestrcpy(&stats[n].name, job->name);
+		if (stats[n].anchor == 0 && job->interval > 0)
+			stats[n].anchor = first_anchor(now, job->interval);
+		stats[n].interval = job->interval;
+		n++;
+	}
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	memcpy(my_slot->jobs, stats, n * sizeof(MonJobStats));
+	my_slot->njobs = n;
+	LWLockRelease(mon_workers->lock);
+}
+
+/* The enabled jobs in the order they run; NIL when there are none to be had now. */
+static List *
+load_jobs(void)
+{
+	JobList		list = {EXTENSION_BUSY, NIL};
+	ErrorData  *error = in_transaction(read_jobs, &list, RETRY_MS * 10);
+
+	if (error != NULL)
+	{
+		if (!load_error_logged && !ShutdownRequestPending)
+			ereport(LOG, (errcode(error->sqlerrcode),
+						  errmsg("monitoring could not read its jobs: %s", error->message)));
+		load_error_logged = true;
+		return NIL;
+	}
+	load_error_logged = false;
+	if (list.extension == EXTENSION_ABSENT)
+		leave_with(MON_SLOT_ABSENT);
+	if (list.extension == EXTENSION_USABLE)
+		sync_stats(list.jobs, GetCurrentTimestamp());
+	return list.jobs;
+}
+
+/* ---- running a job ---- */
+
+/*
+ * As the job's owner.  Someone who is not a superuser gets no chance to become
+ * one through the worker's session, nor to leave work for its end.
+ */
+static void
+become_owner(const char *owner)
+{
+	Oid			role = get_role_oid(owner, false);
+
+	SetUserIdAndSecContext(role, superuser_arg(role)
+						   ? SECURITY_LOCAL_USERID_CHANGE
+						   : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+}
+
+static void
+job_body(void *arg)
+{
+	Job		   *job = arg;
+	Oid			argtypes[1] = {TIMESTAMPTZOID};
+	Datum		values[1] = {TimestampTzGetDatum(job->at)};
+	Oid			save_user;
+	int			save_context;
+	int			guc_level;
+
+	if (lock_extension() != EXTENSION_USABLE)
+		return;
+
+	if (!job->durable)
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
+
+	GetUserIdAndSecContext(&save_user, &save_context);
+	become_owner(job->owner);
+	guc_level = NewGUCNestLevel();
+
+	SPI_connect();
+	SPI_execute_with_args(psprintf("SELECT %s($1)", job->call), 1, argtypes, values, NULL, false,
+						  0);
+	SPI_finish();
+
+	/* Whatever the job has SET, the next one starts from our settings. */
+	AtEOXact_GUC(false, guc_level);
+	SetUserIdAndSecContext(save_user, save_context);
+}
+
+/* The row says how the latest run ended; it is written when that changes. */
+static void
+outcome_body(void *arg)
+{
+	Job		   *job = arg;
+	Oid			argtypes[3] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum		values[3];
+	char		nulls[3] = {' ', job->error ? ' ' : 'n', ' '};
+
+	if (lock_extension() != EXTENSION_USABLE)
+		return;
+
+	values[0] = CStringGetTextDatum(job->name);
+	values[1] = job->error ? CStringGetTextDatum(job->error) : (Datum) 0;
+	values[2] = TimestampTzGetDatum(job->at);
+	SPI_connect();
+	SPI_execute_with_args("UPDATE monitoring.jobs"
+						  "   SET last_state = CASE WHEN $2 IS NULL THEN 'ok' ELSE 'failed' END,"
+						  "       last_error = coalesce($2, last_error),"
+						  "       last_error_at = CASE WHEN $2 IS NULL THEN last_error_at ELSE $3 END"
+						  " WHERE name = $1",
+						  3, argtypes, values, nulls, false, 0);
+	SPI_finish();
+}
+
+static void
+write_outcome(Job *job)
+{
+	bool		was_failed = job->last_state && strcmp(job->last_state, "failed") == 0;
+	bool		was_ok = job->last_state && strcmp(job->last_state, "ok") == 0;
+	ErrorData  *error;
+
+	if (job->error ? was_failed && job->last_error && strcmp(job->error, job->last_error) == 0
+				   : was_ok)
+		return;
+
+	if (job->error)
+		ereport(LOG, (errmsg("monitoring job \"%s\" failed: %s", job->name, job->error)));
+	else if (was_failed)
+		ereport(LOG, (errmsg("monitoring job \"%s\" works again", job->name)));
+
+	error = in_transaction(outcome_body, job, RETRY_MS * 10);
+	if (error)
+		ereport(LOG, (errcode(error->sqlerrcode),
+					  errmsg("monitoring could not record the outcome of job \"%s\": %s",
+							 job->name, error->message)));
+}
+
+static void
+run_job(Job *job, TimestampTz due, int timeout)
+{
+	MonJobStats *stats = find_stats(job->name);
+	TimestampTz start = GetCurrentTimestamp();
+	ErrorData  *error;
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	my_slot->state = MON_SLOT_RUNNING;
+	my_slot->running = stats - my_slot->jobs;
+	LWLockRelease(mon_workers->lock);
+	pgstat_report_activity(STATE_RUNNING, psprintf("monitoring job %s", job->name));
+
+	job->at = start;
+	if (job->interval <= 0)
+		job->error = psprintf("setting \"%s\" does not exist", job->setting ? job->setting : "");
+	else if ((error = in_transaction(job_body, job, timeout)) != NULL)
+		job->error = error->message;
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	my_slot->state = MON_SLOT_IDLE;
+	my_slot->running = -1;
+	stats->runs++;
+	stats->last_run = start;
+	stats->duration = (double) (GetCurrentTimestamp() - start) / USECS_PER_SEC;
+	stats->lag = (double) Max(start - due, 0) / USECS_PER_SEC;
+	stats->failed = job->error != NULL;
+	if (stats->failed)
+		stats->failures++;
+	/* Keep the beat, but make up for no more than one missed run. */
+	stats->anchor = start - due < job->interval && start >= due ? due : start;
+	LWLockRelease(mon_workers->lock);
+
+	/* Cancelled to make way: nothing is wrong with the job. */
+	if (!(job->error && ShutdownRequestPending && my_outcome == MON_SLOT_FAILED))
+		write_outcome(job);
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+static void
+reload_if_asked(void)
+{
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* Run what is due; returns when to look again. */
+static TimestampTz
+run_cycle(void)
+{
+	bool		woken = take_woken();
+	List	   *jobs = load_jobs();
+	TimestampTz wake_at =
+		GetCurrentTimestamp() + (jobs == NIL ? RETRY_MS : MAX_SLEEP_MS) * INT64CONST(1000);
+	ListCell   *lc;
+
+	foreach(lc, jobs)
+	{
+		Job		   *job = lfirst(lc);
+		MonJobStats *stats = find_stats(job->name);
+		int64		interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz due;
+
+		if (ShutdownRequestPending)
+			break;
+		if (stats == NULL)
+			continue;
+		due = stats->anchor + interval;
+		if (due <= now || (woken && job->run_on_wake))
+		{
+			run_job(job, Min(due, now), job->timeout);
+			due = stats->anchor + interval;
+		}
+		wake_at = Min(wake_at, due);
+		CHECK_FOR_INTERRUPTS();
+		reload_if_asked();
+	}
+	return wake_at;
+}
+
+/* ---- the end ---- */
+
+/*
+ * The server goes down and so do all sessions.  Let those of this database
+ * hand over what they hold before the last jobs run.
+ */
+static void
+wait_for_clients(void)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	while (CountDBConnections(MyDatabaseId) > 0 &&
+		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), CLIENTS_WAIT_MS))
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+/* The jobs that leave things in order; from here on SIGTERM ends the process. */
+static void
+run_shutdown_jobs(void)
+{
+	List	   *jobs;
+	ListCell   *lc;
+
+	MemoryContextReset(cycle_cxt);
+	MemoryContextSwitchTo(cycle_cxt);
+	jobs = load_jobs();
+	foreach(lc, jobs)
+	{
+		Job		   *job = lfirst(lc);
+
+		if (job->run_at_shutdown && find_stats(job->name) != NULL)
+			run_job(job, GetCurrentTimestamp(), Min(job->timeout, SHUTDOWN_JOB_MS));
+	}
+}
+
+static void
+shut_down(MonSlotState outcome)
+{
+	my_outcome = outcome;
+	pqsignal(SIGTERM, die);
+	if (!slot_flag(&my_slot->stop))
+	{
+		if (outcome == MON_SLOT_STOPPED && mon_server_stopping())
+			wait_for_clients();
+		run_shutdown_jobs();
+	}
+	proc_exit(0);
+}
+
+/* ---- main ---- */
+
+static void
+check_extension(void)
+{
+	ExtensionState state;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	state = OidIsValid(get_extension_oid(MON_SCHEMA, true)) ? EXTENSION_USABLE : EXTENSION_ABSENT;
+	CommitTransactionCommand();
+
+	if (state == EXTENSION_ABSENT)
+		leave_with(MON_SLOT_ABSENT);
+	if (my_slot->probe)
+		leave_with(MON_SLOT_PRESENT);
+}
+
+static void
+worker_start(void)
+{
+	MonWorkerTask task;
+
+	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	if (!claim_slot(&task))
+		proc_exit(0);
+	/* Before we connect, so that it runs after we have been disconnected. */
+	on_shmem_exit(release_slot, (Datum) 0);
+
+	BackgroundWorkerInitializeConnectionByOid(task.dboid, InvalidOid, 0);
+	pqsignal(SIGTERM, handle_sigterm);
+	mon_worker_pin_settings(true);
+	check_extension();
+
+	cycle_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring worker cycle",
+									  ALLOCSET_DEFAULT_SIZES);
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	my_slot->state = MON_SLOT_IDLE;
+	LWLockRelease(mon_workers->lock);
+	/* Others may wait for a place, and now know that this one is taken. */
+	mon_launcher_wake();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+void
+mon_database_worker_main(Datum arg)
+{
+	worker_start();
+
+	for (;;)
+	{
+		TimestampTz wake_at;
+
+		ResetLatch(MyLatch);
+		/* A cancel that found no job has nothing to cancel. */
+		QueryCancelPending = false;
+		CHECK_FOR_INTERRUPTS();
+		reload_if_asked();
+
+		MemoryContextReset(cycle_cxt);
+		MemoryContextSwitchTo(cycle_cxt);
+		wake_at = run_cycle();
+
+		if (ShutdownRequestPending)
+			shut_down(MON_SLOT_STOPPED);
+		if (slot_flag(&my_slot->leave))
+			shut_down(MON_SLOT_LEFT);
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at),
+						 PG_WAIT_EXTENSION);
+	}
+}

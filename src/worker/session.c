@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * session.c
+ *	  Settings that our workers do not leave to the database's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "worker/worker.h"
+
+#include "utils/guc.h"
+
+static const struct
+{
+	const char *name;
+	const char *value;
+}			pinned[] = {
+	{"role", "none"},
+	{"search_path", "pg_catalog, pg_temp"},
+	{"TimeZone", "UTC"},
+	{"DateStyle", "ISO, YMD"},
+	{"IntervalStyle", "postgres"},
+	{"extra_float_digits", "1"},
+	{"bytea_output", "hex"},
+	{"standard_conforming_strings", "on"},
+	{"transform_null_equals", "off"},
+	{"row_security", "on"},
+	{"session_replication_role", "origin"},
+	{"default_transaction_isolation", "read committed"},
+	{"default_transaction_read_only", "off"},
+	{"default_transaction_deferrable", "off"},
+	{"jit", "off"},
+	{"max_parallel_workers_per_gather", "0"},
+	{"max_parallel_maintenance_workers", "0"},
+	{"statement_timeout", "0"},
+	{"lock_timeout", "5s"},
+	{"idle_in_transaction_session_timeout", "0"},
+	{"idle_session_timeout", "0"},
+	{"transaction_timeout", "0"}, /* since 17 */
+};
+
+void
+mon_worker_pin_settings(bool durable)
+{
+	for (int i = 0; i < lengthof(pinned); i++)
+		if (GetConfigOption(pinned[i].name, true, false) != NULL)
+			SetConfigOption(pinned[i].name, pinned[i].value, PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* Nothing of ours waits for a standby. */
+	SetConfigOption("synchronous_commit", durable ? "local" : "off", PGC_SUSET, PGC_S_OVERRIDE);
+}

@@ -1,0 +1,96 @@
+
+-- worker: periodic jobs and the state of those who run them.
+
+CREATE TABLE monitoring.jobs (
+    name            text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 63),
+    function        text NOT NULL CHECK (cardinality(parse_ident(function)) = 2),
+    every           interval CHECK (every >= '1 millisecond' AND every <= '10 years'),
+    setting         text,
+    priority        int NOT NULL DEFAULT 100,
+    timeout         interval NOT NULL DEFAULT '30 seconds' CHECK (timeout >= '1 millisecond' AND timeout <= '1 day'),
+    enabled         boolean NOT NULL DEFAULT true,
+    durable         boolean NOT NULL DEFAULT true,
+    run_on_wake     boolean NOT NULL DEFAULT false,
+    run_at_shutdown boolean NOT NULL DEFAULT false,
+    owner           name NOT NULL DEFAULT current_user,
+    last_state      text NOT NULL DEFAULT 'new' CHECK (last_state IN ('new', 'ok', 'failed')),
+    last_error      text,
+    last_error_at   timestamptz,
+    CHECK ((every IS NULL) <> (setting IS NULL))
+);
+COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
+COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
+COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run.';
+COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
+COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting in milliseconds that gives the time between two runs; null if every gives it.';
+COMMENT ON COLUMN monitoring.jobs.priority IS 'Jobs due at the same time run in this order, lowest first.';
+COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled.';
+COMMENT ON COLUMN monitoring.jobs.enabled IS 'Whether the job runs at all.';
+COMMENT ON COLUMN monitoring.jobs.durable IS 'Whether its commit waits for the local disk. What a job that can be repeated writes may do without.';
+COMMENT ON COLUMN monitoring.jobs.run_on_wake IS 'Run also whenever the worker is woken because there is something to do, whatever the interval.';
+COMMENT ON COLUMN monitoring.jobs.run_at_shutdown IS 'Run once more when the worker ends in order: at a smart or fast shutdown of the server, or to let another database have its turn.';
+COMMENT ON COLUMN monitoring.jobs.owner IS 'Role whose rights the function has.';
+COMMENT ON COLUMN monitoring.jobs.last_state IS 'How the latest run ended: new (none yet), ok or failed.';
+COMMENT ON COLUMN monitoring.jobs.last_error IS 'Message of the latest failure, kept after the job works again.';
+COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first seen: the row is written only when a job''s outcome changes.';
+
+SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
+
+CREATE FUNCTION monitoring.jobs_changed() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_jobs_changed';
+COMMENT ON FUNCTION monitoring.jobs_changed() IS 'Trigger on jobs: the worker looks at them again at commit.';
+
+CREATE TRIGGER jobs_changed
+AFTER INSERT OR DELETE
+   OR UPDATE OF name, function, every, setting, priority, timeout, enabled, durable, run_on_wake, run_at_shutdown, owner
+ON monitoring.jobs
+FOR EACH STATEMENT EXECUTE FUNCTION monitoring.jobs_changed();
+COMMENT ON TRIGGER jobs_changed ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
+
+INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
+('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
+('retention', 'monitoring.apply_retention_job', '10 minutes', NULL, 90, '1 minute', true, false);
+
+CREATE FUNCTION monitoring.worker_status(
+    OUT worker text, OUT datid oid, OUT pid int, OUT worker_state text, OUT since timestamptz,
+    OUT job text, OUT job_state text, OUT last_run timestamptz, OUT last_duration float8,
+    OUT runs bigint, OUT failures bigint, OUT lag float8)
+RETURNS SETOF record
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'mon_worker_status';
+COMMENT ON FUNCTION monitoring.worker_status() IS 'Workers and their jobs in all databases, as shared memory has them: one row for the launcher, then one per database worker and job. Errors: not preloaded (55000).';
+
+CREATE VIEW monitoring.status AS
+SELECT d.datname AS database,
+       w.worker,
+       w.pid,
+       w.worker_state,
+       w.since,
+       w.job,
+       w.job_state AS state,
+       w.last_run,
+       w.last_duration,
+       w.runs,
+       w.failures,
+       j.last_error,
+       j.last_error_at,
+       w.lag
+FROM monitoring.worker_status() w
+LEFT JOIN pg_catalog.pg_database d ON d.oid = w.datid
+LEFT JOIN monitoring.jobs j ON j.name = w.job AND d.datname = pg_catalog.current_database()
+ORDER BY d.datname NULLS FIRST, j.priority, w.job;
+COMMENT ON VIEW monitoring.status IS 'The launcher and, per database worker, every enabled job: one row each. Counters are since the server started. Errors are those of the current database''s jobs.';
+COMMENT ON COLUMN monitoring.status.database IS 'Database of the worker; null for the launcher.';
+COMMENT ON COLUMN monitoring.status.worker IS 'launcher or database worker.';
+COMMENT ON COLUMN monitoring.status.pid IS 'Process id; null while no process is there.';
+COMMENT ON COLUMN monitoring.status.worker_state IS 'starting, idle, running, waiting (for its turn: there are more databases than monitoring.max_workers), standing aside (for a command on the database), restarting; of the launcher: running or not running (as on a standby).';
+COMMENT ON COLUMN monitoring.status.since IS 'Start of the process, or its end if there is none now.';
+COMMENT ON COLUMN monitoring.status.job IS 'Name of the job; null for the launcher and for a worker that has not read its jobs yet.';
+COMMENT ON COLUMN monitoring.status.state IS 'State of the job: new (has not run since the server started), running, ok, failed.';
+COMMENT ON COLUMN monitoring.status.last_run IS 'Start of the latest run.';
+COMMENT ON COLUMN monitoring.status.last_duration IS 'Duration of the latest run in seconds.';
+COMMENT ON COLUMN monitoring.status.runs IS 'Runs since the server started.';
+COMMENT ON COLUMN monitoring.status.failures IS 'Failed runs since the server started.';
+COMMENT ON COLUMN monitoring.status.last_error IS 'Message of the latest failure, kept after the job works again.';
+COMMENT ON COLUMN monitoring.status.last_error_at IS 'When that failure was first seen.';
+COMMENT ON COLUMN monitoring.status.lag IS 'Seconds by which the latest run started late or by which the next one is overdue, whichever is more.';

@@ -1,0 +1,103 @@
+# Alert rules on a running server: the number of statements does not grow with
+# the rules, edits and evaluations do not hold each other up, timers survive.
+
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'pg_stat_statements, monitoring'
+monitoring.shared_memory = 16MB
+monitoring.evaluation_interval = 1h
+CONF
+$node->start;
+$node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements; CREATE EXTENSION monitoring');
+$node->safe_psql('postgres', q{UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts'});
+
+sub q1
+{
+	my ($sql) = @_;
+	return $node->safe_psql('postgres', $sql);
+}
+
+# Statements of one evaluation, nested ones included.
+sub statements
+{
+	q1('SELECT pg_stat_statements_reset()');
+	q1(q{SET pg_stat_statements.track = 'all'; SELECT monitoring.evaluate_alerts()});
+	return q1(q{SELECT sum(s.calls) FROM pg_stat_statements AS s JOIN pg_roles AS r ON r.oid = s.userid
+		WHERE s.query ~ 'alert' AND s.query !~ '^(UPDATE monitoring.jobs|SELECT sum)'});
+}
+
+q1(q{SELECT monitoring.set_gauge('queue', 1)});
+q1(q{SELECT count(monitoring.create_alert_rule('ten ' || n, 'queue', 'last', '1 hour', '>', n)) FROM generate_series(1, 10) AS n});
+my $ten = statements();
+q1(q{SELECT count(monitoring.create_alert_rule('many ' || n, 'queue', 'last', '1 hour', '>', n)) FROM generate_series(1, 990) AS n});
+my $many = statements();
+cmp_ok($ten, '>', 0, 'statements were counted');
+is($many, $ten, 'as many statements for 1,000 rules as for 10');
+q1(q{SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules});
+
+# An edit in an open transaction puts off its own rule only.
+q1(q{SELECT monitoring.create_alert_rule(n, 'load', 'last', '1 hour', '>', 1) FROM unnest('{a,b}'::text[]) AS n});
+q1(q{SELECT monitoring.set_gauge('load', 2)});
+my $edit = $node->background_psql('postgres', on_error_stop => 1);
+$edit->query_safe(q{BEGIN; SELECT monitoring.update_alert_rule('a', '{"severity": "high"}')});
+is(q1(q{SELECT monitoring.evaluate_alerts()}), '1', 'an evaluation goes past an open edit');
+is(q1(q{SELECT string_agg(rule, ',') FROM monitoring.alerts}), 'b', 'the other rule is evaluated');
+$edit->query_safe('COMMIT');
+is(q1(q{SELECT monitoring.evaluate_alerts()}), '1', 'the edited rule follows');
+
+# An open evaluation holds up neither edits of rules that do not change nor readers; a second evaluation gives up in time.
+$edit->query_safe('BEGIN; SELECT monitoring.evaluate_alerts()');
+q1(q{SET lock_timeout = '1s'; SELECT monitoring.update_alert_rule('a', '{"severity": "low"}')});
+is(q1(q{SELECT count(*) FROM monitoring.alerts}), '2', 'an edit and a reader do not wait for an evaluation');
+my ($code, $out, $err) = $node->psql('postgres', 'SELECT monitoring.evaluate_alerts()');
+is("$code|$out", '0|0', 'a second evaluation gives up');
+like($err, qr/another evaluation of the alert rules is under way/, 'and says so');
+$edit->query_safe('COMMIT');
+$edit->quit;
+
+# A pending timer goes on after a restart, and after a crash.
+q1(q{SELECT monitoring.create_alert_rule('waits', 'temperature', 'last', '1 hour', '>', 1, pending_for => '10 minutes')});
+q1(q{SELECT monitoring.set_gauge('temperature', 2); SELECT monitoring.flush()});
+q1(q{SELECT monitoring.evaluate_alerts()});
+my $began = q1(q{SELECT state || active_at FROM monitoring.alerts WHERE rule = 'waits'});
+like($began, qr/^pending/, 'pending');
+$node->stop('fast');
+$node->start;
+$node->stop('immediate');
+$node->start;
+q1(q{SELECT monitoring.evaluate_alerts(clock_timestamp() + '9 minutes')});
+is(q1(q{SELECT state || active_at FROM monitoring.alerts WHERE rule = 'waits'}), $began, 'still pending since then');
+q1(q{SELECT monitoring.evaluate_alerts(active_at + '10 minutes') FROM monitoring.alerts WHERE rule = 'waits'});
+is(q1(q{SELECT state FROM monitoring.alerts WHERE rule = 'waits'}), 'firing', 'fires when its time has come');
+
+# Rules, states, kinds and history go through dump and restore.
+q1(q{CREATE DATABASE copy});
+my $dump = $node->basedir . '/dump.sql';
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], 'dump');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('copy'), '-f', $dump ], 'restore');
+my $all = q{SELECT (SELECT md5(string_agg(d::text, ',' ORDER BY id)) FROM monitoring.alert_rule_defs AS d),
+	(SELECT md5(string_agg(s::text, ',' ORDER BY alert_id)) FROM monitoring.alert_states AS s),
+	(SELECT md5(string_agg(h::text, ',' ORDER BY id)) FROM monitoring.alert_history AS h), (SELECT count(*) FROM monitoring.alert_rule_kinds)};
+is($node->safe_psql('copy', $all), q1($all), 'the same rules, states and history');
+
+# The worker evaluates by itself.
+$node->append_conf('postgresql.conf', q{monitoring.evaluation_interval = '1s'});
+$node->reload;
+q1(q{SELECT monitoring.create_alert_rule('by worker', 'work', 'last', '1 hour', '>', 1)});
+q1(q{UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts'});
+q1(q{SELECT monitoring.set_gauge('work', 2)});
+ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM monitoring.alerts WHERE rule = 'by worker' AND state = 'firing')}),
+	'the worker raises an alert');
+q1(q{SELECT monitoring.set_gauge('work', 0)});
+ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM monitoring.alerts WHERE rule = 'by worker' AND state = 'resolved')}),
+	'and resolves it');
+
+$node->stop;
+done_testing();
