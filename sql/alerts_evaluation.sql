@@ -19,14 +19,14 @@ CREATE FUNCTION pg_temp.calls() RETURNS TABLE (function text, calls bigint) LANG
 	WHERE schemaname = 'monitoring' AND funcname IN ('evaluate_rules', 'metric_rule_values', 'series_values', 'alert_transition')
 	ORDER BY 1
 $$;
-SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n % 2, by => CASE n % 3 WHEN 0 THEN '{}' ELSE '{queue}' END::text[]))
+SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n % 2, by => CASE n % 3 WHEN 0 THEN '{host,queue}' ELSE '{queue}' END::text[]))
 FROM generate_series(1, 10) AS n;
 SELECT pg_stat_force_next_flush();
 BEGIN;
 SELECT monitoring.evaluate_alerts(:'t0');
 SELECT * FROM pg_temp.calls();
 COMMIT;
-SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n + 10, by => CASE n % 3 WHEN 0 THEN '{}' ELSE '{queue}' END::text[]))
+SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n + 10, by => CASE n % 3 WHEN 0 THEN '{host,queue}' ELSE '{queue}' END::text[]))
 FROM generate_series(11, 1000) AS n;
 SELECT pg_stat_force_next_flush();
 BEGIN;

@@ -571,6 +571,19 @@ refill(BitReader *br)
 {
 	Reader *r = br->r;
 
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	if (EXPO_LIKELY(r->end - r->p >= 8 && br->n < 56))
+	{
+		uint64_t word;
+		int bytes = (63 - br->n) / 8;
+
+		memcpy(&word, r->p, sizeof(word));
+		br->bits |= (word & ((UINT64_C(1) << (8 * bytes)) - 1)) << br->n;
+		br->n += 8 * bytes;
+		r->p += bytes;
+		return;
+	}
+#endif
 	while (br->n <= 56 && r->p < r->end)
 	{
 		br->bits |= (uint64_t) *r->p++ << br->n;
@@ -583,7 +596,8 @@ get_rice(BitReader *br, int k, int32_t *delta)
 {
 	int32_t quotient = 0;
 
-	refill(br);
+	if (br->n < 32)
+		refill(br);
 	while (br->bits == 0)
 	{
 		quotient += br->n;

@@ -334,7 +334,7 @@ mon_jobs_changed(PG_FUNCTION_ARGS)
 						errmsg("mon_jobs_changed can only be called as a trigger")));
 	if (mon_preloaded)
 		wake_worker = true;
-	PG_RETURN_NULL();
+	PG_RETURN_POINTER(NULL);
 }
 
 void

@@ -89,6 +89,8 @@ mon_worker_wake(Oid dboid)
 	LWLockRelease(mon_workers->lock);
 }
 
+#define POSTMASTER_PID_FILE "postmaster.pid" /* relative to the data directory, where we run */
+
 /*
  * Whether the postmaster is shutting down.  It says so in its pid file before
  * it signals anybody, and nowhere else that we could see.
@@ -96,7 +98,7 @@ mon_worker_wake(Oid dboid)
 bool
 mon_server_stopping(void)
 {
-	FILE	   *file = AllocateFile(DIRECTORY_LOCK_FILE, "r");
+	FILE	   *file = AllocateFile(POSTMASTER_PID_FILE, "r");
 	char		line[MAXPGPATH];
 	bool		stopping = false;
 

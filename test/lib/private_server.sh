@@ -96,8 +96,8 @@ build_extension()
 	if [ -n "$server_user" ]; then
 		chown -R "$server_user" "$work/src"
 	fi
-	run_logged "$work/log/build.log" as_server make -C src -j"$jobs" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" &&
-		run_logged "$work/log/install.log" as_server make -C src install PG_CONFIG="$PG_CONFIG" with_llvm=no \
+	run_logged "$work/log/build.log" as_server make -s -C src -j"$jobs" PG_CONFIG="$PG_CONFIG" with_llvm=no "$@" &&
+		run_logged "$work/log/install.log" as_server make -s -C src install PG_CONFIG="$PG_CONFIG" with_llvm=no \
 			DESTDIR="$work/pg" "$@"
 }
 

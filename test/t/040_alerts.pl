@@ -81,7 +81,7 @@ is(q1(q{SELECT state FROM monitoring.alerts WHERE rule = 'waits'}), 'firing', 'f
 q1(q{CREATE DATABASE copy});
 my $dump = $node->basedir . '/dump.sql';
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('postgres'), '-f', $dump ], 'dump');
-$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('copy'), '-f', $dump ], 'restore');
+$node->command_ok([ 'psql', '-X', '-q', '-d', $node->connstr('copy'), '-f', $dump ], 'restore');
 my $all = q{SELECT (SELECT md5(string_agg(d::text, ',' ORDER BY id)) FROM monitoring.alert_rule_defs AS d),
 	(SELECT md5(string_agg(s::text, ',' ORDER BY alert_id)) FROM monitoring.alert_states AS s),
 	(SELECT md5(string_agg(h::text, ',' ORDER BY id)) FROM monitoring.alert_history AS h), (SELECT count(*) FROM monitoring.alert_rule_kinds)};
