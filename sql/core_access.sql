@@ -15,6 +15,7 @@ SET ROLE mon_test_viewer;
 SELECT monitoring.value('acc_total', 'sum');
 SELECT count(*) FROM monitoring.metrics WHERE metric = 'acc_total';
 SELECT count(*) FROM monitoring.self;
+SELECT count(*) >= 0 FROM monitoring.alert_history;
 SELECT monitoring.increment('acc_total', 2);
 SELECT count(*) FROM monitoring.segments;
 SELECT monitoring.apply_retention();

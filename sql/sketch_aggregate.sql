@@ -27,10 +27,11 @@ CREATE TABLE sketch_values AS
 SELECT x, x % 97 AS part, (x::bigint * 7919 % 100003 - 30000)::float8 AS v FROM generate_series(1, 100000) x;
 CREATE TEMP TABLE whole AS SELECT monitoring.sketch(v) AS s FROM sketch_values;
 CREATE TEMP TABLE parts AS SELECT part, monitoring.sketch(v) AS s FROM sketch_values GROUP BY part;
-SELECT monitoring.merge(p.s ORDER BY part) = whole.s AS ascending, monitoring.merge(p.s ORDER BY part DESC) = whole.s AS descending
-FROM parts p, whole GROUP BY whole.s;
-SELECT monitoring.merge(t.s) = whole.s AS in_two_steps
-FROM (SELECT monitoring.merge(s) AS s FROM parts GROUP BY part % 10) t, whole GROUP BY whole.s;
+SELECT monitoring.merge(s ORDER BY part) = (SELECT s FROM whole) AS ascending,
+	   monitoring.merge(s ORDER BY part DESC) = (SELECT s FROM whole) AS descending
+FROM parts;
+SELECT monitoring.merge(s) = (SELECT s FROM whole) AS in_two_steps
+FROM (SELECT monitoring.merge(s) AS s FROM parts GROUP BY part % 10) t;
 SELECT monitoring.merge(p.s) = p.s AS alone FROM parts p WHERE part = 3 GROUP BY p.s;
 
 -- Out of line, as a large sketch in a row is stored.
@@ -53,7 +54,6 @@ SET parallel_tuple_cost = 0;
 SET min_parallel_table_scan_size = 0;
 SET max_parallel_workers_per_gather = 2;
 EXPLAIN (COSTS OFF) SELECT monitoring.sketch(v) FROM sketch_values;
-SELECT monitoring.sketch(v) = whole.s AS same FROM sketch_values, whole GROUP BY whole.s;
 SELECT monitoring.sketch(v) = (SELECT s FROM whole) AS same FROM sketch_values;
 CREATE TABLE sketch_parts AS SELECT * FROM parts;
 EXPLAIN (COSTS OFF) SELECT monitoring.merge(s) FROM sketch_parts;

@@ -9,11 +9,11 @@ CREATE TABLE monitoring.access_levels (
     functions   text[] NOT NULL,
     description text NOT NULL
 );
-COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all.';
+COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{metrics,series,self,status,slow_queries,statement_source,alert_rules,alerts,alert_history,receivers,notifications,retention_policies,jobs}',
+ '{*,alert_history,delivery_attempts}',
  '{value,percentile,percentiles,query,series_values,live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
    slow_queries_over,slow_query_values,worker_status}',
@@ -43,7 +43,7 @@ BEGIN
     )
     SELECT 'TABLE', c.oid::regclass::text
     FROM pg_class c JOIN levels l ON c.relname = ANY (l.views) OR '*' = ANY (l.views) AND c.relkind = 'v'
-    WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('v', 'r', 'p') AND NOT c.relispartition
+    WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('v', 'p') AND NOT c.relispartition
     UNION
     SELECT CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
     FROM pg_proc p JOIN levels l ON p.proname = ANY (l.functions) OR '*' = ANY (l.functions)
