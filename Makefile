@@ -40,7 +40,7 @@ include $(PGXS)
 # -O3 pays in the sketch's loops.
 src/sketch/%.o: CFLAGS += -O3
 
-all: $(SENDER)
+all: $(SENDER) monitoring--1.0.sql
 $(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)
 	$(CC) $(filter-out -Wdeclaration-after-statement -Wmissing-prototypes,$(CFLAGS)) -Isrc -o $@ $(filter %.c,$^) -lcurl
 

@@ -149,6 +149,7 @@ CREATE TABLE monitoring.alert_history (
 	fingerprint text NOT NULL,
 	PRIMARY KEY (at, id)
 ) PARTITION BY RANGE (at);
+CREATE INDEX alert_history_id_idx ON monitoring.alert_history (id);
 COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert.';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
 COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';

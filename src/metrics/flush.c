@@ -449,7 +449,8 @@ mon_self(PG_FUNCTION_ARGS)
 	int64		metrics,
 				series,
 				slots,
-				pending;
+				pending,
+				persisted;
 	Size		used,
 				total;
 	MonDb	   *db;
@@ -464,7 +465,7 @@ mon_self(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("monitoring.shared_memory is exhausted")));
 	mon_memory_usage(&used, &total);
-	mon_registry_counts(MyDatabaseId, &metrics, &series, &slots, &pending);
+	mon_registry_counts(MyDatabaseId, &metrics, &series, &slots, &pending, &persisted);
 
 	values[i++] = Int64GetDatum(total);
 	values[i++] = Int64GetDatum(used);
@@ -472,7 +473,7 @@ mon_self(PG_FUNCTION_ARGS)
 	values[i++] = Int64GetDatum(series);
 	values[i++] = Int64GetDatum(slots);
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->accepted));
-	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->persisted));
+	values[i++] = Int64GetDatum(persisted);
 	values[i++] = Int64GetDatum(pending);
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->dropped));
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->overflow));

@@ -148,7 +148,7 @@ extern void mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg
 /* Free the slots sealed by flushes up to seq. */
 extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
-								int64 *pending);
+								int64 *pending, int64 *persisted);
 
 /* ---- record.c ---- */
 extern void mon_record_init(void);

@@ -806,11 +806,20 @@ mon_registry_sweep(TimestampTz now)
 	mon_index_unlock();
 }
 
+/*
+ * Count what a database has in memory.  The index lock is held exclusively, and
+ * `persisted` read under it, so that no flush moves slots between the two.
+ */
 void
-mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int64 *pending)
+mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int64 *pending,
+					int64 *persisted)
 {
-	*metrics = *series = *slots = *pending = 0;
-	mon_index_lock(LW_SHARED);
+	MonDb	   *db;
+
+	*metrics = *series = *slots = *pending = *persisted = 0;
+	mon_index_lock(LW_EXCLUSIVE);
+	if ((db = find_db(dboid)) != NULL)
+		*persisted = pg_atomic_read_u64(&db->persisted);
 	for (int i = 0; i < METRIC_BUCKETS; i++)
 		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
 		{

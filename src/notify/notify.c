@@ -11,6 +11,8 @@
  */
 #include "notify/notify_internal.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
@@ -34,6 +36,7 @@
 #include "utils/timestamp.h"
 
 #include "notify/sender/protocol.h"
+#include "worker/worker.h"
 
 #define SHMEM_NAME "monitoring notifiers"
 #define START_PATIENCE_MS 10000 /* a started worker claims its slot by then */
@@ -87,6 +90,29 @@ slots_init(LWLockPadded *locks)
 	}
 }
 
+/* End the notifier of a database that DDL wants for itself. */
+static void
+stop_notifier(Oid dboid)
+{
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	for (int i = 0; i < shared->nslots; i++)
+		if (shared->slots[i].dboid == dboid && shared->slots[i].pid != 0)
+			kill(shared->slots[i].pid, SIGTERM);
+	LWLockRelease(lock);
+}
+
+static bool
+notifier_active(Oid dboid)
+{
+	bool		active = false;
+
+	LWLockAcquire(lock, LW_SHARED);
+	for (int i = 0; i < shared->nslots && !active; i++)
+		active = shared->slots[i].dboid == dboid && shared->slots[i].pid != 0;
+	LWLockRelease(lock);
+	return active;
+}
+
 void
 mon_notify_init(void)
 {
@@ -94,7 +120,10 @@ mon_notify_init(void)
 		.name = SHMEM_NAME,.size = slots_size,.init = slots_init,.nlocks = 1
 	};
 
+	static const MonCompanion companion = {stop_notifier, notifier_active};
+
 	mon_shmem_register(&slice);
+	mon_worker_register_companion(&companion);
 }
 
 /* This database's slot; a free one if it has none, or one whose notifier is long gone; NULL if all are taken. */

@@ -357,7 +357,10 @@ BEGIN
 				'(\mpassword\s*=?\s*)(e?''([^'']|'''')*(''|$)|\$\$.*?(\$\$|$)|\$(\w+)\$.*?(\$\6\$|$))', '\1''***''', 'gi'), 8192), $1
 		FROM %s(true) AS s
 		WHERE s.dbid = $2 AND s.query IS NOT NULL
-		  AND (s.queryid, s.userid) IN (SELECT c.queryid, c.userid FROM monitoring.statement_counters AS c WHERE c.present)
+		  AND EXISTS (SELECT FROM monitoring.statement_counters AS c
+			WHERE c.queryid = s.queryid AND c.userid = s.userid AND c.present)
+		  AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
+			WHERE t.queryid = s.queryid AND t.userid = s.userid)
 		ON CONFLICT DO NOTHING
 	$query$, source) USING at, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
 	GET DIAGNOSTICS fetched = ROW_COUNT;
@@ -388,8 +391,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.purge_statements(timestamptz, integer) IS 'Removes statements, with their texts, that pg_stat_statements no longer has and that have not run for as long as history is kept, or that are not among the max_forgotten last seen ones of these. Returns how many. Snapshots do it once an hour.';
 
+-- A function's rows are estimated far too low here: nested loops over them would be slow, and compiling never pays.
 CREATE FUNCTION monitoring.snapshot_statements(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off SET lock_timeout = '10s' AS $$
 DECLARE
 	own oid := (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
 	state monitoring.statement_state;

@@ -36,6 +36,7 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/procarray.h"
+#include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -628,7 +629,7 @@ wait_for_clients(void)
 	}
 }
 
-/* The jobs that leave things in order; from here on SIGTERM ends the process. */
+/* The jobs that leave things in order. */
 static void
 run_shutdown_jobs(void)
 {
@@ -647,11 +648,23 @@ run_shutdown_jobs(void)
 	}
 }
 
+/*
+ * SIGTERM while the last jobs run, whose time is bounded: postmaster and
+ * launcher may both send one, and neither may lose what is being written.
+ * Only DDL that waits for the database ends the process at once.
+ */
+static void
+handle_late_sigterm(SIGNAL_ARGS)
+{
+	if (my_slot->stop)
+		die(postgres_signal_arg);
+}
+
 static void
 shut_down(MonSlotState outcome)
 {
 	my_outcome = outcome;
-	pqsignal(SIGTERM, die);
+	pqsignal(SIGTERM, handle_late_sigterm);
 	if (!slot_flag(&my_slot->stop))
 	{
 		if (outcome == MON_SLOT_STOPPED && mon_server_stopping())

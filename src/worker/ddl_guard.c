@@ -77,6 +77,19 @@ add_recheck(Oid dboid)
 		mon_workers->recheck_all = true;
 }
 
+#define MAX_COMPANIONS 4
+
+static MonCompanion companions[MAX_COMPANIONS];
+static int	ncompanions = 0;
+
+void
+mon_worker_register_companion(const MonCompanion *companion)
+{
+	if (ncompanions >= MAX_COMPANIONS)
+		elog(FATAL, "too many companions of the database worker");
+	companions[ncompanions++] = *companion;
+}
+
 /* Put up the guard and tell the worker to stop; its pid, or 0 when there is none. */
 static void
 put_up_guard(Oid dboid)
@@ -104,6 +117,9 @@ put_up_guard(Oid dboid)
 			kill(slot->pid, SIGTERM);
 	}
 	LWLockRelease(mon_workers->lock);
+
+	for (int i = 0; i < ncompanions; i++)
+		companions[i].stop(dboid);
 }
 
 static bool
@@ -116,6 +132,9 @@ worker_active(Oid dboid)
 		active = mon_workers->slots[i].dboid == dboid && mon_slot_active(&mon_workers->slots[i]) &&
 				 mon_workers->slots[i].pid != MyProcPid && mon_workers->slots[i].pid != 0;
 	LWLockRelease(mon_workers->lock);
+
+	for (int i = 0; i < ncompanions && !active; i++)
+		active = companions[i].active(dboid);
 	return active;
 }
 

@@ -19,6 +19,19 @@ extern void mon_worker_init(void);
 extern void mon_worker_wake(Oid dboid);
 
 /*
+ * Another slice's worker that is connected to a database and must get out of
+ * DDL's way with the database worker: stop() tells it to, active() says whether
+ * it is still there.  Call from X_init().
+ */
+typedef struct MonCompanion
+{
+	void		(*stop)(Oid dboid);
+	bool		(*active)(Oid dboid);
+} MonCompanion;
+
+extern void mon_worker_register_companion(const MonCompanion *companion);
+
+/*
  * Session settings every worker of ours pins against ALTER DATABASE/ROLE SET:
  * synchronous_commit, read-write, isolation, TimeZone, jit, parallelism,
  * search_path, timeouts.  Call after connecting to the database.

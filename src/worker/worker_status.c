@@ -93,7 +93,8 @@ mon_worker_wake(Oid dboid)
 
 /*
  * Whether the postmaster is shutting down.  It says so in its pid file before
- * it signals anybody, and nowhere else that we could see.
+ * it signals anybody, and nowhere else that we could see.  (Our working
+ * directory is the data directory.)
  */
 bool
 mon_server_stopping(void)

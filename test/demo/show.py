@@ -19,7 +19,7 @@ TTY = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not o
 COLOUR = {"inactive": "32", "pending": "33", "firing": "31", "resolved": "32"}
 
 LIVE = """
-SELECT json_build_object(
+SELECT jsonb_build_object(
     'p50', monitoring.value('transfer_duration_seconds', 'p50', '10 seconds'),
     'p95', monitoring.value('transfer_duration_seconds', 'p95', '10 seconds'),
     'p99', monitoring.value('transfer_duration_seconds', 'p99', '10 seconds'),
@@ -27,10 +27,10 @@ SELECT json_build_object(
     'total', monitoring.value('transfers_total', 'increase', '1 hour'),
     'amount', monitoring.value('transfer_amount', 'avg', '10 seconds'),
     'error', (SELECT monitoring.max_relative_error(monitoring.sketch(x)) FROM generate_series(1.0, 2.0) x),
-    'alerts', (SELECT coalesce(json_agg(a), '[]') FROM monitoring.alerts a),
-    'slow', (SELECT coalesce(json_agg(s), '[]') FROM
+    'alerts', (SELECT coalesce(jsonb_agg(a), '[]') FROM monitoring.alerts a),
+    'slow', (SELECT coalesce(jsonb_agg(s), '[]') FROM
              (SELECT * FROM monitoring.slow_queries ORDER BY mean_seconds DESC LIMIT 3) s),
-    'notifications', (SELECT coalesce(json_agg(n), '[]') FROM monitoring.notifications n))
+    'notifications', (SELECT coalesce(jsonb_agg(n), '[]') FROM monitoring.notifications n))
 """
 
 
