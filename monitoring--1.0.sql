@@ -481,16 +481,16 @@ COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first se
 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
 
-CREATE FUNCTION monitoring.jobs_changed() RETURNS trigger
-LANGUAGE C AS 'MODULE_PATHNAME', 'mon_jobs_changed';
-COMMENT ON FUNCTION monitoring.jobs_changed() IS 'Trigger on jobs: the worker looks at them again at commit.';
+CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
 
-CREATE TRIGGER jobs_changed
+CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
    OR UPDATE OF name, function, every, setting, priority, timeout, enabled, durable, run_on_wake, run_at_shutdown, owner
 ON monitoring.jobs
-FOR EACH STATEMENT EXECUTE FUNCTION monitoring.jobs_changed();
-COMMENT ON TRIGGER jobs_changed ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
+FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
+COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
@@ -898,7 +898,10 @@ BEGIN
 				'(\mpassword\s*=?\s*)(e?''([^'']|'''')*(''|$)|\$\$.*?(\$\$|$)|\$(\w+)\$.*?(\$\6\$|$))', '\1''***''', 'gi'), 8192), $1
 		FROM %s(true) AS s
 		WHERE s.dbid = $2 AND s.query IS NOT NULL
-		  AND (s.queryid, s.userid) IN (SELECT c.queryid, c.userid FROM monitoring.statement_counters AS c WHERE c.present)
+		  AND EXISTS (SELECT FROM monitoring.statement_counters AS c
+			WHERE c.queryid = s.queryid AND c.userid = s.userid AND c.present)
+		  AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
+			WHERE t.queryid = s.queryid AND t.userid = s.userid)
 		ON CONFLICT DO NOTHING
 	$query$, source) USING at, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
 	GET DIAGNOSTICS fetched = ROW_COUNT;
@@ -929,8 +932,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.purge_statements(timestamptz, integer) IS 'Removes statements, with their texts, that pg_stat_statements no longer has and that have not run for as long as history is kept, or that are not among the max_forgotten last seen ones of these. Returns how many. Snapshots do it once an hour.';
 
+-- A function's rows are estimated far too low here: nested loops over them would be slow, and compiling never pays.
 CREATE FUNCTION monitoring.snapshot_statements(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET lock_timeout = '10s' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off SET lock_timeout = '10s' AS $$
 DECLARE
 	own oid := (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
 	state monitoring.statement_state;
@@ -2674,8 +2678,12 @@ CREATE FUNCTION monitoring.notify_dispatch(at timestamptz) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_notify_dispatch';
 COMMENT ON FUNCTION monitoring.notify_dispatch(timestamptz) IS 'Start this database''s notifier, or wake it, if a notification is due at that time. A periodic job.';
 
-INSERT INTO monitoring.jobs (name, function, setting, priority)
-VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interval', 60);
+INSERT INTO monitoring.jobs (name, function, setting, priority, run_on_wake)
+VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interval', 60, true);
+
+CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.outbox
+	FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
+COMMENT ON TRIGGER wake_worker ON monitoring.outbox IS 'New notifications are dispatched at commit.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Formatters

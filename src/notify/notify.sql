@@ -554,8 +554,12 @@ CREATE FUNCTION monitoring.notify_dispatch(at timestamptz) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_notify_dispatch';
 COMMENT ON FUNCTION monitoring.notify_dispatch(timestamptz) IS 'Start this database''s notifier, or wake it, if a notification is due at that time. A periodic job.';
 
-INSERT INTO monitoring.jobs (name, function, setting, priority)
-VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interval', 60);
+INSERT INTO monitoring.jobs (name, function, setting, priority, run_on_wake)
+VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interval', 60, true);
+
+CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.outbox
+	FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
+COMMENT ON TRIGGER wake_worker ON monitoring.outbox IS 'New notifications are dispatched at commit.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Formatters

@@ -53,7 +53,7 @@ static bool guarding = false;
 static bool wake_launcher = false; /* on commit: look at this database again */
 static bool wake_worker = false;   /* on commit: its jobs have changed */
 
-PG_FUNCTION_INFO_V1(mon_jobs_changed);
+PG_FUNCTION_INFO_V1(mon_wake_worker);
 
 /* Caller holds mon_workers->lock. */
 bool
@@ -344,13 +344,13 @@ guard_xact_callback(XactEvent event, void *arg)
 	guarding = wake_launcher = wake_worker = false;
 }
 
-/* Trigger on monitoring.jobs: the worker learns of the change at commit. */
+/* Trigger: the worker is woken at commit. */
 Datum
-mon_jobs_changed(PG_FUNCTION_ARGS)
+mon_wake_worker(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("mon_jobs_changed can only be called as a trigger")));
+						errmsg("mon_wake_worker can only be called as a trigger")));
 	if (mon_preloaded)
 		wake_worker = true;
 	PG_RETURN_POINTER(NULL);

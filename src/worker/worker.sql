@@ -36,16 +36,16 @@ COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first se
 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
 
-CREATE FUNCTION monitoring.jobs_changed() RETURNS trigger
-LANGUAGE C AS 'MODULE_PATHNAME', 'mon_jobs_changed';
-COMMENT ON FUNCTION monitoring.jobs_changed() IS 'Trigger on jobs: the worker looks at them again at commit.';
+CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
 
-CREATE TRIGGER jobs_changed
+CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
    OR UPDATE OF name, function, every, setting, priority, timeout, enabled, durable, run_on_wake, run_at_shutdown, owner
 ON monitoring.jobs
-FOR EACH STATEMENT EXECUTE FUNCTION monitoring.jobs_changed();
-COMMENT ON TRIGGER jobs_changed ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
+FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
+COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),

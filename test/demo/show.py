@@ -23,7 +23,6 @@ SELECT jsonb_build_object(
     'p50', monitoring.value('transfer_duration_seconds', 'p50', '10 seconds'),
     'p95', monitoring.value('transfer_duration_seconds', 'p95', '10 seconds'),
     'p99', monitoring.value('transfer_duration_seconds', 'p99', '10 seconds'),
-    'rate', monitoring.value('transfers_total', 'rate', '10 seconds'),
     'total', monitoring.value('transfers_total', 'increase', '1 hour'),
     'amount', monitoring.value('transfer_amount', 'avg', '10 seconds'),
     'error', (SELECT monitoring.max_relative_error(monitoring.sketch(x)) FROM generate_series(1.0, 2.0) x),
@@ -145,7 +144,7 @@ def tells(request, rule, status):
 
 def watch(server, options):
     """Runs until the time is up and the alert is resolved and both notifications came; what was seen."""
-    screen, seen, told = Screen(), [], 0
+    screen, seen, told, slow_told, before = Screen(), [], 0, False, None
     started = time.monotonic()
     deadline = options.seconds + 30
     acts = [(options.seconds * 0.25, 2, "33", "release 2 is deployed: its account lookup has no index"),
@@ -157,7 +156,13 @@ def watch(server, options):
             server.ask("UPDATE public.deployment SET release = %d RETURNING release" % release)
             screen.event("  %s  %s" % (clock(elapsed), paint(text, colour)))
         live = json.loads(server.ask(LIVE))
+        now = time.monotonic()
+        live["rate"] = (live["total"] - before[1]) / (now - before[0]) if before and live["total"] else None
+        before = (now, live["total"] or 0)
         state = alert_state(live)
+        if live["slow"] and not slow_told:
+            slow_told = True
+            screen.event("  %s  slow statement found: %s" % (clock(elapsed), paint(shorten(live["slow"][0]["query"], 70), "36")))
         if state != "inactive" and (not seen or seen[-1] != state):
             seen.append(state)
             screen.event("  %s  alert %s: %s" % (clock(elapsed), RULE, paint(state, COLOUR[state])))
@@ -217,6 +222,7 @@ def main():
     parser.add_argument("--received", required=True)
     parser.add_argument("psql", nargs="+")
     options = parser.parse_args()
+    sys.stdout.reconfigure(errors="replace")
     server = Server(options.psql)
     try:
         ok = report(*watch(server, options))
