@@ -92,7 +92,7 @@ DROP FUNCTION reg_orders_metric();
 -- series by series, and over time
 SELECT series_labels, value FROM monitoring.series_values('reg_latency_seconds', 'count', '5 minutes', '{}', '{route}', clock_timestamp()) ORDER BY 1;
 SELECT series_labels, sum(value), count(*) FILTER (WHERE value IS NULL) AS gaps
-FROM monitoring.query('reg_latency_seconds', 'count', clock_timestamp() - interval '10 minutes', clock_timestamp(), '1 minute', by => '{route}')
+FROM monitoring.query('reg_latency_seconds', 'count', now() - interval '10 minutes', now(), '1 minute', by => '{route}')
 GROUP BY 1 ORDER BY 1;
 SELECT count(*), count(value) FROM monitoring.query('reg_unknown', 'count', '2020-01-01', '2020-01-02', '1 hour');
 SELECT monitoring.value('reg_unknown', 'p95') IS NULL AS no_data, monitoring.value('reg_latency_seconds', 'count', at => '2020-01-01') IS NULL AS before;

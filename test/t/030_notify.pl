@@ -105,6 +105,8 @@ create('chat', '/chat?token=secret', '{}', 'slack');
 sql(q{
 	INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, severity, owner)
 	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres')});
+# On dates that retention would drop.
+sql(q{UPDATE monitoring.retention_policies SET enabled = false});
 sql(q{SELECT monitoring.ensure_partition('alert_history', '2026-01-02 03:04:05+00')});
 
 # One history row of the rule; returns its id.

@@ -1,0 +1,349 @@
+# Launcher and database workers on a real server: who gets a worker, jobs and their errors, DDL that workers would
+# block, death of every kind, shutdown, taking turns, promotion. Jobs are functions made here, so that this test
+# depends on nothing but the worker slice.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $node = PostgreSQL::Test::Cluster->new('workers');
+$node->init(allows_streaming => 1);
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'monitoring'
+max_worker_processes = 16
+log_line_prefix = '%m [%p] %b '
+CONF
+$node->start;
+
+# ---- helpers ----
+
+sub worker_pid
+{
+	my ($db) = @_;
+	return $node->safe_psql('postgres',
+		"SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = '$db'");
+}
+
+# Wait until the database's worker is up and idle, and is not the one with the given pid.
+sub wait_for_worker
+{
+	my ($db, $not) = @_;
+	$not ||= 0;
+	return $node->poll_query_until($db, <<"SQL");
+SELECT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND pid <> $not
+               AND worker_state IN ('idle', 'running') AND job IS NOT NULL)
+SQL
+}
+
+sub wait_for_runs
+{
+	my ($db, $job, $more) = @_;
+	my $runs = $node->safe_psql($db, status_of('runs', $job)) || 0;
+	return $node->poll_query_until($db, 'SELECT (' . status_of('runs', $job) . ') >= ' . ($runs + $more));
+}
+
+sub status_of
+{
+	my ($column, $job) = @_;
+	return "SELECT $column FROM monitoring.status WHERE database = current_database() AND job = '$job'";
+}
+
+# A database with the extension, only jobs of our own, and a table that they leave traces in.
+sub make_database
+{
+	my ($db) = @_;
+	$node->safe_psql('postgres', "CREATE DATABASE $db");
+	set_up_jobs($db);
+	return;
+}
+
+sub set_up_jobs
+{
+	my ($db) = @_;
+	$node->safe_psql($db, <<'SQL');
+BEGIN;
+CREATE EXTENSION monitoring;
+UPDATE monitoring.jobs SET enabled = false;
+CREATE TABLE public.trace (job text, who name DEFAULT current_user, path text DEFAULT current_setting('search_path'),
+                           zone text DEFAULT current_setting('TimeZone'));
+CREATE FUNCTION public.tick(at timestamptz) RETURNS void LANGUAGE sql
+    AS $$ INSERT INTO public.trace (job) VALUES ('tick') $$;
+CREATE FUNCTION public.last(at timestamptz) RETURNS void LANGUAGE sql
+    AS $$ INSERT INTO public.trace (job) VALUES ('last') $$;
+INSERT INTO monitoring.jobs (name, function, every) VALUES ('tick', 'public.tick', '200 milliseconds');
+INSERT INTO monitoring.jobs (name, function, every, run_at_shutdown) VALUES ('last', 'public.last', '1 year', true);
+COMMIT;
+SQL
+	return;
+}
+
+sub traces
+{
+	my ($db, $job) = @_;
+	return $node->safe_psql($db, "SELECT count(*) FROM public.trace WHERE job = '$job'");
+}
+
+# ---- who gets a worker ----
+
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'monitoring launcher'"),
+	'1', 'the launcher runs');
+
+make_database('one');
+my $start = time();
+ok(wait_for_worker('one'), 'CREATE EXTENSION gets a worker');
+cmp_ok(time() - $start, '<', 5, 'quickly');
+make_database('two');
+ok(wait_for_worker('two'), 'a second database gets one, too');
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'monitoring worker'"),
+	'2', 'one worker a database, none without the extension');
+is($node->safe_psql('one', "SELECT worker, database IS NULL, pid > 0, worker_state, job FROM monitoring.status WHERE worker = 'launcher'"),
+	'launcher|t|t|running|', 'the launcher is in status');
+is($node->safe_psql('one', "SELECT count(DISTINCT database) FROM monitoring.status WHERE worker = 'database worker'"),
+	'2', 'both workers are in status');
+ok(wait_for_runs('one', 'tick', 3), 'a job runs again and again');
+is($node->safe_psql('one', status_of('state, failures, last_duration >= 0, lag >= 0, last_run <= clock_timestamp()', 'tick')),
+	'ok|0|t|t|t', 'status of a job that works');
+
+# ---- jobs ----
+
+$node->safe_psql('postgres', <<'SQL');
+CREATE ROLE jobber;
+ALTER DATABASE one SET search_path = 'nowhere';
+ALTER DATABASE one SET default_transaction_read_only = on;
+ALTER DATABASE one SET TimeZone = 'Asia/Tokyo';
+SQL
+my $pid = worker_pid('one');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+ok(wait_for_worker('one', $pid), 'a worker that got SIGTERM is replaced');
+is(traces('one', 'last'), '1', 'after the jobs for the end have run');
+
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+GRANT INSERT ON public.trace TO jobber;
+CREATE FUNCTION public.fail(at timestamptz) RETURNS void LANGUAGE plpgsql
+    AS $$ BEGIN INSERT INTO public.trace (job) VALUES ('fail'); RAISE EXCEPTION 'no luck today'; END $$;
+CREATE FUNCTION public.slow(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_sleep(600)';
+CREATE FUNCTION public.owned(at timestamptz) RETURNS void LANGUAGE plpgsql
+    AS $$ BEGIN INSERT INTO public.trace (job) VALUES ('owned'); PERFORM set_config('search_path', 'evil', false); END $$;
+CREATE FUNCTION public.climb(at timestamptz) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; SET SESSION AUTHORIZATION DEFAULT; END $$;
+INSERT INTO monitoring.jobs (name, function, every, priority, timeout, owner) VALUES
+    ('fail', 'public.fail', '200 milliseconds', 1, '30 seconds', 'postgres'),
+    ('slow', 'public.slow', '1 second', 2, '100 milliseconds', 'postgres'),
+    ('owned', 'public.owned', '200 milliseconds', 3, '30 seconds', 'jobber'),
+    ('climb', 'public.climb', '200 milliseconds', 4, '30 seconds', 'jobber'),
+    ('nothing', 'public.nothing', '200 milliseconds', 5, '30 seconds', 'postgres'),
+    ('nobody', 'public.tick', '200 milliseconds', 6, '30 seconds', 'nobody_at_all');
+SQL
+$node->safe_psql('one', "UPDATE monitoring.jobs SET owner = current_user WHERE owner = 'postgres'", extra_params => [],
+	on_error_stop => 0)
+	if $node->safe_psql('one', 'SELECT current_user') ne 'postgres';
+
+ok($node->poll_query_until('one', "SELECT count(*) = 5 FROM monitoring.jobs WHERE last_state = 'failed'"),
+	'failing jobs are recorded');
+my %error = map { split /\|/, $_, 2 } split /\n/,
+	$node->safe_psql('one', "SELECT name, last_error FROM monitoring.jobs WHERE last_state = 'failed'");
+is($error{fail}, 'no luck today', 'with the error of the function');
+is($error{slow}, 'canceling statement due to statement timeout', 'of the timeout');
+like($error{climb}, qr/cannot set parameter "(role|session_authorization)" within security-restricted operation/,
+	'of trying to become somebody else');
+like($error{nothing}, qr/function public\.nothing\(timestamp with time zone\) does not exist/, 'of a missing function');
+like($error{nobody}, qr/role "nobody_at_all" does not exist/, 'of a missing owner');
+
+my $row = $node->safe_psql('one', "SELECT xmin, last_error_at FROM monitoring.jobs WHERE name = 'fail'");
+ok(wait_for_runs('one', 'fail', 3), 'a failing job is tried again');
+is($node->safe_psql('one', "SELECT xmin, last_error_at FROM monitoring.jobs WHERE name = 'fail'"), $row,
+	'its row is not written again for the same error');
+is(traces('one', 'fail'), '0', 'what it did is rolled back');
+is($node->safe_psql('one', status_of('state, failures = runs, last_error', 'fail')), 'failed|t|no luck today',
+	'status of a job that fails');
+ok(wait_for_runs('one', 'owned', 2), 'jobs beside it run');
+ok(wait_for_runs('one', 'tick', 2), 'those of a later priority, too');
+is($node->safe_psql('one', "SELECT DISTINCT who, path, zone FROM public.trace WHERE job = 'owned'"),
+	'jobber|pg_catalog, pg_temp|UTC', 'a job runs as its owner, with pinned settings, whatever a run before has set');
+is($node->safe_psql('one', "SELECT count(DISTINCT path || zone) FROM public.trace"), '1', 'the others, too');
+
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+CREATE OR REPLACE FUNCTION public.fail(at timestamptz) RETURNS void LANGUAGE sql AS '';
+SQL
+ok($node->poll_query_until('one', "SELECT last_state = 'ok' FROM monitoring.jobs WHERE name = 'fail'"),
+	'a job that works again is ok again');
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+DELETE FROM monitoring.jobs WHERE name IN ('fail', 'slow', 'owned', 'climb', 'nothing', 'nobody', 'tick');
+SQL
+ok($node->poll_query_until('one', "SELECT count(*) = 1 FROM monitoring.status WHERE database = 'one'"),
+	'a job that is deleted is gone from status at once');
+is($node->safe_psql('one', <<'SQL'), '0', 'an idle worker has no transaction and no snapshot');
+SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'monitoring%' AND datname IS DISTINCT FROM 'two'
+   AND (xact_start IS NOT NULL OR backend_xmin IS NOT NULL)
+SQL
+
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+INSERT INTO monitoring.jobs (name, function, setting) VALUES
+    ('by setting', 'public.tick', 'monitoring.evaluation_interval'), ('unset', 'public.tick', 'monitoring.no_such');
+SQL
+ok(wait_for_runs('one', 'by setting', 1), 'a setting gives the interval');
+ok($node->poll_query_until('one', "SELECT last_error = 'setting \"monitoring.no_such\" does not exist' FROM monitoring.jobs WHERE name = 'unset'"),
+	'one that does not exist is an error of the job');
+$node->append_conf('postgresql.conf', 'monitoring.evaluation_interval = 100');
+$node->reload;
+ok(wait_for_runs('one', 'by setting', 20), 'a changed setting takes effect');
+$node->safe_psql('one', "SET default_transaction_read_only = off; DELETE FROM monitoring.jobs WHERE name IN ('by setting', 'unset')");
+
+# ---- DDL ----
+
+$pid = worker_pid('two');
+$node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN');
+my ($ret, $out, $err) = $node->psql('postgres', 'SET ROLE stranger; DROP DATABASE two');
+like($err, qr/must be owner of database two/, 'a stranger cannot drop the database');
+($ret, $out, $err) = $node->psql('postgres', 'SET ROLE stranger; CREATE DATABASE copy TEMPLATE two');
+like($err, qr/permission denied/, 'nor copy it');
+is(worker_pid('two'), $pid, 'nor disturb its worker');
+
+$node->safe_psql('postgres', 'ALTER DATABASE two RENAME TO deux');
+pass('RENAME');
+ok(wait_for_worker('deux'), 'the worker is there again after RENAME');
+$pid = worker_pid('deux');
+$node->safe_psql('postgres', 'BEGIN; ALTER DATABASE deux RENAME TO two; ROLLBACK');
+ok(wait_for_worker('deux', $pid), 'and after a RENAME that is rolled back');
+
+my $session = $node->background_psql('postgres');
+$session->query_safe('BEGIN; ALTER DATABASE deux RENAME TO two');
+is(worker_pid('deux'), '', 'no worker while the transaction with RENAME is open');
+is($node->safe_psql('one', "SELECT DISTINCT worker_state FROM monitoring.status WHERE database = 'deux'"),
+	'standing aside', 'status says so');
+$session->query_safe('COMMIT');
+$session->quit;
+ok(wait_for_worker('two'), 'the worker is there again after the commit');
+
+$node->safe_psql('postgres', 'CREATE DATABASE copy TEMPLATE two');
+pass('CREATE DATABASE ... TEMPLATE');
+ok(wait_for_worker('two'), 'the template has a worker again');
+ok(wait_for_worker('copy'), 'the copy has one, too');
+
+$ENV{SPACE} = PostgreSQL::Test::Utils::tempdir();
+$node->safe_psql('postgres', "CREATE TABLESPACE space LOCATION '$ENV{SPACE}'");
+$pid = worker_pid('copy');
+$node->safe_psql('postgres', 'ALTER DATABASE copy SET TABLESPACE space');
+ok(wait_for_worker('copy', $pid), 'SET TABLESPACE');
+
+$node->safe_psql('copy', <<'SQL');
+CREATE FUNCTION public.slow(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_sleep(600)';
+INSERT INTO monitoring.jobs (name, function, every) VALUES ('slow', 'public.slow', '1 second');
+SQL
+ok($node->poll_query_until('copy', status_of("state = 'running'", 'slow')), 'a job that takes long runs');
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+$node->safe_psql('postgres', 'DROP DATABASE other');
+pass('DROP DATABASE of another database');
+$start = time();
+$node->safe_psql('postgres', 'DROP DATABASE copy');
+cmp_ok(time() - $start, '<', 4, 'DROP DATABASE does not wait for the job');
+is($node->safe_psql('one', "SELECT count(*) FROM monitoring.status WHERE database = 'copy'"), '0', 'status forgets it');
+
+# ---- CREATE and DROP EXTENSION ----
+
+$pid = worker_pid('two');
+$node->safe_psql('two', 'BEGIN; DROP EXTENSION monitoring; ROLLBACK');
+ok(wait_for_worker('two', $pid), 'a worker again after a DROP EXTENSION that is rolled back');
+$node->safe_psql('two', 'DROP EXTENSION monitoring');
+is(worker_pid('two'), '', 'no worker after DROP EXTENSION');
+ok( $node->poll_query_until('one', "SELECT count(*) = 0 FROM monitoring.status WHERE database = 'two'"),
+	'nor anything in status');
+$node->safe_psql('two', 'DROP TABLE public.trace; DROP FUNCTION public.tick, public.last');
+set_up_jobs('two');
+ok(wait_for_worker('two'), 'a worker again after CREATE EXTENSION');
+$node->safe_psql('two', 'DROP SCHEMA monitoring CASCADE');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = 'two'"),
+	'the worker goes when the extension is dropped with its schema');
+$node->safe_psql('two', 'DROP TABLE public.trace; DROP FUNCTION public.tick, public.last');
+$node->safe_psql('two', 'BEGIN; CREATE EXTENSION monitoring; ROLLBACK');
+for (1 .. 5)
+{
+	set_up_jobs('two');
+	$node->safe_psql('two', 'DROP EXTENSION monitoring; DROP TABLE public.trace; DROP FUNCTION public.tick, public.last');
+}
+pass('CREATE and DROP EXTENSION in quick succession');
+set_up_jobs('two');
+ok(wait_for_worker('two'), 'the worker keeps up');
+
+# ---- death ----
+
+my $launcher = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring launcher'");
+$pid = worker_pid('one');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
+ok( $node->poll_query_until('one', "SELECT pid <> $launcher FROM monitoring.status WHERE worker = 'launcher' AND pid IS NOT NULL"),
+	'a launcher that got SIGTERM is replaced');
+is(worker_pid('one'), $pid, 'it takes over the workers');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+ok(wait_for_worker('one', $pid), 'and replaces them');
+
+$pid = worker_pid('one');
+kill 'KILL', $pid;
+ok($node->poll_query_until('postgres', 'SELECT true'), 'kill -9 of a worker: the server comes back');
+ok(wait_for_worker('one', $pid), 'and its worker');
+ok(wait_for_worker('two'), 'and the other one');
+
+# ---- shutdown ----
+
+$node->safe_psql('two', <<'SQL');
+TRUNCATE public.trace;
+CREATE FUNCTION public.slow(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_sleep(600)';
+INSERT INTO monitoring.jobs (name, function, every) VALUES ('slow', 'public.slow', '1 second');
+SQL
+ok($node->poll_query_until('two', status_of("state = 'running'", 'slow')), 'a job runs when the server is stopped');
+$node->stop('fast');
+$node->append_conf('postgresql.conf', 'monitoring.max_workers = 1');
+$node->start;
+is(traces('two', 'last'), '1', 'a fast shutdown has run the jobs for the end');
+is($node->safe_psql('two', "SELECT last_state FROM monitoring.jobs WHERE name = 'slow'"), 'new',
+	'the job it cancelled is not said to have failed');
+$node->safe_psql('two', "DELETE FROM monitoring.jobs WHERE name = 'slow'");
+
+# ---- more databases than workers ----
+
+make_database('three');
+for my $db (qw(one two three))
+{
+	ok($node->poll_query_until($db, "SELECT sum(runs) > 0 FROM monitoring.status WHERE database = '$db'"),
+		"with one worker for three databases, $db has its turn");
+}
+is($node->safe_psql('one', "SELECT count(DISTINCT pid) <= 1 FROM monitoring.status WHERE worker = 'database worker' AND worker_state <> 'waiting'"),
+	't', 'never two at a time');
+$node->append_conf('postgresql.conf', 'monitoring.max_workers = 4');
+$node->reload;
+ok(wait_for_worker($_), "with four, $_ keeps its worker") for qw(one two three);
+is($node->safe_psql('one', "SELECT count(DISTINCT pid) FROM monitoring.status WHERE worker = 'database worker'"), '3',
+	'all at a time');
+
+# ---- standby ----
+
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+is($standby->safe_psql('one', 'SELECT worker, worker_state FROM monitoring.status'), 'launcher|not running',
+	'a standby has no launcher');
+$standby->promote;
+ok( $standby->poll_query_until('one',
+		"SELECT count(*) > 0 FROM monitoring.status WHERE database = 'one' AND worker_state = 'idle'"),
+	'after promotion it has, and workers');
+$standby->stop;
+
+# ---- no room for workers ----
+
+$node->stop;
+# Two slots: the launchers of logical replication and ours, or what else the library starts.
+$node->append_conf('postgresql.conf', "max_worker_processes = 2\nmax_logical_replication_workers = 1");
+my $log_start = -s $node->logfile;
+$node->start;
+ok($node->wait_for_log(qr/monitoring found no free worker slot for database/, $log_start), 'no free worker slot is logged');
+ok($node->wait_for_log(qr/Consider increasing max_worker_processes/, $log_start), 'with a hint');
+is($node->safe_psql('one', 'SELECT count(*) FROM monitoring.jobs WHERE enabled') > 0 ? 1 : 0, 1, 'and harms nobody');
+$node->stop;
+
+done_testing();
