@@ -1,5 +1,8 @@
 -- statements: history and views over stored intervals. The real source is tested in test/t/040_statements.pl.
 SET timezone = 'UTC';
+SET datestyle = 'ISO';
+SET intervalstyle = 'postgres';
+\set VERBOSITY terse
 
 -- without pg_stat_statements: no error, a hint
 SELECT installed, version, watching_since, hint IS NOT NULL AS has_hint FROM monitoring.statement_source;
@@ -12,6 +15,19 @@ SELECT n, octet_length(monitoring.clip_text(repeat('é', 10), n)) AS two, octet_
 	octet_length(monitoring.clip_text(repeat('x', 10), n)) AS one
 FROM unnest('{1,2,3,4,9,10,11,20,29,30,31}'::integer[]) AS n;
 SELECT octet_length(monitoring.clip_text('x' || repeat('é', 100000), 8192));
+
+-- passwords
+SELECT monitoring.redact_statement(q) FROM (VALUES
+	(1, $q$ALTER ROLE a PASSWORD 'x''y' VALID UNTIL '2031-01-01'$q$),
+	(2, $q$CREATE USER a encrypted password E'x\'y''z\\' LOGIN$q$),
+	(3, $q$ALTER ROLE a PASSWORD 'x\' LOGIN$q$),
+	(4, $q$ALTER ROLE a PASSWORD$$x'y$$ LOGIN$q$),
+	(5, $q$ALTER ROLE a PASSWORD $p$x$$y$p$ LOGIN$q$),
+	(6, $q$ALTER ROLE a PASSWORD 'cut off$q$),
+	(7, $q$CREATE USER MAPPING FOR a SERVER s OPTIONS (user 'u', password 'x')$q$),
+	(8, $q$CREATE SUBSCRIPTION s CONNECTION 'host=h password=x user=u' PUBLICATION p$q$),
+	(9, $q$SELECT 1 FROM u WHERE password=$1 AND password_hash = $2 AND password = f($3)$q$),
+	(10, $q$ALTER ROLE a PASSWORD NULL$q$)) AS v (n, q) ORDER BY n;
 
 -- the columns of different versions
 SELECT c.version, m.source

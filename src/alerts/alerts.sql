@@ -508,6 +508,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated.';
 
+CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
+		THEN trim_scale(round(value::numeric, greatest(0, 3 - floor(log(abs(value)))::int)))::text
+		ELSE value::text END
+$$;
+COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to read: at least four significant digits, no more decimals than these need.';
+
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
 LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -517,7 +525,7 @@ BEGIN
 		RETURN rule.annotations;
 	END IF;
 	vars := coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
-		|| jsonb_build_object('value', state.value::text, 'threshold', rule.threshold::text, 'severity', rule.severity,
+		|| jsonb_build_object('value', monitoring.short_number(state.value), 'threshold', monitoring.short_number(rule.threshold), 'severity', rule.severity,
 			'alertname', rule.name);
 	RETURN (SELECT jsonb_object_agg(a.key, monitoring.fill_text(a.value, vars)) FROM jsonb_each_text(rule.annotations) AS a);
 END $$;

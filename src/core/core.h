@@ -19,13 +19,13 @@
 
 /* ---- settings (settings.c) ---- */
 
-extern int	mon_shared_memory;		 /* kB of shared memory for the registry */
-extern int	mon_flush_interval;		 /* ms between flushes of metrics to segments */
-extern int	mon_evaluation_interval; /* ms between evaluations of alert rules */
-extern int	mon_slow_query_threshold; /* ms; a statement at or above it is slow */
-extern int	mon_max_series;			 /* series a metric may have before its overflow series is used */
-extern bool mon_transactional;		 /* records follow their transaction */
-extern char *mon_allowed_hosts;	 /* hosts that notifications may go to; '' = none */
+extern int mon_shared_memory;        /* kB of shared memory for the registry */
+extern int mon_flush_interval;       /* ms between flushes of metrics to segments */
+extern int mon_evaluation_interval;  /* ms between evaluations of alert rules */
+extern int mon_slow_query_threshold; /* ms; a statement at or above it is slow */
+extern int mon_max_series;      /* series a metric may have before its overflow series is used */
+extern bool mon_transactional;  /* records follow their transaction */
+extern char *mon_allowed_hosts; /* hosts that notifications may go to; '' = none */
 extern bool mon_allow_private_networks; /* loopback and private addresses too */
 
 /* First in _PG_init; mon_settings_finish() last, when every slice has defined its own. */
@@ -45,9 +45,9 @@ extern void mon_settings_finish(void);
 typedef struct MonShmemSlice
 {
 	const char *name; /* ShmemInitStruct and tranche name */
-	Size		(*size)(void);
-	void		(*init)(LWLockPadded *locks);
-	int			nlocks;
+	Size (*size)(void);
+	void (*init)(LWLockPadded *locks);
+	int nlocks;
 } MonShmemSlice;
 
 extern void mon_shmem_init(void);

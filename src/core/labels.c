@@ -21,10 +21,11 @@
 static void
 bad_labels(const char *detail)
 {
-	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid labels"),
-					errdetail_internal("%s", detail),
-					errhint("Labels are a JSON object whose values are text, numbers or "
-							"booleans, such as {\"route\": \"/cart\", \"status\": 200}.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid labels"),
+			 errdetail_internal("%s", detail),
+			 errhint("Labels are a JSON object whose values are text, numbers or "
+					 "booleans, such as {\"route\": \"/cart\", \"status\": 200}.")));
 }
 
 /* Replace a scalar label value by its text; false for null, which is no label at all. */
@@ -66,8 +67,7 @@ mon_labels_canonical(Jsonb *labels)
 	JsonbParseState *state = NULL;
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	key,
-				value;
+	JsonbValue key, value;
 	JsonbValue *result;
 
 	if (!JB_ROOT_IS_OBJECT(labels))
@@ -103,7 +103,7 @@ mon_labels_text(Jsonb *canonical)
 int64
 mon_series_id(const char *metric, int metric_len, const char *labels_text, int labels_len)
 {
-	uint64		h = hash_bytes_extended((const unsigned char *) metric, metric_len, 0);
+	uint64 h = hash_bytes_extended((const unsigned char *) metric, metric_len, 0);
 
 	return (int64) hash_bytes_extended((const unsigned char *) labels_text, labels_len, h);
 }
@@ -111,14 +111,14 @@ mon_series_id(const char *metric, int metric_len, const char *labels_text, int l
 void
 mon_check_metric_name(const char *name, int len)
 {
-	bool		ok = len > 0 && len <= MAX_METRIC_NAME;
+	bool ok = len > 0 && len <= MAX_METRIC_NAME;
 
 	for (int i = 0; ok && i < len; i++)
 	{
-		char		c = name[i];
+		char c = name[i];
 
 		ok = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == ':' ||
-			 (i > 0 && c >= '0' && c <= '9');
+			(i > 0 && c >= '0' && c <= '9');
 	}
 	if (!ok)
 		ereport(ERROR,

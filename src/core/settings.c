@@ -15,14 +15,14 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-int			mon_shared_memory = 64 * 1024;
-int			mon_flush_interval = 10 * 1000;
-int			mon_evaluation_interval = 1000;
-int			mon_slow_query_threshold = 1000;
-int			mon_max_series = 10000;
-bool		mon_transactional = false;
-char	   *mon_allowed_hosts = NULL;
-bool		mon_allow_private_networks = false;
+int mon_shared_memory = 64 * 1024;
+int mon_flush_interval = 10 * 1000;
+int mon_evaluation_interval = 1000;
+int mon_slow_query_threshold = 1000;
+int mon_max_series = 10000;
+bool mon_transactional = false;
+char *mon_allowed_hosts = NULL;
+bool mon_allow_private_networks = false;
 
 void
 mon_settings_init(void)
@@ -50,8 +50,7 @@ mon_settings_init(void)
 							&mon_slow_query_threshold, 1000, 0, INT_MAX, PGC_SUSET, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 
-	DefineCustomIntVariable("monitoring.max_series",
-							"Series that one metric may have in memory.",
+	DefineCustomIntVariable("monitoring.max_series", "Series that one metric may have in memory.",
 							"Further label sets are recorded in the metric's overflow series.",
 							&mon_max_series, 10000, 1, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
@@ -61,12 +60,11 @@ mon_settings_init(void)
 							 "rolls back.",
 							 &mon_transactional, false, PGC_USERSET, 0, NULL, NULL, NULL);
 
-	DefineCustomStringVariable("monitoring.allowed_hosts",
-							   "Hosts that notifications may be sent to.",
-							   "Comma-separated host names; *.example.com is any host of that "
-							   "domain, * any host. Empty allows none.",
-							   &mon_allowed_hosts, "", PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL,
-							   NULL);
+	DefineCustomStringVariable(
+		"monitoring.allowed_hosts", "Hosts that notifications may be sent to.",
+		"Comma-separated host names; *.example.com is any host of that "
+		"domain, * any host. Empty allows none.",
+		&mon_allowed_hosts, "", PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("monitoring.allow_private_networks",
 							 "Notifications may go to loopback, private and link-local addresses.",

@@ -17,10 +17,10 @@
 
 #define MAX_SLICES 8
 
-bool		mon_preloaded = false;
+bool mon_preloaded = false;
 
 static MonShmemSlice slices[MAX_SLICES];
-static int	nslices = 0;
+static int nslices = 0;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -76,8 +76,9 @@ void
 mon_require_preload(void)
 {
 	if (!mon_preloaded)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("monitoring must be loaded at server start"),
-						errhint("Add monitoring to shared_preload_libraries and restart the "
-								"server.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("monitoring must be loaded at server start"),
+				 errhint("Add monitoring to shared_preload_libraries and restart the "
+						 "server.")));
 }

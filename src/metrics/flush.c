@@ -32,30 +32,30 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-#define LOCKTAG_CLASS 77		   /* class of our advisory locks; SQL functions use 1 and 2 */
+#define LOCKTAG_CLASS 77 /* class of our advisory locks; SQL functions use 1 and 2 */
 #define LOCK_FLUSH 1
-#define SERIES_PER_SEGMENT 4096	   /* so that a row stays easy to read by slices */
+#define SERIES_PER_SEGMENT 4096 /* so that a row stays easy to read by slices */
 #define SWEEP_USECS (60 * USECS_PER_SEC)
 
 /* A sealed slot to be written. */
 typedef struct SealedSlot
 {
-	MonSeries  *series;
-	MonSlot    *slot;
-	int64		id;
+	MonSeries *series;
+	MonSlot *slot;
+	int64 id;
 	TimestampTz start;
 } SealedSlot;
 
 typedef struct SealState
 {
-	uint64		seq;	 /* of this flush */
-	uint64		flushed; /* already written, perhaps by this very transaction */
+	uint64 seq;     /* of this flush */
+	uint64 flushed; /* already written, perhaps by this very transaction */
 	SealedSlot *sealed;
-	int			nsealed;
-	int			maxsealed;
+	int nsealed;
+	int maxsealed;
 	MonSeries **fresh; /* series without a row in series_catalog */
-	int			nfresh;
-	int			maxfresh;
+	int nfresh;
+	int maxfresh;
 } SealState;
 
 /* Set while the top-level transaction has a flush that will commit with it. */
@@ -70,8 +70,8 @@ uint64
 mon_flushed_seq(void)
 {
 	static SPIPlanPtr plan = NULL;
-	bool		isnull;
-	uint64		seq = 0;
+	bool isnull;
+	uint64 seq = 0;
 
 	SPI_connect();
 	if (!plan)
@@ -91,7 +91,7 @@ mon_flushed_seq(void)
 static uint64
 latest_flushed_seq(void)
 {
-	uint64		seq;
+	uint64 seq;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	seq = mon_flushed_seq();
@@ -103,7 +103,7 @@ latest_flushed_seq(void)
 void
 mon_sync_sequence(MonDb *db)
 {
-	uint64		flushed;
+	uint64 flushed;
 
 	mon_seal_lock(LW_SHARED);
 	flushed = db->next_seq;
@@ -126,8 +126,7 @@ remember_slot(SealState *state, MonSeries *s, MonSlot *slot)
 	if (state->nsealed == state->maxsealed)
 	{
 		state->maxsealed *= 2;
-		state->sealed =
-			repalloc_huge(state->sealed, sizeof(SealedSlot) * (Size) state->maxsealed);
+		state->sealed = repalloc_huge(state->sealed, sizeof(SealedSlot) * (Size) state->maxsealed);
 	}
 	state->sealed[state->nsealed].series = s;
 	state->sealed[state->nsealed].slot = slot;
@@ -151,7 +150,7 @@ remember_fresh(SealState *state, MonSeries *s)
 static void
 seal_series(MonSeries *s, void *arg)
 {
-	SealState  *state = arg;
+	SealState *state = arg;
 
 	if (s->slots == NULL)
 		return;
@@ -186,7 +185,7 @@ compare_sealed(const void *a, const void *b)
 static void
 execute(const char *sql, int nargs, Oid *types, Datum *values)
 {
-	int			rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
+	int rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
 
 	if (rc < 0)
 		elog(ERROR, "could not write metrics: %s", SPI_result_code_string(rc));
@@ -196,10 +195,10 @@ execute(const char *sql, int nargs, Oid *types, Datum *values)
 static void
 write_catalog(const SealState *state)
 {
-	Oid			types[4] = {INT8ARRAYOID, TEXTARRAYOID, INT2ARRAYOID, JSONBARRAYOID};
-	Datum		values[4];
-	Datum	   *column[4];
-	int			n = state->nfresh;
+	Oid types[4] = {INT8ARRAYOID, TEXTARRAYOID, INT2ARRAYOID, JSONBARRAYOID};
+	Datum values[4];
+	Datum *column[4];
+	int n = state->nfresh;
 
 	if (n == 0)
 		return;
@@ -207,7 +206,7 @@ write_catalog(const SealState *state)
 		column[c] = palloc_extended(sizeof(Datum) * n, MCXT_ALLOC_HUGE);
 	for (int i = 0; i < n; i++)
 	{
-		MonSeries  *s = state->fresh[i];
+		MonSeries *s = state->fresh[i];
 
 		column[0][i] = Int64GetDatum(s->id);
 		column[1][i] = CStringGetTextDatum(s->metric->name);
@@ -239,10 +238,10 @@ finish_bytea(StringInfo buf)
 static void
 write_segment(SegmentBuilder *b, TimestampTz start, uint64 seq, int part)
 {
-	Oid			types[6] = {TIMESTAMPTZOID, INT8OID, INT4OID, INT4OID, BYTEAOID, BYTEAOID};
-	Datum		values[6] = {TimestampTzGetDatum(start), Int64GetDatum(seq), Int32GetDatum(part),
-							 Int32GetDatum(b->nseries), finish_bytea(&b->directory),
-							 finish_bytea(&b->points)};
+	Oid types[6] = {TIMESTAMPTZOID, INT8OID, INT4OID, INT4OID, BYTEAOID, BYTEAOID};
+	Datum values[6] = {TimestampTzGetDatum(start),  Int64GetDatum(seq),
+					   Int32GetDatum(part),         Int32GetDatum(b->nseries),
+					   finish_bytea(&b->directory), finish_bytea(&b->points)};
 
 	if (part == 0)
 		execute("SELECT monitoring.ensure_partition('segments', $1)", 1, types, values);
@@ -259,10 +258,10 @@ write_segment(SegmentBuilder *b, TimestampTz start, uint64 seq, int part)
 static void
 write_segments(SealState *state)
 {
-	MemoryContext row_cxt =
-		AllocSetContextCreate(CurrentMemoryContext, "segment", ALLOCSET_DEFAULT_SIZES);
-	int			i = 0;
-	int			part = 0;
+	MemoryContext row_cxt = AllocSetContextCreate(CurrentMemoryContext, "segment",
+												  ALLOCSET_DEFAULT_SIZES);
+	int i = 0;
+	int part = 0;
 
 	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
 	while (i < state->nsealed)
@@ -292,8 +291,8 @@ write_segments(SealState *state)
 static void
 advance_state(uint64 seq)
 {
-	Oid			type = INT8OID;
-	Datum		value = Int64GetDatum(seq);
+	Oid type = INT8OID;
+	Datum value = Int64GetDatum(seq);
 
 	execute("INSERT INTO monitoring.flush_state (only_row, seq) VALUES (true, $1) "
 			"ON CONFLICT (only_row) DO UPDATE SET seq = EXCLUDED.seq, "
@@ -304,7 +303,7 @@ advance_state(uint64 seq)
 static bool
 lock_flush(bool wait)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, LOCK_FLUSH, LOCKTAG_CLASS);
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
@@ -314,8 +313,8 @@ lock_flush(bool wait)
 static int64
 flush(bool wait)
 {
-	MonDb	   *db;
-	SealState	state = {0};
+	MonDb *db;
+	SealState state = {0};
 
 	mon_record_push();
 	db = mon_registry_db(MyDatabaseId);
@@ -361,7 +360,7 @@ flush_xact_callback(XactEvent event, void *arg)
 		return;
 	if (event == XACT_EVENT_COMMIT)
 	{
-		MonDb	   *db = mon_registry_db(MyDatabaseId);
+		MonDb *db = mon_registry_db(MyDatabaseId);
 
 		mon_registry_drop_sealed(MyDatabaseId, completing_seq);
 		if (db)
@@ -384,12 +383,14 @@ require_writable(void)
 {
 	mon_require_preload();
 	if (RecoveryInProgress())
-		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-						errmsg("metrics cannot be flushed on a standby"),
-						errdetail("What is recorded here stays in memory and can be read.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("metrics cannot be flushed on a standby"),
+				 errdetail("What is recorded here stays in memory and can be read.")));
 	if (XactReadOnly)
-		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-						errmsg("metrics cannot be flushed in a read-only transaction")));
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("metrics cannot be flushed in a read-only transaction")));
 }
 
 PG_FUNCTION_INFO_V1(mon_flush);
@@ -406,7 +407,7 @@ static void
 sweep(TimestampTz now)
 {
 	static TimestampTz last_sweep = 0;
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (now - last_sweep < SWEEP_USECS)
 		return;
@@ -443,18 +444,13 @@ PG_FUNCTION_INFO_V1(mon_self);
 Datum
 mon_self(PG_FUNCTION_ARGS)
 {
-	TupleDesc	tupdesc;
-	Datum		values[14];
-	bool		nulls[14] = {0};
-	int64		metrics,
-				series,
-				slots,
-				pending,
-				persisted;
-	Size		used,
-				total;
-	MonDb	   *db;
-	int			i = 0;
+	TupleDesc tupdesc;
+	Datum values[14];
+	bool nulls[14] = {0};
+	int64 metrics, series, slots, pending, persisted;
+	Size used, total;
+	MonDb *db;
+	int i = 0;
 
 	mon_require_preload();
 	if (get_call_result_type(fcinfo, NULL, &tupdesc) != TYPEFUNC_COMPOSITE)

@@ -24,18 +24,17 @@
 
 typedef struct FreeBlock
 {
-	struct FreeBlock *prev,
-			   *next;
+	struct FreeBlock *prev, *next;
 } FreeBlock;
 
 typedef struct MemoryHeader
 {
-	char	   *base; /* aligned to the largest block */
-	Size		nunits;
-	Size		used;
-	Size		reserve;
-	FreeBlock	free[MAX_ORDER + 1]; /* list heads */
-	uint8		order[FLEXIBLE_ARRAY_MEMBER];
+	char *base; /* aligned to the largest block */
+	Size nunits;
+	Size used;
+	Size reserve;
+	FreeBlock free[MAX_ORDER + 1]; /* list heads */
+	uint8 order[FLEXIBLE_ARRAY_MEMBER];
 } MemoryHeader;
 
 static MemoryHeader *mem = NULL;
@@ -44,7 +43,7 @@ static LWLock *mem_lock = NULL;
 static void
 list_push(int order, FreeBlock *b)
 {
-	FreeBlock  *head = &mem->free[order];
+	FreeBlock *head = &mem->free[order];
 
 	b->prev = head;
 	b->next = head->next;
@@ -83,8 +82,8 @@ mon_memory_overhead(Size area)
 void
 mon_memory_setup(char *area, Size size)
 {
-	Size		nunits = (size - sizeof(MemoryHeader) - 2 * UNIT) / (UNIT + 1);
-	Size		unit = 0;
+	Size nunits = (size - sizeof(MemoryHeader) - 2 * UNIT) / (UNIT + 1);
+	Size unit = 0;
 
 	mem = (MemoryHeader *) area;
 	mem->nunits = nunits;
@@ -98,7 +97,7 @@ mon_memory_setup(char *area, Size size)
 	/* Carve the area into the largest blocks that fit at their own alignment. */
 	while (unit < nunits)
 	{
-		int			order = MAX_ORDER;
+		int order = MAX_ORDER;
 
 		while ((unit & (((Size) 1 << order) - 1)) != 0 || unit + ((Size) 1 << order) > nunits)
 			order--;
@@ -129,10 +128,10 @@ order_for(Size size)
 void *
 mon_memory_alloc(Size size, Size *actual, bool reserve)
 {
-	int			want = order_for(size);
-	int			order = want;
-	FreeBlock  *b = NULL;
-	Size		limit = mem->nunits * UNIT - (reserve ? 0 : mem->reserve);
+	int want = order_for(size);
+	int order = want;
+	FreeBlock *b = NULL;
+	Size limit = mem->nunits * UNIT - (reserve ? 0 : mem->reserve);
 
 	if (want > MAX_ORDER)
 		return NULL;
@@ -144,7 +143,7 @@ mon_memory_alloc(Size size, Size *actual, bool reserve)
 			order++;
 		if (order <= MAX_ORDER)
 		{
-			Size		unit;
+			Size unit;
 
 			b = mem->free[order].next;
 			list_remove(b);
@@ -167,18 +166,17 @@ mon_memory_alloc(Size size, Size *actual, bool reserve)
 void
 mon_memory_free(void *ptr, Size actual)
 {
-	Size		unit = unit_of(ptr);
-	int			order = order_for(actual);
+	Size unit = unit_of(ptr);
+	int order = order_for(actual);
 
 	LWLockAcquire(mem_lock, LW_EXCLUSIVE);
 	Assert(mem->order[unit] == order);
 	mem->used -= UNIT << order;
 	while (order < MAX_ORDER)
 	{
-		Size		buddy = unit ^ ((Size) 1 << order);
+		Size buddy = unit ^ ((Size) 1 << order);
 
-		if (buddy + ((Size) 1 << order) > mem->nunits ||
-			mem->order[buddy] != (FREE_FLAG | order))
+		if (buddy + ((Size) 1 << order) > mem->nunits || mem->order[buddy] != (FREE_FLAG | order))
 			break;
 		list_remove((FreeBlock *) (mem->base + (buddy << UNIT_BITS)));
 		mem->order[Max(unit, buddy)] = 0;

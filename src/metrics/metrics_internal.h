@@ -27,21 +27,21 @@
 #include "sketch/expo_sketch.h"
 
 #define SLOT_USECS (10 * USECS_PER_SEC) /* width of a slot */
-#define MAX_SLOTS 60					/* slots a series may hold before the oldest are merged */
+#define MAX_SLOTS 60                    /* slots a series may hold before the oldest are merged */
 #define METRIC_NAME_MAX 200
 
 /* Counters of one database; cumulative since the server started. */
 typedef struct MonDb
 {
 	struct MonDb *next;
-	Oid			dboid;
+	Oid dboid;
 	/* the sequence number that the next flush will seal with; 0 = not known yet (seal lock) */
-	uint64		next_seq;
-	pg_atomic_uint64 accepted;	/* observations taken into the registry */
+	uint64 next_seq;
+	pg_atomic_uint64 accepted;  /* observations taken into the registry */
 	pg_atomic_uint64 persisted; /* of these, written to segments that committed */
-	pg_atomic_uint64 overflow;	/* of these, recorded in an overflow series */
-	pg_atomic_uint64 refused;	/* NaN or infinite values */
-	pg_atomic_uint64 dropped;	/* no memory, not even for the overflow series */
+	pg_atomic_uint64 overflow;  /* of these, recorded in an overflow series */
+	pg_atomic_uint64 refused;   /* NaN or infinite values */
+	pg_atomic_uint64 dropped;   /* no memory, not even for the overflow series */
 	pg_atomic_uint64 flushes;
 	pg_atomic_uint64 slots_merged; /* slots made coarser because no flush came */
 } MonDb;
@@ -50,53 +50,50 @@ typedef struct MonDb
 typedef struct MonSlot
 {
 	struct MonSlot *older;
-	TimestampTz start;	/* multiple of SLOT_USECS */
-	uint64		seq;	/* flush that sealed it, 0 while open */
+	TimestampTz start;   /* multiple of SLOT_USECS */
+	uint64 seq;          /* flush that sealed it, 0 while open */
 	TimestampTz last_at; /* gauge: when `last` was set */
-	uint64		count;	/* scalars; a distribution counts in its sketch */
-	double		sum,
-				min,
-				max,
-				last;
-	ExpoSketch	sketch; /* allocated for distributions only: see slot_size() */
+	uint64 count;        /* scalars; a distribution counts in its sketch */
+	double sum, min, max, last;
+	ExpoSketch sketch; /* allocated for distributions only: see slot_size() */
 } MonSlot;
 
 typedef struct MonMetric
 {
 	struct MonMetric *next; /* hash chain, or free list */
-	Oid			dboid;		/* 0 = free */
+	Oid dboid;              /* 0 = free */
 	MonMetricKind kind;
-	int			nseries; /* overflow series not counted */
-	bool		full_logged;
+	int nseries; /* overflow series not counted */
+	bool full_logged;
 	struct MonSeries *series; /* list through next_in_metric */
 	struct MonSeries *overflow;
-	char		name[METRIC_NAME_MAX + 1];
+	char name[METRIC_NAME_MAX + 1];
 } MonMetric;
 
 typedef struct MonSeries
 {
 	struct MonSeries *next; /* hash chain, or free list */
 	struct MonSeries *next_in_metric;
-	MonMetric  *metric;
-	MonDb	   *db;
-	int64		id;
-	Oid			dboid; /* 0 = free */
-	uint32		lockno;
+	MonMetric *metric;
+	MonDb *db;
+	int64 id;
+	Oid dboid; /* 0 = free */
+	uint32 lockno;
 	MonMetricKind kind;
-	bool		is_overflow;
-	bool		persisted;	 /* has a row in series_catalog that committed */
-	uint64		persist_seq; /* flush that wrote the row */
-	int			nslots;
-	MonSlot    *slots; /* newest first */
+	bool is_overflow;
+	bool persisted;     /* has a row in series_catalog that committed */
+	uint64 persist_seq; /* flush that wrote the row */
+	int nslots;
+	MonSlot *slots; /* newest first */
 	TimestampTz last_used;
-	Jsonb	   *labels; /* canonical; a block of the allocator */
+	Jsonb *labels; /* canonical; a block of the allocator */
 } MonSeries;
 
 /* Identity of a series as a backend keeps it. */
 typedef struct MonSeriesKey
 {
 	MonMetricKind kind;
-	int64		id;
+	int64 id;
 	const char *metric;
 	const Jsonb *labels;
 } MonSeriesKey;
@@ -104,13 +101,10 @@ typedef struct MonSeriesKey
 /* Observations on their way into a slot. */
 typedef struct MonDelta
 {
-	uint64		count;
-	double		sum,
-				min,
-				max,
-				last;
+	uint64 count;
+	double sum, min, max, last;
 	const double *values; /* distribution: raw values ... */
-	int			nvalues;
+	int nvalues;
 	const ExpoSketch *sketch; /* ... or a sketch of them */
 } MonDelta;
 
@@ -155,8 +149,8 @@ extern void mon_record_init(void);
 /* Move this backend's own records into the registry. */
 extern void mon_record_push(void);
 /* Call fn for what this transaction has recorded and not yet published (monitoring.transactional). */
-extern void mon_record_each_transactional(void (*fn)(const MonSeriesKey *key,
-													 const MonDelta *delta, void *arg),
+extern void mon_record_each_transactional(void (*fn)(const MonSeriesKey *key, const MonDelta *delta,
+													 void *arg),
 										  void *arg);
 
 /* ---- segment.c ---- */
@@ -167,19 +161,16 @@ typedef struct MonPoint
 	MonMetricKind kind;
 	TimestampTz start;
 	TimestampTz last_at;
-	uint64		count;
-	double		sum,
-				min,
-				max,
-				last;
-	ExpoSketch	sketch; /* distributions */
+	uint64 count;
+	double sum, min, max, last;
+	ExpoSketch sketch; /* distributions */
 } MonPoint;
 
 typedef struct SegmentBuilder
 {
 	StringInfoData directory;
 	StringInfoData points;
-	int			nseries;
+	int nseries;
 } SegmentBuilder;
 
 extern void mon_segment_begin(SegmentBuilder *b);
@@ -189,8 +180,8 @@ extern void mon_segment_add(SegmentBuilder *b, int64 series_id, MonMetricKind ki
  * Find a series in a segment and decode its point; false when it is not there.
  * `hint` carries the position from one id to the next larger one.
  */
-extern bool mon_segment_find(const char *directory, Size directory_len, int64 series_id,
-							 int *hint, uint32 *offset, uint32 *end, Size points_len);
+extern bool mon_segment_find(const char *directory, Size directory_len, int64 series_id, int *hint,
+							 uint32 *offset, uint32 *end, Size points_len);
 extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 							   const ExpoAllocator *alloc);
 

@@ -60,9 +60,9 @@ typedef enum ReadFnKind
 static const struct
 {
 	const char *name;
-	ReadFnKind	kind;
-	int			metric_kinds;
-}			read_functions[] = {
+	ReadFnKind kind;
+	int metric_kinds;
+} read_functions[] = {
 	{"count", FN_COUNT, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
 	{"sum", FN_SUM, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
 	{"avg", FN_AVG, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
@@ -75,71 +75,68 @@ static const struct
 
 typedef struct ReadFn
 {
-	ReadFnKind	kind;
-	double		q;
-	int			metric_kinds;
+	ReadFnKind kind;
+	double q;
+	int metric_kinds;
 	const char *name;
 } ReadFn;
 
 /* A bucket of a group: what its points add up to. */
 typedef struct Cell
 {
-	uint64		count;
-	double		sum,
-				min,
-				max,
-				last;
+	uint64 count;
+	double sum, min, max, last;
 	TimestampTz last_at;
 	ExpoSketch *sketch;
 } Cell;
 
 typedef struct ReadGroup
 {
-	uint32		hash;
-	Jsonb	   *labels;
-	Cell	   *cells;
+	uint32 hash;
+	Jsonb *labels;
+	Cell *cells;
 } ReadGroup;
 
 /* A series that matches the selector, by id. */
 typedef struct MatchedSeries
 {
-	int64		id; /* hash key */
-	int			group;
+	int64 id; /* hash key */
+	int group;
 } MatchedSeries;
 
 typedef struct MemoryPoint
 {
-	MonPoint	point;
-	uint64		seq;
-	int			group;
+	MonPoint point;
+	uint64 seq;
+	int group;
 } MemoryPoint;
 
 /* One read. */
 typedef struct ReadState
 {
 	const char *metric;
-	Jsonb	   *selector;
-	ArrayType  *by;
-	ReadFn		fn;
+	Jsonb *selector;
+	ArrayType *by;
+	ReadFn fn;
 	TimestampTz first_slot; /* slots with first_slot < start <= last_slot */
 	TimestampTz last_slot;
-	TimestampTz origin;		/* buckets start here; unused when there is one */
-	int64		step;
-	int			nbuckets;
-	double		seconds;  /* that rate divides by */
-	MonMetricKind kind;	  /* of the metric; 0 when it is unknown */
+	TimestampTz origin; /* buckets start here; unused when there is one */
+	int64 step;
+	int nbuckets;
+	double seconds;     /* that rate divides by */
+	MonMetricKind kind; /* of the metric; 0 when it is unknown */
 
 	MemoryContext cxt; /* owns everything below */
 	ExpoAllocator alloc;
-	HTAB	   *series;
-	int64	   *ids; /* matched series in ascending order */
-	int			nids;
-	ReadGroup	   *groups;
-	int			ngroups;
-	int			maxgroups;
+	HTAB *series;
+	int64 *ids; /* matched series in ascending order */
+	int nids;
+	ReadGroup *groups;
+	int ngroups;
+	int maxgroups;
 	MemoryPoint *points;
-	int			npoints;
-	int			maxpoints;
+	int npoints;
+	int maxpoints;
 } ReadState;
 
 /* ---- functions ---- */
@@ -147,7 +144,7 @@ typedef struct ReadState
 static void
 parse_fn(text *name, ReadFn *fn)
 {
-	char	   *s = text_to_cstring(name);
+	char *s = text_to_cstring(name);
 
 	fn->name = s;
 	for (int i = 0; i < lengthof(read_functions); i++)
@@ -161,7 +158,7 @@ parse_fn(text *name, ReadFn *fn)
 		strspn(s + 1, "0123456789.") == strlen(s) - 1 && s[1] != '.' &&
 		strchr(s, '.') == strrchr(s, '.'))
 	{
-		double		p = float8in_internal(s + 1, NULL, "double precision", s);
+		double p = float8in_internal(s + 1, NULL, "double precision", s);
 
 		if (p <= 100)
 		{
@@ -186,12 +183,13 @@ note_kind(ReadState *state, MonMetricKind kind)
 	state->kind = kind;
 	if (state->fn.metric_kinds & (1 << (kind - 1)))
 		return;
-	ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					errmsg("function \"%s\" cannot be used on metric \"%s\"", state->fn.name,
-						   state->metric),
-					errdetail("The metric is a %s.", kinds[kind]),
-					errhint("Counters have count, sum, avg, rate and increase; gauges count, sum, "
-							"avg, min, max and last; distributions all but last.")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+		 errmsg("function \"%s\" cannot be used on metric \"%s\"", state->fn.name, state->metric),
+		 errdetail("The metric is a %s.", kinds[kind]),
+		 errhint("Counters have count, sum, avg, rate and increase; gauges count, sum, "
+				 "avg, min, max and last; distributions all but last.")));
 }
 
 /* ---- groups ---- */
@@ -200,24 +198,23 @@ static Jsonb *
 group_labels(const ReadState *state, Jsonb *labels)
 {
 	JsonbParseState *ps = NULL;
-	Datum	   *names;
-	bool	   *nulls;
-	int			n;
+	Datum *names;
+	bool *nulls;
+	int n;
 
 	deconstruct_array(state->by, TEXTOID, -1, false, 'i', &names, &nulls, &n);
 	pushJsonbValue(&ps, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < n; i++)
 	{
-		JsonbValue	key,
-				   *value;
+		JsonbValue key, *value;
 
 		if (nulls[i])
 			continue;
 		key.type = jbvString;
 		key.val.string.val = VARDATA_ANY(DatumGetPointer(names[i]));
 		key.val.string.len = VARSIZE_ANY_EXHDR(DatumGetPointer(names[i]));
-		value = getKeyJsonValueFromContainer(&labels->root, key.val.string.val,
-											 key.val.string.len, NULL);
+		value = getKeyJsonValueFromContainer(&labels->root, key.val.string.val, key.val.string.len,
+											 NULL);
 		if (!value)
 			continue;
 		pushJsonbValue(&ps, WJB_KEY, &key);
@@ -235,8 +232,8 @@ jsonb_same(const Jsonb *a, const Jsonb *b)
 static int
 find_or_add_group(ReadState *state, Jsonb *labels)
 {
-	uint32		hash = hash_bytes((unsigned char *) labels, VARSIZE(labels));
-	ReadGroup	   *g;
+	uint32 hash = hash_bytes((unsigned char *) labels, VARSIZE(labels));
+	ReadGroup *g;
 
 	for (int i = 0; i < state->ngroups; i++)
 		if (state->groups[i].hash == hash && jsonb_same(state->groups[i].labels, labels))
@@ -263,7 +260,7 @@ find_or_add_group(ReadState *state, Jsonb *labels)
 static int
 match_series(ReadState *state, int64 id, Jsonb *labels)
 {
-	bool		found;
+	bool found;
 	MatchedSeries *m = hash_search(state->series, &id, HASH_ENTER, &found);
 
 	if (!found)
@@ -285,8 +282,8 @@ labels_match(const ReadState *state, Jsonb *labels)
 static void
 add_point(ReadState *state, int group, const MonPoint *p)
 {
-	int			bucket = 0;
-	Cell	   *c;
+	int bucket = 0;
+	Cell *c;
 
 	if (p->start <= state->first_slot || p->start > state->last_slot)
 		return;
@@ -362,7 +359,7 @@ static void
 copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot, int group)
 {
 	MemoryPoint *mp;
-	MonPoint   *p;
+	MonPoint *p;
 
 	if (slot->start <= state->first_slot || slot->start > state->last_slot)
 		return;
@@ -405,7 +402,7 @@ copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot, int group)
 static void
 copy_series(ReadState *state, MonSeries *s)
 {
-	int			group;
+	int group;
 
 	if (!labels_match(state, s->labels))
 		return;
@@ -420,8 +417,8 @@ copy_series(ReadState *state, MonSeries *s)
 static uint64
 copy_registry(ReadState *state, MonDb *db)
 {
-	MonMetric  *metric;
-	uint64		next_seq;
+	MonMetric *metric;
+	uint64 next_seq;
 	MonMetricKind kind = 0;
 
 	state->npoints = 0;
@@ -448,8 +445,8 @@ copy_registry(ReadState *state, MonDb *db)
 static void
 add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 {
-	ReadState  *state = arg;
-	MonPoint	p = {0};
+	ReadState *state = arg;
+	MonPoint p = {0};
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (strcmp(key->metric, state->metric) != 0 || !labels_match(state, (Jsonb *) key->labels))
@@ -480,8 +477,8 @@ add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 static int
 compare_ids(const void *a, const void *b)
 {
-	int64		x = *(const int64 *) a;
-	int64		y = *(const int64 *) b;
+	int64 x = *(const int64 *) a;
+	int64 y = *(const int64 *) b;
 
 	return x < y ? -1 : x > y;
 }
@@ -506,8 +503,8 @@ static void
 match_stored_series(ReadState *state)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {TEXTOID, JSONBOID};
-	Datum		values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector)};
+	Oid types[2] = {TEXTOID, JSONBOID};
+	Datum values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector)};
 
 	if (!plan)
 	{
@@ -522,9 +519,9 @@ match_stored_series(ReadState *state)
 		elog(ERROR, "could not read the series catalog");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		bool		isnull;
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
 		MemoryContext old = MemoryContextSwitchTo(state->cxt);
 
 		if (i == 0)
@@ -540,14 +537,13 @@ static void
 add_segment(ReadState *state, TimestampTz start, const char *directory, Size directory_len,
 			const char *points, Size points_len)
 {
-	int			hint = 0;
+	int hint = 0;
 
 	for (int i = 0; i < state->nids; i++)
 	{
 		MatchedSeries *m;
-		uint32		offset,
-					end;
-		MonPoint	p;
+		uint32 offset, end;
+		MonPoint p;
 
 		if (!mon_segment_find(directory, directory_len, state->ids[i], &hint, &offset, &end,
 							  points_len))
@@ -564,10 +560,10 @@ static void
 read_segments(ReadState *state)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum		values[2] = {TimestampTzGetDatum(state->first_slot),
-							 TimestampTzGetDatum(state->last_slot)};
-	Portal		portal;
+	Oid types[2] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum values[2] = {TimestampTzGetDatum(state->first_slot),
+					   TimestampTzGetDatum(state->last_slot)};
+	Portal portal;
 
 	if (state->nids == 0)
 		return;
@@ -587,13 +583,12 @@ read_segments(ReadState *state)
 			break;
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			HeapTuple	tuple = SPI_tuptable->vals[i];
-			TupleDesc	desc = SPI_tuptable->tupdesc;
-			bool		isnull;
+			HeapTuple tuple = SPI_tuptable->vals[i];
+			TupleDesc desc = SPI_tuptable->tupdesc;
+			bool isnull;
 			TimestampTz start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull));
-			bytea	   *directory =
-				DatumGetByteaPP(SPI_getbinval(tuple, desc, 2, &isnull));
-			bytea	   *points = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
+			bytea *directory = DatumGetByteaPP(SPI_getbinval(tuple, desc, 2, &isnull));
+			bytea *points = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
 			MemoryContext old = MemoryContextSwitchTo(state->cxt);
 
 			CHECK_FOR_INTERRUPTS();
@@ -611,15 +606,15 @@ read_segments(ReadState *state)
 static void
 init_state(ReadState *state)
 {
-	HASHCTL		ctl = {0};
+	HASHCTL ctl = {0};
 
 	state->cxt = CurrentMemoryContext;
 	state->alloc = mon_palloc_allocator(state->cxt);
 	ctl.keysize = sizeof(int64);
 	ctl.entrysize = sizeof(MatchedSeries);
 	ctl.hcxt = state->cxt;
-	state->series =
-		hash_create("monitoring series", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	state->series = hash_create("monitoring series", 64, &ctl,
+								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	state->maxgroups = 8;
 	state->groups = palloc(sizeof(ReadGroup) * state->maxgroups);
 	state->maxpoints = 64;
@@ -632,8 +627,8 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 {
 	for (int i = 0; i < MAX_RETRIES; i++)
 	{
-		uint64		next_seq = copy_registry(state, db);
-		uint64		flushed;
+		uint64 next_seq = copy_registry(state, db);
+		uint64 flushed;
 
 		PushActiveSnapshot(GetLatestSnapshot());
 		flushed = mon_flushed_seq();
@@ -642,16 +637,17 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 		PopActiveSnapshot();
 		CHECK_FOR_INTERRUPTS();
 	}
-	ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					errmsg("metrics were flushed too often during a read")));
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("metrics were flushed too often during a read")));
 	return 0;
 }
 
 static void
 read_metric(ReadState *state)
 {
-	MonDb	   *db;
-	uint64		flushed;
+	MonDb *db;
+	uint64 flushed;
 
 	mon_require_preload();
 	mon_record_push();
@@ -684,8 +680,8 @@ read_metric(ReadState *state)
 static int64
 interval_usecs(const Interval *i, const char *what)
 {
-	double		usecs = i->time + (double) i->day * USECS_PER_DAY +
-						(double) i->month * DAYS_PER_MONTH * USECS_PER_DAY;
+	double usecs = i->time + (double) i->day * USECS_PER_DAY +
+		(double) i->month * DAYS_PER_MONTH * USECS_PER_DAY;
 
 	if (usecs <= 0 || usecs > (double) DAYS_PER_YEAR * 100 * USECS_PER_DAY)
 		ereport(ERROR,
@@ -698,8 +694,9 @@ static void
 check_finite(TimestampTz t, const char *what)
 {
 	if (TIMESTAMP_NOT_FINITE(t))
-		ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-						errmsg("%s must be a finite time", what)));
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("%s must be a finite time", what)));
 }
 
 static void
@@ -713,7 +710,7 @@ set_metric(ReadState *state, text *metric, Jsonb *labels)
 static void
 set_window(ReadState *state, const Interval *over, TimestampTz at)
 {
-	int64		usecs = interval_usecs(over, "window");
+	int64 usecs = interval_usecs(over, "window");
 
 	check_finite(at, "at");
 	state->seconds = usecs / (double) USECS_PER_SEC;
@@ -725,7 +722,7 @@ set_window(ReadState *state, const Interval *over, TimestampTz at)
 static Datum
 single_value(FunctionCallInfo fcinfo, ReadState *state)
 {
-	double		value;
+	double value;
 
 	state->by = construct_empty_array(TEXTOID);
 	read_metric(state);
@@ -741,7 +738,7 @@ PG_FUNCTION_INFO_V1(mon_value);
 Datum
 mon_value(PG_FUNCTION_ARGS)
 {
-	ReadState	state = {0};
+	ReadState state = {0};
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
@@ -754,13 +751,14 @@ PG_FUNCTION_INFO_V1(mon_percentile);
 Datum
 mon_percentile(PG_FUNCTION_ARGS)
 {
-	ReadState	state = {0};
-	double		q = PG_GETARG_FLOAT8(1);
+	ReadState state = {0};
+	double q = PG_GETARG_FLOAT8(1);
 
 	if (!(q >= 0 && q <= 1))
-		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-						errmsg("percentile value %g is not between 0 and 1", q),
-						errhint("The 95th percentile is 0.95.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("percentile value %g is not between 0 and 1", q),
+				 errhint("The 95th percentile is 0.95.")));
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	state.fn.kind = FN_PERCENTILE;
 	state.fn.q = q;
@@ -776,7 +774,7 @@ Datum
 mon_series_values(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	ReadState	state = {0};
+	ReadState state = {0};
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
@@ -787,9 +785,9 @@ mon_series_values(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int g = 0; g < state.ngroups; g++)
 	{
-		double		value;
-		Datum		values[2];
-		bool		nulls[2] = {false, false};
+		double value;
+		Datum values[2];
+		bool nulls[2] = {false, false};
 
 		if (!cell_value(&state, &state.groups[g].cells[0], &value))
 			continue;
@@ -803,19 +801,21 @@ mon_series_values(PG_FUNCTION_ARGS)
 static void
 set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
 {
-	int64		n;
+	int64 n;
 
 	check_finite(since, "since");
 	check_finite(until, "until");
 	state->step = interval_usecs(step, "step");
 	if (until <= since)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("until must be later than since")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("until must be later than since")));
 	n = (until - since + state->step - 1) / state->step;
 	if (n > MAX_BUCKETS)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("the range has more than %d steps", MAX_BUCKETS),
-						errhint("Ask for a shorter range or a longer step.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the range has more than %d steps", MAX_BUCKETS),
+				 errhint("Ask for a shorter range or a longer step.")));
 	state->nbuckets = n;
 	state->origin = since;
 	state->seconds = state->step / (double) USECS_PER_SEC;
@@ -829,12 +829,11 @@ Datum
 mon_query(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	ReadState	state = {0};
+	ReadState state = {0};
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(5));
 	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3),
-			  PG_GETARG_INTERVAL_P(4));
+	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INTERVAL_P(4));
 	state.by = PG_GETARG_ARRAYTYPE_P(6);
 	read_metric(&state);
 
@@ -846,9 +845,9 @@ mon_query(PG_FUNCTION_ARGS)
 	for (int g = 0; g < state.ngroups; g++)
 		for (int b = 0; b < state.nbuckets; b++)
 		{
-			double		value = 0;
-			Datum		values[3];
-			bool		nulls[3] = {false, false, false};
+			double value = 0;
+			Datum values[3];
+			bool nulls[3] = {false, false, false};
 
 			values[0] = TimestampTzGetDatum(state.origin + b * state.step);
 			values[1] = JsonbPGetDatum(state.groups[g].labels);
@@ -864,7 +863,7 @@ PG_FUNCTION_INFO_V1(mon_check_fn);
 Datum
 mon_check_fn(PG_FUNCTION_ARGS)
 {
-	ReadFn		fn;
+	ReadFn fn;
 
 	parse_fn(PG_GETARG_TEXT_PP(0), &fn);
 	PG_RETURN_VOID();
@@ -876,8 +875,8 @@ static void
 put_live_series(MonSeries *s, void *arg)
 {
 	ReturnSetInfo *rsinfo = arg;
-	Datum		values[7];
-	bool		nulls[7] = {false};
+	Datum values[7];
+	bool nulls[7] = {false};
 
 	values[0] = Int64GetDatum(s->id);
 	values[1] = CStringGetTextDatum(s->metric->name);

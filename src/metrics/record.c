@@ -38,39 +38,39 @@
 #include "utils/timestamp.h"
 
 #define PENDING_MIN 8
-#define PENDING_MAX 256		/* values a reference collects before it pushes */
-#define MAX_REFS 16384		/* references kept; beyond, all are forgotten */
-#define CLOCK_EVERY 64		/* observations between two looks at the clock */
+#define PENDING_MAX 256 /* values a reference collects before it pushes */
+#define MAX_REFS 16384  /* references kept; beyond, all are forgotten */
+#define CLOCK_EVERY 64  /* observations between two looks at the clock */
 
 /* What a transaction recorded at one subtransaction level. */
 typedef struct TransPending
 {
-	struct TransPending *next; /* all, newest first */
+	struct TransPending *next;  /* all, newest first */
 	struct TransPending *outer; /* the same series at an outer level */
 	struct SeriesRef *ref;
-	int			level;
-	MonDelta	delta;
-	ExpoSketch	sketch;
+	int level;
+	MonDelta delta;
+	ExpoSketch sketch;
 } TransPending;
 
 /* A backend's reference to a series, with what it has not pushed yet. */
 typedef struct SeriesRef
 {
 	/* key: the bytes the caller passed */
-	uint32		hash;
-	char		status;
-	int			metric_len;
-	int			labels_len;
-	char	   *bytes; /* metric, then labels, as passed */
+	uint32 hash;
+	char status;
+	int metric_len;
+	int labels_len;
+	char *bytes; /* metric, then labels, as passed */
 
 	MonSeriesKey key;
-	MonSeries  *series; /* may have been reclaimed: mon_registry_add() checks */
+	MonSeries *series; /* may have been reclaimed: mon_registry_add() checks */
 	struct SeriesRef *next_dirty;
-	bool		dirty;
-	MonDelta	delta; /* scalars */
-	double	   *values; /* distributions */
-	int			nvalues;
-	int			capacity;
+	bool dirty;
+	MonDelta delta; /* scalars */
+	double *values; /* distributions */
+	int nvalues;
+	int capacity;
 	TransPending *trans;
 } SeriesRef;
 
@@ -78,24 +78,24 @@ typedef struct RefKey
 {
 	const char *metric;
 	const char *labels;
-	int			metric_len;
-	int			labels_len;
+	int metric_len;
+	int labels_len;
 } RefKey;
 
 typedef struct RefEntry
 {
-	RefKey		key;
-	SeriesRef  *ref;
-	uint32		hash;
-	char		status;
+	RefKey key;
+	SeriesRef *ref;
+	uint32 hash;
+	char status;
 } RefEntry;
 
 static inline bool
 ref_key_equal(RefKey a, RefKey b)
 {
 	return a.metric_len == b.metric_len && a.labels_len == b.labels_len &&
-		   memcmp(a.metric, b.metric, a.metric_len) == 0 &&
-		   memcmp(a.labels, b.labels, a.labels_len) == 0;
+		memcmp(a.metric, b.metric, a.metric_len) == 0 &&
+		memcmp(a.labels, b.labels, a.labels_len) == 0;
 }
 
 static inline uint32
@@ -124,9 +124,9 @@ static uint64 refs_generation = 0; /* moves when all references are forgotten */
 static SeriesRef *dirty_list = NULL;
 static TransPending *trans_list = NULL;
 static uint32 seen_tick = 0;
-static int	clock_countdown = CLOCK_EVERY;
+static int clock_countdown = CLOCK_EVERY;
 static TimestampTz last_push_at = 0;
-static int	run_depth = 0;
+static int run_depth = 0;
 
 static ExecutorRun_hook_type prev_ExecutorRun = NULL;
 static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
@@ -155,9 +155,10 @@ publish(SeriesRef *ref, const MonDelta *delta, TimestampTz now)
 			break;
 	}
 	{
-		MonDb	   *db = mon_registry_db(MyDatabaseId);
-		uint64		n = delta->sketch ? delta->sketch->count
-									  : delta->values ? delta->nvalues : delta->count;
+		MonDb *db = mon_registry_db(MyDatabaseId);
+		uint64 n = delta->sketch ? delta->sketch->count
+			: delta->values      ? delta->nvalues
+								 : delta->count;
 
 		if (db)
 		{
@@ -172,7 +173,7 @@ push_ref(SeriesRef *ref, TimestampTz now)
 {
 	if (ref->key.kind == MON_DISTRIBUTION)
 	{
-		MonDelta	d;
+		MonDelta d;
 
 		if (ref->nvalues == 0)
 			return;
@@ -199,7 +200,7 @@ mon_record_push(void)
 	now = GetCurrentTimestamp();
 	while (dirty_list)
 	{
-		SeriesRef  *ref = dirty_list;
+		SeriesRef *ref = dirty_list;
 
 		dirty_list = ref->next_dirty;
 		ref->dirty = false;
@@ -264,7 +265,7 @@ trans_allocator(void)
 static TransPending *
 trans_pending(SeriesRef *ref)
 {
-	int			level = GetCurrentTransactionNestLevel();
+	int level = GetCurrentTransactionNestLevel();
 	TransPending *p = ref->trans;
 
 	if (p && p->level == level)
@@ -354,8 +355,7 @@ publish_transactional(void)
 }
 
 void
-mon_record_each_transactional(void (*fn)(const MonSeriesKey *key, const MonDelta *delta,
-										 void *arg),
+mon_record_each_transactional(void (*fn)(const MonSeriesKey *key, const MonDelta *delta, void *arg),
 							  void *arg)
 {
 	for (TransPending *p = trans_list; p; p = p->next)
@@ -486,15 +486,15 @@ kind_name(MonMetricKind kind)
 static bool
 stored_kind(const char *metric, MonMetricKind *kind)
 {
-	Datum		arg = CStringGetTextDatum(metric);
-	Oid			argtype = TEXTOID;
-	bool		found = false;
-	Oid			save_user;
-	int			save_sec;
+	Datum arg = CStringGetTextDatum(metric);
+	Oid argtype = TEXTOID;
+	bool found = false;
+	Oid save_user;
+	int save_sec;
 
 	GetUserIdAndSecContext(&save_user, &save_sec);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, save_sec | SECURITY_LOCAL_USERID_CHANGE |
-													  SECURITY_NOFORCE_RLS);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   save_sec | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT kind FROM monitoring.metric_catalog "
 							  "WHERE metric OPERATOR(pg_catalog.=) $1",
@@ -502,7 +502,7 @@ stored_kind(const char *metric, MonMetricKind *kind)
 		elog(ERROR, "could not read the metric catalog");
 	if (SPI_processed > 0)
 	{
-		bool		isnull;
+		bool isnull;
 
 		*kind = DatumGetInt16(
 			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
@@ -521,19 +521,19 @@ check_kind(const char *metric, MonMetricKind wanted)
 	if (!mon_registry_metric_kind(metric, &kind) && !stored_kind(metric, &kind))
 		return;
 	if (kind != wanted)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("metric \"%s\" is a %s, not a %s", metric, kind_name(kind),
-						kind_name(wanted)),
-				 errhint("Record counters with increment(), gauges with set_gauge() and "
-						 "distributions with record(), or choose another name.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("metric \"%s\" is a %s, not a %s", metric, kind_name(kind), kind_name(wanted)),
+			 errhint("Record counters with increment(), gauges with set_gauge() and "
+					 "distributions with record(), or choose another name.")));
 }
 
 /* Say once per metric that its further series are folded into one. */
 static void
 report_overflow(SeriesRef *ref)
 {
-	bool		first = false;
+	bool first = false;
 
 	mon_index_lock(LW_EXCLUSIVE);
 	if (ref->series->dboid == MyDatabaseId && ref->series->is_overflow &&
@@ -541,10 +541,11 @@ report_overflow(SeriesRef *ref)
 		first = ref->series->metric->full_logged = true;
 	mon_index_unlock();
 	if (first)
-		ereport(LOG, (errmsg("metric \"%s\" has no room for further series", ref->key.metric),
-					  errdetail("New label sets are recorded in its overflow series."),
-					  errhint("Use fewer label values, or raise monitoring.max_series or "
-							  "monitoring.shared_memory.")));
+		ereport(LOG,
+				(errmsg("metric \"%s\" has no room for further series", ref->key.metric),
+				 errdetail("New label sets are recorded in its overflow series."),
+				 errhint("Use fewer label values, or raise monitoring.max_series or "
+						 "monitoring.shared_memory.")));
 }
 
 static void
@@ -564,15 +565,15 @@ forget_refs(void)
 static SeriesRef *
 make_ref(RefKey key, MonMetricKind kind, Datum labels)
 {
-	char	   *metric = pnstrdup(key.metric, key.metric_len);
-	Jsonb	   *canonical = mon_labels_canonical(DatumGetJsonbP(labels));
-	char	   *text = mon_labels_text(canonical);
-	SeriesRef  *ref;
-	char	   *bytes;
-	char	   *stored_metric;
-	Jsonb	   *stored_labels;
-	RefEntry   *entry;
-	bool		found;
+	char *metric = pnstrdup(key.metric, key.metric_len);
+	Jsonb *canonical = mon_labels_canonical(DatumGetJsonbP(labels));
+	char *text = mon_labels_text(canonical);
+	SeriesRef *ref;
+	char *bytes;
+	char *stored_metric;
+	Jsonb *stored_labels;
+	RefEntry *entry;
+	bool found;
 
 	mon_check_metric_name(key.metric, key.metric_len);
 	check_kind(metric, kind);
@@ -612,8 +613,8 @@ make_ref(RefKey key, MonMetricKind kind, Datum labels)
 /* What fn_extra keeps: the last reference, so that a constant series costs a comparison. */
 typedef struct RecordCache
 {
-	SeriesRef  *ref;
-	uint64		generation;
+	SeriesRef *ref;
+	uint64 generation;
 } RecordCache;
 
 static SeriesRef *
@@ -622,10 +623,10 @@ find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
 	RecordCache *cache = fcinfo->flinfo->fn_extra;
 	struct varlena *metric = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(0));
 	struct varlena *labels = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(2));
-	RefKey		key = {VARDATA_ANY(metric), VARDATA_ANY(labels), VARSIZE_ANY_EXHDR(metric),
-					   VARSIZE_ANY_EXHDR(labels)};
-	SeriesRef  *ref;
-	RefEntry   *entry;
+	RefKey key = {VARDATA_ANY(metric), VARDATA_ANY(labels), VARSIZE_ANY_EXHDR(metric),
+				  VARSIZE_ANY_EXHDR(labels)};
+	SeriesRef *ref;
+	RefEntry *entry;
 
 	if (likely(cache && cache->generation == refs_generation))
 	{
@@ -651,13 +652,13 @@ find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
 	if (!ref)
 		ref = make_ref(key, kind, PG_GETARG_DATUM(2));
 	if (ref->key.kind != kind)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
-						errmsg("metric \"%s\" changed its kind in this transaction",
-							   ref->key.metric)));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("metric \"%s\" changed its kind in this transaction", ref->key.metric)));
 
 	if (!cache)
-		cache = fcinfo->flinfo->fn_extra =
-			MemoryContextAlloc(fcinfo->flinfo->fn_mcxt, sizeof(RecordCache));
+		cache = fcinfo->flinfo->fn_extra = MemoryContextAlloc(fcinfo->flinfo->fn_mcxt,
+															  sizeof(RecordCache));
 	cache->ref = ref;
 	cache->generation = refs_generation;
 	return ref;
@@ -668,7 +669,7 @@ find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
 static void
 refuse(void)
 {
-	MonDb	   *db = mon_registry_db(MyDatabaseId);
+	MonDb *db = mon_registry_db(MyDatabaseId);
 
 	if (db)
 		pg_atomic_fetch_add_u64(&db->refused, 1);
@@ -702,7 +703,7 @@ record_value(SeriesRef *ref, double value)
 static void
 record_scalar(SeriesRef *ref, double value)
 {
-	MonDelta   *d = mon_transactional ? &trans_pending(ref)->delta : &ref->delta;
+	MonDelta *d = mon_transactional ? &trans_pending(ref)->delta : &ref->delta;
 
 	d->count++;
 	d->sum += value;
@@ -718,8 +719,8 @@ PG_FUNCTION_INFO_V1(mon_record);
 Datum
 mon_record(PG_FUNCTION_ARGS)
 {
-	SeriesRef  *ref = find_ref(fcinfo, MON_DISTRIBUTION);
-	double		value = PG_GETARG_FLOAT8(1);
+	SeriesRef *ref = find_ref(fcinfo, MON_DISTRIBUTION);
+	double value = PG_GETARG_FLOAT8(1);
 
 	if (unlikely(!isfinite(value)))
 		refuse();
@@ -733,13 +734,14 @@ PG_FUNCTION_INFO_V1(mon_increment);
 Datum
 mon_increment(PG_FUNCTION_ARGS)
 {
-	SeriesRef  *ref = find_ref(fcinfo, MON_COUNTER);
-	double		by = PG_GETARG_FLOAT8(1);
+	SeriesRef *ref = find_ref(fcinfo, MON_COUNTER);
+	double by = PG_GETARG_FLOAT8(1);
 
 	if (by < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("a counter cannot be incremented by a negative number"),
-						errhint("Use set_gauge() for what goes up and down.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a counter cannot be incremented by a negative number"),
+				 errhint("Use set_gauge() for what goes up and down.")));
 	if (unlikely(!isfinite(by)))
 		refuse();
 	else
@@ -752,8 +754,8 @@ PG_FUNCTION_INFO_V1(mon_set_gauge);
 Datum
 mon_set_gauge(PG_FUNCTION_ARGS)
 {
-	SeriesRef  *ref = find_ref(fcinfo, MON_GAUGE);
-	double		value = PG_GETARG_FLOAT8(1);
+	SeriesRef *ref = find_ref(fcinfo, MON_GAUGE);
+	double value = PG_GETARG_FLOAT8(1);
 
 	if (unlikely(!isfinite(value)))
 		refuse();

@@ -35,13 +35,13 @@ enum
 typedef struct Registry
 {
 	pg_atomic_uint32 tick; /* moves when a reader wants recent data */
-	uint32		next_lockno;
-	uint32		series_mask;
-	MonDb	   *dbs;
-	MonSeries  *free_series;
-	MonMetric  *free_metrics;
-	MonMetric  *metrics[METRIC_BUCKETS];
-	MonSeries  *series[FLEXIBLE_ARRAY_MEMBER];
+	uint32 next_lockno;
+	uint32 series_mask;
+	MonDb *dbs;
+	MonSeries *free_series;
+	MonMetric *free_metrics;
+	MonMetric *metrics[METRIC_BUCKETS];
+	MonSeries *series[FLEXIBLE_ARRAY_MEMBER];
 } Registry;
 
 static Registry *registry = NULL;
@@ -62,7 +62,7 @@ registry_header_size(void)
 static Size
 registry_size(void)
 {
-	Size		area = (Size) mon_shared_memory * 1024;
+	Size area = (Size) mon_shared_memory * 1024;
 
 	return registry_header_size() + area + mon_memory_overhead(area);
 }
@@ -70,8 +70,8 @@ registry_size(void)
 static void
 registry_shmem_init(LWLockPadded *slice_locks)
 {
-	bool		found;
-	char	   *area;
+	bool found;
+	char *area;
 
 	registry = ShmemInitStruct("monitoring registry", registry_size(), &found);
 	area = (char *) registry + registry_header_size();
@@ -151,8 +151,8 @@ mon_registry_bump_tick(void)
 static void *
 alloc_zeroed(Size size, bool reserve)
 {
-	Size		actual;
-	void	   *ptr = mon_memory_alloc(size, &actual, reserve);
+	Size actual;
+	void *ptr = mon_memory_alloc(size, &actual, reserve);
 
 	if (ptr)
 		memset(ptr, 0, size);
@@ -162,7 +162,7 @@ alloc_zeroed(Size size, bool reserve)
 static MonDb *
 find_db(Oid dboid)
 {
-	MonDb	   *db = registry->dbs;
+	MonDb *db = registry->dbs;
 
 	while (db && db->dboid != dboid)
 		db = db->next;
@@ -172,7 +172,7 @@ find_db(Oid dboid)
 static MonDb *
 find_or_create_db(Oid dboid)
 {
-	MonDb	   *db = find_db(dboid);
+	MonDb *db = find_db(dboid);
 
 	if (!db && (db = alloc_zeroed(sizeof(MonDb), true)) != NULL)
 	{
@@ -194,7 +194,7 @@ find_or_create_db(Oid dboid)
 MonDb *
 mon_registry_db(Oid dboid)
 {
-	MonDb	   *db;
+	MonDb *db;
 
 	mon_index_lock(LW_SHARED);
 	db = find_db(dboid);
@@ -213,7 +213,7 @@ mon_registry_db(Oid dboid)
 static MonMetric **
 metric_bucket(const char *name, Oid dboid)
 {
-	uint32		h = hash_bytes((const unsigned char *) name, strlen(name));
+	uint32 h = hash_bytes((const unsigned char *) name, strlen(name));
 
 	return &registry->metrics[hash_combine(h, dboid) % METRIC_BUCKETS];
 }
@@ -222,7 +222,7 @@ metric_bucket(const char *name, Oid dboid)
 MonMetric *
 mon_registry_find_metric(const char *name, Oid dboid)
 {
-	MonMetric  *m = *metric_bucket(name, dboid);
+	MonMetric *m = *metric_bucket(name, dboid);
 
 	while (m && (m->dboid != dboid || strcmp(m->name, name) != 0))
 		m = m->next;
@@ -232,7 +232,7 @@ mon_registry_find_metric(const char *name, Oid dboid)
 bool
 mon_registry_metric_kind(const char *name, MonMetricKind *kind)
 {
-	MonMetric  *m;
+	MonMetric *m;
 
 	mon_index_lock(LW_SHARED);
 	m = mon_registry_find_metric(name, MyDatabaseId);
@@ -246,7 +246,7 @@ static MonMetric *
 create_metric(const char *name, MonMetricKind kind)
 {
 	MonMetric **bucket = metric_bucket(name, MyDatabaseId);
-	MonMetric  *m = registry->free_metrics;
+	MonMetric *m = registry->free_metrics;
 
 	if (m)
 	{
@@ -275,7 +275,7 @@ series_bucket(int64 id, Oid dboid)
 static MonSeries *
 find_series(int64 id)
 {
-	MonSeries  *s = *series_bucket(id, MyDatabaseId);
+	MonSeries *s = *series_bucket(id, MyDatabaseId);
 
 	while (s && (s->id != id || s->dboid != MyDatabaseId))
 		s = s->next;
@@ -285,8 +285,8 @@ find_series(int64 id)
 static MonSeries *
 take_series_struct(bool reserve)
 {
-	MonSeries  *s = registry->free_series;
-	uint32		lockno;
+	MonSeries *s = registry->free_series;
+	uint32 lockno;
 
 	if (s)
 	{
@@ -308,10 +308,10 @@ static MonSeries *
 create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 {
 	MonSeries **bucket = series_bucket(id, MyDatabaseId);
-	MonDb	   *db = find_or_create_db(MyDatabaseId);
-	Size		actual;
-	Jsonb	   *copy;
-	MonSeries  *s;
+	MonDb *db = find_or_create_db(MyDatabaseId);
+	Size actual;
+	Jsonb *copy;
+	MonSeries *s;
 
 	if (!db || (copy = mon_memory_alloc(VARSIZE(labels), &actual, overflow)) == NULL)
 		return NULL;
@@ -349,11 +349,11 @@ overflow_labels(int64 *id, const char *metric)
 {
 	static pg_attribute_aligned(8) char image[64];
 	struct varlena *varlena = (struct varlena *) image;
-	Jsonb	   *jsonb = (Jsonb *) image;
+	Jsonb *jsonb = (Jsonb *) image;
 
 	if (jsonb->root.header == 0)
 	{
-		JEntry	   *entries = jsonb->root.children;
+		JEntry *entries = jsonb->root.children;
 
 		entries[0] = JENTRY_ISSTRING | JENTRY_HAS_OFF | 8;
 		entries[1] = JENTRY_ISSTRING | 4;
@@ -368,12 +368,12 @@ overflow_labels(int64 *id, const char *metric)
 static MonSeries *
 overflow_series(MonMetric *metric)
 {
-	int64		id;
+	int64 id;
 	const Jsonb *labels = overflow_labels(&id, metric->name);
 
 	if (!metric->overflow)
 	{
-		MonSeries  *s = find_series(id);
+		MonSeries *s = find_series(id);
 
 		metric->overflow = s ? s : create_series(metric, id, labels, true);
 	}
@@ -387,8 +387,8 @@ overflow_series(MonMetric *metric)
 MonSeries *
 mon_registry_series(const MonSeriesKey *key)
 {
-	MonSeries  *s;
-	MonMetric  *metric;
+	MonSeries *s;
+	MonMetric *metric;
 
 	mon_index_lock(LW_SHARED);
 	s = find_series(key->id);
@@ -438,7 +438,7 @@ slot_size(MonMetricKind kind)
 static void
 free_slot(MonSeries *s, MonSlot *slot)
 {
-	bool		reserve = true;
+	bool reserve = true;
 	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
 
 	if (s->kind == MON_DISTRIBUTION)
@@ -469,9 +469,9 @@ merge_scalars(MonSlot *into, const MonSlot *from)
 static bool
 merge_oldest(MonSeries *s, bool sealed)
 {
-	MonSlot    *pair = NULL;
-	MonSlot    *old;
-	bool		reserve = true;
+	MonSlot *pair = NULL;
+	MonSlot *old;
+	bool reserve = true;
 	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
 
 	for (MonSlot *slot = s->slots; slot && slot->older; slot = slot->older)
@@ -494,8 +494,8 @@ merge_oldest(MonSeries *s, bool sealed)
 static MonSlot *
 new_slot(MonSeries *s, TimestampTz start)
 {
-	Size		actual;
-	MonSlot    *slot;
+	Size actual;
+	MonSlot *slot;
 
 	if (s->nslots >= MAX_SLOTS)
 		merge_oldest(s, false);
@@ -523,8 +523,8 @@ static MonSlot *
 open_slot(MonSeries *s, TimestampTz now)
 {
 	TimestampTz start = now - now % SLOT_USECS;
-	MonSlot    *newest = s->slots;
-	MonSlot    *slot;
+	MonSlot *newest = s->slots;
+	MonSlot *slot;
 
 	/* A clock that stepped back does not open slots in the past. */
 	if (newest && newest->seq == 0 && start <= newest->start)
@@ -542,12 +542,12 @@ open_slot(MonSeries *s, TimestampTz now)
 static bool
 add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 {
-	bool		reserve = s->is_overflow;
+	bool reserve = s->is_overflow;
 	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
 
 	if (s->kind == MON_DISTRIBUTION)
 	{
-		size_t		taken;
+		size_t taken;
 
 		if (rest->sketch)
 			return expo_merge(&slot->sketch, rest->sketch, &alloc);
@@ -568,7 +568,7 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 static bool
 add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
 {
-	MonSlot    *slot = open_slot(s, now);
+	MonSlot *slot = open_slot(s, now);
 
 	if (!slot || !add_to_slot(s, slot, rest, now))
 		return false;
@@ -586,8 +586,8 @@ delta_count(const MonDelta *d)
 static bool
 add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
 {
-	MonSeries  *overflow = NULL;
-	bool		done = false;
+	MonSeries *overflow = NULL;
+	bool done = false;
 
 	mon_index_lock(LW_EXCLUSIVE);
 	if (series->dboid == MyDatabaseId)
@@ -608,15 +608,14 @@ add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
  * goes to the overflow series, or is counted as dropped.
  */
 bool
-mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta,
-				 TimestampTz now)
+mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta, TimestampTz now)
 {
-	MonDelta	rest = *delta;
-	uint64		n = delta_count(delta);
-	uint64		left;
-	MonDb	   *db;
-	bool		is_overflow;
-	bool		done;
+	MonDelta rest = *delta;
+	uint64 n = delta_count(delta);
+	uint64 left;
+	MonDb *db;
+	bool is_overflow;
+	bool done;
 
 	mon_series_lock(series, LW_EXCLUSIVE);
 	is_overflow = series->is_overflow;
@@ -659,21 +658,20 @@ mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg
 static void
 drop_sealed(MonSeries *s, void *arg)
 {
-	uint64		seq = *(uint64 *) arg;
-	MonSlot   **link = &s->slots;
+	uint64 seq = *(uint64 *) arg;
+	MonSlot **link = &s->slots;
 
 	if (s->slots == NULL && s->persisted)
 		return;
 	mon_series_lock(s, LW_EXCLUSIVE);
 	while (*link)
 	{
-		MonSlot    *slot = *link;
+		MonSlot *slot = *link;
 
 		if (slot->seq > 0 && slot->seq <= seq)
 		{
-			pg_atomic_fetch_add_u64(&s->db->persisted, s->kind == MON_DISTRIBUTION
-														   ? slot->sketch.count
-														   : slot->count);
+			pg_atomic_fetch_add_u64(&s->db->persisted,
+									s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
 			*link = slot->older;
 			free_slot(s, slot);
 		}
@@ -709,7 +707,7 @@ free_series(MonSeries *s)
 	mon_series_lock(s, LW_EXCLUSIVE);
 	while (s->slots)
 	{
-		MonSlot    *slot = s->slots;
+		MonSlot *slot = s->slots;
 
 		s->slots = slot->older;
 		free_slot(s, slot);
@@ -730,7 +728,7 @@ free_series(MonSeries *s)
 List *
 mon_registry_databases(void)
 {
-	List	   *result = NIL;
+	List *result = NIL;
 
 	mon_index_lock(LW_SHARED);
 	for (MonDb *db = registry->dbs; db; db = db->next)
@@ -743,7 +741,7 @@ mon_registry_databases(void)
 void
 mon_registry_forget(Oid dboid)
 {
-	MonDb	   *db;
+	MonDb *db;
 
 	mon_seal_lock(LW_EXCLUSIVE);
 	mon_index_lock(LW_EXCLUSIVE);
@@ -753,7 +751,7 @@ mon_registry_forget(Oid dboid)
 
 		while (*link)
 		{
-			MonMetric  *m = *link;
+			MonMetric *m = *link;
 
 			if (m->dboid != dboid)
 			{
@@ -762,7 +760,7 @@ mon_registry_forget(Oid dboid)
 			}
 			while (m->series)
 			{
-				MonSeries  *s = m->series;
+				MonSeries *s = m->series;
 
 				m->series = s->next_in_metric;
 				free_series(s);
@@ -792,7 +790,7 @@ mon_registry_sweep(TimestampTz now)
 
 			while (*link)
 			{
-				MonSeries  *s = *link;
+				MonSeries *s = *link;
 
 				if (s->slots == NULL && s->persisted && s->last_used < now - SERIES_IDLE_USECS)
 				{
@@ -814,7 +812,7 @@ void
 mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int64 *pending,
 					int64 *persisted)
 {
-	MonDb	   *db;
+	MonDb *db;
 
 	*metrics = *series = *slots = *pending = *persisted = 0;
 	mon_index_lock(LW_EXCLUSIVE);

@@ -57,7 +57,7 @@ put_varint(StringInfo buf, uint64 x)
 static void
 put_double(StringInfo buf, double d)
 {
-	uint64		bits;
+	uint64 bits;
 
 	memcpy(&bits, &d, sizeof(bits));
 	bits = to_little_endian64(bits);
@@ -78,7 +78,7 @@ mon_segment_begin(SegmentBuilder *b)
 static void
 put_sketch(StringInfo buf, const ExpoSketch *sketch)
 {
-	size_t		bound = expo_encoded_bound(sketch);
+	size_t bound = expo_encoded_bound(sketch);
 
 	enlargeStringInfo(buf, bound);
 	buf->len += expo_encode(sketch, (uint8_t *) buf->data + buf->len);
@@ -88,8 +88,8 @@ put_sketch(StringInfo buf, const ExpoSketch *sketch)
 void
 mon_segment_add(SegmentBuilder *b, int64 series_id, MonMetricKind kind, const MonSlot *slot)
 {
-	uint64		id = to_little_endian64((uint64) series_id);
-	uint32		offset = to_little_endian32(b->points.len - VARHDRSZ);
+	uint64 id = to_little_endian64((uint64) series_id);
+	uint32 offset = to_little_endian32(b->points.len - VARHDRSZ);
 
 	appendBinaryStringInfo(&b->directory, (char *) &id, sizeof(id));
 	appendBinaryStringInfo(&b->directory, (char *) &offset, sizeof(offset));
@@ -127,18 +127,19 @@ typedef struct Reader
 static void
 corrupt(void)
 {
-	ereport(ERROR, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("a stored metrics segment is corrupt"),
-					errhint("Restore the table monitoring.segments, or delete the damaged row.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED), errmsg("a stored metrics segment is corrupt"),
+			 errhint("Restore the table monitoring.segments, or delete the damaged row.")));
 }
 
 static uint64
 get_varint(Reader *r)
 {
-	uint64		x = 0;
+	uint64 x = 0;
 
 	for (int shift = 0; shift < 7 * MAX_VARINT; shift += 7)
 	{
-		uint8		byte;
+		uint8 byte;
 
 		if (r->p >= r->end)
 			break;
@@ -154,8 +155,8 @@ get_varint(Reader *r)
 static double
 get_double(Reader *r)
 {
-	uint64		bits;
-	double		d;
+	uint64 bits;
+	double d;
 
 	if (r->end - r->p < (ptrdiff_t) sizeof(bits))
 		corrupt();
@@ -169,7 +170,7 @@ get_double(Reader *r)
 static int64
 directory_id(const char *directory, int i)
 {
-	uint64		id;
+	uint64 id;
 
 	memcpy(&id, directory + (Size) i * DIRECTORY_ENTRY, sizeof(id));
 	return (int64) to_little_endian64(id);
@@ -178,7 +179,7 @@ directory_id(const char *directory, int i)
 static uint32
 directory_offset(const char *directory, int i)
 {
-	uint32		offset;
+	uint32 offset;
 
 	memcpy(&offset, directory + (Size) i * DIRECTORY_ENTRY + sizeof(uint64), sizeof(offset));
 	return to_little_endian32(offset);
@@ -188,15 +189,15 @@ bool
 mon_segment_find(const char *directory, Size directory_len, int64 series_id, int *hint,
 				 uint32 *offset, uint32 *end, Size points_len)
 {
-	int			n = directory_len / DIRECTORY_ENTRY;
-	int			lo = *hint;
-	int			hi = n;
+	int n = directory_len / DIRECTORY_ENTRY;
+	int lo = *hint;
+	int hi = n;
 
 	if (directory_len % DIRECTORY_ENTRY != 0)
 		corrupt();
 	while (lo < hi)
 	{
-		int			mid = lo + (hi - lo) / 2;
+		int mid = lo + (hi - lo) / 2;
 
 		if (directory_id(directory, mid) < series_id)
 			lo = mid + 1;
@@ -217,8 +218,8 @@ mon_segment_find(const char *directory, Size directory_len, int64 series_id, int
 static void
 decode_sketch(Reader *r, MonPoint *point, const ExpoAllocator *alloc)
 {
-	size_t		used;
-	int			rc;
+	size_t used;
+	int rc;
 
 	expo_init(&point->sketch, EXPO_DEFAULT_SCALE);
 	rc = expo_decode(&point->sketch, r->p, r->end - r->p, &used, alloc);
@@ -234,7 +235,7 @@ void
 mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 				   const ExpoAllocator *alloc)
 {
-	Reader		r = {(const uint8 *) data, (const uint8 *) data + len};
+	Reader r = {(const uint8 *) data, (const uint8 *) data + len};
 
 	memset(point, 0, sizeof(*point));
 	point->start = start;

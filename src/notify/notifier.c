@@ -57,49 +57,49 @@
 #include "worker/worker.h"
 
 #define IDLE_EXIT_MS 10000
-#define POLL_MS 1000			/* how often to look for due rows while there is no other reason to */
+#define POLL_MS 1000 /* how often to look for due rows while there is no other reason to */
 #define HELLO_PATIENCE_MS 10000
-#define ANSWER_PATIENCE_MS 15000	/* on top of all the request may take */
+#define ANSWER_PATIENCE_MS 15000 /* on top of all the request may take */
 #define DB_STEP_TIMEOUT_MS 60000
 #define MAX_SENDER_BACKOFF_MS 30000
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
-#define MAX_PER_RECEIVER 8		/* a quarter of what may go to one host: one that hangs leaves room */
+#define MAX_PER_RECEIVER 8 /* a quarter of what may go to one host: one that hangs leaves room */
 
 typedef struct Sender
 {
-	pid_t		pid;			/* 0: not running */
-	pgsocket	sock;
-	bool		ready;			/* said hello */
-	int64		started;
-	int64		next_start;
-	int			failures;		/* ends without a single outcome, in a row */
+	pid_t pid; /* 0: not running */
+	pgsocket sock;
+	bool ready; /* said hello */
+	int64 started;
+	int64 next_start;
+	int failures; /* ends without a single outcome, in a row */
 	StringInfoData in;
 	StringInfoData out;
-	int			out_done;		/* bytes of `out` already written */
+	int out_done; /* bytes of `out` already written */
 } Sender;
 
 typedef struct InFlight
 {
-	bool		used;
-	uint32		serial;			/* tells a late outcome from that of the entry's new use */
+	bool used;
+	uint32 serial; /* tells a late outcome from that of the entry's new use */
 	TimestampTz created_at;
-	int64		id;
-	int32		attempt;
-	int64		deadline;		/* the sender is stuck if it has not answered by then */
+	int64 id;
+	int32 attempt;
+	int64 deadline; /* the sender is stuck if it has not answered by then */
 } InFlight;
 
 typedef enum StepResult
 {
 	STEP_DONE,
-	STEP_BUSY,					/* somebody alters the extension; try again soon */
-	STEP_GONE					/* the extension is gone */
+	STEP_BUSY, /* somebody alters the extension; try again soon */
+	STEP_GONE  /* the extension is gone */
 } StepResult;
 
 static Sender sender = {.sock = PGINVALID_SOCKET};
 static InFlight in_flight[MAX_IN_FLIGHT];
-static int	n_in_flight = 0;
+static int n_in_flight = 0;
 static StringInfoData outcomes; /* JSON array under construction */
-static bool claim_now = false;	/* do not wait for the next look at the outbox */
+static bool claim_now = false;  /* do not wait for the next look at the outbox */
 static MemoryContext step_context;
 
 /* Monotonic milliseconds: intervals must not follow the wall clock's jumps. */
@@ -118,8 +118,10 @@ static void
 add_outcome(TimestampTz created_at, int64 id, int attempt, const char *outcome, uint32 status,
 			uint64 latency_us, int64 retry_after, const char *error)
 {
-	appendStringInfo(&outcomes, "%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
-					 outcomes.len == 0 ? "[" : ",", timestamptz_to_str(created_at), id, attempt, outcome);
+	appendStringInfo(
+		&outcomes,
+		"%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
+		outcomes.len == 0 ? "[" : ",", timestamptz_to_str(created_at), id, attempt, outcome);
 	if (status > 0)
 		appendStringInfo(&outcomes, ",\"http_status\":%u", status);
 	if (latency_us > 0)
@@ -153,7 +155,7 @@ outcome_name(uint8 kind)
 static void
 close_all_but_stdio(void)
 {
-	long		limit;
+	long limit;
 
 #if defined(__linux__) && defined(SYS_close_range)
 	if (syscall(SYS_close_range, 3, ~0U, 0) == 0)
@@ -168,10 +170,10 @@ close_all_but_stdio(void)
 static void
 exec_sender(int sock, const char *path, pid_t parent)
 {
-	char	   *argv[] = {"monitoring_sender", NULL};
-	char	   *envp[] = {NULL};	/* no proxies, no preloads, no paths */
-	sigset_t	none;
-	int			devnull;
+	char *argv[] = {"monitoring_sender", NULL};
+	char *envp[] = {NULL}; /* no proxies, no preloads, no paths */
+	sigset_t none;
+	int devnull;
 
 	for (int sig = 1; sig < NSIG; sig++)
 		signal(sig, SIG_DFL);
@@ -227,7 +229,7 @@ sender_stop_at_exit(int code, Datum arg)
 static void
 sender_back_off(void)
 {
-	int64		delay = Min(MAX_SENDER_BACKOFF_MS, INT64CONST(100) << Min(sender.failures, 10));
+	int64 delay = Min(MAX_SENDER_BACKOFF_MS, INT64CONST(100) << Min(sender.failures, 10));
 
 	sender.failures++;
 	sender.next_start = now_ms() + delay;
@@ -236,17 +238,17 @@ sender_back_off(void)
 static void
 sender_start(void)
 {
-	char		path[MAXPGPATH];
-	int			pair[2];
-	sigset_t	all,
-				old;
-	pid_t		parent = getpid();
-	pid_t		pid;
+	char path[MAXPGPATH];
+	int pair[2];
+	sigset_t all, old;
+	pid_t parent = getpid();
+	pid_t pid;
 
 	snprintf(path, sizeof(path), "%s/monitoring_sender", pkglib_path);
 	if (!AcquireExternalFD() || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
-		ereport(ERROR, (errcode_for_socket_access(),
-						errmsg("could not make a socket pair for the monitoring sender: %m")));
+		ereport(ERROR,
+				(errcode_for_socket_access(),
+				 errmsg("could not make a socket pair for the monitoring sender: %m")));
 
 	/* No handler of ours may run in the child. */
 	sigfillset(&all);
@@ -259,8 +261,9 @@ sender_start(void)
 	sender.sock = pair[0];
 	sender.pid = pid > 0 ? pid : 0;
 	if (pid < 0 || !pg_set_noblock(pair[0]))
-		ereport(ERROR, (errcode(ERRCODE_SYSTEM_ERROR),
-						errmsg("could not start the monitoring sender: %m")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the monitoring sender: %m")));
 	sender.started = now_ms();
 }
 
@@ -268,12 +271,15 @@ sender_start(void)
 static void
 sender_lost(const char *why)
 {
-	ereport(LOG, (errmsg("the monitoring sender %s", why),
-				  sender.ready ? 0 : errhint("Is \"%s/monitoring_sender\" installed and executable?", pkglib_path)));
+	ereport(LOG,
+			(errmsg("the monitoring sender %s", why),
+			 sender.ready
+				 ? 0
+				 : errhint("Is \"%s/monitoring_sender\" installed and executable?", pkglib_path)));
 	sender_stop();
 	for (int i = 0; i < MAX_IN_FLIGHT; i++)
 	{
-		InFlight   *f = &in_flight[i];
+		InFlight *f = &in_flight[i];
 
 		if (!f->used)
 			continue;
@@ -288,15 +294,15 @@ sender_lost(const char *why)
 static void
 take_outcome(SenderReader *r)
 {
-	uint64		tag = sender_get_u64(r);
-	uint8		kind = sender_get_u8(r);
-	uint32		status = sender_get_u32(r);
-	uint64		latency = sender_get_u64(r);
-	int64		retry_after = (int64) sender_get_u64(r);
-	size_t		error_len;
+	uint64 tag = sender_get_u64(r);
+	uint8 kind = sender_get_u8(r);
+	uint32 status = sender_get_u32(r);
+	uint64 latency = sender_get_u64(r);
+	int64 retry_after = (int64) sender_get_u64(r);
+	size_t error_len;
 	const char *error = sender_get_str(r, &error_len);
-	uint32		slot = (uint32) tag;
-	InFlight   *f;
+	uint32 slot = (uint32) tag;
+	InFlight *f;
 
 	if (r->bad || slot >= MAX_IN_FLIGHT)
 		return;
@@ -313,8 +319,8 @@ take_outcome(SenderReader *r)
 static bool
 take_frame(const char *data, uint32 len)
 {
-	SenderReader r = {.p = data,.end = data + len};
-	uint8		type = sender_get_u8(&r);
+	SenderReader r = {.p = data, .end = data + len};
+	uint8 type = sender_get_u8(&r);
 
 	if (type == SENDER_OUTCOME)
 		take_outcome(&r);
@@ -332,11 +338,11 @@ take_frame(const char *data, uint32 len)
 static bool
 take_frames(void)
 {
-	int			at = 0;
+	int at = 0;
 
 	while (sender.in.len - at >= (int) sizeof(uint32))
 	{
-		uint32		len;
+		uint32 len;
 
 		memcpy(&len, sender.in.data + at, sizeof(len));
 		if (len == 0 || len > SENDER_MAX_FRAME)
@@ -357,7 +363,7 @@ sender_read(void)
 {
 	for (;;)
 	{
-		ssize_t		n;
+		ssize_t n;
 
 		CHECK_FOR_INTERRUPTS();
 		enlargeStringInfo(&sender.in, 65536);
@@ -385,8 +391,8 @@ sender_write(void)
 {
 	while (sender.sock != PGINVALID_SOCKET && sender.out_done < sender.out.len)
 	{
-		ssize_t		n = send(sender.sock, sender.out.data + sender.out_done,
-							 sender.out.len - sender.out_done, MSG_NOSIGNAL);
+		ssize_t n = send(sender.sock, sender.out.data + sender.out_done,
+						 sender.out.len - sender.out_done, MSG_NOSIGNAL);
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -407,7 +413,7 @@ sender_write(void)
 static void
 sender_tend(void)
 {
-	int64		now = now_ms();
+	int64 now = now_ms();
 
 	if (sender.pid == 0)
 	{
@@ -439,7 +445,7 @@ execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *args, i
 {
 	if (*plan == NULL)
 	{
-		SPIPlanPtr	p = SPI_prepare(sql, nargs, types);
+		SPIPlanPtr p = SPI_prepare(sql, nargs, types);
 
 		if (p == NULL || SPI_keepplan(p) != 0)
 			elog(ERROR, "could not prepare \"%s\"", sql);
@@ -453,8 +459,8 @@ static void
 record_outcomes(TimestampTz at)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {TIMESTAMPTZOID, JSONBOID};
-	Datum		args[2];
+	Oid types[2] = {TIMESTAMPTZOID, JSONBOID};
+	Datum args[2];
 
 	if (outcomes.len == 0)
 		return;
@@ -469,8 +475,8 @@ static void
 release_claims(TimestampTz at)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[1] = {TIMESTAMPTZOID};
-	Datum		args[1] = {TimestampTzGetDatum(at)};
+	Oid types[1] = {TIMESTAMPTZOID};
+	Datum args[1] = {TimestampTzGetDatum(at)};
 
 	execute(&plan, "SELECT monitoring.notify_release($1)", 1, types, args, SPI_OK_SELECT);
 }
@@ -482,7 +488,7 @@ free_entry(void)
 		if (!in_flight[i].used)
 			return i;
 	elog(ERROR, "too many notifications in flight");
-	return -1;					/* keep compiler quiet */
+	return -1; /* keep compiler quiet */
 }
 
 /* Append the request of one claimed row to what the sender gets, or record why there is none. */
@@ -490,18 +496,16 @@ static void
 queue_request(HeapTuple row, TupleDesc desc)
 {
 	static uint32 serial = 0;
-	int			entry = free_entry();
-	InFlight   *f = &in_flight[entry];
+	int entry = free_entry();
+	InFlight *f = &in_flight[entry];
 	StringInfoData frame;
-	uint32		len;
-	uint64		tag;
-	uint32		connect_ms,
-				total_ms;
-	uint8		byte;
-	Datum		function;
-	bool		no_function,
-				isnull;
-	char	   *error;
+	uint32 len;
+	uint64 tag;
+	uint32 connect_ms, total_ms;
+	uint8 byte;
+	Datum function;
+	bool no_function, isnull;
+	char *error;
 
 	f->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 1, &isnull));
 	f->id = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
@@ -547,13 +551,14 @@ static int
 claim(TimestampTz at, int max_rows)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
-	Datum		args[3] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
-	Int32GetDatum(MAX_PER_RECEIVER)};
+	Oid types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
+	Datum args[3] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
+					 Int32GetDatum(MAX_PER_RECEIVER)};
 	SPITupleTable *table;
-	uint64		n;
+	uint64 n;
 
-	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3)", 3, types, args, SPI_OK_SELECT);
+	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3)", 3, types, args,
+			SPI_OK_SELECT);
 	table = SPI_tuptable;
 	n = SPI_processed;
 	disable_timeout(STATEMENT_TIMEOUT, false);
@@ -573,8 +578,8 @@ claim(TimestampTz at, int max_rows)
 static StepResult
 hold_extension(void)
 {
-	Oid			extension = get_extension_oid("monitoring", true);
-	LOCKTAG		tag;
+	Oid extension = get_extension_oid("monitoring", true);
+	LOCKTAG tag;
 
 	if (!OidIsValid(extension))
 		return STEP_GONE;
@@ -590,7 +595,7 @@ static StepResult
 database_step(bool first, int max_rows, int *claimed)
 {
 	TimestampTz at = GetCurrentTimestamp();
-	StepResult	result;
+	StepResult result;
 
 	*claimed = 0;
 	SetCurrentStatementStartTimestamp();
@@ -607,7 +612,7 @@ database_step(bool first, int max_rows, int *claimed)
 		record_outcomes(at);
 		if (max_rows > 0)
 			*claimed = claim(at, max_rows);
-		record_outcomes(at);	/* of rows that could not be formatted */
+		record_outcomes(at); /* of rows that could not be formatted */
 		disable_timeout(STATEMENT_TIMEOUT, false);
 		SPI_finish();
 		PopActiveSnapshot();
@@ -623,8 +628,8 @@ database_step(bool first, int max_rows, int *claimed)
 static void
 wait_for_event(bool busy)
 {
-	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-	long		timeout = POLL_MS;
+	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	long timeout = POLL_MS;
 
 	if (sender.sock != PGINVALID_SOCKET)
 	{
@@ -642,16 +647,16 @@ wait_for_event(bool busy)
 static void
 deliver(void)
 {
-	int64		last_work = now_ms();
-	int64		next_claim = 0;
-	bool		first = true;
+	int64 last_work = now_ms();
+	int64 next_claim = 0;
+	bool first = true;
 
 	for (;;)
 	{
-		StepResult	result = STEP_DONE;
-		int			claimed = 0;
-		int			room;
-		bool		woken = MyLatch->is_set;
+		StepResult result = STEP_DONE;
+		int claimed = 0;
+		int room;
+		bool woken = MyLatch->is_set;
 
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
@@ -668,7 +673,7 @@ deliver(void)
 		room = sender.ready ? MAX_IN_FLIGHT - n_in_flight : 0;
 		if (outcomes.len > 0 || first || woken || claim_now || now_ms() >= next_claim)
 		{
-			bool		worked = outcomes.len > 0;
+			bool worked = outcomes.len > 0;
 
 			result = database_step(first, room, &claimed);
 			MemoryContextSwitchTo(step_context);
@@ -696,7 +701,7 @@ deliver(void)
 void
 mon_notifier_main(Datum arg)
 {
-	Oid			dboid = DatumGetObjectId(arg);
+	Oid dboid = DatumGetObjectId(arg);
 	MemoryContext context;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -708,8 +713,10 @@ mon_notifier_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	mon_worker_pin_settings(true);
 
-	context = AllocSetContextCreate(TopMemoryContext, "monitoring notifier", ALLOCSET_DEFAULT_SIZES);
-	step_context = AllocSetContextCreate(context, "monitoring notifier step", ALLOCSET_DEFAULT_SIZES);
+	context = AllocSetContextCreate(TopMemoryContext, "monitoring notifier",
+									ALLOCSET_DEFAULT_SIZES);
+	step_context = AllocSetContextCreate(context, "monitoring notifier step",
+										 ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
 	initStringInfo(&sender.in);
 	initStringInfo(&sender.out);

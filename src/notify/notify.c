@@ -46,17 +46,17 @@
 
 typedef struct NotifierSlot
 {
-	Oid			dboid;			/* InvalidOid: free */
-	pid_t		pid;			/* 0: none, or still starting */
-	Latch	   *latch;
-	TimestampTz not_before;		/* start none before this time */
-	int			failures;		/* exits with an error in a row */
+	Oid dboid; /* InvalidOid: free */
+	pid_t pid; /* 0: none, or still starting */
+	Latch *latch;
+	TimestampTz not_before; /* start none before this time */
+	int failures;           /* exits with an error in a row */
 } NotifierSlot;
 
 typedef struct NotifierSlots
 {
-	int			nslots;
-	bool		told_no_worker; /* the lack of worker slots was logged */
+	int nslots;
+	bool told_no_worker; /* the lack of worker slots was logged */
 	NotifierSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } NotifierSlots;
 
@@ -78,7 +78,7 @@ slots_size(void)
 static void
 slots_init(LWLockPadded *locks)
 {
-	bool		found;
+	bool found;
 
 	my_slot = NULL;
 	lock = &locks[0].lock;
@@ -104,7 +104,7 @@ stop_notifier(Oid dboid)
 static bool
 notifier_active(Oid dboid)
 {
-	bool		active = false;
+	bool active = false;
 
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < shared->nslots && !active; i++)
@@ -117,8 +117,7 @@ void
 mon_notify_init(void)
 {
 	static const MonShmemSlice slice = {
-		.name = SHMEM_NAME,.size = slots_size,.init = slots_init,.nlocks = 1
-	};
+		.name = SHMEM_NAME, .size = slots_size, .init = slots_init, .nlocks = 1};
 
 	static const MonCompanion companion = {stop_notifier, notifier_active};
 
@@ -159,7 +158,7 @@ leave_slot(int code, Datum arg)
 		my_slot->dboid = InvalidOid;
 	else
 	{
-		int			delay = Min(MAX_BACKOFF_S, 1 << Min(my_slot->failures, 6));
+		int delay = Min(MAX_BACKOFF_S, 1 << Min(my_slot->failures, 6));
 
 		my_slot->failures++;
 		my_slot->not_before = GetCurrentTimestamp() + delay * USECS_PER_SEC;
@@ -222,8 +221,8 @@ wake_or_start(Oid dboid)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	NotifierSlot *slot;
-	bool		start = false;
-	bool		tell = false;
+	bool start = false;
+	bool tell = false;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	slot = find_slot(dboid, now);
@@ -243,19 +242,22 @@ wake_or_start(Oid dboid)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	tell = !start && !shared->told_no_worker;
 	shared->told_no_worker = !start;
+	if (!start && (slot = find_slot(dboid, now)) != NULL)
+		slot->not_before = 0;
 	LWLockRelease(lock);
 
 	/* Once, not every second: the next dispatch tries again anyway. */
 	if (tell)
-		ereport(LOG, (errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-					  errmsg("could not start the monitoring notifier: no free background worker"),
-					  errhint("Consider increasing max_worker_processes.")));
+		ereport(LOG,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not start the monitoring notifier: no free background worker"),
+				 errhint("Consider increasing max_worker_processes.")));
 }
 
 static bool
 is_running(Oid dboid)
 {
-	bool		running = false;
+	bool running = false;
 
 	LWLockAcquire(lock, LW_SHARED);
 	for (int i = 0; i < shared->nslots; i++)
@@ -269,15 +271,15 @@ Datum
 mon_notify_dispatch(PG_FUNCTION_ARGS)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[2] = {TIMESTAMPTZOID, BOOLOID};
-	Datum		args[2] = {PG_GETARG_DATUM(0)};
-	bool		isnull,
-				due;
+	Oid types[2] = {TIMESTAMPTZOID, BOOLOID};
+	Datum args[2] = {PG_GETARG_DATUM(0)};
+	bool isnull, due;
 
 	mon_require_preload();
 	if (PG_ARGISNULL(0))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("the time of the dispatch must not be null")));
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the time of the dispatch must not be null")));
 	if (RecoveryInProgress())
 		PG_RETURN_VOID();
 
@@ -285,7 +287,7 @@ mon_notify_dispatch(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (plan == NULL)
 	{
-		SPIPlanPtr	p = SPI_prepare("SELECT monitoring.notify_has_work($1, $2)", 2, types);
+		SPIPlanPtr p = SPI_prepare("SELECT monitoring.notify_has_work($1, $2)", 2, types);
 
 		if (p == NULL || SPI_keepplan(p) != 0)
 			elog(ERROR, "could not prepare the outbox query");
@@ -320,7 +322,7 @@ mon_frame_str(StringInfo frame, const char *s, int len)
 static void
 frame_text(StringInfo frame, const char *s, int len)
 {
-	char	   *utf8 = pg_server_to_any(s, len, PG_UTF8);
+	char *utf8 = pg_server_to_any(s, len, PG_UTF8);
 
 	mon_frame_str(frame, utf8, utf8 == s ? len : strlen(utf8));
 }
@@ -328,11 +330,12 @@ frame_text(StringInfo frame, const char *s, int len)
 static char *
 required_text(int column, const char *what)
 {
-	char	   *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+	char *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
 
 	if (s == NULL)
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("the formatter returned no %s", what)));
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the formatter returned no %s", what)));
 	return s;
 }
 
@@ -341,12 +344,12 @@ frame_headers(StringInfo frame, Jsonb *headers)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	key,
-				value;
+	JsonbValue key, value;
 
 	if (!JB_ROOT_IS_OBJECT(headers))
-		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-						errmsg("the formatter's headers are not an object")));
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the formatter's headers are not an object")));
 	mon_frame_u32(frame, JB_ROOT_COUNT(headers));
 	it = JsonbIteratorInit(&headers->root);
 	(void) JsonbIteratorNext(&it, &value, false);
@@ -354,8 +357,9 @@ frame_headers(StringInfo frame, Jsonb *headers)
 	{
 		(void) JsonbIteratorNext(&it, &value, true);
 		if (value.type != jbvString)
-			ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-							errmsg("a header of the formatter is not text")));
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("a header of the formatter is not text")));
 		frame_text(frame, key.val.string.val, key.val.string.len);
 		frame_text(frame, value.val.string.val, value.val.string.len);
 	}
@@ -364,25 +368,24 @@ frame_headers(StringInfo frame, Jsonb *headers)
 static void
 run_formatter(Oid function, Datum receiver, Datum notification, StringInfo frame)
 {
-	Oid			types[2] = {JSONBOID, JSONBOID};
-	Datum		args[2] = {receiver, notification};
-	char	   *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-												  get_func_name(function));
-	char	   *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
-							   "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
-							   "FROM %s($1, $2) AS f",
-							   name);
-	char	   *method,
-			   *url,
-			   *body;
-	Datum		headers;
-	bool		isnull;
-	int			start = frame->len;
+	Oid types[2] = {JSONBOID, JSONBOID};
+	Datum args[2] = {receiver, notification};
+	char *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
+											get_func_name(function));
+	char *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
+						 "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
+						 "FROM %s($1, $2) AS f",
+						 name);
+	char *method, *url, *body;
+	Datum headers;
+	bool isnull;
+	int start = frame->len;
 
 	if (SPI_execute_with_args(sql, 2, types, args, NULL, false, 2) != SPI_OK_SELECT ||
 		SPI_processed != 1)
-		ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
-						errmsg("the formatter did not return exactly one row")));
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("the formatter did not return exactly one row")));
 
 	method = required_text(1, "method");
 	url = required_text(2, "url");
@@ -397,8 +400,9 @@ run_formatter(Oid function, Datum receiver, Datum notification, StringInfo frame
 		frame_headers(frame, DatumGetJsonbP(headers));
 
 	if (frame->len - start > MAX_REQUEST)
-		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
 }
 
 /* A timer that went off at the last moment must not cancel what comes next. */
@@ -421,8 +425,8 @@ mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notific
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner resowner = CurrentResourceOwner;
-	int			start = frame->len;
-	volatile bool ok = true;		/* survives the longjmp */
+	int start = frame->len;
+	volatile bool ok = true; /* survives the longjmp */
 
 	if (!OidIsValid(function))
 	{
@@ -434,9 +438,9 @@ mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notific
 	MemoryContextSwitchTo(cxt);
 	PG_TRY();
 	{
-		Oid			save_user;
-		int			save_context;
-		int			nest_level = NewGUCNestLevel();
+		Oid save_user;
+		int save_context;
+		int nest_level = NewGUCNestLevel();
 
 		GetUserIdAndSecContext(&save_user, &save_context);
 		SetUserIdAndSecContext(get_role_oid(owner, false),
@@ -451,7 +455,7 @@ mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notific
 	}
 	PG_CATCH();
 	{
-		ErrorData  *edata;
+		ErrorData *edata;
 
 		stop_format_timer();
 		MemoryContextSwitchTo(cxt);
@@ -463,8 +467,9 @@ mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notific
 		/* The message may quote a secret, so it does not go into the row. */
 		*error = psprintf("the formatter failed with SQLSTATE %s; see the server log",
 						  unpack_sql_state(edata->sqlerrcode));
-		ereport(LOG, (errcode(edata->sqlerrcode),
-					  errmsg("a formatter of notifications failed: %s", edata->message)));
+		ereport(LOG,
+				(errcode(edata->sqlerrcode),
+				 errmsg("a formatter of notifications failed: %s", edata->message)));
 		FreeErrorData(edata);
 	}
 	PG_END_TRY();

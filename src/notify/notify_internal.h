@@ -32,4 +32,4 @@ extern bool mon_notify_format(Oid function, const char *owner, Datum receiver, D
 extern void mon_frame_u32(StringInfo frame, uint32 v);
 extern void mon_frame_str(StringInfo frame, const char *s, int len);
 
-#endif							/* MONITORING_NOTIFY_INTERNAL_H */
+#endif /* MONITORING_NOTIFY_INTERNAL_H */

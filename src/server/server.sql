@@ -21,6 +21,7 @@ CREATE TABLE monitoring.statement_state (
 	evictions bigint NOT NULL DEFAULT 0,
 	evicted_at timestamptz,
 	texts_at timestamptz,
+	texts_seconds float8 NOT NULL DEFAULT 0,
 	purged_at timestamptz
 );
 COMMENT ON TABLE monitoring.statement_state IS 'One row: how far the snapshots of pg_stat_statements have come. Its lock is held during a snapshot. See the view statement_source.';
@@ -35,6 +36,7 @@ COMMENT ON COLUMN monitoring.statement_state.dealloc IS 'Counter dealloc of pg_s
 COMMENT ON COLUMN monitoring.statement_state.evictions IS 'Times that pg_stat_statements threw its least used entries out to make room, since the baseline.';
 COMMENT ON COLUMN monitoring.statement_state.evicted_at IS 'Snapshot that last noticed evictions.';
 COMMENT ON COLUMN monitoring.statement_state.texts_at IS 'Snapshot that last read query texts.';
+COMMENT ON COLUMN monitoring.statement_state.texts_seconds IS 'How long that took.';
 COMMENT ON COLUMN monitoring.statement_state.purged_at IS 'Snapshot that last removed forgotten statements.';
 INSERT INTO monitoring.statement_state DEFAULT VALUES;
 
@@ -340,6 +342,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.clip_text(text, integer) IS 'The longest beginning of the text that has at most max_bytes (1 or more) bytes, cut between characters.';
 
+-- Utility statements are not normalised, so that a password may stand in them.
+CREATE FUNCTION monitoring.redact_statement(query text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT regexp_replace(regexp_replace(query,
+		-- PASSWORD 'x', e'x' with escapes, or dollar-quoted; to the end if the literal was cut off
+		'(\mpassword\s*)(''(''''|[^''])*(''|$)|e''(\\.|''''|[^''\\])*(''|$)|\$(\w*)\$.*(\$\7\$|$))', '\1''***''', 'gi'),
+		-- in a connection string
+		'(\mpassword=)(''''.*''''|[^\s'',;)$]+)', '\1***', 'gi')
+$$;
+COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***.';
+
 CREATE FUNCTION monitoring.fetch_statement_texts(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -349,12 +362,10 @@ BEGIN
 	IF source IS NULL THEN
 		RETURN 0;
 	END IF;
-	-- utility statements are not normalised, so that a password may stand in them
 	EXECUTE format($query$
 		INSERT INTO monitoring.statement_texts (queryid, userid, query, first_seen)
 		SELECT DISTINCT ON (s.queryid, s.userid) s.queryid, s.userid,
-			monitoring.clip_text(regexp_replace(monitoring.clip_text(s.query, 65536),
-				'(\mpassword\s*=?\s*)(e?''([^'']|'''')*(''|$)|\$\$.*?(\$\$|$)|\$(\w+)\$.*?(\$\6\$|$))', '\1''***''', 'gi'), 8192), $1
+			monitoring.clip_text(monitoring.redact_statement(monitoring.clip_text(s.query, 65536)), 8192), $1
 		FROM %s(true) AS s
 		WHERE s.dbid = $2 AND s.query IS NOT NULL
 		  AND EXISTS (SELECT FROM monitoring.statement_counters AS c
@@ -404,6 +415,7 @@ DECLARE
 	first boolean;
 	was_reset boolean;
 	wanted boolean;
+	started timestamptz;
 	found_statements integer;
 	written integer;
 BEGIN
@@ -447,17 +459,17 @@ BEGIN
 		evicted_at = CASE WHEN NOT first AND dealloc_now > CASE WHEN was_reset THEN 0 ELSE s.dealloc END THEN at
 			ELSE s.evicted_at END;
 
-	-- Texts cost reading the file of all texts: once a minute, or at once for a statement that is slow.
-	SELECT bool_or(state.texts_at IS NULL OR at >= state.texts_at + interval '1 minute' OR at < state.texts_at
-		OR c.slowest_interval_seconds >= extract(epoch FROM
-			coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval))
-	INTO wanted
-	FROM monitoring.statement_counters AS c
-	WHERE c.present AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
-		WHERE t.queryid = c.queryid AND t.userid = c.userid);
-	IF wanted THEN
+	-- Texts cost reading the file of all texts, so that takes at most a hundredth of the time.
+	wanted := EXISTS (
+		SELECT FROM monitoring.statement_counters AS c
+		WHERE c.present AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
+			WHERE t.queryid = c.queryid AND t.userid = c.userid));
+	IF wanted AND (state.texts_at IS NULL OR at < state.texts_at
+		OR at >= state.texts_at + least(state.texts_seconds * 100, 3600) * interval '1 s') THEN
+		started := clock_timestamp();
 		PERFORM monitoring.fetch_statement_texts(at);
-		UPDATE monitoring.statement_state SET texts_at = at;
+		UPDATE monitoring.statement_state
+			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started);
 	END IF;
 
 	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN

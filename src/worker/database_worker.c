@@ -36,7 +36,6 @@
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/procarray.h"
-#include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -48,27 +47,27 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define MAX_SLEEP_MS 60000	  /* look at the jobs at least this often */
-#define RETRY_MS 1000		  /* the extension is locked, or its jobs can't be read */
-#define MAX_JITTER_MS 5000	  /* a first run is put off by a tenth of the interval, at most this */
+#define MAX_SLEEP_MS 60000    /* look at the jobs at least this often */
+#define RETRY_MS 1000         /* the extension is locked, or its jobs can't be read */
+#define MAX_JITTER_MS 5000    /* a first run is put off by a tenth of the interval, at most this */
 #define SHUTDOWN_JOB_MS 10000 /* a job's time at shutdown, at most */
 #define CLIENTS_WAIT_MS 3000  /* for sessions to hand over what they have, at shutdown */
 
 typedef struct Job
 {
-	char	   *name;
-	char	   *call;		/* quoted name of the function */
-	char	   *owner;
-	char	   *setting;	/* that gives the interval, or NULL */
-	int64		interval;	/* microseconds; 0 when the setting does not exist */
-	int			timeout;	/* ms */
-	bool		durable;
-	bool		run_at_shutdown;
-	bool		run_on_wake;
-	char	   *last_state;
-	char	   *last_error;
-	TimestampTz at;			/* of this run */
-	const char *error;		/* of this run */
+	char *name;
+	char *call; /* quoted name of the function */
+	char *owner;
+	char *setting;  /* that gives the interval, or NULL */
+	int64 interval; /* microseconds; 0 when the setting does not exist */
+	int timeout;    /* ms */
+	bool durable;
+	bool run_at_shutdown;
+	bool run_on_wake;
+	char *last_state;
+	char *last_error;
+	TimestampTz at;    /* of this run */
+	const char *error; /* of this run */
 } Job;
 
 typedef enum ExtensionState
@@ -78,7 +77,7 @@ typedef enum ExtensionState
 	EXTENSION_USABLE
 } ExtensionState;
 
-typedef void (*TransactionBody) (void *arg);
+typedef void (*TransactionBody)(void *arg);
 
 static MonWorkerSlot *my_slot = NULL;
 static uint32 my_generation = 0;
@@ -97,7 +96,7 @@ static bool
 claim_slot(const MonWorkerTask *task)
 {
 	MonWorkerSlot *slot = &mon_workers->slots[task->slot];
-	bool		mine;
+	bool mine;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	mine = slot->generation == task->generation && slot->state == MON_SLOT_STARTING;
@@ -152,7 +151,7 @@ leave_with(MonSlotState outcome)
 static bool
 slot_flag(const bool *flag)
 {
-	bool		value;
+	bool value;
 
 	LWLockAcquire(mon_workers->lock, LW_SHARED);
 	value = *flag;
@@ -163,7 +162,7 @@ slot_flag(const bool *flag)
 static bool
 take_woken(void)
 {
-	bool		woken;
+	bool woken;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	woken = my_slot->woken;
@@ -191,7 +190,7 @@ find_stats(const char *name)
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
-	int			save_errno = errno;
+	int save_errno = errno;
 
 	ShutdownRequestPending = true;
 	if (cancelable)
@@ -207,8 +206,8 @@ handle_sigterm(SIGNAL_ARGS)
 static ExtensionState
 lock_extension(void)
 {
-	Oid			extension = get_extension_oid(MON_SCHEMA, true);
-	LOCKTAG		tag;
+	Oid extension = get_extension_oid(MON_SCHEMA, true);
+	LOCKTAG tag;
 
 	if (!OidIsValid(extension))
 		return EXTENSION_ABSENT;
@@ -228,7 +227,7 @@ lock_extension(void)
 static ErrorData *
 in_transaction(TransactionBody body, void *arg, int timeout)
 {
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	/* A cancel that came too late for the job it was meant for. */
 	QueryCancelPending = false;
@@ -274,7 +273,7 @@ in_transaction(TransactionBody body, void *arg, int timeout)
 static char *
 column_text(HeapTuple tuple, TupleDesc desc, int column)
 {
-	char	   *value = SPI_getvalue(tuple, desc, column);
+	char *value = SPI_getvalue(tuple, desc, column);
 
 	return value ? MemoryContextStrdup(cycle_cxt, value) : NULL;
 }
@@ -282,7 +281,7 @@ column_text(HeapTuple tuple, TupleDesc desc, int column)
 static bool
 column_bool(HeapTuple tuple, TupleDesc desc, int column)
 {
-	bool		isnull;
+	bool isnull;
 
 	return DatumGetBool(SPI_getbinval(tuple, desc, column, &isnull)) && !isnull;
 }
@@ -290,8 +289,8 @@ column_bool(HeapTuple tuple, TupleDesc desc, int column)
 static int64
 column_int64(HeapTuple tuple, TupleDesc desc, int column)
 {
-	bool		isnull;
-	Datum		datum = SPI_getbinval(tuple, desc, column, &isnull);
+	bool isnull;
+	Datum datum = SPI_getbinval(tuple, desc, column, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(datum);
 }
@@ -299,7 +298,7 @@ column_int64(HeapTuple tuple, TupleDesc desc, int column)
 static Job *
 job_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
-	Job		   *job = MemoryContextAllocZero(cycle_cxt, sizeof(Job));
+	Job *job = MemoryContextAllocZero(cycle_cxt, sizeof(Job));
 
 	job->name = column_text(tuple, desc, 1);
 	job->call = column_text(tuple, desc, 2);
@@ -326,13 +325,13 @@ job_from_tuple(HeapTuple tuple, TupleDesc desc)
 typedef struct JobList
 {
 	ExtensionState extension;
-	List	   *jobs;
+	List *jobs;
 } JobList;
 
 static void
 read_jobs(void *arg)
 {
-	JobList    *list = arg;
+	JobList *list = arg;
 	MemoryContext old_cxt;
 
 	list->extension = lock_extension();
@@ -362,7 +361,7 @@ read_jobs(void *arg)
 static TimestampTz
 first_anchor(TimestampTz now, int64 interval)
 {
-	double		jitter = Min(interval / 10, MAX_JITTER_MS * INT64CONST(1000));
+	double jitter = Min(interval / 10, MAX_JITTER_MS * INT64CONST(1000));
 
 	return now - interval + (int64) (jitter * pg_prng_double(&pg_global_prng_state));
 }
@@ -372,20 +371,21 @@ static void
 sync_stats(List *jobs, TimestampTz now)
 {
 	MonJobStats *stats = palloc0(MON_MAX_JOBS * sizeof(MonJobStats));
-	int			n = 0;
-	ListCell   *lc;
+	int n = 0;
+	ListCell *lc;
 
-	foreach(lc, jobs)
+	foreach (lc, jobs)
 	{
-		Job		   *job = lfirst(lc);
+		Job *job = lfirst(lc);
 		MonJobStats *known = find_stats(job->name);
 
 		if (n >= MON_MAX_JOBS)
 		{
 			if (!too_many_logged)
-				ereport(WARNING, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-								  errmsg("monitoring runs only the first %d jobs of the database",
-										 MON_MAX_JOBS)));
+				ereport(WARNING,
+						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+						 errmsg("monitoring runs only the first %d jobs of the database",
+								MON_MAX_JOBS)));
 			too_many_logged = true;
 			break;
 		}
@@ -409,14 +409,15 @@ sync_stats(List *jobs, TimestampTz now)
 static List *
 load_jobs(void)
 {
-	JobList		list = {EXTENSION_BUSY, NIL};
-	ErrorData  *error = in_transaction(read_jobs, &list, RETRY_MS * 10);
+	JobList list = {EXTENSION_BUSY, NIL};
+	ErrorData *error = in_transaction(read_jobs, &list, RETRY_MS * 10);
 
 	if (error != NULL)
 	{
 		if (!load_error_logged && !ShutdownRequestPending)
-			ereport(LOG, (errcode(error->sqlerrcode),
-						  errmsg("monitoring could not read its jobs: %s", error->message)));
+			ereport(LOG,
+					(errcode(error->sqlerrcode),
+					 errmsg("monitoring could not read its jobs: %s", error->message)));
 		load_error_logged = true;
 		return NIL;
 	}
@@ -437,22 +438,23 @@ load_jobs(void)
 static void
 become_owner(const char *owner)
 {
-	Oid			role = get_role_oid(owner, false);
+	Oid role = get_role_oid(owner, false);
 
-	SetUserIdAndSecContext(role, superuser_arg(role)
-						   ? SECURITY_LOCAL_USERID_CHANGE
-						   : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+	SetUserIdAndSecContext(role,
+						   superuser_arg(role)
+							   ? SECURITY_LOCAL_USERID_CHANGE
+							   : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
 
 static void
 job_body(void *arg)
 {
-	Job		   *job = arg;
-	Oid			argtypes[1] = {TIMESTAMPTZOID};
-	Datum		values[1] = {TimestampTzGetDatum(job->at)};
-	Oid			save_user;
-	int			save_context;
-	int			guc_level;
+	Job *job = arg;
+	Oid argtypes[1] = {TIMESTAMPTZOID};
+	Datum values[1] = {TimestampTzGetDatum(job->at)};
+	Oid save_user;
+	int save_context;
+	int guc_level;
 
 	if (lock_extension() != EXTENSION_USABLE)
 		return;
@@ -479,10 +481,10 @@ job_body(void *arg)
 static void
 outcome_body(void *arg)
 {
-	Job		   *job = arg;
-	Oid			argtypes[3] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
-	Datum		values[3];
-	char		nulls[3] = {' ', job->error ? ' ' : 'n', ' '};
+	Job *job = arg;
+	Oid argtypes[3] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum values[3];
+	char nulls[3] = {' ', job->error ? ' ' : 'n', ' '};
 
 	if (lock_extension() != EXTENSION_USABLE)
 		return;
@@ -491,21 +493,22 @@ outcome_body(void *arg)
 	values[1] = job->error ? CStringGetTextDatum(job->error) : (Datum) 0;
 	values[2] = TimestampTzGetDatum(job->at);
 	SPI_connect();
-	SPI_execute_with_args("UPDATE monitoring.jobs"
-						  "   SET last_state = CASE WHEN $2 IS NULL THEN 'ok' ELSE 'failed' END,"
-						  "       last_error = coalesce($2, last_error),"
-						  "       last_error_at = CASE WHEN $2 IS NULL THEN last_error_at ELSE $3 END"
-						  " WHERE name = $1",
-						  3, argtypes, values, nulls, false, 0);
+	SPI_execute_with_args(
+		"UPDATE monitoring.jobs"
+		"   SET last_state = CASE WHEN $2 IS NULL THEN 'ok' ELSE 'failed' END,"
+		"       last_error = coalesce($2, last_error),"
+		"       last_error_at = CASE WHEN $2 IS NULL THEN last_error_at ELSE $3 END"
+		" WHERE name = $1",
+		3, argtypes, values, nulls, false, 0);
 	SPI_finish();
 }
 
 static void
 write_outcome(Job *job)
 {
-	bool		was_failed = job->last_state && strcmp(job->last_state, "failed") == 0;
-	bool		was_ok = job->last_state && strcmp(job->last_state, "ok") == 0;
-	ErrorData  *error;
+	bool was_failed = job->last_state && strcmp(job->last_state, "failed") == 0;
+	bool was_ok = job->last_state && strcmp(job->last_state, "ok") == 0;
+	ErrorData *error;
 
 	if (job->error ? was_failed && job->last_error && strcmp(job->error, job->last_error) == 0
 				   : was_ok)
@@ -518,9 +521,10 @@ write_outcome(Job *job)
 
 	error = in_transaction(outcome_body, job, RETRY_MS * 10);
 	if (error)
-		ereport(LOG, (errcode(error->sqlerrcode),
-					  errmsg("monitoring could not record the outcome of job \"%s\": %s",
-							 job->name, error->message)));
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("monitoring could not record the outcome of job \"%s\": %s", job->name,
+						error->message)));
 }
 
 static void
@@ -528,7 +532,7 @@ run_job(Job *job, TimestampTz due, int timeout)
 {
 	MonJobStats *stats = find_stats(job->name);
 	TimestampTz start = GetCurrentTimestamp();
-	ErrorData  *error;
+	ErrorData *error;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	my_slot->state = MON_SLOT_RUNNING;
@@ -577,17 +581,17 @@ reload_if_asked(void)
 static TimestampTz
 run_cycle(void)
 {
-	bool		woken = take_woken();
-	List	   *jobs = load_jobs();
-	TimestampTz wake_at =
-		GetCurrentTimestamp() + (jobs == NIL ? RETRY_MS : MAX_SLEEP_MS) * INT64CONST(1000);
-	ListCell   *lc;
+	bool woken = take_woken();
+	List *jobs = load_jobs();
+	TimestampTz wake_at = GetCurrentTimestamp() +
+		(jobs == NIL ? RETRY_MS : MAX_SLEEP_MS) * INT64CONST(1000);
+	ListCell *lc;
 
-	foreach(lc, jobs)
+	foreach (lc, jobs)
 	{
-		Job		   *job = lfirst(lc);
+		Job *job = lfirst(lc);
 		MonJobStats *stats = find_stats(job->name);
-		int64		interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
+		int64 interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz due;
 
@@ -633,15 +637,15 @@ wait_for_clients(void)
 static void
 run_shutdown_jobs(void)
 {
-	List	   *jobs;
-	ListCell   *lc;
+	List *jobs;
+	ListCell *lc;
 
 	MemoryContextReset(cycle_cxt);
 	MemoryContextSwitchTo(cycle_cxt);
 	jobs = load_jobs();
-	foreach(lc, jobs)
+	foreach (lc, jobs)
 	{
-		Job		   *job = lfirst(lc);
+		Job *job = lfirst(lc);
 
 		if (job->run_at_shutdown && find_stats(job->name) != NULL)
 			run_job(job, GetCurrentTimestamp(), Min(job->timeout, SHUTDOWN_JOB_MS));

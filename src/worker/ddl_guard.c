@@ -80,7 +80,7 @@ add_recheck(Oid dboid)
 #define MAX_COMPANIONS 4
 
 static MonCompanion companions[MAX_COMPANIONS];
-static int	ncompanions = 0;
+static int ncompanions = 0;
 
 void
 mon_worker_register_companion(const MonCompanion *companion)
@@ -94,7 +94,7 @@ mon_worker_register_companion(const MonCompanion *companion)
 static void
 put_up_guard(Oid dboid)
 {
-	MonGuard   *guard = &mon_workers->guards[MonMyProcNumber];
+	MonGuard *guard = &mon_workers->guards[MonMyProcNumber];
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	if (!OidIsValid(guard->dboid))
@@ -125,12 +125,12 @@ put_up_guard(Oid dboid)
 static bool
 worker_active(Oid dboid)
 {
-	bool		active = false;
+	bool active = false;
 
 	LWLockAcquire(mon_workers->lock, LW_SHARED);
 	for (int i = 0; i < MON_MAX_DATABASES && !active; i++)
 		active = mon_workers->slots[i].dboid == dboid && mon_slot_active(&mon_workers->slots[i]) &&
-				 mon_workers->slots[i].pid != MyProcPid && mon_workers->slots[i].pid != 0;
+			mon_workers->slots[i].pid != MyProcPid && mon_workers->slots[i].pid != 0;
 	LWLockRelease(mon_workers->lock);
 
 	for (int i = 0; i < ncompanions && !active; i++)
@@ -165,13 +165,13 @@ guard_database(Oid dboid)
 static bool
 may_disturb(Oid dboid, bool as_template)
 {
-	HeapTuple	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
-	bool		allowed;
+	HeapTuple tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(dboid));
+	bool allowed;
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	allowed = has_privs_of_role(GetUserId(), ((Form_pg_database) GETSTRUCT(tuple))->datdba) ||
-			  (as_template && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate);
+		(as_template && ((Form_pg_database) GETSTRUCT(tuple))->datistemplate);
 	ReleaseSysCache(tuple);
 
 	if (allowed && as_template && !superuser())
@@ -187,7 +187,7 @@ may_disturb(Oid dboid, bool as_template)
 static void
 guard_database_name(const char *name, bool as_template)
 {
-	Oid			dboid = get_database_oid(name, true);
+	Oid dboid = get_database_oid(name, true);
 
 	if (OidIsValid(dboid) && may_disturb(dboid, as_template))
 		guard_database(dboid);
@@ -196,11 +196,11 @@ guard_database_name(const char *name, bool as_template)
 static DefElem *
 find_option(List *options, const char *name)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, options)
+	foreach (lc, options)
 	{
-		DefElem    *option = lfirst_node(DefElem, lc);
+		DefElem *option = lfirst_node(DefElem, lc);
 
 		if (strcmp(option->defname, name) == 0)
 			return option;
@@ -212,11 +212,11 @@ find_option(List *options, const char *name)
 static Oid
 extension_owner(void)
 {
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			owner = InvalidOid;
+	HeapTuple tuple;
+	Oid owner = InvalidOid;
 
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
 				CStringGetDatum("monitoring"));
@@ -232,7 +232,7 @@ extension_owner(void)
 static void
 guard_extension(void)
 {
-	Oid			owner = extension_owner();
+	Oid owner = extension_owner();
 
 	if (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))
 		guard_database(MyDatabaseId);
@@ -241,11 +241,11 @@ guard_extension(void)
 static bool
 drops_extension(DropStmt *stmt)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (stmt->removeType != OBJECT_EXTENSION)
 		return false;
-	foreach(lc, stmt->objects)
+	foreach (lc, stmt->objects)
 		if (strcmp(strVal(lfirst(lc)), "monitoring") == 0)
 			return true;
 	return false;
@@ -260,15 +260,14 @@ before_utility(Node *stmt)
 			guard_database_name(((DropdbStmt *) stmt)->dbname, false);
 			break;
 		case T_CreatedbStmt:
-			{
-				DefElem    *option = find_option(((CreatedbStmt *) stmt)->options, "template");
+		{
+			DefElem *option = find_option(((CreatedbStmt *) stmt)->options, "template");
 
-				guard_database_name(option && option->arg ? defGetString(option) : "template1",
-									true);
-				/* A copy of a database has its extensions. */
-				wake_launcher = true;
-				break;
-			}
+			guard_database_name(option && option->arg ? defGetString(option) : "template1", true);
+			/* A copy of a database has its extensions. */
+			wake_launcher = true;
+			break;
+		}
 		case T_AlterDatabaseStmt:
 			if (find_option(((AlterDatabaseStmt *) stmt)->options, "tablespace"))
 				guard_database_name(((AlterDatabaseStmt *) stmt)->dbname, false);
@@ -313,14 +312,14 @@ guard_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyT
 static void
 guard_xact_callback(XactEvent event, void *arg)
 {
-	bool		committed = event == XACT_EVENT_COMMIT;
+	bool committed = event == XACT_EVENT_COMMIT;
 
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
 
 	if (guarding || (wake_launcher && committed))
 	{
-		MonGuard   *guard = &mon_workers->guards[MonMyProcNumber];
+		MonGuard *guard = &mon_workers->guards[MonMyProcNumber];
 
 		LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 		if (wake_launcher && committed)
@@ -349,8 +348,9 @@ Datum
 mon_wake_worker(PG_FUNCTION_ARGS)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-						errmsg("mon_wake_worker can only be called as a trigger")));
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("mon_wake_worker can only be called as a trigger")));
 	if (mon_preloaded)
 		wake_worker = true;
 	PG_RETURN_POINTER(NULL);

@@ -38,14 +38,14 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define SCAN_MS 60000		/* look through pg_database, unless woken before */
-#define STAY_MS 5000		/* a worker's turn when databases queue */
+#define SCAN_MS 60000 /* look through pg_database, unless woken before */
+#define STAY_MS 5000  /* a worker's turn when databases queue */
 #define FIRST_BACKOFF_MS 1000
 #define MAX_BACKOFF_MS 60000
 #define FIRST_REPROBE_MS 60000
 #define MAX_REPROBE_MS 600000
-#define HEALTHY_MS 60000	/* a worker that lived this long starts a new back-off */
-#define CLAIM_MS 60000		/* an adopted slot must have been claimed by then */
+#define HEALTHY_MS 60000 /* a worker that lived this long starts a new back-off */
+#define CLAIM_MS 60000   /* an adopted slot must have been claimed by then */
 #define NO_SLOT_RETRY_MS 10000
 
 /* Since 15.4, 14.9: a database whose DROP was interrupted. */
@@ -60,18 +60,18 @@ typedef enum DbKnown
 
 typedef struct DbEntry
 {
-	Oid			dboid;		/* hash key */
-	bool		listed;		/* in the latest scan */
-	DbKnown		known;
-	int			failures;	/* in a row; probes without result count too */
+	Oid dboid;   /* hash key */
+	bool listed; /* in the latest scan */
+	DbKnown known;
+	int failures; /* in a row; probes without result count too */
 	TimestampTz next_try;
 	TimestampTz last_served;
-	int			slot;		/* of its running worker, or -1 */
-	uint32		generation;
+	int slot; /* of its running worker, or -1 */
+	uint32 generation;
 	BackgroundWorkerHandle *handle; /* NULL when adopted */
 } DbEntry;
 
-int			mon_max_workers = 4;
+int mon_max_workers = 4;
 
 static HTAB *databases = NULL;
 static TimestampTz no_slot_until = 0; /* the server had no worker slot to give */
@@ -82,8 +82,7 @@ mon_worker_init(void)
 {
 	BackgroundWorker worker = {0};
 
-	DefineCustomIntVariable("monitoring.max_workers",
-							"Database workers that run at the same time.",
+	DefineCustomIntVariable("monitoring.max_workers", "Database workers that run at the same time.",
 							"When more databases have the extension, they take turns.",
 							&mon_max_workers, 4, 1, MON_MAX_DATABASES / 2, PGC_SIGHUP, 0, NULL,
 							NULL, NULL);
@@ -115,7 +114,7 @@ jittered(TimestampTz now, double ms)
 static double
 doubled(int first_ms, int max_ms, int times)
 {
-	double		ms = first_ms;
+	double ms = first_ms;
 
 	for (int i = 1; i < times && ms < max_ms; i++)
 		ms *= 2;
@@ -125,8 +124,8 @@ doubled(int first_ms, int max_ms, int times)
 static DbEntry *
 remember_database(Oid dboid)
 {
-	bool		found;
-	DbEntry    *db = hash_search(databases, &dboid, HASH_ENTER, &found);
+	bool found;
+	DbEntry *db = hash_search(databases, &dboid, HASH_ENTER, &found);
 
 	if (!found)
 	{
@@ -142,11 +141,11 @@ remember_database(Oid dboid)
 static void
 scan_databases(void)
 {
-	Relation	rel;
+	Relation rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 	HASH_SEQ_STATUS seq;
-	DbEntry    *db;
+	DbEntry *db;
 
 	hash_seq_init(&seq, databases);
 	while ((db = hash_seq_search(&seq)) != NULL)
@@ -161,7 +160,8 @@ scan_databases(void)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (!form->datistemplate && form->datallowconn && form->datconnlimit != CONNLIMIT_INVALID_DB)
+		if (!form->datistemplate && form->datallowconn &&
+			form->datconnlimit != CONNLIMIT_INVALID_DB)
 			remember_database(form->oid)->listed = true;
 	}
 	table_endscan(scan);
@@ -174,11 +174,11 @@ scan_databases(void)
 static bool
 take_rechecks(TimestampTz now)
 {
-	Oid			oids[MON_MAX_RECHECKS];
-	int			n;
-	bool		all;
+	Oid oids[MON_MAX_RECHECKS];
+	int n;
+	bool all;
 	HASH_SEQ_STATUS seq;
-	DbEntry    *db;
+	DbEntry *db;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	n = mon_workers->nrechecks;
@@ -222,10 +222,11 @@ adopt_workers(void)
 
 		if (mon_slot_active(slot))
 		{
-			DbEntry    *db = remember_database(slot->dboid);
+			DbEntry *db = remember_database(slot->dboid);
 
 			db->slot = i;
 			db->generation = slot->generation;
+			db->listed = true; /* until the first scan says otherwise */
 		}
 	}
 	LWLockRelease(mon_workers->lock);
@@ -235,7 +236,7 @@ adopt_workers(void)
 static bool
 never_came(const DbEntry *db, const MonWorkerSlot *slot, TimestampTz now)
 {
-	pid_t		pid;
+	pid_t pid;
 
 	if (slot->state != MON_SLOT_STARTING || slot->pid != 0)
 		return false;
@@ -288,8 +289,8 @@ reap_database(DbEntry *db, TimestampTz now)
 	MonWorkerSlot *slot = &mon_workers->slots[db->slot];
 	MonSlotState state = MON_SLOT_FAILED;
 	TimestampTz started = now;
-	bool		stopped_for_ddl = false;
-	bool		ended = true;
+	bool stopped_for_ddl = false;
+	bool ended = true;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	if (slot->dboid == db->dboid && slot->generation == db->generation)
@@ -348,7 +349,7 @@ static void
 reap_workers(TimestampTz now)
 {
 	HASH_SEQ_STATUS seq;
-	DbEntry    *db;
+	DbEntry *db;
 
 	hash_seq_init(&seq, databases);
 	while ((db = hash_seq_search(&seq)) != NULL)
@@ -369,7 +370,7 @@ reap_workers(TimestampTz now)
 static int
 choose_slot(Oid dboid)
 {
-	int			chosen = -1;
+	int chosen = -1;
 
 	for (int i = 0; i < MON_MAX_DATABASES; i++)
 	{
@@ -389,7 +390,7 @@ choose_slot(Oid dboid)
 static int
 prepare_slot(DbEntry *db, bool probe, TimestampTz now)
 {
-	int			i = -1;
+	int i = -1;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	if (!mon_database_guarded(db->dboid))
@@ -419,8 +420,7 @@ static void
 return_slot(int i, TimestampTz now)
 {
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
-	mon_workers->slots[i].state =
-		mon_workers->slots[i].njobs > 0 ? MON_SLOT_LEFT : MON_SLOT_FREE;
+	mon_workers->slots[i].state = mon_workers->slots[i].njobs > 0 ? MON_SLOT_LEFT : MON_SLOT_FREE;
 	mon_workers->slots[i].since = now;
 	LWLockRelease(mon_workers->lock);
 }
@@ -431,7 +431,7 @@ start_worker(DbEntry *db, bool probe, TimestampTz now)
 	BackgroundWorker worker = {0};
 	MonWorkerTask task;
 	MemoryContext old_cxt;
-	bool		registered;
+	bool registered;
 
 	task.slot = prepare_slot(db, probe, now);
 	if (task.slot < 0)
@@ -450,8 +450,7 @@ start_worker(DbEntry *db, bool probe, TimestampTz now)
 	worker.bgw_notify_pid = MyProcPid;
 	memcpy(worker.bgw_extra, &task, sizeof(task));
 	strlcpy(worker.bgw_library_name, "monitoring", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "mon_database_worker_main",
-			sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_function_name, "mon_database_worker_main", sizeof(worker.bgw_function_name));
 	snprintf(worker.bgw_name, BGW_MAXLEN, "monitoring worker for database %u", db->dboid);
 	strlcpy(worker.bgw_type, "monitoring worker", sizeof(worker.bgw_type));
 
@@ -469,10 +468,11 @@ start_worker(DbEntry *db, bool probe, TimestampTz now)
 	return_slot(task.slot, now);
 	no_slot_until = now + NO_SLOT_RETRY_MS * INT64CONST(1000);
 	if (!no_slot_logged)
-		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					  errmsg("monitoring found no free worker slot for database %u", db->dboid),
-					  errdetail("The launcher keeps trying."),
-					  errhint("Consider increasing max_worker_processes.")));
+		ereport(LOG,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("monitoring found no free worker slot for database %u", db->dboid),
+				 errdetail("The launcher keeps trying."),
+				 errhint("Consider increasing max_worker_processes.")));
 	no_slot_logged = true;
 	return false;
 }
@@ -481,9 +481,9 @@ start_worker(DbEntry *db, bool probe, TimestampTz now)
 static DbEntry *
 next_candidate(TimestampTz now, bool unprobed_only, TimestampTz *wake_at)
 {
-	DbEntry    *best = NULL;
+	DbEntry *best = NULL;
 	HASH_SEQ_STATUS seq;
-	DbEntry    *db;
+	DbEntry *db;
 
 	hash_seq_init(&seq, databases);
 	while ((db = hash_seq_search(&seq)) != NULL)
@@ -503,9 +503,9 @@ next_candidate(TimestampTz now, bool unprobed_only, TimestampTz *wake_at)
 static int
 count_waiting(TimestampTz now)
 {
-	int			n = 0;
+	int n = 0;
 	HASH_SEQ_STATUS seq;
-	DbEntry    *db;
+	DbEntry *db;
 
 	hash_seq_init(&seq, databases);
 	while ((db = hash_seq_search(&seq)) != NULL)
@@ -569,11 +569,11 @@ ask_to_leave(int wanted, int stay_ms, TimestampTz now, TimestampTz *wake_at)
 static void
 start_workers(TimestampTz now, TimestampTz *wake_at)
 {
-	int			workers;
-	int			probes;
-	int			leaving;
-	int			waiting;
-	DbEntry    *db;
+	int workers;
+	int probes;
+	int leaving;
+	int waiting;
+	DbEntry *db;
 
 	if (no_slot_until > now)
 	{
@@ -621,7 +621,7 @@ launcher_exit(int code, Datum arg)
 static void
 launcher_start(void)
 {
-	HASHCTL		info = {.keysize = sizeof(Oid), .entrysize = sizeof(DbEntry)};
+	HASHCTL info = {.keysize = sizeof(Oid), .entrysize = sizeof(DbEntry)};
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);

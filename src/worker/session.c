@@ -13,7 +13,7 @@ static const struct
 {
 	const char *name;
 	const char *value;
-}			pinned[] = {
+} pinned[] = {
 	{"role", "none"},
 	{"search_path", "pg_catalog, pg_temp"},
 	{"TimeZone", "UTC"},

@@ -25,8 +25,8 @@ extern void mon_worker_wake(Oid dboid);
  */
 typedef struct MonCompanion
 {
-	void		(*stop)(Oid dboid);
-	bool		(*active)(Oid dboid);
+	void (*stop)(Oid dboid);
+	bool (*active)(Oid dboid);
 } MonCompanion;
 
 extern void mon_worker_register_companion(const MonCompanion *companion);

@@ -17,35 +17,35 @@
 #include "storage/latch.h"
 
 #define MON_MAX_DATABASES 64 /* databases whose counters are kept */
-#define MON_MAX_JOBS 64		 /* jobs of one database */
-#define MON_MAX_RECHECKS 16	 /* databases to look at again, before "all" */
+#define MON_MAX_JOBS 64      /* jobs of one database */
+#define MON_MAX_RECHECKS 16  /* databases to look at again, before "all" */
 
 typedef enum MonSlotState
 {
 	MON_SLOT_FREE = 0,
 	/* a process is there, or will be */
 	MON_SLOT_STARTING, /* asked for; the process has not claimed its slot or is connecting */
-	MON_SLOT_IDLE,	   /* waits for the next job */
+	MON_SLOT_IDLE,     /* waits for the next job */
 	MON_SLOT_RUNNING,  /* runs a job */
 	/* the process is gone, and why */
 	MON_SLOT_ABSENT,  /* the database does not have the extension */
 	MON_SLOT_PRESENT, /* it has: all that a probe wanted to know */
-	MON_SLOT_LEFT,	  /* gave its place to another database */
+	MON_SLOT_LEFT,    /* gave its place to another database */
 	MON_SLOT_STOPPED, /* SIGTERM */
-	MON_SLOT_FAILED	  /* anything else */
+	MON_SLOT_FAILED   /* anything else */
 } MonSlotState;
 
 typedef struct MonJobStats
 {
-	NameData	name;
-	int64		runs;
-	int64		failures;
-	TimestampTz last_run;	/* start of the latest run, 0 if none */
-	double		duration;	/* seconds, of the latest run */
-	double		lag;		/* seconds by which the latest run started late */
-	TimestampTz anchor;		/* when the latest run was due; the next is an interval later */
-	int64		interval;	/* microseconds, 0 while unknown */
-	bool		failed;		/* outcome of the latest run */
+	NameData name;
+	int64 runs;
+	int64 failures;
+	TimestampTz last_run; /* start of the latest run, 0 if none */
+	double duration;      /* seconds, of the latest run */
+	double lag;           /* seconds by which the latest run started late */
+	TimestampTz anchor;   /* when the latest run was due; the next is an interval later */
+	int64 interval;       /* microseconds, 0 while unknown */
+	bool failed;          /* outcome of the latest run */
 } MonJobStats;
 
 /*
@@ -54,41 +54,41 @@ typedef struct MonJobStats
  */
 typedef struct MonWorkerSlot
 {
-	Oid			dboid;
-	uint32		generation; /* of the worker the slot was last given to */
+	Oid dboid;
+	uint32 generation; /* of the worker the slot was last given to */
 	MonSlotState state;
-	int			pid;		/* 0 until the worker has claimed the slot and after its end */
-	Latch	   *latch;
-	TimestampTz since;		/* start of the worker, or of its end */
-	bool		probe;		/* only look whether the extension is there */
-	bool		stop;		/* get out of DDL's way at once */
-	bool		leave;		/* end after this cycle: another database waits */
-	bool		woken;		/* mon_worker_wake() */
-	int			running;	/* index of the running job, or -1 */
-	int			njobs;
+	int pid; /* 0 until the worker has claimed the slot and after its end */
+	Latch *latch;
+	TimestampTz since; /* start of the worker, or of its end */
+	bool probe;        /* only look whether the extension is there */
+	bool stop;         /* get out of DDL's way at once */
+	bool leave;        /* end after this cycle: another database waits */
+	bool woken;        /* mon_worker_wake() */
+	int running;       /* index of the running job, or -1 */
+	int njobs;
 	MonJobStats jobs[MON_MAX_JOBS];
 } MonWorkerSlot;
 
 /* A backend whose transaction keeps workers out of a database. */
 typedef struct MonGuard
 {
-	Oid			dboid;	/* InvalidOid: none */
-	bool		all;	/* more than one: out of every database */
+	Oid dboid; /* InvalidOid: none */
+	bool all;  /* more than one: out of every database */
 } MonGuard;
 
 typedef struct MonWorkerControl
 {
-	LWLock	   *lock;
-	int			launcher_pid;
-	Latch	   *launcher_latch;
+	LWLock *lock;
+	int launcher_pid;
+	Latch *launcher_latch;
 	TimestampTz launcher_since;
-	uint32		generation;
-	bool		recheck_all;	/* look at every database again */
-	int			nrechecks;
-	Oid			rechecks[MON_MAX_RECHECKS];
+	uint32 generation;
+	bool recheck_all; /* look at every database again */
+	int nrechecks;
+	Oid rechecks[MON_MAX_RECHECKS];
 	MonWorkerSlot slots[MON_MAX_DATABASES];
-	int			nguards;
-	MonGuard	guards[FLEXIBLE_ARRAY_MEMBER]; /* by process number of the backend */
+	int nguards;
+	MonGuard guards[FLEXIBLE_ARRAY_MEMBER]; /* by process number of the backend */
 } MonWorkerControl;
 
 /* worker_status.c */
@@ -104,7 +104,7 @@ mon_slot_active(const MonWorkerSlot *slot)
 }
 
 /* launcher.c */
-extern int	mon_max_workers;
+extern int mon_max_workers;
 extern PGDLLEXPORT void mon_launcher_main(Datum arg);
 
 /* database_worker.c */
@@ -113,9 +113,9 @@ extern PGDLLEXPORT void mon_database_worker_main(Datum arg);
 /* What the launcher hands to a database worker in bgw_extra. */
 typedef struct MonWorkerTask
 {
-	Oid			dboid;
-	uint32		generation;
-	int			slot;
+	Oid dboid;
+	uint32 generation;
+	int slot;
 } MonWorkerTask;
 
 /* ddl_guard.c */

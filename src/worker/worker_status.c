@@ -36,7 +36,7 @@ worker_shmem_size(void)
 static void
 worker_shmem_startup(LWLockPadded *locks)
 {
-	bool		found;
+	bool found;
 
 	mon_workers = ShmemInitStruct("monitoring workers", worker_shmem_size(), &found);
 	if (found)
@@ -99,9 +99,9 @@ mon_worker_wake(Oid dboid)
 bool
 mon_server_stopping(void)
 {
-	FILE	   *file = AllocateFile(POSTMASTER_PID_FILE, "r");
-	char		line[MAXPGPATH];
-	bool		stopping = false;
+	FILE *file = AllocateFile(POSTMASTER_PID_FILE, "r");
+	char line[MAXPGPATH];
+	bool stopping = false;
 
 	if (file == NULL)
 		return false;
@@ -147,8 +147,8 @@ static void
 put_worker(ReturnSetInfo *rsinfo, const char *kind, Oid dboid, int pid, const char *state,
 		   TimestampTz since, const MonWorkerSlot *slot, int job, TimestampTz now)
 {
-	Datum		values[STATUS_COLUMNS] = {0};
-	bool		nulls[STATUS_COLUMNS];
+	Datum values[STATUS_COLUMNS] = {0};
+	bool nulls[STATUS_COLUMNS];
 
 	memset(nulls, true, sizeof(nulls));
 #define PUT(column, datum) (values[column] = (datum), nulls[column] = false)
@@ -163,7 +163,7 @@ put_worker(ReturnSetInfo *rsinfo, const char *kind, Oid dboid, int pid, const ch
 	if (slot != NULL && job >= 0)
 	{
 		const MonJobStats *stats = &slot->jobs[job];
-		double		overdue = 0;
+		double overdue = 0;
 
 		if (stats->interval > 0 && slot->running != job)
 			overdue = (double) (now - (stats->anchor + stats->interval)) / USECS_PER_SEC;
@@ -193,7 +193,7 @@ mon_worker_status(PG_FUNCTION_ARGS)
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	TimestampTz now = GetCurrentTimestamp();
 	MonWorkerSlot *slot = palloc(sizeof(MonWorkerSlot));
-	int			launcher_pid;
+	int launcher_pid;
 	TimestampTz launcher_since;
 
 	mon_require_preload();

@@ -125,6 +125,13 @@ def interval(values, rounds=4000):
     return medians[int(rounds * 0.025)], medians[int(rounds * 0.975)]
 
 
+def recorded(sql, metric, expected):
+    """What was timed must have happened: every observation is there."""
+    count = float(sql.value("SELECT monitoring.value('%s', 'count', '1 hour')" % metric))
+    if count != expected:
+        raise SystemExit("%s holds %.0f observations instead of %d" % (metric, count, expected))
+
+
 def record_cost(bench):
     """Recording into a hot series against inserting the same values into an indexed table."""
     sql = Psql(bench, "bench")
@@ -142,6 +149,7 @@ def record_cost(bench):
     record, base, peer = per_round(
         7, lambda: sql.milliseconds("SELECT count(monitoring.record('bench_hot', x, %s)) FROM hot" % label),
         lambda: sql.milliseconds("SELECT count(abs(x)) FROM hot"), insert)
+    recorded(sql, "bench_hot", 7 * n)
     net = [a - b for a, b in zip(record, base)]
     ratio = statistics.median(ratios(net, peer))
     bench.add("record, hot series with a label, per row; peer: INSERT … SELECT, two-column index",
@@ -270,6 +278,7 @@ def scaling(bench):
 
     record1, record2, plain1, plain2 = per_round(9, lambda: one(record), lambda: both(record), lambda: one(plain),
                                                  lambda: both(plain))
+    recorded(sessions[0], "bench_scaling", 9 * 3 * RECORD_ROWS)
     ours = statistics.median(2 * a / b for a, b in zip(record1, record2))
     peer = statistics.median(2 * a / b for a, b in zip(plain1, plain2))
     bench.add("two backends recording into one series, speed-up; peer: count(abs(x))", "%.2f ×" % ours, "%.2f ×" % peer,

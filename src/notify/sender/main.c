@@ -28,22 +28,22 @@
 
 #include "transfer.h"
 
-#define MAX_QUEUED 1024			/* then reading pauses */
+#define MAX_QUEUED 1024 /* then reading pauses */
 #define WAIT_MS 1000
 
 typedef struct Buffer
 {
-	char	   *data;
-	size_t		len;
-	size_t		cap;
+	char *data;
+	size_t len;
+	size_t cap;
 } Buffer;
 
 static CURLM *multi;
 static Transfer *queue_head;
 static Transfer *queue_tail;
-static int	nqueued;
+static int nqueued;
 static Transfer *active_head;
-static int	nactive;
+static int nactive;
 static Buffer input;
 static Buffer output;
 
@@ -66,7 +66,7 @@ now_us(void)
 static void
 buffer_reserve(Buffer *b, size_t more)
 {
-	size_t		cap = b->cap ? b->cap : 65536;
+	size_t cap = b->cap ? b->cap : 65536;
 
 	while (cap - b->len < more)
 		cap *= 2;
@@ -97,9 +97,9 @@ buffer_consume(Buffer *b, size_t len)
 static void
 put_hello(void)
 {
-	uint32_t	len = 1 + sizeof(uint32_t);
-	uint32_t	version = SENDER_PROTOCOL_VERSION;
-	uint8_t		type = SENDER_HELLO;
+	uint32_t len = 1 + sizeof(uint32_t);
+	uint32_t version = SENDER_PROTOCOL_VERSION;
+	uint8_t type = SENDER_HELLO;
 
 	buffer_add(&output, &len, sizeof(len));
 	buffer_add(&output, &type, 1);
@@ -109,9 +109,9 @@ put_hello(void)
 static void
 put_outcome(uint64_t tag, const Outcome *o)
 {
-	uint32_t	error_len = strlen(o->error);
-	uint32_t	len = 1 + 8 + 1 + 4 + 8 + 8 + 4 + error_len;
-	uint8_t		type = SENDER_OUTCOME;
+	uint32_t error_len = strlen(o->error);
+	uint32_t len = 1 + 8 + 1 + 4 + 8 + 8 + 4 + error_len;
+	uint8_t type = SENDER_OUTCOME;
 
 	buffer_add(&output, &len, sizeof(len));
 	buffer_add(&output, &type, 1);
@@ -134,8 +134,8 @@ answer(Transfer *t, const Outcome *o)
 static void
 accept_request(SenderReader *r)
 {
-	Transfer   *t = transfer_parse(r);
-	Outcome		out;
+	Transfer *t = transfer_parse(r);
+	Outcome out;
 
 	if (!t)
 		die(4);
@@ -157,11 +157,11 @@ accept_request(SenderReader *r)
 static void
 parse_input(void)
 {
-	size_t		at = 0;
+	size_t at = 0;
 
 	while (input.len - at >= sizeof(uint32_t))
 	{
-		uint32_t	len;
+		uint32_t len;
 		SenderReader r;
 
 		memcpy(&len, input.data + at, sizeof(len));
@@ -186,12 +186,12 @@ read_input(void)
 {
 	for (int i = 0; i < 16 && nqueued < MAX_QUEUED; i++)
 	{
-		ssize_t		n;
+		ssize_t n;
 
 		buffer_reserve(&input, 65536);
 		n = read(STDIN_FILENO, input.data + input.len, input.cap - input.len);
 		if (n == 0)
-			die(0);				/* the worker is gone */
+			die(0); /* the worker is gone */
 		if (n < 0)
 		{
 			if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
@@ -208,7 +208,7 @@ write_output(void)
 {
 	while (output.len > 0)
 	{
-		ssize_t		n = write(STDOUT_FILENO, output.data, output.len);
+		ssize_t n = write(STDOUT_FILENO, output.data, output.len);
 
 		if (n < 0)
 		{
@@ -225,7 +225,7 @@ write_output(void)
 static int
 active_to_host(const Transfer *other)
 {
-	int			n = 0;
+	int n = 0;
 
 	for (Transfer *t = active_head; t; t = t->next)
 		n += t->port == other->port && strcmp(t->host, other->host) == 0;
@@ -235,7 +235,7 @@ active_to_host(const Transfer *other)
 static void
 start_transfer(Transfer *t)
 {
-	Outcome		out;
+	Outcome out;
 
 	t->started_us = now_us();
 	if (!transfer_prepare(t, &out))
@@ -253,7 +253,7 @@ start_transfer(Transfer *t)
 static void
 expire_queued(Transfer *t)
 {
-	Outcome		out;
+	Outcome out;
 
 	memset(&out, 0, sizeof(out));
 	out.kind = SENDER_NETWORK;
@@ -267,15 +267,15 @@ expire_queued(Transfer *t)
 static void
 start_queued(void)
 {
-	Transfer  **link = &queue_head;
-	Transfer   *prev = NULL;
-	uint64_t	now = now_us();
+	Transfer **link = &queue_head;
+	Transfer *prev = NULL;
+	uint64_t now = now_us();
 
 	while (*link)
 	{
-		Transfer   *t = *link;
-		bool		expired = now - t->queued_us > SENDER_MAX_QUEUE_MS * UINT64_C(1000);
-		bool		start = !expired && nactive < SENDER_MAX_ACTIVE &&
+		Transfer *t = *link;
+		bool expired = now - t->queued_us > SENDER_MAX_QUEUE_MS * UINT64_C(1000);
+		bool start = !expired && nactive < SENDER_MAX_ACTIVE &&
 			active_to_host(t) < SENDER_MAX_PER_HOST;
 
 		if (!start && !expired)
@@ -299,15 +299,15 @@ start_queued(void)
 static void
 finish_done(void)
 {
-	CURLMsg    *msg;
-	int			left;
+	CURLMsg *msg;
+	int left;
 
 	while ((msg = curl_multi_info_read(multi, &left)))
 	{
-		Transfer   *t;
-		Transfer  **link = &active_head;
-		Outcome		out;
-		CURLcode	code = msg->data.result;
+		Transfer *t;
+		Transfer **link = &active_head;
+		Outcome out;
+		CURLcode code = msg->data.result;
 
 		if (msg->msg != CURLMSG_DONE)
 			continue;
@@ -361,7 +361,7 @@ harden(void)
 static void
 set_nonblocking(int fd)
 {
-	int			flags = fcntl(fd, F_GETFL);
+	int flags = fcntl(fd, F_GETFL);
 
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		die(5);
@@ -370,7 +370,7 @@ set_nonblocking(int fd)
 int
 main(void)
 {
-	int			running;
+	int running;
 
 	harden();
 	set_nonblocking(STDIN_FILENO);

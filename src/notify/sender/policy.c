@@ -37,7 +37,7 @@ entry_matches(const char *entry, size_t len, const char *host, size_t host_len)
 bool
 policy_host_allowed(const char *list, const char *host)
 {
-	size_t		host_len = strlen(host);
+	size_t host_len = strlen(host);
 
 	/* A trailing dot only says that the name is complete. */
 	if (host_len > 0 && host[host_len - 1] == '.')
@@ -52,14 +52,13 @@ policy_host_allowed(const char *list, const char *host)
 
 	while (*list)
 	{
-		size_t		len = strcspn(list, ",");
+		size_t len = strcspn(list, ",");
 		const char *entry = list;
 
 		list += len + (list[len] == ',');
 		while (len > 0 && (isspace((unsigned char) *entry) || *entry == '"'))
 			entry++, len--;
-		while (len > 0 &&
-			   (isspace((unsigned char) entry[len - 1]) || entry[len - 1] == '"'))
+		while (len > 0 && (isspace((unsigned char) entry[len - 1]) || entry[len - 1] == '"'))
 			len--;
 		if (len > 1 && entry[0] == '[' && entry[len - 1] == ']')
 			entry++, len -= 2;
@@ -73,23 +72,23 @@ policy_host_allowed(const char *list, const char *host)
 
 static const struct
 {
-	uint32_t	net;
-	int			bits;
-}			private_v4[] = {
-	{0x00000000, 8},			/* 0.0.0.0/8 this network */
-	{0x0a000000, 8},			/* 10.0.0.0/8 private */
-	{0x64400000, 10},			/* 100.64.0.0/10 carrier-grade NAT */
-	{0x7f000000, 8},			/* 127.0.0.0/8 loopback */
-	{0xa9fe0000, 16},			/* 169.254.0.0/16 link-local, cloud metadata */
-	{0xac100000, 12},			/* 172.16.0.0/12 private */
-	{0xc0000000, 24},			/* 192.0.0.0/24 protocol assignments */
-	{0xc0000200, 24},			/* 192.0.2.0/24 documentation */
-	{0xc0586300, 24},			/* 192.88.99.0/24 6to4 relays */
-	{0xc0a80000, 16},			/* 192.168.0.0/16 private */
-	{0xc6120000, 15},			/* 198.18.0.0/15 benchmarks */
-	{0xc6336400, 24},			/* 198.51.100.0/24 documentation */
-	{0xcb007100, 24},			/* 203.0.113.0/24 documentation */
-	{0xe0000000, 3},			/* 224.0.0.0/3 multicast, reserved, broadcast */
+	uint32_t net;
+	int bits;
+} private_v4[] = {
+	{0x00000000, 8},  /* 0.0.0.0/8 this network */
+	{0x0a000000, 8},  /* 10.0.0.0/8 private */
+	{0x64400000, 10}, /* 100.64.0.0/10 carrier-grade NAT */
+	{0x7f000000, 8},  /* 127.0.0.0/8 loopback */
+	{0xa9fe0000, 16}, /* 169.254.0.0/16 link-local, cloud metadata */
+	{0xac100000, 12}, /* 172.16.0.0/12 private */
+	{0xc0000000, 24}, /* 192.0.0.0/24 protocol assignments */
+	{0xc0000200, 24}, /* 192.0.2.0/24 documentation */
+	{0xc0586300, 24}, /* 192.88.99.0/24 6to4 relays */
+	{0xc0a80000, 16}, /* 192.168.0.0/16 private */
+	{0xc6120000, 15}, /* 198.18.0.0/15 benchmarks */
+	{0xc6336400, 24}, /* 198.51.100.0/24 documentation */
+	{0xcb007100, 24}, /* 203.0.113.0/24 documentation */
+	{0xe0000000, 3},  /* 224.0.0.0/3 multicast, reserved, broadcast */
 };
 
 static bool
@@ -97,7 +96,7 @@ v4_private(uint32_t host_order)
 {
 	for (size_t i = 0; i < sizeof(private_v4) / sizeof(private_v4[0]); i++)
 	{
-		uint32_t	mask = ~UINT32_C(0) << (32 - private_v4[i].bits);
+		uint32_t mask = ~UINT32_C(0) << (32 - private_v4[i].bits);
 
 		if ((host_order & mask) == private_v4[i].net)
 			return true;
@@ -164,8 +163,8 @@ policy_address_private(const struct sockaddr *addr)
 bool
 policy_ip_private(const char *ip)
 {
-	char		text[INET6_ADDRSTRLEN];
-	size_t		len = strcspn(ip, "%");
+	char text[INET6_ADDRSTRLEN];
+	size_t len = strcspn(ip, "%");
 	struct in_addr v4;
 	struct in6_addr v6;
 
@@ -189,8 +188,7 @@ policy_url_ok(const char *url, size_t len)
 	if (len == 0 || len > 4096)
 		return false;
 	for (size_t i = 0; i < len; i++)
-		if ((unsigned char) url[i] <= 0x20 || (unsigned char) url[i] >= 0x7f ||
-			url[i] == '\\')
+		if ((unsigned char) url[i] <= 0x20 || (unsigned char) url[i] >= 0x7f || url[i] == '\\')
 			return false;
 	return (len > 7 && strncasecmp(url, "http://", 7) == 0) ||
 		(len > 8 && strncasecmp(url, "https://", 8) == 0);
@@ -211,9 +209,17 @@ policy_method_ok(const char *method, size_t len)
 static bool
 header_is_ours(const char *name, size_t len)
 {
-	static const char *const ours[] = {"host", "content-length", "transfer-encoding", "connection",
-		"upgrade", "te", "trailer", "expect", "keep-alive", "proxy-authorization",
-	"proxy-connection"};
+	static const char *const ours[] = {"host",
+									   "content-length",
+									   "transfer-encoding",
+									   "connection",
+									   "upgrade",
+									   "te",
+									   "trailer",
+									   "expect",
+									   "keep-alive",
+									   "proxy-authorization",
+									   "proxy-connection"};
 
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
 		if (strlen(ours[i]) == len && strncasecmp(ours[i], name, len) == 0)

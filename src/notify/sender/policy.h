@@ -32,4 +32,4 @@ extern bool policy_method_ok(const char *method, size_t len);
 extern bool policy_header_ok(const char *name, size_t name_len, const char *value,
 							 size_t value_len);
 
-#endif							/* MONITORING_SENDER_POLICY_H */
+#endif /* MONITORING_SENDER_POLICY_H */

@@ -48,15 +48,15 @@
 
 /* Outcome kinds. */
 #define SENDER_RESPONSE 'r' /* an HTTP response came; its status decides */
-#define SENDER_NETWORK 'n'	/* no response: may be tried again */
-#define SENDER_REFUSED 'x'	/* against policy or malformed: never sent */
+#define SENDER_NETWORK 'n'  /* no response: may be tried again */
+#define SENDER_REFUSED 'x'  /* against policy or malformed: never sent */
 
 /* Bounded reading of a frame's fields; `bad` sticks once a field does not fit. */
 typedef struct SenderReader
 {
 	const char *p;
 	const char *end;
-	bool		bad;
+	bool bad;
 } SenderReader;
 
 static inline void
@@ -75,7 +75,7 @@ sender_get(SenderReader *r, void *dst, size_t n)
 static inline uint8_t
 sender_get_u8(SenderReader *r)
 {
-	uint8_t		v;
+	uint8_t v;
 
 	sender_get(r, &v, sizeof(v));
 	return v;
@@ -84,7 +84,7 @@ sender_get_u8(SenderReader *r)
 static inline uint32_t
 sender_get_u32(SenderReader *r)
 {
-	uint32_t	v;
+	uint32_t v;
 
 	sender_get(r, &v, sizeof(v));
 	return v;
@@ -93,7 +93,7 @@ sender_get_u32(SenderReader *r)
 static inline uint64_t
 sender_get_u64(SenderReader *r)
 {
-	uint64_t	v;
+	uint64_t v;
 
 	sender_get(r, &v, sizeof(v));
 	return v;
@@ -104,7 +104,7 @@ static inline const char *
 sender_get_str(SenderReader *r, size_t *len)
 {
 	const char *s;
-	uint32_t	n = sender_get_u32(r);
+	uint32_t n = sender_get_u32(r);
 
 	if (r->bad || (size_t) (r->end - r->p) < n)
 	{
@@ -118,4 +118,4 @@ sender_get_str(SenderReader *r, size_t *len)
 	return s;
 }
 
-#endif							/* MONITORING_SENDER_PROTOCOL_H */
+#endif /* MONITORING_SENDER_PROTOCOL_H */

@@ -30,7 +30,7 @@
 static char *
 copy_string(const char *s, size_t len)
 {
-	char	   *copy = malloc(len + 1);
+	char *copy = malloc(len + 1);
 
 	if (copy)
 	{
@@ -54,7 +54,7 @@ static bool
 add_header(Transfer *t, const char *name, size_t name_len, const char *value, size_t value_len)
 {
 	struct curl_slist *list;
-	char	   *line;
+	char *line;
 
 	if (!policy_header_ok(name, name_len, value, value_len))
 		return false;
@@ -75,10 +75,10 @@ add_header(Transfer *t, const char *name, size_t name_len, const char *value, si
 Transfer *
 transfer_parse(SenderReader *r)
 {
-	Transfer   *t = calloc(1, sizeof(*t));
-	uint32_t	nheaders;
-	size_t		len;
-	bool		headers_ok = true;
+	Transfer *t = calloc(1, sizeof(*t));
+	uint32_t nheaders;
+	size_t len;
+	bool headers_ok = true;
 	struct curl_slist *list;
 
 	if (!t)
@@ -99,8 +99,7 @@ transfer_parse(SenderReader *r)
 	nheaders = sender_get_u32(r);
 	for (uint32_t i = 0; i < nheaders && !r->bad; i++)
 	{
-		size_t		name_len,
-					value_len;
+		size_t name_len, value_len;
 		const char *name = sender_get_str(r, &name_len);
 		const char *value = sender_get_str(r, &value_len);
 
@@ -137,10 +136,8 @@ refuse(Outcome *out, const char *why)
 static char *
 url_host(const char *url, int *port, bool *has_credentials)
 {
-	CURLU	   *u = curl_url();
-	char	   *host = NULL,
-			   *part = NULL,
-			   *copy = NULL;
+	CURLU *u = curl_url();
+	char *host = NULL, *part = NULL, *copy = NULL;
 
 	*has_credentials = false;
 	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
@@ -170,7 +167,7 @@ url_host(const char *url, int *port, bool *has_credentials)
 bool
 transfer_check(Transfer *t, Outcome *out)
 {
-	bool		has_credentials;
+	bool has_credentials;
 
 	if (t->url[0] == '\0')
 		return refuse(out, "the url is not a plain http or https url");
@@ -205,13 +202,13 @@ deny_address(Transfer *t, const char *ip)
 static curl_socket_t
 open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 {
-	Transfer   *t = arg;
+	Transfer *t = arg;
 
 	if (purpose != CURLSOCKTYPE_IPCXN)
 		return CURL_SOCKET_BAD;
 	if (!t->allow_private && policy_address_private(&addr->addr))
 	{
-		char		ip[64];
+		char ip[64];
 
 		if (getnameinfo(&addr->addr, addr->addrlen, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST) != 0)
 			snprintf(ip, sizeof(ip), "of unknown family");
@@ -224,7 +221,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 static int
 before_request(void *arg, char *primary_ip, char *local_ip, int primary_port, int local_port)
 {
-	Transfer   *t = arg;
+	Transfer *t = arg;
 
 	(void) local_ip;
 	(void) primary_port;
@@ -240,8 +237,8 @@ before_request(void *arg, char *primary_ip, char *local_ip, int primary_port, in
 static size_t
 on_header(char *data, size_t size, size_t n, void *arg)
 {
-	Transfer   *t = arg;
-	size_t		len = size * n;
+	Transfer *t = arg;
+	size_t len = size * n;
 
 	t->header_bytes += len;
 	if (t->header_bytes > MAX_RESPONSE_HEADERS)
@@ -250,7 +247,7 @@ on_header(char *data, size_t size, size_t n, void *arg)
 	/* An empty line ends the headers; after an interim response more follow. */
 	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
 	{
-		long		status = 0;
+		long status = 0;
 
 		curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
 		t->headers_done = status >= 200;
@@ -262,7 +259,7 @@ on_header(char *data, size_t size, size_t n, void *arg)
 static size_t
 on_body(char *data, size_t size, size_t n, void *arg)
 {
-	Transfer   *t = arg;
+	Transfer *t = arg;
 
 	(void) data;
 	t->body_bytes += size * n;
@@ -272,10 +269,14 @@ on_body(char *data, size_t size, size_t n, void *arg)
 static CURLcode
 set_safety(CURL *e)
 {
-	CURLcode	rc = CURLE_OK;
+	CURLcode rc = CURLE_OK;
 
-#define SET(option, value) \
-	do { if (rc == CURLE_OK) rc = curl_easy_setopt(e, option, value); } while (0)
+#define SET(option, value)                                                                         \
+	do                                                                                             \
+	{                                                                                              \
+		if (rc == CURLE_OK)                                                                        \
+			rc = curl_easy_setopt(e, option, value);                                               \
+	} while (0)
 #if LIBCURL_VERSION_NUM >= 0x075500
 	SET(CURLOPT_PROTOCOLS_STR, "http,https");
 #else
@@ -295,8 +296,8 @@ set_safety(CURL *e)
 static CURLcode
 set_request(Transfer *t)
 {
-	CURL	   *e = t->easy;
-	CURLcode	rc = CURLE_OK;
+	CURL *e = t->easy;
+	CURLcode rc = CURLE_OK;
 
 	SET(CURLOPT_URL, t->url);
 	SET(CURLOPT_HTTPHEADER, t->headers);
@@ -365,8 +366,8 @@ set_curl_error(Transfer *t, CURLcode code, Outcome *out)
 void
 transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out)
 {
-	long		status = 0;
-	curl_off_t	retry_after = 0;
+	long status = 0;
+	curl_off_t retry_after = 0;
 
 	memset(out, 0, sizeof(*out));
 	out->latency_us = now_us - t->started_us;

@@ -14,38 +14,38 @@
 
 typedef struct Transfer
 {
-	struct Transfer *next;		/* in the queue or among the active ones */
-	uint64_t	tag;
-	uint32_t	connect_ms;
-	uint32_t	total_ms;
-	bool		allow_private;
-	char	   *allowed_hosts;
-	char	   *method;
-	char	   *url;
-	char	   *host;			/* lower case, as libcurl reads it from the url */
-	int			port;
-	char	   *body;
-	size_t		body_len;
+	struct Transfer *next; /* in the queue or among the active ones */
+	uint64_t tag;
+	uint32_t connect_ms;
+	uint32_t total_ms;
+	bool allow_private;
+	char *allowed_hosts;
+	char *method;
+	char *url;
+	char *host; /* lower case, as libcurl reads it from the url */
+	int port;
+	char *body;
+	size_t body_len;
 	struct curl_slist *headers;
 
-	CURL	   *easy;
-	uint64_t	queued_us;		/* monotonic */
-	uint64_t	started_us;
-	size_t		header_bytes;
-	size_t		body_bytes;		/* of the response */
-	bool		headers_done;	/* the final response's headers are complete */
-	bool		denied;			/* an address was refused */
-	char		denied_ip[64];
-	char		errbuf[CURL_ERROR_SIZE];
+	CURL *easy;
+	uint64_t queued_us; /* monotonic */
+	uint64_t started_us;
+	size_t header_bytes;
+	size_t body_bytes; /* of the response */
+	bool headers_done; /* the final response's headers are complete */
+	bool denied;       /* an address was refused */
+	char denied_ip[64];
+	char errbuf[CURL_ERROR_SIZE];
 } Transfer;
 
 typedef struct Outcome
 {
-	uint8_t		kind;
-	uint32_t	status;
-	uint64_t	latency_us;
-	int64_t		retry_after;
-	char		error[512];
+	uint8_t kind;
+	uint32_t status;
+	uint64_t latency_us;
+	int64_t retry_after;
+	char error[512];
 } Outcome;
 
 /* Takes the fields of a request frame; NULL only when out of memory or the frame is malformed. */
@@ -60,4 +60,4 @@ extern bool transfer_prepare(Transfer *t, Outcome *out);
 extern void transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out);
 extern void transfer_free(Transfer *t);
 
-#endif							/* MONITORING_SENDER_TRANSFER_H */
+#endif /* MONITORING_SENDER_TRANSFER_H */
