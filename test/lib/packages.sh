@@ -91,6 +91,7 @@ missing_packages()
 	case $1 in
 		test)
 			have_ipc_run || echo libipc-run-perl
+			command -v pgrep >/dev/null || echo procps
 			have_fuzzer || printf '%s\n' clang libclang-rt-dev
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck
