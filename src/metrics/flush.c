@@ -414,7 +414,7 @@ sweep(TimestampTz now)
 	last_sweep = now;
 	foreach (lc, mon_registry_databases())
 		if (!SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(lfirst_oid(lc))))
-			mon_registry_forget(lfirst_oid(lc));
+			mon_registry_forget(lfirst_oid(lc), true);
 	mon_registry_sweep(now);
 }
 
@@ -435,7 +435,7 @@ Datum
 mon_forget_database(PG_FUNCTION_ARGS)
 {
 	if (mon_preloaded)
-		mon_registry_forget(MyDatabaseId);
+		mon_registry_forget(MyDatabaseId, false);
 	PG_RETURN_VOID();
 }
 

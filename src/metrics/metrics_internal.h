@@ -34,7 +34,7 @@
 typedef struct MonDb
 {
 	struct MonDb *next;
-	Oid dboid;
+	Oid dboid; /* 0 = free */
 	/* the sequence number that the next flush will seal with; 0 = not known yet (seal lock) */
 	uint64 next_seq;
 	pg_atomic_uint64 accepted;  /* observations taken into the registry */
@@ -127,7 +127,7 @@ extern MonSeries *mon_registry_series(const MonSeriesKey *key);
 extern bool mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta,
 							 TimestampTz now);
 extern List *mon_registry_databases(void);
-extern void mon_registry_forget(Oid dboid);
+extern void mon_registry_forget(Oid dboid, bool gone);
 extern void mon_registry_sweep(TimestampTz now);
 
 extern void mon_seal_lock(LWLockMode mode);

@@ -22,6 +22,7 @@
 
 #include <math.h>
 
+#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
@@ -39,6 +40,8 @@
 
 #define MAX_RETRIES 20
 #define MAX_BUCKETS 100000
+#define MAX_CELLS 1000000    /* buckets of all groups: bounds the memory of a read */
+#define SLICED_READS_UP_TO 8 /* series; for more, whole segments are read */
 
 typedef enum ReadFnKind
 {
@@ -90,12 +93,39 @@ typedef struct Cell
 	ExpoSketch *sketch;
 } Cell;
 
+/* The series that have the same labels, as far as the labels are grouped by. */
 typedef struct ReadGroup
 {
-	uint32 hash;
 	Jsonb *labels;
-	Cell *cells;
+	Cell *cells; /* NULL until there is data */
 } ReadGroup;
+
+typedef struct GroupEntry
+{
+	Jsonb *labels; /* hash key */
+	int group;
+	uint32 hash;
+	char status;
+} GroupEntry;
+
+static inline bool
+jsonb_same(const Jsonb *a, const Jsonb *b)
+{
+	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
+}
+
+#define SH_PREFIX groups
+#define SH_ELEMENT_TYPE GroupEntry
+#define SH_KEY_TYPE Jsonb *
+#define SH_KEY labels
+#define SH_HASH_KEY(tb, k) hash_bytes((const unsigned char *) (k), VARSIZE(k))
+#define SH_EQUAL(tb, a, b) jsonb_same(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, e) (e)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 /* A series that matches the selector, by id. */
 typedef struct MatchedSeries
@@ -104,12 +134,20 @@ typedef struct MatchedSeries
 	int group;
 } MatchedSeries;
 
+/* A copied slot, and the copied series it belongs to. */
 typedef struct MemoryPoint
 {
 	MonPoint point;
 	uint64 seq;
-	int group;
+	int series;
 } MemoryPoint;
+
+typedef struct MemorySeries
+{
+	int64 id;
+	Jsonb *labels;
+	int group;
+} MemorySeries;
 
 /* One read. */
 typedef struct ReadState
@@ -128,12 +166,18 @@ typedef struct ReadState
 
 	MemoryContext cxt; /* owns everything below */
 	ExpoAllocator alloc;
+	bool select_all;
 	HTAB *series;
 	int64 *ids; /* matched series in ascending order */
 	int nids;
+	groups_hash *group_index;
 	ReadGroup *groups;
 	int ngroups;
 	int maxgroups;
+	int64 ncells;
+	MemorySeries *memory; /* copied from the registry */
+	int nmemory;
+	int maxmemory;
 	MemoryPoint *points;
 	int npoints;
 	int maxpoints;
@@ -223,37 +267,44 @@ group_labels(const ReadState *state, Jsonb *labels)
 	return JsonbValueToJsonb(pushJsonbValue(&ps, WJB_END_OBJECT, NULL));
 }
 
-static bool
-jsonb_same(const Jsonb *a, const Jsonb *b)
-{
-	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
-}
-
 static int
 find_or_add_group(ReadState *state, Jsonb *labels)
 {
-	uint32 hash = hash_bytes((unsigned char *) labels, VARSIZE(labels));
-	ReadGroup *g;
+	bool found;
+	GroupEntry *entry = groups_insert(state->group_index, labels, &found);
 
-	for (int i = 0; i < state->ngroups; i++)
-		if (state->groups[i].hash == hash && jsonb_same(state->groups[i].labels, labels))
-			return i;
+	if (found)
+		return entry->group;
 	if (state->ngroups == state->maxgroups)
 	{
-		state->maxgroups = state->maxgroups * 2;
-		state->groups = repalloc(state->groups, sizeof(ReadGroup) * state->maxgroups);
+		state->maxgroups *= 2;
+		state->groups = repalloc_huge(state->groups, sizeof(ReadGroup) * (Size) state->maxgroups);
 	}
-	g = &state->groups[state->ngroups];
-	g->hash = hash;
-	g->labels = labels;
-	g->cells = palloc_extended(sizeof(Cell) * state->nbuckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	state->groups[state->ngroups].labels = labels;
+	state->groups[state->ngroups].cells = NULL;
+	entry->group = state->ngroups;
+	return state->ngroups++;
+}
+
+static Cell *
+make_cells(ReadState *state)
+{
+	Cell *cells;
+
+	state->ncells += state->nbuckets;
+	if (state->nbuckets > 1 && state->ncells > MAX_CELLS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the result has more than %d rows", MAX_CELLS),
+				 errhint("Ask for a shorter range, a longer step, or fewer series.")));
+	cells = palloc_extended(sizeof(Cell) * state->nbuckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	for (int i = 0; i < state->nbuckets; i++)
 	{
-		g->cells[i].min = INFINITY;
-		g->cells[i].max = -INFINITY;
-		g->cells[i].last_at = DT_NOBEGIN;
+		cells[i].min = INFINITY;
+		cells[i].max = -INFINITY;
+		cells[i].last_at = DT_NOBEGIN;
 	}
-	return state->ngroups++;
+	return cells;
 }
 
 /* Remember a matching series; returns its group. */
@@ -271,9 +322,12 @@ match_series(ReadState *state, int64 id, Jsonb *labels)
 static bool
 labels_match(const ReadState *state, Jsonb *labels)
 {
-	JsonbIterator *have = JsonbIteratorInit(&labels->root);
-	JsonbIterator *want = JsonbIteratorInit(&state->selector->root);
+	JsonbIterator *have, *want;
 
+	if (state->select_all)
+		return true;
+	have = JsonbIteratorInit(&labels->root);
+	want = JsonbIteratorInit(&state->selector->root);
 	return JsonbDeepContains(&have, &want);
 }
 
@@ -282,6 +336,7 @@ labels_match(const ReadState *state, Jsonb *labels)
 static void
 add_point(ReadState *state, int group, const MonPoint *p)
 {
+	ReadGroup *g = &state->groups[group];
 	int bucket = 0;
 	Cell *c;
 
@@ -292,7 +347,9 @@ add_point(ReadState *state, int group, const MonPoint *p)
 	if (bucket >= state->nbuckets)
 		return;
 
-	c = &state->groups[group].cells[bucket];
+	if (!g->cells)
+		g->cells = make_cells(state);
+	c = &g->cells[bucket];
 	c->count += p->count;
 	c->sum += p->sum;
 	c->min = Min(c->min, p->min);
@@ -353,10 +410,17 @@ cell_value(const ReadState *state, const Cell *c, double *value)
 	return true;
 }
 
+static bool
+group_value(const ReadState *state, const ReadGroup *g, int bucket, double *value)
+{
+	return g->cells && cell_value(state, &g->cells[bucket], value);
+}
+
 /* ---- memory ---- */
 
+/* Copy a slot of the series that is being copied, if the window wants it. */
 static void
-copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot, int group)
+copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot)
 {
 	MemoryPoint *mp;
 	MonPoint *p;
@@ -371,7 +435,7 @@ copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot, int group)
 	mp = &state->points[state->npoints];
 	memset(mp, 0, sizeof(*mp));
 	mp->seq = slot->seq;
-	mp->group = group;
+	mp->series = state->nmemory;
 	p = &mp->point;
 	p->kind = s->kind;
 	p->start = slot->start;
@@ -402,18 +466,34 @@ copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot, int group)
 static void
 copy_series(ReadState *state, MonSeries *s)
 {
-	int group;
+	int before = state->npoints;
+	MemorySeries *copy;
 
 	if (!labels_match(state, s->labels))
 		return;
-	group = match_series(state, s->id, s->labels);
 	mon_series_lock(s, LW_SHARED);
 	for (MonSlot *slot = s->slots; slot; slot = slot->older)
-		copy_slot(state, s, slot, group);
+		copy_slot(state, s, slot);
 	mon_series_unlock(s);
+	if (state->npoints == before)
+		return;
+
+	if (state->nmemory == state->maxmemory)
+	{
+		state->maxmemory *= 2;
+		state->memory = repalloc_huge(state->memory,
+									  sizeof(MemorySeries) * (Size) state->maxmemory);
+	}
+	copy = &state->memory[state->nmemory++];
+	copy->id = s->id;
+	copy->labels = palloc(VARSIZE(s->labels));
+	memcpy(copy->labels, s->labels, VARSIZE(s->labels));
 }
 
-/* Copy what the registry has of the metric; returns the next flush's number. */
+/*
+ * Copy what the registry has of the metric; returns the next flush's number.
+ * Under the locks nothing is done but copying: see match_copied_series().
+ */
 static uint64
 copy_registry(ReadState *state, MonDb *db)
 {
@@ -422,6 +502,7 @@ copy_registry(ReadState *state, MonDb *db)
 	MonMetricKind kind = 0;
 
 	state->npoints = 0;
+	state->nmemory = 0;
 	mon_seal_lock(LW_SHARED);
 	next_seq = db->next_seq;
 	mon_index_lock(LW_SHARED);
@@ -439,6 +520,29 @@ copy_registry(ReadState *state, MonDb *db)
 	if (metric)
 		note_kind(state, kind);
 	return next_seq;
+}
+
+static void
+match_copied_series(ReadState *state)
+{
+	for (int i = 0; i < state->nmemory; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		state->memory[i].group = match_series(state, state->memory[i].id, state->memory[i].labels);
+	}
+}
+
+/* Add the copied slots that the segments seen by a snapshot do not hold. */
+static void
+add_copied_points(ReadState *state, uint64 flushed)
+{
+	for (int i = 0; i < state->npoints; i++)
+	{
+		MemoryPoint *mp = &state->points[i];
+
+		if (mp->seq == 0 || mp->seq > flushed)
+			add_point(state, state->memory[mp->series].group, &mp->point);
+	}
 }
 
 /* What this transaction has recorded with monitoring.transactional. */
@@ -533,25 +637,52 @@ match_stored_series(ReadState *state)
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* One row of monitoring.segments; temporary memory is the caller's to reset. */
 static void
-add_segment(ReadState *state, TimestampTz start, const char *directory, Size directory_len,
-			const char *points, Size points_len)
+add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum points_datum)
 {
+	bytea *directory = DatumGetByteaPP(directory_datum);
+	Size points_len = toast_raw_datum_size(points_datum) - VARHDRSZ;
+	bytea *points = state->nids > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
 	int hint = 0;
 
 	for (int i = 0; i < state->nids; i++)
 	{
 		MatchedSeries *m;
 		uint32 offset, end;
+		const char *data;
 		MonPoint p;
 
-		if (!mon_segment_find(directory, directory_len, state->ids[i], &hint, &offset, &end,
-							  points_len))
+		if (!mon_segment_find(VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory), state->ids[i],
+							  &hint, &offset, &end, points_len))
 			continue;
+		if (points)
+			data = VARDATA_ANY(points) + offset;
+		else
+			data = VARDATA_ANY(DatumGetByteaPSlice(points_datum, offset, end - offset));
 		m = hash_search(state->series, &state->ids[i], HASH_FIND, NULL);
-		mon_segment_decode(points + offset, end - offset, start, &p, &state->alloc);
+		mon_segment_decode(data, end - offset, start, &p, &state->alloc);
 		add_point(state, m->group, &p);
 		expo_free(&p.sketch, &state->alloc);
+	}
+}
+
+static void
+add_segment_rows(ReadState *state, MemoryContext row_cxt)
+{
+	TupleDesc desc = SPI_tuptable->tupdesc;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		MemoryContext old = MemoryContextSwitchTo(row_cxt);
+		bool isnull;
+
+		CHECK_FOR_INTERRUPTS();
+		add_segment(state, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
+					SPI_getbinval(tuple, desc, 2, &isnull), SPI_getbinval(tuple, desc, 3, &isnull));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(row_cxt);
 	}
 }
 
@@ -563,6 +694,7 @@ read_segments(ReadState *state)
 	Oid types[2] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
 	Datum values[2] = {TimestampTzGetDatum(state->first_slot),
 					   TimestampTzGetDatum(state->last_slot)};
+	MemoryContext row_cxt;
 	Portal portal;
 
 	if (state->nids == 0)
@@ -575,30 +707,16 @@ read_segments(ReadState *state)
 						   2, types);
 		SPI_keepplan(plan);
 	}
+	row_cxt = AllocSetContextCreate(state->cxt, "segment row", ALLOCSET_DEFAULT_SIZES);
 	portal = SPI_cursor_open(NULL, plan, values, NULL, true);
-	for (;;)
+	do
 	{
 		SPI_cursor_fetch(portal, true, 50);
-		if (SPI_processed == 0)
-			break;
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			HeapTuple tuple = SPI_tuptable->vals[i];
-			TupleDesc desc = SPI_tuptable->tupdesc;
-			bool isnull;
-			TimestampTz start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull));
-			bytea *directory = DatumGetByteaPP(SPI_getbinval(tuple, desc, 2, &isnull));
-			bytea *points = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
-			MemoryContext old = MemoryContextSwitchTo(state->cxt);
-
-			CHECK_FOR_INTERRUPTS();
-			add_segment(state, start, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
-						VARDATA_ANY(points), VARSIZE_ANY_EXHDR(points));
-			MemoryContextSwitchTo(old);
-		}
+		add_segment_rows(state, row_cxt);
 		SPI_freetuptable(SPI_tuptable);
-	}
+	} while (SPI_processed > 0);
 	SPI_cursor_close(portal);
+	MemoryContextDelete(row_cxt);
 }
 
 /* ---- one read ---- */
@@ -615,8 +733,12 @@ init_state(ReadState *state)
 	ctl.hcxt = state->cxt;
 	state->series = hash_create("monitoring series", 64, &ctl,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	state->select_all = JB_ROOT_COUNT(state->selector) == 0;
+	state->group_index = groups_create(state->cxt, 8, NULL);
 	state->maxgroups = 8;
 	state->groups = palloc(sizeof(ReadGroup) * state->maxgroups);
+	state->maxmemory = 64;
+	state->memory = palloc(sizeof(MemorySeries) * state->maxmemory);
 	state->maxpoints = 64;
 	state->points = palloc(sizeof(MemoryPoint) * state->maxpoints);
 }
@@ -660,6 +782,7 @@ read_metric(ReadState *state)
 	mon_sync_sequence(db);
 
 	flushed = copy_and_snapshot(state, db);
+	match_copied_series(state);
 	SPI_connect();
 	match_stored_series(state);
 	MemoryContextSwitchTo(state->cxt);
@@ -669,9 +792,7 @@ read_metric(ReadState *state)
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(state->cxt);
 
-	for (int i = 0; i < state->npoints; i++)
-		if (state->points[i].seq == 0 || state->points[i].seq > flushed)
-			add_point(state, state->points[i].group, &state->points[i].point);
+	add_copied_points(state, flushed);
 	mon_record_each_transactional(add_own, state);
 }
 
@@ -726,7 +847,7 @@ single_value(FunctionCallInfo fcinfo, ReadState *state)
 
 	state->by = construct_empty_array(TEXTOID);
 	read_metric(state);
-	if (state->ngroups == 0 || !cell_value(state, &state->groups[0].cells[0], &value))
+	if (state->ngroups == 0 || !group_value(state, &state->groups[0], 0, &value))
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(value);
 }
@@ -789,7 +910,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 		Datum values[2];
 		bool nulls[2] = {false, false};
 
-		if (!cell_value(&state, &state.groups[g].cells[0], &value))
+		if (!group_value(&state, &state.groups[g], 0, &value))
 			continue;
 		values[0] = JsonbPGetDatum(state.groups[g].labels);
 		values[1] = Float8GetDatum(value);
@@ -823,6 +944,23 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 	state->last_slot = until - 1;
 }
 
+static void
+put_buckets(const ReadState *state, const ReadGroup *g, ReturnSetInfo *rsinfo)
+{
+	for (int b = 0; b < state->nbuckets; b++)
+	{
+		double value = 0;
+		Datum values[3];
+		bool nulls[3] = {false, false, false};
+
+		values[0] = TimestampTzGetDatum(state->origin + b * state->step);
+		values[1] = JsonbPGetDatum(g->labels);
+		nulls[2] = !group_value(state, g, b, &value);
+		values[2] = Float8GetDatum(value);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+}
+
 PG_FUNCTION_INFO_V1(mon_query);
 /* query(metric, fn, since, until, step, labels, by) -> (bucket, series_labels, value) */
 Datum
@@ -830,6 +968,7 @@ mon_query(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	ReadState state = {0};
+	bool ungrouped;
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(5));
 	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
@@ -838,23 +977,14 @@ mon_query(PG_FUNCTION_ARGS)
 	read_metric(&state);
 
 	/* Without grouping there is always one group, so that a chart shows its gaps. */
-	if (state.ngroups == 0 && ArrayGetNItems(ARR_NDIM(state.by), ARR_DIMS(state.by)) == 0)
+	ungrouped = ArrayGetNItems(ARR_NDIM(state.by), ARR_DIMS(state.by)) == 0;
+	if (ungrouped && state.ngroups == 0)
 		find_or_add_group(&state, group_labels(&state, state.selector));
 
 	InitMaterializedSRF(fcinfo, 0);
 	for (int g = 0; g < state.ngroups; g++)
-		for (int b = 0; b < state.nbuckets; b++)
-		{
-			double value = 0;
-			Datum values[3];
-			bool nulls[3] = {false, false, false};
-
-			values[0] = TimestampTzGetDatum(state.origin + b * state.step);
-			values[1] = JsonbPGetDatum(state.groups[g].labels);
-			nulls[2] = !cell_value(&state, &state.groups[g].cells[b], &value);
-			values[2] = Float8GetDatum(value);
-			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-		}
+		if (ungrouped || state.groups[g].cells)
+			put_buckets(&state, &state.groups[g], rsinfo);
 	return (Datum) 0;
 }
 
@@ -871,24 +1001,34 @@ mon_check_fn(PG_FUNCTION_ARGS)
 
 /* ---- the registry as rows ---- */
 
-static void
-put_live_series(MonSeries *s, void *arg)
+typedef struct LiveSeries
 {
-	ReturnSetInfo *rsinfo = arg;
-	Datum values[7];
-	bool nulls[7] = {false};
+	int64 id;
+	char *metric;
+	MonMetricKind kind;
+	Jsonb *labels;
+	bool is_overflow;
+	int nslots;
+	TimestampTz last_used;
+} LiveSeries;
 
-	values[0] = Int64GetDatum(s->id);
-	values[1] = CStringGetTextDatum(s->metric->name);
-	values[2] = Int16GetDatum(s->kind);
-	values[3] = JsonbPGetDatum(s->labels);
-	values[4] = BoolGetDatum(s->is_overflow);
+static void
+copy_live_series(MonSeries *s, void *arg)
+{
+	List **copies = arg;
+	LiveSeries *copy = palloc(sizeof(LiveSeries));
+
+	copy->id = s->id;
+	copy->metric = pstrdup(s->metric->name);
+	copy->kind = s->kind;
+	copy->labels = palloc(VARSIZE(s->labels));
+	memcpy(copy->labels, s->labels, VARSIZE(s->labels));
+	copy->is_overflow = s->is_overflow;
 	mon_series_lock(s, LW_SHARED);
-	values[5] = Int32GetDatum(s->nslots);
-	values[6] = TimestampTzGetDatum(s->last_used);
-	nulls[6] = s->last_used == 0;
+	copy->nslots = s->nslots;
+	copy->last_used = s->last_used;
 	mon_series_unlock(s);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	*copies = lappend(*copies, copy);
 }
 
 PG_FUNCTION_INFO_V1(mon_live_series);
@@ -896,11 +1036,33 @@ PG_FUNCTION_INFO_V1(mon_live_series);
 Datum
 mon_live_series(PG_FUNCTION_ARGS)
 {
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	List *copies = NIL;
+	ListCell *lc;
+
 	mon_require_preload();
 	mon_record_push();
 	InitMaterializedSRF(fcinfo, 0);
+
+	/* A tuplestore may go to disk, so it is not filled under the lock. */
 	mon_index_lock(LW_SHARED);
-	mon_registry_each(MyDatabaseId, put_live_series, fcinfo->resultinfo);
+	mon_registry_each(MyDatabaseId, copy_live_series, &copies);
 	mon_index_unlock();
+	foreach (lc, copies)
+	{
+		LiveSeries *s = lfirst(lc);
+		Datum values[7];
+		bool nulls[7] = {false};
+
+		values[0] = Int64GetDatum(s->id);
+		values[1] = CStringGetTextDatum(s->metric);
+		values[2] = Int16GetDatum(s->kind);
+		values[3] = JsonbPGetDatum(s->labels);
+		values[4] = BoolGetDatum(s->is_overflow);
+		values[5] = Int32GetDatum(s->nslots);
+		values[6] = TimestampTzGetDatum(s->last_used);
+		nulls[6] = s->last_used == 0;
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
 	return (Datum) 0;
 }

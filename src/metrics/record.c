@@ -551,7 +551,8 @@ report_overflow(SeriesRef *ref)
 static void
 forget_refs(void)
 {
-	if (refs_cxt && (dirty_list || trans_list))
+	mon_record_push();
+	if (trans_list)
 		return; /* in use; the next miss tries again */
 	if (refs_cxt)
 		MemoryContextReset(refs_cxt);

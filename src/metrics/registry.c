@@ -169,24 +169,37 @@ find_db(Oid dboid)
 	return db;
 }
 
+static void
+reset_db(MonDb *db, Oid dboid)
+{
+	db->dboid = dboid;
+	db->next_seq = 0;
+	pg_atomic_init_u64(&db->accepted, 0);
+	pg_atomic_init_u64(&db->persisted, 0);
+	pg_atomic_init_u64(&db->overflow, 0);
+	pg_atomic_init_u64(&db->refused, 0);
+	pg_atomic_init_u64(&db->dropped, 0);
+	pg_atomic_init_u64(&db->flushes, 0);
+	pg_atomic_init_u64(&db->slots_merged, 0);
+}
+
 static MonDb *
 find_or_create_db(Oid dboid)
 {
 	MonDb *db = find_db(dboid);
 
-	if (!db && (db = alloc_zeroed(sizeof(MonDb), true)) != NULL)
+	if (db)
+		return db;
+	db = find_db(InvalidOid); /* of a database that is gone */
+	if (!db)
 	{
-		db->dboid = dboid;
-		pg_atomic_init_u64(&db->accepted, 0);
-		pg_atomic_init_u64(&db->persisted, 0);
-		pg_atomic_init_u64(&db->overflow, 0);
-		pg_atomic_init_u64(&db->refused, 0);
-		pg_atomic_init_u64(&db->dropped, 0);
-		pg_atomic_init_u64(&db->flushes, 0);
-		pg_atomic_init_u64(&db->slots_merged, 0);
+		db = alloc_zeroed(sizeof(MonDb), true);
+		if (!db)
+			return NULL;
 		db->next = registry->dbs;
 		registry->dbs = db;
 	}
+	reset_db(db, dboid);
 	return db;
 }
 
@@ -732,14 +745,19 @@ mon_registry_databases(void)
 
 	mon_index_lock(LW_SHARED);
 	for (MonDb *db = registry->dbs; db; db = db->next)
-		result = lappend_oid(result, db->dboid);
+		if (OidIsValid(db->dboid))
+			result = lappend_oid(result, db->dboid);
 	mon_index_unlock();
 	return result;
 }
 
-/* Forget everything of a database that was dropped, or whose extension was. */
+/*
+ * Forget everything of a database that was dropped (gone), or whose extension
+ * was: then its counters start again, in the same place, since its backends
+ * may hold pointers to it.
+ */
 void
-mon_registry_forget(Oid dboid)
+mon_registry_forget(Oid dboid, bool gone)
 {
 	MonDb *db;
 
@@ -773,7 +791,7 @@ mon_registry_forget(Oid dboid)
 	}
 	db = find_db(dboid);
 	if (db)
-		db->next_seq = 0;
+		reset_db(db, gone ? InvalidOid : dboid);
 	mon_index_unlock();
 	mon_seal_unlock();
 }

@@ -35,7 +35,8 @@ static const struct
 	{"lock_timeout", "5s"},
 	{"idle_in_transaction_session_timeout", "0"},
 	{"idle_session_timeout", "0"},
-	{"transaction_timeout", "0"}, /* since 17 */
+	{"transaction_timeout", "0"},         /* since 17 */
+	{"pg_stat_statements.track", "none"}, /* our own statements are not the users' */
 };
 
 void
