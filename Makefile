@@ -38,7 +38,7 @@ PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 # -O3 pays in the sketch's loops.
-src/sketch/%.o: CFLAGS += -O3
+src/sketch/%.o src/metrics/chunk_codec.o: CFLAGS += -O3
 
 all: $(SENDER) monitoring--1.0.sql
 $(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)

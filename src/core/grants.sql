@@ -18,7 +18,7 @@ INSERT INTO monitoring.access_levels VALUES
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{}', '{record,increment,set_gauge}', 'records metrics'),
+('writer', '{}', '{}', '{record,increment,set_gauge,record_at}', 'records metrics'),
 ('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', 'configures everything');

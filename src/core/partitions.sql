@@ -9,13 +9,15 @@ CREATE TABLE monitoring.retention_policies (
     partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute'),
     premake        int NOT NULL DEFAULT 2 CHECK (premake BETWEEN 0 AND 100),
     keep           interval NOT NULL CHECK (keep > interval '0'),
-    enabled        boolean NOT NULL DEFAULT true
+    enabled        boolean NOT NULL DEFAULT true,
+    guard          text CHECK (cardinality(parse_ident(guard)) = 2)
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
 COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers. Applies to partitions made from now on.';
 COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make ahead of the current one.';
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
+COMMENT ON COLUMN monitoring.retention_policies.guard IS 'Schema-qualified name of a function f(relation text) returning timestamptz: a partition is dropped only when all of it is older than that, whatever keep says. NULL: no such condition.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
 
 CREATE FUNCTION monitoring.partitions(relation text DEFAULT NULL)
@@ -98,8 +100,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    policy monitoring.retention_policies;
-    part   record;
+    policy    monitoring.retention_policies;
+    drop_before timestamptz;
+    part      record;
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
         RAISE EXCEPTION 'at must be a finite time' USING ERRCODE = 'datetime_field_overflow';
@@ -113,9 +116,13 @@ BEGIN
         FROM generate_series(0, policy.premake) i;
         made := (SELECT count(*) FROM monitoring.partitions(policy.relation)) - made;
 
+        drop_before := at - policy.keep;
+        IF policy.guard IS NOT NULL THEN
+            EXECUTE format('SELECT least(%s($1), $2)', policy.guard) INTO drop_before USING policy.relation, drop_before;
+        END IF;
         FOR part IN
             SELECT p.partition FROM monitoring.partitions(policy.relation) p
-            WHERE policy.enabled AND p.until <= at - policy.keep ORDER BY p.until
+            WHERE policy.enabled AND p.until <= drop_before ORDER BY p.until
         LOOP
             IF monitoring.drop_partition(policy.relation, part.partition) THEN
                 dropped := dropped + 1;

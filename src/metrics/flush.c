@@ -15,6 +15,8 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "metrics/late.h"
+#include "metrics/levels.h"
 #include "metrics/metrics_internal.h"
 
 #include "access/xact.h"
@@ -24,6 +26,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "sketch/sketch.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -33,9 +36,9 @@
 #include "utils/timestamp.h"
 
 #define LOCKTAG_CLASS 77 /* class of our advisory locks; SQL functions use 1 and 2 */
-#define LOCK_FLUSH 1
-#define SERIES_PER_SEGMENT 4096 /* so that a row stays easy to read by slices */
 #define SWEEP_USECS (60 * USECS_PER_SEC)
+/* Without anything to write, flush_state is still advanced this often: compaction goes by it. */
+#define IDLE_STATE_USECS (60 * USECS_PER_SEC)
 
 /* A sealed slot to be written. */
 typedef struct SealedSlot
@@ -48,7 +51,8 @@ typedef struct SealedSlot
 
 typedef struct SealState
 {
-	uint64 seq;     /* of this flush */
+	uint64 seq; /* of this flush */
+	TimestampTz sealed_at;
 	uint64 flushed; /* already written, perhaps by this very transaction */
 	SealedSlot *sealed;
 	int nsealed;
@@ -63,58 +67,33 @@ static uint64 completing_seq = 0;
 /* The last transaction that flushed: what it wrote is not committed while it runs. */
 static TransactionId flushing_xid = InvalidTransactionId;
 
-/* ---- flush_state ---- */
+/* ---- state ---- */
 
-/* The number of the last flush that the active snapshot sees. */
-uint64
-mon_flushed_seq(void)
+static void
+latest_storage_state(StorageState *state)
 {
-	static SPIPlanPtr plan = NULL;
-	bool isnull;
-	uint64 seq = 0;
-
-	SPI_connect();
-	if (!plan)
-	{
-		plan = SPI_prepare("SELECT seq FROM monitoring.flush_state", 0, NULL);
-		SPI_keepplan(plan);
-	}
-	if (SPI_execute_plan(plan, NULL, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the state of flushes");
-	if (SPI_processed > 0)
-		seq = DatumGetInt64(
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	return seq;
-}
-
-static uint64
-latest_flushed_seq(void)
-{
-	uint64 seq;
-
 	PushActiveSnapshot(GetLatestSnapshot());
-	seq = mon_flushed_seq();
+	mon_read_storage_state(state);
 	PopActiveSnapshot();
-	return seq;
 }
 
 /* After a start of the server the registry does not know yet where the sequence stands. */
 void
 mon_sync_sequence(MonDb *db)
 {
-	uint64 flushed;
+	StorageState state;
+	uint64 next;
 
 	mon_seal_lock(LW_SHARED);
-	flushed = db->next_seq;
+	next = db->next_seq;
 	mon_seal_unlock();
-	if (flushed > 0)
+	if (next > 0)
 		return;
 
-	flushed = latest_flushed_seq();
+	latest_storage_state(&state);
 	mon_seal_lock(LW_EXCLUSIVE);
-	if (db->next_seq <= flushed)
-		db->next_seq = flushed + 1;
+	if (db->next_seq <= state.seq)
+		db->next_seq = state.seq + 1;
 	mon_seal_unlock();
 }
 
@@ -195,75 +174,58 @@ execute(const char *sql, int nargs, Oid *types, Datum *values)
 static void
 write_catalog(const SealState *state)
 {
-	Oid types[4] = {INT8ARRAYOID, TEXTARRAYOID, INT2ARRAYOID, JSONBARRAYOID};
-	Datum values[4];
-	Datum *column[4];
-	int n = state->nfresh;
+	CatalogEntry *entries = palloc_extended(sizeof(CatalogEntry) * (state->nfresh + 1),
+											MCXT_ALLOC_HUGE);
 
-	if (n == 0)
-		return;
-	for (int c = 0; c < 4; c++)
-		column[c] = palloc_extended(sizeof(Datum) * n, MCXT_ALLOC_HUGE);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < state->nfresh; i++)
 	{
 		MonSeries *s = state->fresh[i];
 
-		column[0][i] = Int64GetDatum(s->id);
-		column[1][i] = CStringGetTextDatum(s->metric->name);
-		column[2][i] = Int16GetDatum(s->kind);
-		column[3][i] = JsonbPGetDatum(s->labels);
+		entries[i].series_id = s->id;
+		entries[i].metric = s->metric->name;
+		entries[i].kind = s->kind;
+		entries[i].labels = s->labels;
 	}
-	values[0] = PointerGetDatum(construct_array(column[0], n, INT8OID, 8, true, 'd'));
-	values[1] = PointerGetDatum(construct_array(column[1], n, TEXTOID, -1, false, 'i'));
-	values[2] = PointerGetDatum(construct_array(column[2], n, INT2OID, 2, true, 's'));
-	values[3] = PointerGetDatum(construct_array(column[3], n, JSONBOID, -1, false, 'i'));
-
-	execute("INSERT INTO monitoring.metric_catalog (metric, kind) "
-			"SELECT DISTINCT ON (m) m, k FROM unnest($2, $3) AS u(m, k) "
-			"ON CONFLICT (metric) DO NOTHING",
-			4, types, values);
-	execute("INSERT INTO monitoring.series_catalog (series_id, metric, labels) "
-			"SELECT i, m, l FROM unnest($1, $2, $4) AS u(i, m, l) "
-			"ON CONFLICT (series_id) DO NOTHING",
-			4, types, values);
+	mon_catalog_write(entries, state->nfresh);
 }
 
-static Datum
-finish_bytea(StringInfo buf)
+void
+mon_segment_write(const char *table, SegmentBuilder *b, TimestampTz start, uint64 seq, int part)
 {
-	SET_VARSIZE(buf->data, buf->len);
-	return PointerGetDatum(buf->data);
-}
-
-static void
-write_segment(SegmentBuilder *b, TimestampTz start, uint64 seq, int part)
-{
-	Oid types[6] = {TIMESTAMPTZOID, INT8OID, INT4OID, INT4OID, BYTEAOID, BYTEAOID};
-	Datum values[6] = {TimestampTzGetDatum(start),  Int64GetDatum(seq),
-					   Int32GetDatum(part),         Int32GetDatum(b->nseries),
-					   finish_bytea(&b->directory), finish_bytea(&b->points)};
+	Oid types[9] = {TEXTOID, TIMESTAMPTZOID, INT8OID,  INT4OID, INT4OID,
+					INT8OID, INT8OID,        BYTEAOID, BYTEAOID};
+	Datum values[9] = {CStringGetTextDatum(table),
+					   TimestampTzGetDatum(start),
+					   Int64GetDatum(seq),
+					   Int32GetDatum(part),
+					   Int32GetDatum(b->nseries),
+					   Int64GetDatum(b->first_id),
+					   Int64GetDatum(b->last_id),
+					   mon_segment_column(&b->directory),
+					   mon_segment_column(&b->points)};
+	char *insert = psprintf("INSERT INTO monitoring.%s (slot_start, seq, part, series, first_id, "
+							"last_id, directory, points) VALUES ($2, $3, $4, $5, $6, $7, $8, $9)",
+							table);
 
 	if (part == 0)
-		execute("SELECT monitoring.ensure_partition('segments', $1)", 1, types, values);
-	execute("INSERT INTO monitoring.segments (slot_start, seq, part, series, directory, points) "
-			"VALUES ($1, $2, $3, $4, $5, $6)",
-			6, types, values);
+		execute("SELECT monitoring.ensure_partition($1, $2)", 2, types, values);
+	execute(insert, 9, types, values);
 }
 
 /*
- * Write the sealed slots: a row per slot of time, or several when there are
- * many series.  Two slots of one series with the same start (the clock moved,
- * or a flush came twice within a slot) go to different rows.
+ * Write the sealed slots of minutes that are not compacted yet: a row per slot
+ * of time, or several when there are many series.  Two slots of one series with
+ * the same start (the clock moved, or a flush came twice within a slot) go to
+ * different rows.
  */
 static void
-write_segments(SealState *state)
+write_segments(SealState *state, int i)
 {
 	MemoryContext row_cxt = AllocSetContextCreate(CurrentMemoryContext, "segment",
 												  ALLOCSET_DEFAULT_SIZES);
-	int i = 0;
+	int first = i;
 	int part = 0;
 
-	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
 	while (i < state->nsealed)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_cxt);
@@ -271,79 +233,120 @@ write_segments(SealState *state)
 		SegmentBuilder b;
 
 		CHECK_FOR_INTERRUPTS();
-		if (i == 0 || state->sealed[i - 1].start != start)
+		if (i == first || state->sealed[i - 1].start != start)
 			part = 0;
 		mon_segment_begin(&b);
 		do
 		{
 			SealedSlot *e = &state->sealed[i++];
+			MonPoint p;
 
-			mon_segment_add(&b, e->id, e->series->kind, e->slot);
+			mon_point_from_slot(&p, e->series->kind, e->slot);
+			mon_segment_add(&b, e->id, &p);
 		} while (i < state->nsealed && b.nseries < SERIES_PER_SEGMENT &&
 				 state->sealed[i].start == start && state->sealed[i].id != state->sealed[i - 1].id);
-		write_segment(&b, start, state->seq, part++);
+		mon_segment_write("segments", &b, start, state->seq, part++);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_cxt);
 	}
 	MemoryContextDelete(row_cxt);
 }
 
-static void
-advance_state(uint64 seq)
+/* Slots whose minute is compacted already: the clock stepped back, or flushes failed for long. */
+static int
+write_late_slots(SealState *state, TimestampTz minutes)
 {
-	Oid type = INT8OID;
-	Datum value = Int64GetDatum(seq);
+	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
+	LatePoint *late;
+	int n = 0;
 
-	execute("INSERT INTO monitoring.flush_state (only_row, seq) VALUES (true, $1) "
-			"ON CONFLICT (only_row) DO UPDATE SET seq = EXCLUDED.seq, "
-			"flushed_at = pg_catalog.clock_timestamp()",
-			1, &type, &value);
+	while (n < state->nsealed && state->sealed[n].start < minutes)
+		n++;
+	if (n == 0)
+		return 0;
+	late = palloc_extended(sizeof(LatePoint) * n, MCXT_ALLOC_HUGE);
+	for (int i = 0; i < n; i++)
+	{
+		SealedSlot *e = &state->sealed[i];
+
+		late[i].series_id = e->id;
+		mon_point_from_slot(&late[i].point, e->series->kind, e->slot);
+		if (e->series->kind == MON_DISTRIBUTION)
+		{
+			/* A copy in our own memory, since it will be taken over. */
+			expo_init(&late[i].point.sketch, e->slot->sketch.scale);
+			expo_copy(&late[i].point.sketch, &e->slot->sketch, &alloc);
+		}
+	}
+	mon_late_write(late, n);
+	return n;
 }
 
-static bool
-lock_flush(bool wait)
+static void
+advance_state(uint64 seq, TimestampTz sealed_at)
+{
+	Oid types[2] = {INT8OID, TIMESTAMPTZOID};
+	Datum values[2] = {Int64GetDatum(seq), TimestampTzGetDatum(sealed_at)};
+
+	execute("INSERT INTO monitoring.flush_state (only_row, seq, sealed_at) VALUES (true, $1, $2) "
+			"ON CONFLICT (only_row) DO UPDATE SET seq = EXCLUDED.seq, "
+			"sealed_at = EXCLUDED.sealed_at, flushed_at = pg_catalog.clock_timestamp()",
+			2, types, values);
+}
+
+bool
+mon_lock_storage(StorageLock lock, bool wait)
 {
 	LOCKTAG tag;
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, LOCK_FLUSH, LOCKTAG_CLASS);
+	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, lock, LOCKTAG_CLASS);
 	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+static void
+seal(SealState *state, MonDb *db)
+{
+	state->maxsealed = state->maxfresh = 1024;
+	state->sealed = palloc(sizeof(SealedSlot) * state->maxsealed);
+	state->fresh = palloc(sizeof(MonSeries *) * state->maxfresh);
+	mon_seal_lock(LW_EXCLUSIVE);
+	state->seq = db->next_seq++;
+	state->sealed_at = GetCurrentTimestamp();
+	mon_index_lock(LW_SHARED);
+	mon_registry_each(MyDatabaseId, seal_series, state);
+	mon_index_unlock();
+	mon_seal_unlock();
+	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+}
+
 /* Returns the number of points written; -1 when another flush is under way. */
-static int64
-flush(bool wait)
+int64
+mon_flush_now(bool wait)
 {
 	MonDb *db;
+	StorageState stored;
 	SealState state = {0};
 
 	mon_record_push();
 	db = mon_registry_db(MyDatabaseId);
 	if (!db)
 		return 0;
-	if (!lock_flush(wait))
+	if (!mon_lock_storage(LOCK_FLUSH, wait))
 		return -1;
 
 	mon_sync_sequence(db);
-	state.flushed = latest_flushed_seq();
+	latest_storage_state(&stored);
+	state.flushed = stored.seq;
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
-
-	state.maxsealed = state.maxfresh = 1024;
-	state.sealed = palloc(sizeof(SealedSlot) * state.maxsealed);
-	state.fresh = palloc(sizeof(MonSeries *) * state.maxfresh);
-	mon_seal_lock(LW_EXCLUSIVE);
-	state.seq = db->next_seq++;
-	mon_index_lock(LW_SHARED);
-	mon_registry_each(MyDatabaseId, seal_series, &state);
-	mon_index_unlock();
-	mon_seal_unlock();
-	if (state.nsealed == 0)
+	seal(&state, db);
+	if (state.nsealed == 0 && stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
 		return 0;
 
 	SPI_connect();
 	write_catalog(&state);
-	write_segments(&state);
-	advance_state(state.seq);
+	write_segments(&state, write_late_slots(&state, stored.minutes));
+	advance_state(state.seq, state.sealed_at);
 	SPI_finish();
 
 	flushing_xid = GetTopTransactionId();
@@ -375,6 +378,7 @@ mon_metrics_init(void)
 {
 	mon_registry_init();
 	mon_record_init();
+	mon_late_init();
 	RegisterXactCallback(flush_xact_callback, NULL);
 }
 
@@ -399,7 +403,7 @@ Datum
 mon_flush(PG_FUNCTION_ARGS)
 {
 	require_writable();
-	PG_RETURN_INT64(flush(true));
+	PG_RETURN_INT64(mon_flush_now(true));
 }
 
 /* Forget the databases that are gone, and series that nobody uses. */
@@ -424,7 +428,7 @@ Datum
 mon_flush_job(PG_FUNCTION_ARGS)
 {
 	require_writable();
-	(void) flush(false);
+	(void) mon_flush_now(false);
 	sweep(GetCurrentTimestamp());
 	PG_RETURN_VOID();
 }

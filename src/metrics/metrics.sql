@@ -24,22 +24,103 @@ CREATE TABLE monitoring.segments (
     seq        bigint NOT NULL,
     part       int NOT NULL,
     series     int NOT NULL,
+    first_id   bigint NOT NULL,
+    last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
     points     bytea NOT NULL,
     PRIMARY KEY (slot_start, seq, part)
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
-COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
+COMMENT ON TABLE monitoring.segments IS 'Observations as they were flushed: a row per flush and 10-second slot, of all series, or of a range of series ids where there are many. The format is described in src/metrics/segment.c; read it with value() and query().';
+
+CREATE TABLE monitoring.minutes (
+    slot_start timestamptz NOT NULL,
+    seq        bigint NOT NULL,
+    part       int NOT NULL,
+    series     int NOT NULL,
+    first_id   bigint NOT NULL,
+    last_id    bigint NOT NULL,
+    directory  bytea NOT NULL,
+    points     bytea NOT NULL,
+    PRIMARY KEY (slot_start, part)
+) PARTITION BY RANGE (slot_start);
+ALTER TABLE monitoring.minutes ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the segments of each minute merged, in the same format. seq is the last flush when it was made.';
+
+CREATE TABLE monitoring.chunks (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.chunks ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and hour (period is its start). The format is described in src/metrics/chunk_codec.c.';
+
+CREATE TABLE monitoring.hourly (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.hourly ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, made from chunks. Same format.';
+
+CREATE TABLE monitoring.daily (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.daily ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.daily IS 'Daily points: a row per series and month, made from hourly. Same format.';
+
+CREATE TABLE monitoring.late (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    seq       bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period, seq)
+);
+ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
+CREATE INDEX late_period_idx ON monitoring.late (period);
+COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
     seq        bigint NOT NULL,
+    sealed_at  timestamptz NOT NULL,
     flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments. What was observed before sealed_at is stored.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
-VALUES ('segments', '1 day', 2, '90 days');
+CREATE TABLE monitoring.compaction_state (
+    only_row    boolean PRIMARY KEY CHECK (only_row),
+    minutes     timestamptz NOT NULL,
+    chunks      timestamptz NOT NULL,
+    hourly      timestamptz NOT NULL,
+    daily       timestamptz NOT NULL,
+    chunks_next bigint,
+    hourly_next bigint,
+    daily_next  bigint
+);
+COMMENT ON TABLE monitoring.compaction_state IS 'How far each level of storage is complete: everything before the time. The columns _next say with which series the work on the next period goes on, when it has begun.';
+
+CREATE FUNCTION monitoring.compacted_before(relation text) RETURNS timestamptz
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
+                                          WHEN 'chunks' THEN c.hourly WHEN 'hourly' THEN c.daily END
+                     FROM monitoring.compaction_state c), '-infinity')
+$$;
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard) VALUES
+('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
+('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
+('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before'),
+('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before'),
+('daily', '360 days', 1, '5 years', NULL);
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -69,6 +150,19 @@ COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage no
 CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
 COMMENT ON FUNCTION monitoring.flush_job(timestamptz) IS 'The periodic job that flushes metrics; does nothing when another flush is under way.';
+
+CREATE FUNCTION monitoring.compact(at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
+LANGUAGE c STRICT VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_compact';
+COMMENT ON FUNCTION monitoring.compact(timestamptz) IS 'Flush, then compact all metrics observed before a time: segments to minutes, full hours to chunks, full days to hourly and full months to daily points. Returns the number of rows written. The worker does this by itself, a bounded amount at a time; reads never need it. What is observed before that time from now on is late, which is allowed but costs more.';
+
+CREATE FUNCTION monitoring.compact_job(at timestamptz) RETURNS void
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_compact_job';
+COMMENT ON FUNCTION monitoring.compact_job(timestamptz) IS 'The periodic job that compacts metrics, for about a second at most; does nothing while compact() is under way.';
+
+CREATE FUNCTION monitoring.record_at(metric text, value float8, at timestamptz, labels jsonb DEFAULT '{}', kind text DEFAULT 'distribution') RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_at';
+COMMENT ON FUNCTION monitoring.record_at(text, float8, timestamptz, jsonb, text) IS 'Record an observation that was made at another time: as record(), increment() or set_gauge() by kind distribution, counter or gauge. Up to a minute ago it is recorded as they do; what is older is stored when the transaction commits (in one-minute points), and rolls back with it. Errors besides theirs: more than a minute in the future, or older than one-minute points are kept (22008), unknown kind (22023).';
 
 -- Reading
 

@@ -54,7 +54,7 @@ typedef struct MonSlot
 	uint64 seq;          /* flush that sealed it, 0 while open */
 	TimestampTz last_at; /* gauge: when `last` was set */
 	uint64 count;        /* scalars; a distribution counts in its sketch */
-	double sum, min, max, last;
+	double sum, min, max, first, last;
 	ExpoSketch sketch; /* allocated for distributions only: see slot_size() */
 } MonSlot;
 
@@ -101,8 +101,9 @@ typedef struct MonSeriesKey
 /* Observations on their way into a slot. */
 typedef struct MonDelta
 {
+	TimestampTz slot; /* start of the slot they belong to; 0 = the current one */
 	uint64 count;
-	double sum, min, max, last;
+	double sum, min, max, first, last;
 	const double *values; /* distribution: raw values ... */
 	int nvalues;
 	const ExpoSketch *sketch; /* ... or a sketch of them */
@@ -162,32 +163,66 @@ typedef struct MonPoint
 	TimestampTz start;
 	TimestampTz last_at;
 	uint64 count;
-	double sum, min, max, last;
+	double sum, min, max, first, last;
 	ExpoSketch sketch; /* distributions */
 } MonPoint;
 
+/* The point of a slot; shares the slot's sketch. */
+extern void mon_point_from_slot(MonPoint *p, MonMetricKind kind, const MonSlot *slot);
+
+#define SERIES_PER_SEGMENT 4096 /* so that a row stays easy to read by slices */
+
 typedef struct SegmentBuilder
 {
-	StringInfoData directory;
+	StringInfoData directory; /* both start with room for a varlena header */
 	StringInfoData points;
 	int nseries;
+	int64 first_id, last_id;
 } SegmentBuilder;
 
 extern void mon_segment_begin(SegmentBuilder *b);
-extern void mon_segment_add(SegmentBuilder *b, int64 series_id, MonMetricKind kind,
-							const MonSlot *slot);
+extern void mon_segment_add(SegmentBuilder *b, int64 series_id, const MonPoint *p);
+/* One of the two columns as a bytea. */
+extern Datum mon_segment_column(StringInfo buf);
+
+/* A stored segment, as a reader sees it. */
+typedef struct SegmentReader
+{
+	const char *directory;
+	int nseries;
+	Size points_len;
+} SegmentReader;
+
+extern void mon_segment_open(SegmentReader *r, const char *directory, Size directory_len,
+							 Size points_len);
+/* The series at a position, and where its point lies. */
+extern int64 mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end);
 /*
- * Find a series in a segment and decode its point; false when it is not there.
- * `hint` carries the position from one id to the next larger one.
+ * Find a series; false when it is not there.  `hint` carries the position from
+ * one id to the next larger one.
  */
-extern bool mon_segment_find(const char *directory, Size directory_len, int64 series_id, int *hint,
-							 uint32 *offset, uint32 *end, Size points_len);
+extern bool mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *offset,
+							 uint32 *end);
 extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 							   const ExpoAllocator *alloc);
 
+/* Insert a built segment into a table, and its partition when it is the first part. */
+extern void mon_segment_write(const char *table, SegmentBuilder *b, TimestampTz start, uint64 seq,
+							  int part);
+
 /* ---- flush.c ---- */
-/* The number of the last flush that the active snapshot sees. */
-extern uint64 mon_flushed_seq(void);
+
+/* Locks on a database's storage, held to the end of the transaction. */
+typedef enum StorageLock
+{
+	LOCK_FLUSH = 1,  /* flush, and what must not run beside it */
+	LOCK_COMPACT = 2 /* compaction; taken before LOCK_FLUSH */
+} StorageLock;
+
+extern bool mon_lock_storage(StorageLock lock, bool wait);
+
+/* Flush; returns the number of points written, -1 when another flush is under way. */
+extern int64 mon_flush_now(bool wait);
 
 /* Make sure that next_seq is known: after a start of the server it is not. */
 extern void mon_sync_sequence(MonDb *db);

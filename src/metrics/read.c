@@ -1,104 +1,44 @@
 /*-------------------------------------------------------------------------
  *
  * read.c
- *	  value(), percentile(), query(), series_values(): one way to read.
+ *	  One way to read metrics: memory and all levels of storage.
  *
- * A read unites memory and segments without seeing anything twice:
+ * A read sees nothing twice and misses nothing:
  *	1. copy the matching slots of the registry, in one piece as far as flushes
  *	   are concerned (seal lock), and note the number the next flush will have;
- *	2. take a snapshot newer than the copy and read flush_state.seq from it;
+ *	2. take a snapshot newer than the copy and read from it how far storage has
+ *	   come: the last flush and the watermarks of the levels;
  *	3. if a flush began after the copy and has committed by then, start over;
- *	4. drop the copied slots that this snapshot finds in the segments;
- *	5. add what the segments hold, and what this transaction has recorded and
- *	   not published.
+ *	4. drop the copied slots that this snapshot finds in storage;
+ *	5. add what storage holds: each piece of the time asked for from the coarsest
+ *	   level that is exact for it (see plan()), late rows for all of it, and what
+ *	   this transaction has recorded and not published.
  *
- * Time: a slot is 10 seconds wide.  value() and its kin take every slot that
- * overlaps (at - over, at]; query() puts a slot into the bucket where it starts,
- * and the slot that was open at `since` into the first.
+ * Time: a point counts where it starts.  value() and its kin ask for every slot
+ * of 10 seconds that overlaps the window.  Where only coarser points are left,
+ * the edges are rounded outward to them.
  *
  *-------------------------------------------------------------------------
  */
-#include "metrics/metrics_internal.h"
-
-#include <math.h>
+#include "metrics/read.h"
 
 #include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
+#include "metrics/late.h"
 #include "miscadmin.h"
 #include "sketch/sketch.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
-#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define MAX_RETRIES 20
-#define MAX_BUCKETS 100000
-#define MAX_CELLS 1000000    /* buckets of all groups: bounds the memory of a read */
+#define MAX_CELLS 500000     /* buckets of all groups: bounds the memory of a read */
 #define SLICED_READS_UP_TO 8 /* series; for more, whole segments are read */
-
-typedef enum ReadFnKind
-{
-	FN_COUNT,
-	FN_SUM,
-	FN_AVG,
-	FN_MIN,
-	FN_MAX,
-	FN_LAST,
-	FN_RATE,
-	FN_INCREASE,
-	FN_PERCENTILE
-} ReadFnKind;
-
-#define FOR_COUNTER 1
-#define FOR_GAUGE 2
-#define FOR_DISTRIBUTION 4
-
-static const struct
-{
-	const char *name;
-	ReadFnKind kind;
-	int metric_kinds;
-} read_functions[] = {
-	{"count", FN_COUNT, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"sum", FN_SUM, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"avg", FN_AVG, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"min", FN_MIN, FOR_GAUGE | FOR_DISTRIBUTION},
-	{"max", FN_MAX, FOR_GAUGE | FOR_DISTRIBUTION},
-	{"last", FN_LAST, FOR_GAUGE},
-	{"rate", FN_RATE, FOR_COUNTER | FOR_DISTRIBUTION},
-	{"increase", FN_INCREASE, FOR_COUNTER | FOR_DISTRIBUTION},
-};
-
-typedef struct ReadFn
-{
-	ReadFnKind kind;
-	double q;
-	int metric_kinds;
-	const char *name;
-} ReadFn;
-
-/* A bucket of a group: what its points add up to. */
-typedef struct Cell
-{
-	uint64 count;
-	double sum, min, max, last;
-	TimestampTz last_at;
-	ExpoSketch *sketch;
-} Cell;
-
-/* The series that have the same labels, as far as the labels are grouped by. */
-typedef struct ReadGroup
-{
-	Jsonb *labels;
-	Cell *cells; /* NULL until there is data */
-} ReadGroup;
+#define IDS_UP_TO 1000       /* series that chunks are looked up for by id; for more, by period */
 
 typedef struct GroupEntry
 {
@@ -135,105 +75,36 @@ typedef struct MatchedSeries
 } MatchedSeries;
 
 /* A copied slot, and the copied series it belongs to. */
-typedef struct MemoryPoint
+struct MemoryPoint
 {
 	MonPoint point;
 	uint64 seq;
 	int series;
-} MemoryPoint;
+};
 
-typedef struct MemorySeries
+struct MemorySeries
 {
 	int64 id;
 	Jsonb *labels;
 	int group;
-} MemorySeries;
+};
 
-/* One read. */
-typedef struct ReadState
+/* ---- selection ---- */
+
+void
+mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels)
 {
-	const char *metric;
-	Jsonb *selector;
-	ArrayType *by;
-	ReadFn fn;
-	TimestampTz first_slot; /* slots with first_slot < start <= last_slot */
-	TimestampTz last_slot;
-	TimestampTz origin; /* buckets start here; unused when there is one */
-	int64 step;
-	int nbuckets;
-	double seconds;     /* that rate divides by */
-	MonMetricKind kind; /* of the metric; 0 when it is unknown */
-
-	MemoryContext cxt; /* owns everything below */
-	ExpoAllocator alloc;
-	bool select_all;
-	HTAB *series;
-	int64 *ids; /* matched series in ascending order */
-	int nids;
-	groups_hash *group_index;
-	ReadGroup *groups;
-	int ngroups;
-	int maxgroups;
-	int64 ncells;
-	MemorySeries *memory; /* copied from the registry */
-	int nmemory;
-	int maxmemory;
-	MemoryPoint *points;
-	int npoints;
-	int maxpoints;
-} ReadState;
-
-/* ---- functions ---- */
-
-static void
-parse_fn(text *name, ReadFn *fn)
-{
-	char *s = text_to_cstring(name);
-
-	fn->name = s;
-	for (int i = 0; i < lengthof(read_functions); i++)
-		if (strcmp(s, read_functions[i].name) == 0)
-		{
-			fn->kind = read_functions[i].kind;
-			fn->metric_kinds = read_functions[i].metric_kinds;
-			return;
-		}
-	if (s[0] == 'p' && strlen(s) > 1 && strlen(s) < 20 &&
-		strspn(s + 1, "0123456789.") == strlen(s) - 1 && s[1] != '.' &&
-		strchr(s, '.') == strrchr(s, '.'))
-	{
-		double p = float8in_internal(s + 1, NULL, "double precision", s);
-
-		if (p <= 100)
-		{
-			fn->kind = FN_PERCENTILE;
-			fn->metric_kinds = FOR_DISTRIBUTION;
-			fn->q = p / 100;
-			return;
-		}
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown function \"%s\"", s),
-			 errhint("Use count, sum, avg, min, max, last, rate, increase or a percentile such as "
-					 "p50, p95 or p99.9.")));
+	mon_check_metric_name(VARDATA_ANY(metric), VARSIZE_ANY_EXHDR(metric));
+	state->metric = text_to_cstring(metric);
+	state->selector = mon_labels_canonical(labels);
+	state->select_all = JB_ROOT_COUNT(state->selector) == 0;
 }
 
-/* Note the metric's kind; ereport(ERROR) when the function does not go with it. */
 static void
 note_kind(ReadState *state, MonMetricKind kind)
 {
-	static const char *const kinds[] = {"", "counter", "gauge", "distribution"};
-
+	mon_check_fn_kind(&state->fn, state->metric, kind);
 	state->kind = kind;
-	if (state->fn.metric_kinds & (1 << (kind - 1)))
-		return;
-	ereport(
-		ERROR,
-		(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-		 errmsg("function \"%s\" cannot be used on metric \"%s\"", state->fn.name, state->metric),
-		 errdetail("The metric is a %s.", kinds[kind]),
-		 errhint("Counters have count, sum, avg, rate and increase; gauges count, sum, "
-				 "avg, min, max and last; distributions all but last.")));
 }
 
 /* ---- groups ---- */
@@ -286,10 +157,10 @@ find_or_add_group(ReadState *state, Jsonb *labels)
 	return state->ngroups++;
 }
 
-static Cell *
+static MonPoint *
 make_cells(ReadState *state)
 {
-	Cell *cells;
+	MonPoint *cells;
 
 	state->ncells += state->nbuckets;
 	if (state->nbuckets > 1 && state->ncells > MAX_CELLS)
@@ -297,13 +168,10 @@ make_cells(ReadState *state)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the result has more than %d rows", MAX_CELLS),
 				 errhint("Ask for a shorter range, a longer step, or fewer series.")));
-	cells = palloc_extended(sizeof(Cell) * state->nbuckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	cells = MemoryContextAllocExtended(state->cxt, sizeof(MonPoint) * state->nbuckets,
+									   MCXT_ALLOC_HUGE);
 	for (int i = 0; i < state->nbuckets; i++)
-	{
-		cells[i].min = INFINITY;
-		cells[i].max = -INFINITY;
-		cells[i].last_at = DT_NOBEGIN;
-	}
+		mon_point_init(&cells[i], state->kind);
 	return cells;
 }
 
@@ -331,89 +199,37 @@ labels_match(const ReadState *state, Jsonb *labels)
 	return JsonbDeepContains(&have, &want);
 }
 
+ReadGroup *
+mon_read_only_group(ReadState *state)
+{
+	if (state->ngroups == 0)
+		find_or_add_group(state, group_labels(state, state->selector));
+	return &state->groups[0];
+}
+
 /* ---- adding up ---- */
 
 static void
-add_point(ReadState *state, int group, const MonPoint *p)
+add_point(ReadState *state, int group, MonPoint *p)
 {
 	ReadGroup *g = &state->groups[group];
-	int bucket = 0;
-	Cell *c;
+	int64 bucket = 0;
 
-	if (p->start <= state->first_slot || p->start > state->last_slot)
+	if (p->kind != state->kind)
 		return;
 	if (state->nbuckets > 1)
 		bucket = Max(p->start - state->origin, 0) / state->step;
 	if (bucket >= state->nbuckets)
 		return;
-
 	if (!g->cells)
 		g->cells = make_cells(state);
-	c = &g->cells[bucket];
-	c->count += p->count;
-	c->sum += p->sum;
-	c->min = Min(c->min, p->min);
-	c->max = Max(c->max, p->max);
-	if (p->last_at >= c->last_at)
-	{
-		c->last = p->last;
-		c->last_at = p->last_at;
-	}
-	if (p->kind == MON_DISTRIBUTION && state->fn.kind == FN_PERCENTILE)
-	{
-		if (!c->sketch)
-		{
-			c->sketch = palloc(sizeof(ExpoSketch));
-			expo_init(c->sketch, p->sketch.scale);
-		}
-		expo_merge(c->sketch, &p->sketch, &state->alloc);
-	}
+	mon_point_merge(&g->cells[bucket], p, state->fn.needs_sketch, &state->alloc);
 }
 
 static bool
-cell_value(const ReadState *state, const Cell *c, double *value)
+wanted(const ReadState *state, TimestampTz start)
 {
-	if (c->count == 0)
-		return false;
-	switch (state->fn.kind)
-	{
-		case FN_COUNT:
-			*value = c->count;
-			break;
-		case FN_SUM:
-			*value = c->sum;
-			break;
-		case FN_AVG:
-			*value = c->sum / c->count;
-			break;
-		case FN_MIN:
-			*value = c->min;
-			break;
-		case FN_MAX:
-			*value = c->max;
-			break;
-		case FN_LAST:
-			*value = c->last;
-			break;
-		case FN_INCREASE:
-		case FN_RATE:
-			*value = state->kind == MON_COUNTER ? c->sum : c->count;
-			if (state->fn.kind == FN_RATE)
-				*value /= state->seconds;
-			break;
-		case FN_PERCENTILE:
-			if (!c->sketch)
-				return false;
-			*value = expo_quantile(c->sketch, state->fn.q);
-			break;
-	}
-	return true;
-}
-
-static bool
-group_value(const ReadState *state, const ReadGroup *g, int bucket, double *value)
-{
-	return g->cells && cell_value(state, &g->cells[bucket], value);
+	return start >= state->from && start < state->to;
 }
 
 /* ---- memory ---- */
@@ -425,7 +241,7 @@ copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot)
 	MemoryPoint *mp;
 	MonPoint *p;
 
-	if (slot->start <= state->first_slot || slot->start > state->last_slot)
+	if (!wanted(state, slot->start))
 		return;
 	if (state->npoints == state->maxpoints)
 	{
@@ -433,32 +249,17 @@ copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot)
 		state->points = repalloc_huge(state->points, sizeof(MemoryPoint) * (Size) state->maxpoints);
 	}
 	mp = &state->points[state->npoints];
-	memset(mp, 0, sizeof(*mp));
 	mp->seq = slot->seq;
 	mp->series = state->nmemory;
 	p = &mp->point;
-	p->kind = s->kind;
-	p->start = slot->start;
-	p->last_at = slot->last_at;
+	mon_point_from_slot(p, s->kind, slot);
+	if (p->count == 0)
+		return;
 	if (s->kind == MON_DISTRIBUTION)
 	{
-		if (slot->sketch.count == 0)
-			return;
-		p->count = slot->sketch.count;
-		p->sum = slot->sketch.sum;
-		p->min = slot->sketch.min;
-		p->max = slot->sketch.max;
 		expo_init(&p->sketch, slot->sketch.scale);
-		if (state->fn.kind == FN_PERCENTILE)
+		if (state->fn.needs_sketch)
 			expo_copy(&p->sketch, &slot->sketch, &state->alloc);
-	}
-	else
-	{
-		p->count = slot->count;
-		p->sum = slot->sum;
-		p->min = slot->min;
-		p->max = slot->max;
-		p->last = slot->last;
 	}
 	state->npoints++;
 }
@@ -545,24 +346,37 @@ add_copied_points(ReadState *state, uint64 flushed)
 	}
 }
 
+/* A point of this transaction's own; its sketch stays the owner's. */
+static void
+add_own_point(ReadState *state, const MonSeriesKey *key, MonPoint *p)
+{
+	ExpoSketch shared = p->sketch;
+
+	if (strcmp(key->metric, state->metric) != 0 || !labels_match(state, (Jsonb *) key->labels) ||
+		!wanted(state, p->start) || p->count == 0)
+		return;
+	note_kind(state, key->kind);
+	expo_init(&p->sketch, EXPO_DEFAULT_SCALE);
+	if (key->kind == MON_DISTRIBUTION && state->fn.needs_sketch)
+		expo_copy(&p->sketch, &shared, &state->alloc);
+	add_point(state, match_series(state, key->id, (Jsonb *) key->labels), p);
+}
+
 /* What this transaction has recorded with monitoring.transactional. */
 static void
 add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 {
-	ReadState *state = arg;
-	MonPoint p = {0};
+	MonPoint p;
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (strcmp(key->metric, state->metric) != 0 || !labels_match(state, (Jsonb *) key->labels))
-		return;
-	note_kind(state, key->kind);
-	p.kind = key->kind;
-	p.start = now - now % SLOT_USECS;
+	mon_point_init(&p, key->kind);
+	p.start = mon_floor_time(now, SLOT_USECS);
 	p.last_at = now;
 	p.count = d->count;
 	p.sum = d->sum;
 	p.min = d->min;
 	p.max = d->max;
+	p.first = d->first;
 	p.last = d->last;
 	if (d->sketch)
 	{
@@ -572,11 +386,20 @@ add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 		p.max = d->sketch->max;
 		p.sketch = *d->sketch;
 	}
-	if (p.count > 0)
-		add_point(state, match_series(state, key->id, (Jsonb *) key->labels), &p);
+	add_own_point(arg, key, &p);
 }
 
-/* ---- segments ---- */
+/* What this transaction has observed in the past and not written yet. */
+static void
+add_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
+{
+	MonPoint p = *point;
+
+	p.start = mon_floor_time(p.start, USECS_PER_MINUTE);
+	add_own_point(arg, key, &p);
+}
+
+/* ---- segments and minutes ---- */
 
 static int
 compare_ids(const void *a, const void *b)
@@ -637,15 +460,17 @@ match_stored_series(ReadState *state)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* One row of monitoring.segments; temporary memory is the caller's to reset. */
+/* One row of segments or minutes; temporary memory is the caller's to reset. */
 static void
 add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum points_datum)
 {
 	bytea *directory = DatumGetByteaPP(directory_datum);
-	Size points_len = toast_raw_datum_size(points_datum) - VARHDRSZ;
 	bytea *points = state->nids > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
+	SegmentReader r;
 	int hint = 0;
 
+	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+					 toast_raw_datum_size(points_datum) - VARHDRSZ);
 	for (int i = 0; i < state->nids; i++)
 	{
 		MatchedSeries *m;
@@ -653,8 +478,7 @@ add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum po
 		const char *data;
 		MonPoint p;
 
-		if (!mon_segment_find(VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory), state->ids[i],
-							  &hint, &offset, &end, points_len))
+		if (!mon_segment_find(&r, state->ids[i], &hint, &offset, &end))
 			continue;
 		if (points)
 			data = VARDATA_ANY(points) + offset;
@@ -668,55 +492,251 @@ add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum po
 }
 
 static void
-add_segment_rows(ReadState *state, MemoryContext row_cxt)
+add_segment_row(ReadState *state, HeapTuple tuple, TupleDesc desc)
 {
-	TupleDesc desc = SPI_tuptable->tupdesc;
+	bool isnull;
 
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[i];
-		MemoryContext old = MemoryContextSwitchTo(row_cxt);
-		bool isnull;
-
-		CHECK_FOR_INTERRUPTS();
-		add_segment(state, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
-					SPI_getbinval(tuple, desc, 2, &isnull), SPI_getbinval(tuple, desc, 3, &isnull));
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(row_cxt);
-	}
+	add_segment(state, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
+				SPI_getbinval(tuple, desc, 2, &isnull), SPI_getbinval(tuple, desc, 3, &isnull));
 }
 
-/* Add what segments hold; the caller's snapshot decides which. */
+/* Run a plan and hand every row over, with a memory context of its own. */
 static void
-read_segments(ReadState *state)
+for_each_row(ReadState *state, SPIPlanPtr plan, Datum *values,
+			 void (*add)(ReadState *state, HeapTuple tuple, TupleDesc desc))
 {
-	static SPIPlanPtr plan = NULL;
-	Oid types[2] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum values[2] = {TimestampTzGetDatum(state->first_slot),
-					   TimestampTzGetDatum(state->last_slot)};
-	MemoryContext row_cxt;
-	Portal portal;
+	MemoryContext row_cxt = AllocSetContextCreate(state->cxt, "metrics row",
+												  ALLOCSET_DEFAULT_SIZES);
+	Portal portal = SPI_cursor_open(NULL, plan, values, NULL, true);
 
-	if (state->nids == 0)
-		return;
-	if (!plan)
-	{
-		plan = SPI_prepare("SELECT slot_start, directory, points FROM monitoring.segments "
-						   "WHERE slot_start OPERATOR(pg_catalog.>) $1 "
-						   "AND slot_start OPERATOR(pg_catalog.<=) $2",
-						   2, types);
-		SPI_keepplan(plan);
-	}
-	row_cxt = AllocSetContextCreate(state->cxt, "segment row", ALLOCSET_DEFAULT_SIZES);
-	portal = SPI_cursor_open(NULL, plan, values, NULL, true);
 	do
 	{
 		SPI_cursor_fetch(portal, true, 50);
-		add_segment_rows(state, row_cxt);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(row_cxt);
+
+			CHECK_FOR_INTERRUPTS();
+			add(state, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(row_cxt);
+		}
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
 	SPI_cursor_close(portal);
 	MemoryContextDelete(row_cxt);
+}
+
+static SPIPlanPtr
+prepare(const char *query, int nargs, Oid *types)
+{
+	SPIPlanPtr plan = SPI_prepare(query, nargs, types);
+
+	if (!plan)
+		elog(ERROR, "could not prepare a read of metrics: %s", SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	return plan;
+}
+
+/* Add the rows of segments or minutes that start in a piece of time. */
+static void
+read_segments(ReadState *state, bool minutes, TimestampTz from, TimestampTz to)
+{
+	static SPIPlanPtr plans[2] = {NULL, NULL};
+	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to),
+					   Int64GetDatum(state->ids[0]), Int64GetDatum(state->ids[state->nids - 1])};
+
+	if (!plans[minutes])
+		plans[minutes] = prepare(psprintf("SELECT slot_start, directory, points FROM monitoring.%s "
+										  "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
+										  "AND slot_start OPERATOR(pg_catalog.<) $2 "
+										  "AND last_id OPERATOR(pg_catalog.>=) $3 "
+										  "AND first_id OPERATOR(pg_catalog.<=) $4",
+										  minutes ? "minutes" : "segments"),
+								 4, types);
+	for_each_row(state, plans[minutes], values, add_segment_row);
+}
+
+/* ---- chunks ---- */
+
+static void
+add_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc, ChunkLevel level, bool late)
+{
+	ChunkPoint points[CHUNK_MAX_UNITS];
+	int64 unit = mon_chunk_levels[level].unit;
+	bool isnull;
+	int64 id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+	TimestampTz period = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull));
+	MatchedSeries *m = hash_search(state->series, &id, HASH_FIND, NULL);
+	bytea *data;
+	int n, kind;
+
+	if (!m)
+		return;
+	data = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
+	if (chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), state->fn.needs_sketch,
+					 points, &n, &kind, &state->alloc) != EXPO_OK)
+		mon_chunk_corrupt(late ? "late" : mon_chunk_levels[level].table, id, period);
+	for (int i = 0; i < n; i++)
+	{
+		MonPoint p;
+
+		mon_point_from_chunk(&p, kind, &points[i], period, unit);
+		if (p.start >= state->piece_from && p.start < state->piece_to)
+			add_point(state, m->group, &p);
+		expo_free(&p.sketch, &state->alloc);
+	}
+}
+
+static void
+add_minute_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
+{
+	add_chunk(state, tuple, desc, LEVEL_CHUNKS, false);
+}
+
+static void
+add_hourly_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
+{
+	add_chunk(state, tuple, desc, LEVEL_HOURLY, false);
+}
+
+static void
+add_daily_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
+{
+	add_chunk(state, tuple, desc, LEVEL_DAILY, false);
+}
+
+static void
+add_late_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
+{
+	add_chunk(state, tuple, desc, LEVEL_CHUNKS, true);
+}
+
+#define CHUNK_SOURCES (CHUNK_LEVELS + 1) /* the last one is monitoring.late */
+
+static const struct
+{
+	const char *table;
+	ChunkLevel level;
+	void (*add)(ReadState *state, HeapTuple tuple, TupleDesc desc);
+} chunk_sources[CHUNK_SOURCES] = {
+	{"chunks", LEVEL_CHUNKS, add_minute_chunk},
+	{"hourly", LEVEL_HOURLY, add_hourly_chunk},
+	{"daily", LEVEL_DAILY, add_daily_chunk},
+	{"late", LEVEL_CHUNKS, add_late_chunk},
+};
+
+/* Add the points of a table of chunks that start in a piece of time. */
+static void
+read_chunks(ReadState *state, int source, TimestampTz from, TimestampTz to)
+{
+	static SPIPlanPtr plans[CHUNK_SOURCES][2];
+	bool by_id = state->nids <= IDS_UP_TO;
+	Oid types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8ARRAYOID};
+	Datum values[3] = {
+		TimestampTzGetDatum(mon_period_start(chunk_sources[source].level, from)),
+		TimestampTzGetDatum(to),
+		0,
+	};
+
+	if (by_id)
+		values[2] = PointerGetDatum(
+			construct_array((Datum *) state->ids, state->nids, INT8OID, 8, true, 'd'));
+	if (!plans[source][by_id])
+		plans[source][by_id] = prepare(
+			psprintf("SELECT series_id, period, data FROM monitoring.%s "
+					 "WHERE period OPERATOR(pg_catalog.>=) $1 "
+					 "AND period OPERATOR(pg_catalog.<) $2%s",
+					 chunk_sources[source].table,
+					 by_id ? " AND series_id OPERATOR(pg_catalog.=) ANY ($3)" : ""),
+			by_id ? 3 : 2, types);
+	state->piece_from = from;
+	state->piece_to = to;
+	for_each_row(state, plans[source][by_id], values, chunk_sources[source].add);
+}
+
+/* ---- the plan: which level serves which piece of time ---- */
+
+/* Whether buckets begin and end where points of that width do. */
+static bool
+exact_for(const ReadState *state, int64 unit)
+{
+	return state->nbuckets == 1 ||
+		(state->step % unit == 0 && mon_floor_time(state->origin, unit) == state->origin);
+}
+
+/*
+ * Slots of 10 seconds: the edges of the other levels, and what is not compacted
+ * yet.  Where segments are dropped already, the minutes that hold the edge.
+ */
+static void
+plan_slots(ReadState *state, TimestampTz from, TimestampTz to)
+{
+	TimestampTz oldest = mon_oldest_partition("segments");
+
+	oldest = Min(mon_ceil_time(oldest, USECS_PER_MINUTE), state->storage.minutes);
+	if (from < oldest)
+	{
+		TimestampTz lo = mon_floor_time(from, USECS_PER_MINUTE);
+		TimestampTz hi = Min(mon_ceil_time(Min(to, oldest), USECS_PER_MINUTE), oldest);
+		TimestampTz chunked = state->storage.complete[LEVEL_CHUNKS];
+
+		if (lo < chunked)
+			read_chunks(state, LEVEL_CHUNKS, lo, Min(hi, chunked));
+		if (hi > chunked)
+			read_segments(state, true, Max(lo, chunked), hi);
+		from = hi;
+	}
+	if (from < to)
+		read_segments(state, false, from, to);
+}
+
+static void
+plan_minutes(ReadState *state, TimestampTz from, TimestampTz to)
+{
+	TimestampTz lo = mon_ceil_time(from, USECS_PER_MINUTE);
+	TimestampTz hi = mon_floor_time(Min(to, state->storage.minutes), USECS_PER_MINUTE);
+	TimestampTz chunked = state->storage.complete[LEVEL_CHUNKS];
+
+	if (!state->storage.compacted || lo >= hi || !exact_for(state, USECS_PER_MINUTE))
+	{
+		plan_slots(state, from, to);
+		return;
+	}
+	if (from < lo)
+		plan_slots(state, from, lo);
+	if (lo < chunked)
+		read_chunks(state, LEVEL_CHUNKS, lo, Min(hi, chunked));
+	if (hi > chunked)
+		read_segments(state, true, Max(lo, chunked), hi);
+	if (hi < to)
+		plan_slots(state, hi, to);
+}
+
+/* Hours and days: the whole ones from this level, the edges from finer ones. */
+static void
+plan(ReadState *state, ChunkLevel level, TimestampTz from, TimestampTz to)
+{
+	int64 unit = mon_chunk_levels[level].unit;
+	TimestampTz lo = mon_ceil_time(from, unit);
+	TimestampTz hi = mon_floor_time(Min(to, state->storage.complete[level]), unit);
+
+	if (level == LEVEL_CHUNKS)
+	{
+		plan_minutes(state, from, to);
+		return;
+	}
+	if (!state->storage.compacted || lo >= hi || !exact_for(state, unit))
+	{
+		plan(state, level - 1, from, to);
+		return;
+	}
+	if (from < lo)
+		plan(state, level - 1, from, lo);
+	read_chunks(state, level, lo, hi);
+	if (hi < to)
+		plan(state, level - 1, hi, to);
 }
 
 /* ---- one read ---- */
@@ -733,7 +753,6 @@ init_state(ReadState *state)
 	ctl.hcxt = state->cxt;
 	state->series = hash_create("monitoring series", 64, &ctl,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	state->select_all = JB_ROOT_COUNT(state->selector) == 0;
 	state->group_index = groups_create(state->cxt, 8, NULL);
 	state->maxgroups = 8;
 	state->groups = palloc(sizeof(ReadGroup) * state->maxgroups);
@@ -744,32 +763,45 @@ init_state(ReadState *state)
 }
 
 /* Copy memory, then take a snapshot that is consistent with it; leaves the snapshot active. */
-static uint64
+static void
 copy_and_snapshot(ReadState *state, MonDb *db)
 {
 	for (int i = 0; i < MAX_RETRIES; i++)
 	{
 		uint64 next_seq = copy_registry(state, db);
-		uint64 flushed;
 
 		PushActiveSnapshot(GetLatestSnapshot());
-		flushed = mon_flushed_seq();
-		if (flushed < next_seq)
-			return flushed;
+		mon_read_storage_state(&state->storage);
+		if (state->storage.seq < next_seq)
+			return;
 		PopActiveSnapshot();
 		CHECK_FOR_INTERRUPTS();
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 			 errmsg("metrics were flushed too often during a read")));
-	return 0;
 }
 
 static void
-read_metric(ReadState *state)
+read_storage(ReadState *state)
+{
+	SPI_connect();
+	match_stored_series(state);
+	MemoryContextSwitchTo(state->cxt);
+	sort_ids(state);
+	if (state->nids > 0)
+	{
+		plan(state, LEVEL_DAILY, state->from, state->to);
+		read_chunks(state, CHUNK_SOURCES - 1, mon_floor_time(state->from, USECS_PER_MINUTE),
+					state->to);
+	}
+	SPI_finish();
+}
+
+void
+mon_read(ReadState *state)
 {
 	MonDb *db;
-	uint64 flushed;
 
 	mon_require_preload();
 	mon_record_push();
@@ -781,288 +813,13 @@ read_metric(ReadState *state)
 				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("monitoring.shared_memory is exhausted")));
 	mon_sync_sequence(db);
 
-	flushed = copy_and_snapshot(state, db);
+	copy_and_snapshot(state, db);
 	match_copied_series(state);
-	SPI_connect();
-	match_stored_series(state);
-	MemoryContextSwitchTo(state->cxt);
-	sort_ids(state);
-	read_segments(state);
-	SPI_finish();
+	read_storage(state);
 	PopActiveSnapshot();
 	MemoryContextSwitchTo(state->cxt);
 
-	add_copied_points(state, flushed);
+	add_copied_points(state, state->storage.seq);
 	mon_record_each_transactional(add_own, state);
-}
-
-/* ---- arguments ---- */
-
-static int64
-interval_usecs(const Interval *i, const char *what)
-{
-	double usecs = i->time + (double) i->day * USECS_PER_DAY +
-		(double) i->month * DAYS_PER_MONTH * USECS_PER_DAY;
-
-	if (usecs <= 0 || usecs > (double) DAYS_PER_YEAR * 100 * USECS_PER_DAY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the %s must be longer than zero and at most 100 years", what)));
-	return (int64) usecs;
-}
-
-static void
-check_finite(TimestampTz t, const char *what)
-{
-	if (TIMESTAMP_NOT_FINITE(t))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("%s must be a finite time", what)));
-}
-
-static void
-set_metric(ReadState *state, text *metric, Jsonb *labels)
-{
-	mon_check_metric_name(VARDATA_ANY(metric), VARSIZE_ANY_EXHDR(metric));
-	state->metric = text_to_cstring(metric);
-	state->selector = mon_labels_canonical(labels);
-}
-
-static void
-set_window(ReadState *state, const Interval *over, TimestampTz at)
-{
-	int64 usecs = interval_usecs(over, "window");
-
-	check_finite(at, "at");
-	state->seconds = usecs / (double) USECS_PER_SEC;
-	state->first_slot = at - usecs - SLOT_USECS;
-	state->last_slot = at;
-	state->nbuckets = 1;
-}
-
-static Datum
-single_value(FunctionCallInfo fcinfo, ReadState *state)
-{
-	double value;
-
-	state->by = construct_empty_array(TEXTOID);
-	read_metric(state);
-	if (state->ngroups == 0 || !group_value(state, &state->groups[0], 0, &value))
-		PG_RETURN_NULL();
-	PG_RETURN_FLOAT8(value);
-}
-
-/* ---- the SQL functions ---- */
-
-PG_FUNCTION_INFO_V1(mon_value);
-/* value(metric text, fn text, over interval, labels jsonb, at timestamptz) */
-Datum
-mon_value(PG_FUNCTION_ARGS)
-{
-	ReadState state = {0};
-
-	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
-	return single_value(fcinfo, &state);
-}
-
-PG_FUNCTION_INFO_V1(mon_percentile);
-/* percentile(metric text, q float8, over interval, labels jsonb, at timestamptz) */
-Datum
-mon_percentile(PG_FUNCTION_ARGS)
-{
-	ReadState state = {0};
-	double q = PG_GETARG_FLOAT8(1);
-
-	if (!(q >= 0 && q <= 1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
-				 errmsg("percentile value %g is not between 0 and 1", q),
-				 errhint("The 95th percentile is 0.95.")));
-	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
-	state.fn.kind = FN_PERCENTILE;
-	state.fn.q = q;
-	state.fn.metric_kinds = FOR_DISTRIBUTION;
-	state.fn.name = "percentile";
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
-	return single_value(fcinfo, &state);
-}
-
-PG_FUNCTION_INFO_V1(mon_series_values);
-/* series_values(metric, fn, over, labels, by, at): one row per group with data */
-Datum
-mon_series_values(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	ReadState state = {0};
-
-	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(5));
-	state.by = PG_GETARG_ARRAYTYPE_P(4);
-	read_metric(&state);
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (int g = 0; g < state.ngroups; g++)
-	{
-		double value;
-		Datum values[2];
-		bool nulls[2] = {false, false};
-
-		if (!group_value(&state, &state.groups[g], 0, &value))
-			continue;
-		values[0] = JsonbPGetDatum(state.groups[g].labels);
-		values[1] = Float8GetDatum(value);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	return (Datum) 0;
-}
-
-static void
-set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
-{
-	int64 n;
-
-	check_finite(since, "since");
-	check_finite(until, "until");
-	state->step = interval_usecs(step, "step");
-	if (until <= since)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("until must be later than since")));
-	n = (until - since + state->step - 1) / state->step;
-	if (n > MAX_BUCKETS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the range has more than %d steps", MAX_BUCKETS),
-				 errhint("Ask for a shorter range or a longer step.")));
-	state->nbuckets = n;
-	state->origin = since;
-	state->seconds = state->step / (double) USECS_PER_SEC;
-	state->first_slot = since - SLOT_USECS;
-	state->last_slot = until - 1;
-}
-
-static void
-put_buckets(const ReadState *state, const ReadGroup *g, ReturnSetInfo *rsinfo)
-{
-	for (int b = 0; b < state->nbuckets; b++)
-	{
-		double value = 0;
-		Datum values[3];
-		bool nulls[3] = {false, false, false};
-
-		values[0] = TimestampTzGetDatum(state->origin + b * state->step);
-		values[1] = JsonbPGetDatum(g->labels);
-		nulls[2] = !group_value(state, g, b, &value);
-		values[2] = Float8GetDatum(value);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-}
-
-PG_FUNCTION_INFO_V1(mon_query);
-/* query(metric, fn, since, until, step, labels, by) -> (bucket, series_labels, value) */
-Datum
-mon_query(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	ReadState state = {0};
-	bool ungrouped;
-
-	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(5));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INTERVAL_P(4));
-	state.by = PG_GETARG_ARRAYTYPE_P(6);
-	read_metric(&state);
-
-	/* Without grouping there is always one group, so that a chart shows its gaps. */
-	ungrouped = ArrayGetNItems(ARR_NDIM(state.by), ARR_DIMS(state.by)) == 0;
-	if (ungrouped && state.ngroups == 0)
-		find_or_add_group(&state, group_labels(&state, state.selector));
-
-	InitMaterializedSRF(fcinfo, 0);
-	for (int g = 0; g < state.ngroups; g++)
-		if (ungrouped || state.groups[g].cells)
-			put_buckets(&state, &state.groups[g], rsinfo);
-	return (Datum) 0;
-}
-
-PG_FUNCTION_INFO_V1(mon_check_fn);
-/* check_fn(fn text): error unless it is a function that value() knows */
-Datum
-mon_check_fn(PG_FUNCTION_ARGS)
-{
-	ReadFn fn;
-
-	parse_fn(PG_GETARG_TEXT_PP(0), &fn);
-	PG_RETURN_VOID();
-}
-
-/* ---- the registry as rows ---- */
-
-typedef struct LiveSeries
-{
-	int64 id;
-	char *metric;
-	MonMetricKind kind;
-	Jsonb *labels;
-	bool is_overflow;
-	int nslots;
-	TimestampTz last_used;
-} LiveSeries;
-
-static void
-copy_live_series(MonSeries *s, void *arg)
-{
-	List **copies = arg;
-	LiveSeries *copy = palloc(sizeof(LiveSeries));
-
-	copy->id = s->id;
-	copy->metric = pstrdup(s->metric->name);
-	copy->kind = s->kind;
-	copy->labels = palloc(VARSIZE(s->labels));
-	memcpy(copy->labels, s->labels, VARSIZE(s->labels));
-	copy->is_overflow = s->is_overflow;
-	mon_series_lock(s, LW_SHARED);
-	copy->nslots = s->nslots;
-	copy->last_used = s->last_used;
-	mon_series_unlock(s);
-	*copies = lappend(*copies, copy);
-}
-
-PG_FUNCTION_INFO_V1(mon_live_series);
-/* live_series(): the series of this database that are in memory */
-Datum
-mon_live_series(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	List *copies = NIL;
-	ListCell *lc;
-
-	mon_require_preload();
-	mon_record_push();
-	InitMaterializedSRF(fcinfo, 0);
-
-	/* A tuplestore may go to disk, so it is not filled under the lock. */
-	mon_index_lock(LW_SHARED);
-	mon_registry_each(MyDatabaseId, copy_live_series, &copies);
-	mon_index_unlock();
-	foreach (lc, copies)
-	{
-		LiveSeries *s = lfirst(lc);
-		Datum values[7];
-		bool nulls[7] = {false};
-
-		values[0] = Int64GetDatum(s->id);
-		values[1] = CStringGetTextDatum(s->metric);
-		values[2] = Int16GetDatum(s->kind);
-		values[3] = JsonbPGetDatum(s->labels);
-		values[4] = BoolGetDatum(s->is_overflow);
-		values[5] = Int32GetDatum(s->nslots);
-		values[6] = TimestampTzGetDatum(s->last_used);
-		nulls[6] = s->last_used == 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
-	return (Datum) 0;
+	mon_late_each(add_own_late, state);
 }

@@ -20,12 +20,13 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "metrics/late.h"
+#include "metrics/levels.h"
 #include "metrics/metrics_internal.h"
 
 #include <math.h>
 
 #include "access/xact.h"
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
@@ -67,8 +68,9 @@ typedef struct SeriesRef
 	MonSeries *series; /* may have been reclaimed: mon_registry_add() checks */
 	struct SeriesRef *next_dirty;
 	bool dirty;
-	MonDelta delta; /* scalars */
-	double *values; /* distributions */
+	TimestampTz slot; /* of what is pending, when record_at() gave one; else 0 */
+	MonDelta delta;   /* scalars */
+	double *values;   /* distributions */
 	int nvalues;
 	int capacity;
 	TransPending *trans;
@@ -178,14 +180,16 @@ push_ref(SeriesRef *ref, TimestampTz now)
 		if (ref->nvalues == 0)
 			return;
 		reset_delta(&d);
+		d.slot = ref->slot;
 		d.values = ref->values;
 		d.nvalues = ref->nvalues;
-		publish(ref, &d, now);
+		publish(ref, &d, ref->slot ? ref->slot : now);
 		ref->nvalues = 0;
 	}
 	else if (ref->delta.count > 0)
 	{
-		publish(ref, &ref->delta, now);
+		ref->delta.slot = ref->slot;
+		publish(ref, &ref->delta, ref->slot ? ref->slot : now);
 		reset_delta(&ref->delta);
 	}
 }
@@ -285,6 +289,8 @@ trans_pending(SeriesRef *ref)
 static void
 merge_delta(MonDelta *into, const MonDelta *from)
 {
+	if (into->count == 0)
+		into->first = from->first;
 	into->count += from->count;
 	into->sum += from->sum;
 	into->min = Min(into->min, from->min);
@@ -489,12 +495,9 @@ stored_kind(const char *metric, MonMetricKind *kind)
 	Datum arg = CStringGetTextDatum(metric);
 	Oid argtype = TEXTOID;
 	bool found = false;
-	Oid save_user;
-	int save_sec;
+	OwnerScope caller;
 
-	GetUserIdAndSecContext(&save_user, &save_sec);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
-						   save_sec | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	mon_become_owner(&caller);
 	SPI_connect();
 	if (SPI_execute_with_args("SELECT kind FROM monitoring.metric_catalog "
 							  "WHERE metric OPERATOR(pg_catalog.=) $1",
@@ -509,7 +512,7 @@ stored_kind(const char *metric, MonMetricKind *kind)
 		found = true;
 	}
 	SPI_finish();
-	SetUserIdAndSecContext(save_user, save_sec);
+	mon_restore_caller(&caller);
 	return found;
 }
 
@@ -619,11 +622,11 @@ typedef struct RecordCache
 } RecordCache;
 
 static SeriesRef *
-find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
+find_ref(FunctionCallInfo fcinfo, int labels_arg, MonMetricKind kind)
 {
 	RecordCache *cache = fcinfo->flinfo->fn_extra;
 	struct varlena *metric = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(0));
-	struct varlena *labels = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(2));
+	struct varlena *labels = PG_DETOAST_DATUM_PACKED(PG_GETARG_DATUM(labels_arg));
 	RefKey key = {VARDATA_ANY(metric), VARDATA_ANY(labels), VARSIZE_ANY_EXHDR(metric),
 				  VARSIZE_ANY_EXHDR(labels)};
 	SeriesRef *ref;
@@ -633,7 +636,7 @@ find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
 	{
 		ref = cache->ref;
 		if (ref->metric_len == key.metric_len && ref->labels_len == key.labels_len &&
-			memcmp(ref->bytes, key.metric, key.metric_len) == 0 &&
+			ref->key.kind == kind && memcmp(ref->bytes, key.metric, key.metric_len) == 0 &&
 			memcmp(ref->bytes + key.metric_len, key.labels, key.labels_len) == 0)
 			return ref;
 	}
@@ -651,7 +654,7 @@ find_ref(FunctionCallInfo fcinfo, MonMetricKind kind)
 		ref = NULL;
 	}
 	if (!ref)
-		ref = make_ref(key, kind, PG_GETARG_DATUM(2));
+		ref = make_ref(key, kind, PG_GETARG_DATUM(labels_arg));
 	if (ref->key.kind != kind)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
@@ -674,6 +677,16 @@ refuse(void)
 
 	if (db)
 		pg_atomic_fetch_add_u64(&db->refused, 1);
+}
+
+/* What follows belongs to another slot than what is pending. */
+static inline void
+set_slot(SeriesRef *ref, TimestampTz slot)
+{
+	if (likely(ref->slot == slot))
+		return;
+	push_ref(ref, GetCurrentTimestamp());
+	ref->slot = slot;
 }
 
 static void
@@ -706,7 +719,8 @@ record_scalar(SeriesRef *ref, double value)
 {
 	MonDelta *d = mon_transactional ? &trans_pending(ref)->delta : &ref->delta;
 
-	d->count++;
+	if (d->count++ == 0)
+		d->first = value;
 	d->sum += value;
 	d->min = Min(d->min, value);
 	d->max = Max(d->max, value);
@@ -720,14 +734,27 @@ PG_FUNCTION_INFO_V1(mon_record);
 Datum
 mon_record(PG_FUNCTION_ARGS)
 {
-	SeriesRef *ref = find_ref(fcinfo, MON_DISTRIBUTION);
+	SeriesRef *ref = find_ref(fcinfo, 2, MON_DISTRIBUTION);
 	double value = PG_GETARG_FLOAT8(1);
 
 	if (unlikely(!isfinite(value)))
 		refuse();
 	else
+	{
+		set_slot(ref, 0);
 		record_value(ref, value);
+	}
 	PG_RETURN_VOID();
+}
+
+static void
+check_increment(double by)
+{
+	if (by < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a counter cannot be incremented by a negative number"),
+				 errhint("Use set_gauge() for what goes up and down.")));
 }
 
 PG_FUNCTION_INFO_V1(mon_increment);
@@ -735,18 +762,17 @@ PG_FUNCTION_INFO_V1(mon_increment);
 Datum
 mon_increment(PG_FUNCTION_ARGS)
 {
-	SeriesRef *ref = find_ref(fcinfo, MON_COUNTER);
+	SeriesRef *ref = find_ref(fcinfo, 2, MON_COUNTER);
 	double by = PG_GETARG_FLOAT8(1);
 
-	if (by < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a counter cannot be incremented by a negative number"),
-				 errhint("Use set_gauge() for what goes up and down.")));
+	check_increment(by);
 	if (unlikely(!isfinite(by)))
 		refuse();
 	else
+	{
+		set_slot(ref, 0);
 		record_scalar(ref, by);
+	}
 	PG_RETURN_VOID();
 }
 
@@ -755,12 +781,105 @@ PG_FUNCTION_INFO_V1(mon_set_gauge);
 Datum
 mon_set_gauge(PG_FUNCTION_ARGS)
 {
-	SeriesRef *ref = find_ref(fcinfo, MON_GAUGE);
+	SeriesRef *ref = find_ref(fcinfo, 2, MON_GAUGE);
 	double value = PG_GETARG_FLOAT8(1);
 
 	if (unlikely(!isfinite(value)))
 		refuse();
 	else
+	{
+		set_slot(ref, 0);
 		record_scalar(ref, value);
+	}
+	PG_RETURN_VOID();
+}
+
+/* ---- observations with a time ---- */
+
+#define MAX_SKEW_USECS USECS_PER_MINUTE /* how far in the future, or in the past in memory */
+#define REFRESH_RETENTION_USECS USECS_PER_MINUTE
+
+static MonMetricKind
+parse_kind(text *name)
+{
+	char *s = text_to_cstring(name);
+
+	for (MonMetricKind kind = MON_COUNTER; kind <= MON_DISTRIBUTION; kind++)
+		if (strcmp(s, kind_name(kind)) == 0)
+			return kind;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown kind of metric \"%s\"", s),
+			 errhint("Kinds are counter, gauge and distribution.")));
+	return 0;
+}
+
+/* The oldest time that one-minute points are kept of. */
+static TimestampTz
+oldest_allowed(TimestampTz now)
+{
+	static TimestampTz looked_at = 0;
+	static int64 keep = 0;
+
+	if (now - looked_at > REFRESH_RETENTION_USECS)
+	{
+		keep = mon_retention_usecs("chunks");
+		looked_at = now;
+	}
+	return now - keep;
+}
+
+static void
+check_time(TimestampTz at, TimestampTz now)
+{
+	if (TIMESTAMP_NOT_FINITE(at) || at > now + MAX_SKEW_USECS)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an observation cannot be made in the future"),
+				 errdetail("Its time is %s.", timestamptz_to_str(at))));
+	if (at < now - MAX_SKEW_USECS && at < oldest_allowed(now))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("an observation is older than one-minute points are kept"),
+				 errdetail("Its time is %s.", timestamptz_to_str(at)),
+				 errhint("See the row \"chunks\" of monitoring.retention_policies.")));
+}
+
+/* Record an observation of a time: in memory if that is recent, else as a late one. */
+static void
+observe_at(SeriesRef *ref, double value, TimestampTz at)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz slot = at - at % SLOT_USECS;
+
+	check_time(at, now);
+	if (at < now - MAX_SKEW_USECS)
+	{
+		PreventCommandIfReadOnly("record_at()");
+		PreventCommandDuringRecovery("record_at()");
+		mon_late_observe(&ref->key, at, value);
+		return;
+	}
+	set_slot(ref, slot == now - now % SLOT_USECS ? 0 : slot);
+	if (ref->key.kind == MON_DISTRIBUTION)
+		record_value(ref, value);
+	else
+		record_scalar(ref, value);
+}
+
+PG_FUNCTION_INFO_V1(mon_record_at);
+/* record_at(metric text, value float8, at timestamptz, labels jsonb, kind text) */
+Datum
+mon_record_at(PG_FUNCTION_ARGS)
+{
+	MonMetricKind kind = parse_kind(PG_GETARG_TEXT_PP(4));
+	SeriesRef *ref = find_ref(fcinfo, 3, kind);
+	double value = PG_GETARG_FLOAT8(1);
+
+	if (kind == MON_COUNTER)
+		check_increment(value);
+	if (unlikely(!isfinite(value)))
+		refuse();
+	else
+		observe_at(ref, value, PG_GETARG_TIMESTAMPTZ(2));
 	PG_RETURN_VOID();
 }

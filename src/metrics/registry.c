@@ -463,6 +463,8 @@ free_slot(MonSeries *s, MonSlot *slot)
 static void
 merge_scalars(MonSlot *into, const MonSlot *from)
 {
+	if (from->count > 0 && (into->count == 0 || from->start <= into->start))
+		into->first = from->first;
 	into->count += from->count;
 	into->sum += from->sum;
 	into->min = Min(into->min, from->min);
@@ -504,11 +506,13 @@ merge_oldest(MonSeries *s, bool sealed)
 	return true;
 }
 
+/* A new slot, put where its start belongs. */
 static MonSlot *
 new_slot(MonSeries *s, TimestampTz start)
 {
 	Size actual;
 	MonSlot *slot;
+	MonSlot **link = &s->slots;
 
 	if (s->nslots >= MAX_SLOTS)
 		merge_oldest(s, false);
@@ -525,15 +529,17 @@ new_slot(MonSeries *s, TimestampTz start)
 	slot->last_at = DT_NOBEGIN;
 	if (s->kind == MON_DISTRIBUTION)
 		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
-	slot->older = s->slots;
-	s->slots = slot;
+	while (*link && (*link)->start > start)
+		link = &(*link)->older;
+	slot->older = *link;
+	*link = slot;
 	s->nslots++;
 	return slot;
 }
 
 /* The slot that observations made now belong to, or NULL. */
 static MonSlot *
-open_slot(MonSeries *s, TimestampTz now)
+current_slot(MonSeries *s, TimestampTz now)
 {
 	TimestampTz start = now - now % SLOT_USECS;
 	MonSlot *newest = s->slots;
@@ -549,6 +555,16 @@ open_slot(MonSeries *s, TimestampTz now)
 		return newest; /* coarser, but counted */
 	}
 	return slot;
+}
+
+/* The slot that starts at a time given by the caller, or NULL. */
+static MonSlot *
+slot_at(MonSeries *s, TimestampTz start)
+{
+	for (MonSlot *slot = s->slots; slot && slot->start >= start; slot = slot->older)
+		if (slot->start == start && slot->seq == 0)
+			return slot;
+	return new_slot(s, start);
 }
 
 /* Take what fits of *rest into the slot and leave the remainder in *rest. */
@@ -569,23 +585,28 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 		rest->nvalues -= taken;
 		return rest->nvalues == 0;
 	}
+	if (slot->count == 0)
+		slot->first = rest->first;
 	slot->count += rest->count;
 	slot->sum += rest->sum;
 	slot->min = Min(slot->min, rest->min);
 	slot->max = Max(slot->max, rest->max);
-	slot->last = rest->last;
-	slot->last_at = now;
+	if (now >= slot->last_at)
+	{
+		slot->last = rest->last;
+		slot->last_at = now;
+	}
 	return true;
 }
 
 static bool
 add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
 {
-	MonSlot *slot = open_slot(s, now);
+	MonSlot *slot = rest->slot ? slot_at(s, rest->slot) : current_slot(s, now);
 
 	if (!slot || !add_to_slot(s, slot, rest, now))
 		return false;
-	s->last_used = now;
+	s->last_used = Max(s->last_used, now);
 	return true;
 }
 

@@ -6,20 +6,27 @@
  * directory	per series, by ascending id: int64 id, uint32 offset of its point
  *				(both little-endian), so that one series is found by bisection
  *				and the two columns can be read by slices
- * points		per series: kind (1 byte), then
- *				  counter	   varint count, float8 sum
- *				  gauge		   varint count, float8 sum, min, max, last,
- *							   varint microseconds from the slot's start to last
+ * points		per series: kind and flag (1 byte), then
+ *				  counter	   varint count, then the sum as float8 or, with
+ *							   the flag, as varint
+ *				  gauge		   varint milliseconds from the start to last, then
+ *							   with the flag one value as float8, else varint
+ *							   count and float8 sum, min, max, first, last
  *				  distribution the encoded sketch (expo_encode)
  *
  *-------------------------------------------------------------------------
  */
 #include "metrics/metrics_internal.h"
 
+#include <math.h>
+
 #include "port/pg_bswap.h"
 
 #define DIRECTORY_ENTRY 12
 #define MAX_VARINT 10
+#define KIND_MASK 0x0f
+#define SHORT_FLAG 0x10 /* counter: whole sum; gauge: one value */
+#define MAX_WHOLE ((double) (UINT64CONST(1) << 53))
 
 static inline uint64
 to_little_endian64(uint64 x)
@@ -73,6 +80,7 @@ mon_segment_begin(SegmentBuilder *b)
 	initStringInfo(&b->points);
 	appendStringInfoSpaces(&b->points, VARHDRSZ);
 	b->nseries = 0;
+	b->first_id = b->last_id = 0;
 }
 
 static void
@@ -84,36 +92,102 @@ put_sketch(StringInfo buf, const ExpoSketch *sketch)
 	buf->len += expo_encode(sketch, (uint8_t *) buf->data + buf->len);
 }
 
+void
+mon_point_from_slot(MonPoint *p, MonMetricKind kind, const MonSlot *slot)
+{
+	memset(p, 0, sizeof(*p));
+	p->kind = kind;
+	p->start = slot->start;
+	p->last_at = slot->last_at;
+	if (kind == MON_DISTRIBUTION)
+	{
+		p->count = slot->sketch.count;
+		p->sum = slot->sketch.sum;
+		p->min = slot->sketch.min;
+		p->max = slot->sketch.max;
+		p->sketch = slot->sketch;
+	}
+	else
+	{
+		p->count = slot->count;
+		p->sum = slot->sum;
+		p->min = slot->min;
+		p->max = slot->max;
+		p->first = slot->first;
+		p->last = slot->last;
+	}
+}
+
+static void
+put_kind(StringInfo buf, MonMetricKind kind, bool flag)
+{
+	appendStringInfoCharMacro(buf, (char) (kind | (flag ? SHORT_FLAG : 0)));
+}
+
+static void
+put_counter(StringInfo buf, const MonPoint *p)
+{
+	bool whole = p->sum < MAX_WHOLE && p->sum == (double) (uint64) p->sum;
+
+	put_kind(buf, MON_COUNTER, whole);
+	put_varint(buf, p->count);
+	if (whole)
+		put_varint(buf, (uint64) p->sum);
+	else
+		put_double(buf, p->sum);
+}
+
+static void
+put_gauge(StringInfo buf, const MonPoint *p)
+{
+	put_kind(buf, MON_GAUGE, p->count == 1);
+	put_varint(buf, Max(p->last_at - p->start, 0) / 1000);
+	if (p->count == 1)
+	{
+		put_double(buf, p->last);
+		return;
+	}
+	put_varint(buf, p->count);
+	put_double(buf, p->sum);
+	put_double(buf, p->min);
+	put_double(buf, p->max);
+	put_double(buf, p->first);
+	put_double(buf, p->last);
+}
+
 /* Append a series' point; ids must ascend. */
 void
-mon_segment_add(SegmentBuilder *b, int64 series_id, MonMetricKind kind, const MonSlot *slot)
+mon_segment_add(SegmentBuilder *b, int64 series_id, const MonPoint *p)
 {
 	uint64 id = to_little_endian64((uint64) series_id);
 	uint32 offset = to_little_endian32(b->points.len - VARHDRSZ);
 
+	if (b->nseries++ == 0)
+		b->first_id = series_id;
+	b->last_id = series_id;
 	appendBinaryStringInfo(&b->directory, (char *) &id, sizeof(id));
 	appendBinaryStringInfo(&b->directory, (char *) &offset, sizeof(offset));
-	b->nseries++;
 
-	appendStringInfoCharMacro(&b->points, (char) kind);
-	switch (kind)
+	switch (p->kind)
 	{
 		case MON_COUNTER:
-			put_varint(&b->points, slot->count);
-			put_double(&b->points, slot->sum);
+			put_counter(&b->points, p);
 			break;
 		case MON_GAUGE:
-			put_varint(&b->points, slot->count);
-			put_double(&b->points, slot->sum);
-			put_double(&b->points, slot->min);
-			put_double(&b->points, slot->max);
-			put_double(&b->points, slot->last);
-			put_varint(&b->points, Max(slot->last_at - slot->start, 0));
+			put_gauge(&b->points, p);
 			break;
 		case MON_DISTRIBUTION:
-			put_sketch(&b->points, &slot->sketch);
+			put_kind(&b->points, MON_DISTRIBUTION, false);
+			put_sketch(&b->points, &p->sketch);
 			break;
 	}
+}
+
+Datum
+mon_segment_column(StringInfo buf)
+{
+	SET_VARSIZE(buf->data, buf->len);
+	return PointerGetDatum(buf->data);
 }
 
 /* ---- reading ---- */
@@ -185,34 +259,43 @@ directory_offset(const char *directory, int i)
 	return to_little_endian32(offset);
 }
 
-bool
-mon_segment_find(const char *directory, Size directory_len, int64 series_id, int *hint,
-				 uint32 *offset, uint32 *end, Size points_len)
+void
+mon_segment_open(SegmentReader *r, const char *directory, Size directory_len, Size points_len)
 {
-	int n = directory_len / DIRECTORY_ENTRY;
-	int lo = *hint;
-	int hi = n;
-
 	if (directory_len % DIRECTORY_ENTRY != 0)
 		corrupt();
+	r->directory = directory;
+	r->nseries = directory_len / DIRECTORY_ENTRY;
+	r->points_len = points_len;
+}
+
+int64
+mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end)
+{
+	*offset = directory_offset(r->directory, i);
+	*end = i + 1 < r->nseries ? directory_offset(r->directory, i + 1) : r->points_len;
+	if (*offset >= *end || *end > r->points_len)
+		corrupt();
+	return directory_id(r->directory, i);
+}
+
+bool
+mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *offset, uint32 *end)
+{
+	int lo = *hint;
+	int hi = r->nseries;
+
 	while (lo < hi)
 	{
 		int mid = lo + (hi - lo) / 2;
 
-		if (directory_id(directory, mid) < series_id)
+		if (directory_id(r->directory, mid) < series_id)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
 	*hint = lo;
-	if (lo >= n || directory_id(directory, lo) != series_id)
-		return false;
-
-	*offset = directory_offset(directory, lo);
-	*end = lo + 1 < n ? directory_offset(directory, lo + 1) : points_len;
-	if (*offset >= *end || *end > points_len)
-		corrupt();
-	return true;
+	return lo < r->nseries && mon_segment_entry(r, lo, offset, end) == series_id;
 }
 
 static void
@@ -231,29 +314,60 @@ decode_sketch(Reader *r, MonPoint *point, const ExpoAllocator *alloc)
 	point->max = point->sketch.max;
 }
 
+static double
+get_finite(Reader *r)
+{
+	double d = get_double(r);
+
+	if (!isfinite(d))
+		corrupt();
+	return d;
+}
+
+static void
+decode_counter(Reader *r, bool whole, MonPoint *point)
+{
+	point->count = get_varint(r);
+	point->sum = whole ? (double) get_varint(r) : get_finite(r);
+}
+
+static void
+decode_gauge(Reader *r, bool single, MonPoint *point)
+{
+	point->last_at = point->start + (TimestampTz) (get_varint(r) % USECS_PER_DAY) * 1000;
+	if (single)
+	{
+		point->count = 1;
+		point->sum = point->min = point->max = point->first = point->last = get_finite(r);
+		return;
+	}
+	point->count = get_varint(r);
+	point->sum = get_finite(r);
+	point->min = get_finite(r);
+	point->max = get_finite(r);
+	point->first = get_finite(r);
+	point->last = get_finite(r);
+}
+
 void
 mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 				   const ExpoAllocator *alloc)
 {
 	Reader r = {(const uint8 *) data, (const uint8 *) data + len};
+	uint8 head = len > 0 ? *r.p++ : 0;
+	bool flag = (head & SHORT_FLAG) != 0;
 
 	memset(point, 0, sizeof(*point));
+	point->kind = head & KIND_MASK;
 	point->start = start;
 	point->last_at = start;
-	point->kind = len > 0 ? *r.p++ : 0;
 	switch (point->kind)
 	{
 		case MON_COUNTER:
-			point->count = get_varint(&r);
-			point->sum = get_double(&r);
+			decode_counter(&r, flag, point);
 			break;
 		case MON_GAUGE:
-			point->count = get_varint(&r);
-			point->sum = get_double(&r);
-			point->min = get_double(&r);
-			point->max = get_double(&r);
-			point->last = get_double(&r);
-			point->last_at = start + (TimestampTz) get_varint(&r);
+			decode_gauge(&r, flag, point);
 			break;
 		case MON_DISTRIBUTION:
 			decode_sketch(&r, point, alloc);
@@ -261,4 +375,6 @@ mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *poin
 		default:
 			corrupt();
 	}
+	if (point->count == 0)
+		corrupt();
 }

@@ -49,6 +49,7 @@ COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jo
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
+('compact', 'monitoring.compact_job', '5 seconds', NULL, 20, '5 minutes', false, false),
 ('retention', 'monitoring.apply_retention_job', '10 minutes', NULL, 90, '1 minute', true, false);
 
 CREATE FUNCTION monitoring.worker_status(

@@ -1,0 +1,841 @@
+/*-------------------------------------------------------------------------
+ *
+ * compact.c
+ *	  Compaction: segments -> minutes -> chunks -> hourly -> daily.
+ *
+ * Each step replaces: what it writes is a function of what it reads, written
+ * together with the watermark that makes readers look there instead.  Long
+ * steps go through the series in order of their ids, a batch at a time, and
+ * remember in compaction_state where to go on; until the last batch is done the
+ * watermark stays, and readers do not look at what is there already.
+ *
+ * Rows of monitoring.late are worked into chunks, by the step that makes the
+ * chunk or afterwards, and deleted in the same transaction.
+ *
+ * Locks (heavyweight, see metrics_internal.h): LOCK_COMPACT throughout, and
+ * LOCK_FLUSH where minutes are made, since a flush decides by their watermark
+ * what is late.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "metrics/levels.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "sketch/sketch.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define SERIES_PER_BATCH 1024
+#define LATE_PER_BATCH 1000
+#define BUDGET_MS 1000
+/* Minutes are compacted this long after they ended, so that records made with a recent time are not late. */
+#define GRACE_USECS USECS_PER_MINUTE
+
+typedef struct Compaction
+{
+	StorageState state;
+	StorageState stored;      /* as it was at the beginning */
+	TimestampTz deadline;     /* stop after this; DT_NOEND = never */
+	MemoryContext cxt;        /* of one batch; the current context throughout */
+	MemoryContext series_cxt; /* of one series */
+	int64 rows;               /* written */
+} Compaction;
+
+/* A point found in segments or minutes. */
+typedef struct Entry
+{
+	int64 id;
+	TimestampTz start;
+	const char *data;
+	uint32 len;
+} Entry;
+
+typedef struct Entries
+{
+	Entry *entry;
+	int n;
+	int max;
+} Entries;
+
+/* A row of a table of chunks; seq only for those of monitoring.late. */
+typedef struct ChunkRow
+{
+	int64 id;
+	TimestampTz period;
+	int64 seq;
+	bytea *data;
+} ChunkRow;
+
+typedef struct ChunkRows
+{
+	ChunkRow *row;
+	int n;
+	int max;
+} ChunkRows;
+
+static bool
+out_of_time(const Compaction *c)
+{
+	return c->deadline != DT_NOEND && GetCurrentTimestamp() >= c->deadline;
+}
+
+/* ---- state ---- */
+
+static void
+store_state(const StorageState *s)
+{
+	Oid types[7] = {TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+					INT8OID,        INT8OID,        INT8OID};
+	Datum values[7];
+	char nulls[8] = "       ";
+
+	values[0] = TimestampTzGetDatum(s->minutes);
+	for (int i = 0; i < CHUNK_LEVELS; i++)
+	{
+		values[1 + i] = TimestampTzGetDatum(s->complete[i]);
+		values[4 + i] = Int64GetDatum(s->next_series[i]);
+		nulls[4 + i] = s->in_progress[i] ? ' ' : 'n';
+	}
+	if (SPI_execute_with_args(
+			"INSERT INTO monitoring.compaction_state (only_row, minutes, chunks, hourly, daily, "
+			"chunks_next, hourly_next, daily_next) VALUES (true, $1, $2, $3, $4, $5, $6, $7) "
+			"ON CONFLICT (only_row) DO UPDATE SET minutes = EXCLUDED.minutes, "
+			"chunks = EXCLUDED.chunks, hourly = EXCLUDED.hourly, daily = EXCLUDED.daily, "
+			"chunks_next = EXCLUDED.chunks_next, hourly_next = EXCLUDED.hourly_next, "
+			"daily_next = EXCLUDED.daily_next",
+			7, types, values, nulls, false, 0) < 0)
+		elog(ERROR, "could not store the state of compaction");
+}
+
+/* The earliest row of a table at or after a time; DT_NOEND when there is none. */
+static TimestampTz
+next_row_time(const char *table, const char *column, TimestampTz from)
+{
+	Datum value = TimestampTzGetDatum(from);
+	Oid type = TIMESTAMPTZOID;
+	bool isnull;
+	Datum found;
+
+	if (SPI_execute_with_args(psprintf("SELECT min(%s) FROM monitoring.%s WHERE %s OPERATOR("
+									   "pg_catalog.>=) $1",
+									   column, table, column),
+							  1, &type, &value, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read metrics");
+	found = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_freetuptable(SPI_tuptable);
+	return isnull ? DT_NOEND : DatumGetTimestampTz(found);
+}
+
+/* The first run: nothing is compacted, and nothing before the first segment exists. */
+static void
+begin_state(StorageState *s, TimestampTz until)
+{
+	TimestampTz first = next_row_time("segments", "slot_start", DT_NOBEGIN);
+
+	s->minutes = mon_floor_time(Min(first, until), USECS_PER_MINUTE);
+	for (int i = 0; i < CHUNK_LEVELS; i++)
+		s->complete[i] = mon_period_start(i, s->minutes);
+	s->compacted = true;
+}
+
+/* ---- gathering ---- */
+
+static void
+add_entry(Entries *list, int64 id, TimestampTz start, const char *data, uint32 len)
+{
+	if (list->n == list->max)
+	{
+		list->max = list->max ? list->max * 2 : 1024;
+		list->entry = list->entry
+			? repalloc_huge(list->entry, sizeof(Entry) * (Size) list->max)
+			: palloc_extended(sizeof(Entry) * (Size) list->max, MCXT_ALLOC_HUGE);
+	}
+	list->entry[list->n].id = id;
+	list->entry[list->n].start = start;
+	list->entry[list->n].data = data;
+	list->entry[list->n].len = len;
+	list->n++;
+}
+
+static void
+add_segment_entries(Entries *list, TimestampTz start, bytea *directory, bytea *points, int64 lo,
+					int64 hi)
+{
+	SegmentReader r;
+
+	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+					 VARSIZE_ANY_EXHDR(points));
+	for (int i = 0; i < r.nseries; i++)
+	{
+		uint32 offset, end;
+		int64 id = mon_segment_entry(&r, i, &offset, &end);
+
+		if (id >= lo && id <= hi)
+			add_entry(list, id, start, VARDATA_ANY(points) + offset, end - offset);
+	}
+}
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	const Entry *x = a;
+	const Entry *y = b;
+
+	if (x->id != y->id)
+		return x->id < y->id ? -1 : 1;
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* The points of a range of series and time in segments or minutes, by series and time. */
+static void
+gather(Entries *list, const char *table, TimestampTz from, TimestampTz to, int64 lo, int64 hi)
+{
+	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to), Int64GetDatum(lo),
+					   Int64GetDatum(hi)};
+	char *query = psprintf("SELECT slot_start, directory, points FROM monitoring.%s "
+						   "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
+						   "AND slot_start OPERATOR(pg_catalog.<) $2 "
+						   "AND last_id OPERATOR(pg_catalog.>=) $3 "
+						   "AND first_id OPERATOR(pg_catalog.<=) $4",
+						   table);
+	Portal portal = SPI_cursor_open_with_args(NULL, query, 4, types, values, NULL, false, 0);
+
+	do
+	{
+		SPI_cursor_fetch(portal, true, 20);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			HeapTuple tuple = SPI_tuptable->vals[i];
+			TupleDesc desc = SPI_tuptable->tupdesc;
+			bool isnull;
+
+			CHECK_FOR_INTERRUPTS();
+			add_segment_entries(list, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
+								DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 2, &isnull)),
+								DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &isnull)), lo, hi);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	} while (SPI_processed > 0);
+	SPI_cursor_close(portal);
+	qsort(list->entry, list->n, sizeof(Entry), compare_entries);
+}
+
+static void
+decode_entry(Compaction *c, const Entry *e, MonPoint *p)
+{
+	ExpoAllocator alloc = mon_palloc_allocator(c->series_cxt);
+
+	mon_segment_decode(e->data, e->len, e->start, p, &alloc);
+}
+
+/* ---- rows of chunks ---- */
+
+static void
+add_row(ChunkRows *rows, int64 id, TimestampTz period, int64 seq, bytea *data)
+{
+	if (rows->n == rows->max)
+	{
+		rows->max = rows->max ? rows->max * 2 : 256;
+		rows->row = rows->row ? repalloc_huge(rows->row, sizeof(ChunkRow) * (Size) rows->max)
+							  : palloc(sizeof(ChunkRow) * rows->max);
+	}
+	rows->row[rows->n].id = id;
+	rows->row[rows->n].period = period;
+	rows->row[rows->n].seq = seq;
+	rows->row[rows->n].data = data;
+	rows->n++;
+}
+
+/* Run a query for (series_id, period, seq, data) in order of the first two. */
+static void
+fetch_rows(ChunkRows *rows, const char *query, int nargs, Oid *types, Datum *values, long limit)
+{
+	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, limit) != SPI_OK_SELECT)
+		elog(ERROR, "could not read metrics");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
+
+		add_row(rows, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)),
+				DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull)),
+				DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)),
+				DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 4, &isnull)));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static Datum
+int8_array(const ChunkRows *rows, bool seq)
+{
+	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
+
+	for (int i = 0; i < rows->n; i++)
+		d[i] = Int64GetDatum(seq ? rows->row[i].seq : rows->row[i].id);
+	return PointerGetDatum(construct_array(d, rows->n, INT8OID, 8, true, 'd'));
+}
+
+static Datum
+period_array(const ChunkRows *rows)
+{
+	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
+
+	for (int i = 0; i < rows->n; i++)
+		d[i] = TimestampTzGetDatum(rows->row[i].period);
+	return PointerGetDatum(construct_array(d, rows->n, TIMESTAMPTZOID, 8, true, 'd'));
+}
+
+static Datum
+data_array(const ChunkRows *rows)
+{
+	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
+
+	for (int i = 0; i < rows->n; i++)
+		d[i] = PointerGetDatum(rows->row[i].data);
+	return PointerGetDatum(construct_array(d, rows->n, BYTEAOID, -1, false, 'i'));
+}
+
+static void
+ensure_partitions(const char *table, const ChunkRows *rows)
+{
+	Oid types[2] = {TEXTOID, TIMESTAMPTZARRAYOID};
+	Datum values[2] = {CStringGetTextDatum(table), period_array(rows)};
+
+	if (SPI_execute_with_args("SELECT monitoring.ensure_partition($1, p) "
+							  "FROM (SELECT DISTINCT p FROM unnest($2) AS u(p)) AS d",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not make partitions");
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Replace rows of a level. */
+static void
+write_rows(Compaction *c, ChunkLevel level, const ChunkRows *rows)
+{
+	const char *table = mon_chunk_levels[level].table;
+	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID};
+	Datum values[3];
+
+	if (rows->n == 0)
+		return;
+	ensure_partitions(table, rows);
+	values[0] = int8_array(rows, false);
+	values[1] = period_array(rows);
+	values[2] = data_array(rows);
+	if (SPI_execute_with_args(psprintf("DELETE FROM monitoring.%s AS t USING unnest($1, $2) AS "
+									   "u(i, p) WHERE t.series_id OPERATOR(pg_catalog.=) u.i "
+									   "AND t.period OPERATOR(pg_catalog.=) u.p",
+									   table),
+							  2, types, values, NULL, false, 0) != SPI_OK_DELETE ||
+		SPI_execute_with_args(psprintf("INSERT INTO monitoring.%s (series_id, period, data) "
+									   "SELECT i, p, d FROM unnest($1, $2, $3) AS u(i, p, d)",
+									   table),
+							  3, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write metrics");
+	c->rows += rows->n;
+}
+
+static void
+delete_late(const ChunkRows *late)
+{
+	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID};
+	Datum values[3];
+
+	if (late->n == 0)
+		return;
+	values[0] = int8_array(late, false);
+	values[1] = period_array(late);
+	values[2] = int8_array(late, true);
+	if (SPI_execute_with_args("DELETE FROM monitoring.late AS t USING unnest($1, $2, $3) AS "
+							  "u(i, p, s) WHERE t.series_id OPERATOR(pg_catalog.=) u.i "
+							  "AND t.period OPERATOR(pg_catalog.=) u.p "
+							  "AND t.seq OPERATOR(pg_catalog.=) u.s",
+							  3, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete late metrics");
+}
+
+/* ---- segments to minutes ---- */
+
+/* Merge the entries of one series from i on into one point; returns the next i. */
+static int
+merge_minute(Compaction *c, const Entries *list, int i, MonPoint *merged)
+{
+	ExpoAllocator alloc = mon_palloc_allocator(c->series_cxt);
+	int64 id = list->entry[i].id;
+	MonPoint p;
+
+	decode_entry(c, &list->entry[i], &p);
+	mon_point_init(merged, p.kind);
+	mon_point_merge(merged, &p, true, &alloc);
+	for (i++; i < list->n && list->entry[i].id == id; i++)
+	{
+		decode_entry(c, &list->entry[i], &p);
+		if (p.kind == merged->kind)
+			mon_point_merge(merged, &p, true, &alloc);
+	}
+	return i;
+}
+
+static void
+compact_minute(Compaction *c, TimestampTz minute)
+{
+	Entries list = {0};
+	SegmentBuilder b;
+	int part = 0;
+
+	gather(&list, "segments", minute, minute + USECS_PER_MINUTE, PG_INT64_MIN, PG_INT64_MAX);
+	for (int i = 0; i < list.n;)
+	{
+		mon_segment_begin(&b);
+		while (i < list.n && b.nseries < SERIES_PER_SEGMENT)
+		{
+			int64 id = list.entry[i].id;
+			MonPoint merged;
+
+			CHECK_FOR_INTERRUPTS();
+			i = merge_minute(c, &list, i, &merged);
+			merged.start = minute;
+			mon_segment_add(&b, id, &merged);
+			MemoryContextReset(c->series_cxt);
+		}
+		mon_segment_write("minutes", &b, minute, c->state.seq, part++);
+		c->rows++;
+	}
+	MemoryContextReset(c->cxt);
+}
+
+/* Compact the minutes that ended before `until`; true when there were any. */
+static bool
+compact_minutes(Compaction *c, TimestampTz until)
+{
+	TimestampTz before = c->state.minutes;
+
+	until = mon_floor_time(until, USECS_PER_MINUTE);
+	while (c->state.minutes < until && !out_of_time(c))
+	{
+		TimestampTz next = next_row_time("segments", "slot_start", c->state.minutes);
+
+		next = Min(mon_floor_time(Min(next, until), USECS_PER_MINUTE), until);
+		if (next < until)
+		{
+			compact_minute(c, next);
+			next += USECS_PER_MINUTE;
+		}
+		c->state.minutes = next;
+	}
+	return c->state.minutes > before;
+}
+
+/* ---- minutes to chunks ---- */
+
+/* Series ids are hashes, so that equal ranges hold about equally many. */
+static int64
+batch_end(TimestampTz hour, int64 lo)
+{
+	Oid types[2] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum values[2] = {TimestampTzGetDatum(hour), TimestampTzGetDatum(hour + USECS_PER_HOUR)};
+	int64 batches;
+	bool isnull;
+	uint64 width;
+
+	if (SPI_execute_with_args("SELECT coalesce(max(n), 0) FROM (SELECT sum(series) AS n "
+							  "FROM monitoring.minutes WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
+							  "AND slot_start OPERATOR(pg_catalog.<) $2 GROUP BY slot_start) AS m",
+							  2, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read metrics");
+	batches = 1 +
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) /
+			SERIES_PER_BATCH;
+	SPI_freetuptable(SPI_tuptable);
+	if (batches == 1)
+		return PG_INT64_MAX;
+	width = PG_UINT64_MAX / batches;
+	if ((uint64) PG_INT64_MAX - (uint64) lo <= width)
+		return PG_INT64_MAX;
+	return (int64) ((uint64) lo + width);
+}
+
+/* The rows of a table of chunks for one period and a range of series. */
+static void
+fetch_period(ChunkRows *rows, const char *table, const char *seq, TimestampTz period, int64 lo,
+			 int64 hi)
+{
+	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum values[3] = {TimestampTzGetDatum(period), Int64GetDatum(lo), Int64GetDatum(hi)};
+
+	fetch_rows(rows,
+			   psprintf("SELECT series_id, period, %s, data FROM monitoring.%s "
+						"WHERE period OPERATOR(pg_catalog.=) $1 "
+						"AND series_id OPERATOR(pg_catalog.>=) $2 "
+						"AND series_id OPERATOR(pg_catalog.<=) $3 ORDER BY 1",
+						seq, table),
+			   3, types, values, 0);
+}
+
+/* Build the chunks of a range of series for an hour. */
+static void
+build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
+{
+	Entries list = {0};
+	ChunkRows late = {0};
+	ChunkRows stored = {0}; /* none, unless the state was lost */
+	ChunkRows built = {0};
+	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
+	int i = 0, j = 0, k = 0;
+
+	gather(&list, "minutes", hour, hour + USECS_PER_HOUR, lo, hi);
+	fetch_period(&late, "late", "seq", hour, lo, hi);
+	fetch_period(&stored, "chunks", "0::bigint", hour, lo, hi);
+	while (i < list.n || j < late.n || k < stored.n)
+	{
+		int64 id = PG_INT64_MAX;
+
+		CHECK_FOR_INTERRUPTS();
+		if (i < list.n)
+			id = Min(id, list.entry[i].id);
+		if (j < late.n)
+			id = Min(id, late.row[j].id);
+		if (k < stored.n)
+			id = Min(id, stored.row[k].id);
+
+		mon_builder_begin(b, LEVEL_CHUNKS, hour, c->series_cxt);
+		for (; i < list.n && list.entry[i].id == id; i++)
+		{
+			MonPoint p;
+
+			decode_entry(c, &list.entry[i], &p);
+			mon_builder_add(b, &p);
+		}
+		for (; j < late.n && late.row[j].id == id; j++)
+			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, late.row[j].data);
+		for (; k < stored.n && stored.row[k].id == id; k++)
+			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, stored.row[k].data);
+		add_row(&built, id, hour, 0, mon_builder_finish(b));
+		MemoryContextReset(c->series_cxt);
+	}
+	write_rows(c, LEVEL_CHUNKS, &built);
+	delete_late(&late);
+	MemoryContextReset(c->cxt);
+}
+
+/* Move a level's mark of progress past a batch; at the end of a period its watermark. */
+static void
+advance(StorageState *s, ChunkLevel level, bool period_done, int64 last_id)
+{
+	if (period_done)
+	{
+		s->complete[level] = mon_period_end(level, s->complete[level]);
+		s->in_progress[level] = false;
+	}
+	else
+	{
+		s->in_progress[level] = true;
+		s->next_series[level] = last_id + 1;
+	}
+}
+
+static void
+compact_chunks(Compaction *c)
+{
+	StorageState *s = &c->state;
+
+	while (s->complete[LEVEL_CHUNKS] + USECS_PER_HOUR <= s->minutes && !out_of_time(c))
+	{
+		TimestampTz hour = s->complete[LEVEL_CHUNKS];
+		int64 lo = s->in_progress[LEVEL_CHUNKS] ? s->next_series[LEVEL_CHUNKS] : PG_INT64_MIN;
+		int64 hi = batch_end(hour, lo);
+
+		build_chunks(c, hour, lo, hi);
+		advance(s, LEVEL_CHUNKS, hi == PG_INT64_MAX, hi);
+	}
+}
+
+/* ---- chunks to hourly, hourly to daily ---- */
+
+/* Roll up rows of the finer level, ordered by series and period. */
+static void
+roll_up(Compaction *c, ChunkLevel level, const ChunkRows *source)
+{
+	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
+	ChunkRows built = {0};
+
+	for (int i = 0; i < source->n;)
+	{
+		int64 id = source->row[i].id;
+		TimestampTz period = mon_period_start(level, source->row[i].period);
+
+		CHECK_FOR_INTERRUPTS();
+		mon_builder_begin(b, level, period, c->series_cxt);
+		for (; i < source->n && source->row[i].id == id &&
+			 mon_period_start(level, source->row[i].period) == period;
+			 i++)
+			mon_builder_add_chunk(b, level - 1, id, source->row[i].period, source->row[i].data);
+		add_row(&built, id, period, 0, mon_builder_finish(b));
+		MemoryContextReset(c->series_cxt);
+	}
+	write_rows(c, level, &built);
+}
+
+/* A batch of a period; true when it was the last one. */
+static bool
+roll_up_batch(Compaction *c, ChunkLevel level, TimestampTz period, int64 lo, int64 *last)
+{
+	const char *finer = mon_chunk_levels[level - 1].table;
+	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT4OID};
+	Datum values[4] = {TimestampTzGetDatum(period),
+					   TimestampTzGetDatum(mon_period_end(level, period)), Int64GetDatum(lo),
+					   Int32GetDatum(SERIES_PER_BATCH / 4)};
+	ChunkRows source = {0};
+	int64 series = 0;
+
+	fetch_rows(&source,
+			   psprintf("SELECT series_id, period, 0::bigint, data FROM monitoring.%s "
+						"WHERE period OPERATOR(pg_catalog.>=) $1 "
+						"AND period OPERATOR(pg_catalog.<) $2 "
+						"AND series_id IN (SELECT DISTINCT series_id FROM monitoring.%s "
+						"WHERE period OPERATOR(pg_catalog.>=) $1 "
+						"AND period OPERATOR(pg_catalog.<) $2 "
+						"AND series_id OPERATOR(pg_catalog.>=) $3 "
+						"ORDER BY series_id LIMIT $4) ORDER BY 1, 2",
+						finer, finer),
+			   4, types, values, 0);
+	for (int i = 0; i < source.n; i++)
+		if (i == 0 || source.row[i].id != source.row[i - 1].id)
+			series++;
+	roll_up(c, level, &source);
+	*last = source.n > 0 ? source.row[source.n - 1].id : PG_INT64_MAX;
+	MemoryContextReset(c->cxt);
+	return series < SERIES_PER_BATCH / 4 || *last == PG_INT64_MAX;
+}
+
+static void
+compact_level(Compaction *c, ChunkLevel level)
+{
+	StorageState *s = &c->state;
+
+	while (mon_period_end(level, s->complete[level]) <= s->complete[level - 1] && !out_of_time(c))
+	{
+		int64 lo = s->in_progress[level] ? s->next_series[level] : PG_INT64_MIN;
+		int64 last;
+		bool done = roll_up_batch(c, level, s->complete[level], lo, &last);
+
+		advance(s, level, done, last);
+	}
+}
+
+/* ---- late points ---- */
+
+/* Whether a coarser level holds a period already, wholly or so far as this series. */
+static bool
+rolled_up(const StorageState *s, ChunkLevel level, TimestampTz period, int64 id)
+{
+	return period < s->complete[level] ||
+		(period == s->complete[level] && s->in_progress[level] && id < s->next_series[level]);
+}
+
+/* Make the rows of a coarser level anew for those series and periods that changed. */
+static void
+refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *changed)
+{
+	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
+	ChunkRows wanted = {0};
+	ChunkRows ends = {0};
+	ChunkRows source = {0};
+	Datum values[3];
+
+	for (int i = 0; i < changed->n; i++)
+	{
+		int64 id = changed->row[i].id;
+		TimestampTz period = mon_period_start(level, changed->row[i].period);
+
+		if (!rolled_up(&c->state, level, period, id) ||
+			(wanted.n > 0 && wanted.row[wanted.n - 1].id == id &&
+			 wanted.row[wanted.n - 1].period == period))
+			continue;
+		add_row(&wanted, id, period, 0, NULL);
+		add_row(&ends, id, mon_period_end(level, period), 0, NULL);
+	}
+	if (wanted.n == 0)
+		return;
+	values[0] = int8_array(&wanted, false);
+	values[1] = period_array(&wanted);
+	values[2] = period_array(&ends);
+	fetch_rows(&source,
+			   psprintf("SELECT t.series_id, t.period, 0::bigint, t.data "
+						"FROM unnest($1, $2, $3) AS u(i, s, e) JOIN monitoring.%s AS t "
+						"ON t.series_id OPERATOR(pg_catalog.=) u.i "
+						"AND t.period OPERATOR(pg_catalog.>=) u.s "
+						"AND t.period OPERATOR(pg_catalog.<) u.e ORDER BY 1, 2",
+						mon_chunk_levels[level - 1].table),
+			   3, types, values, 0);
+	roll_up(c, level, &source);
+}
+
+/* Work a batch of late rows into chunks that exist already; false when there was none. */
+static bool
+compact_late_batch(Compaction *c)
+{
+	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT8ARRAYOID};
+	Datum values[3] = {TimestampTzGetDatum(c->state.complete[LEVEL_CHUNKS]), 0, 0};
+	Oid pair[2] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum pairs[2];
+	ChunkRows late = {0};
+	ChunkRows stored = {0};
+	ChunkRows built = {0};
+	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
+	int k = 0;
+
+	fetch_rows(&late,
+			   "SELECT series_id, period, seq, data FROM monitoring.late "
+			   "WHERE period OPERATOR(pg_catalog.<) $1 ORDER BY 1, 2, 3",
+			   1, types, values, LATE_PER_BATCH);
+	if (late.n == 0)
+		return false;
+	pairs[0] = int8_array(&late, false);
+	pairs[1] = period_array(&late);
+	fetch_rows(&stored,
+			   "SELECT t.series_id, t.period, 0::bigint, t.data "
+			   "FROM (SELECT DISTINCT i, p FROM unnest($1, $2) AS u(i, p)) AS u "
+			   "JOIN monitoring.chunks AS t ON t.series_id OPERATOR(pg_catalog.=) u.i "
+			   "AND t.period OPERATOR(pg_catalog.=) u.p ORDER BY 1, 2",
+			   2, pair, pairs, 0);
+	for (int i = 0; i < late.n;)
+	{
+		int64 id = late.row[i].id;
+		TimestampTz period = late.row[i].period;
+
+		CHECK_FOR_INTERRUPTS();
+		mon_builder_begin(b, LEVEL_CHUNKS, period, c->series_cxt);
+		if (k < stored.n && stored.row[k].id == id && stored.row[k].period == period)
+			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, stored.row[k++].data);
+		for (; i < late.n && late.row[i].id == id && late.row[i].period == period; i++)
+			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, late.row[i].data);
+		add_row(&built, id, period, 0, mon_builder_finish(b));
+		MemoryContextReset(c->series_cxt);
+	}
+	write_rows(c, LEVEL_CHUNKS, &built);
+	delete_late(&late);
+	refresh_level(c, LEVEL_HOURLY, &built);
+	refresh_level(c, LEVEL_DAILY, &built);
+	MemoryContextReset(c->cxt);
+	return true;
+}
+
+static void
+compact_late(Compaction *c)
+{
+	while (!out_of_time(c) && compact_late_batch(c))
+		;
+}
+
+/* ---- one run ---- */
+
+static void
+begin_compaction(Compaction *c, TimestampTz deadline, TimestampTz until)
+{
+	memset(c, 0, sizeof(*c));
+	c->deadline = deadline;
+	SPI_connect();
+	c->series_cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction series",
+										  ALLOCSET_DEFAULT_SIZES);
+	c->cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(c->cxt);
+	PushActiveSnapshot(GetLatestSnapshot());
+	mon_read_storage_state(&c->state);
+	PopActiveSnapshot();
+	c->stored = c->state;
+	if (!c->state.compacted)
+		begin_state(&c->state, until);
+}
+
+static void
+finish_compaction(Compaction *c)
+{
+	if (memcmp(&c->state, &c->stored, sizeof(StorageState)) != 0)
+		store_state(&c->state);
+	SPI_finish();
+}
+
+static void
+require_writable(void)
+{
+	mon_require_preload();
+	PreventCommandIfReadOnly("compact()");
+	PreventCommandDuringRecovery("compact()");
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("compact() must run in a READ COMMITTED transaction")));
+}
+
+/* Everything but minutes. */
+static void
+compact_levels(Compaction *c)
+{
+	compact_chunks(c);
+	compact_late(c);
+	compact_level(c, LEVEL_HOURLY);
+	compact_level(c, LEVEL_DAILY);
+}
+
+PG_FUNCTION_INFO_V1(mon_compact);
+/* compact(at timestamptz) returns bigint: rows written */
+Datum
+mon_compact(PG_FUNCTION_ARGS)
+{
+	TimestampTz at = PG_GETARG_TIMESTAMPTZ(0);
+	Compaction c;
+
+	require_writable();
+	if (TIMESTAMP_NOT_FINITE(at))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("at must be a finite time")));
+	mon_lock_storage(LOCK_COMPACT, true);
+	mon_flush_now(true);
+	begin_compaction(&c, DT_NOEND, at);
+	compact_minutes(&c, at);
+	compact_levels(&c);
+	finish_compaction(&c);
+	PG_RETURN_INT64(c.rows);
+}
+
+/* Minutes if any are due, else the rest: so that the flush lock is held shortly. */
+static void
+run_job(TimestampTz at)
+{
+	Compaction c;
+	TimestampTz until;
+
+	begin_compaction(&c, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUDGET_MS), at);
+	if (c.state.sealed_at != DT_NOBEGIN)
+	{
+		until = Min(at, c.state.sealed_at) - GRACE_USECS;
+		if (c.state.minutes >= mon_floor_time(until, USECS_PER_MINUTE))
+			compact_levels(&c);
+		else if (mon_lock_storage(LOCK_FLUSH, false))
+			compact_minutes(&c, until);
+		finish_compaction(&c);
+	}
+	else
+		SPI_finish();
+}
+
+PG_FUNCTION_INFO_V1(mon_compact_job);
+/* compact_job(at timestamptz): a bounded amount of compaction */
+Datum
+mon_compact_job(PG_FUNCTION_ARGS)
+{
+	require_writable();
+	if (mon_lock_storage(LOCK_COMPACT, false))
+		run_job(PG_GETARG_TIMESTAMPTZ(0));
+	PG_RETURN_VOID();
+}
