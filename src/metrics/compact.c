@@ -28,6 +28,7 @@
 #include "sketch/sketch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -44,6 +45,7 @@ typedef struct Compaction
 	StorageState stored;      /* as it was at the beginning */
 	TimestampTz deadline;     /* stop after this; DT_NOEND = never */
 	MemoryContext cxt;        /* of one batch; the current context throughout */
+	HTAB *deleted;            /* series deleted lately, or NULL */
 	MemoryContext series_cxt; /* of one series */
 	int64 rows;               /* written */
 } Compaction;
@@ -63,6 +65,13 @@ typedef struct Entries
 	int n;
 	int max;
 } Entries;
+
+/* A series of which everything up to a flush was deleted. */
+typedef struct DeletedSeries
+{
+	int64 id; /* hash key */
+	int64 seq;
+} DeletedSeries;
 
 /* A row of a table of chunks; seq only for those of monitoring.late. */
 typedef struct ChunkRow
@@ -164,10 +173,23 @@ add_entry(Entries *list, int64 id, TimestampTz start, const char *data, uint32 l
 	list->n++;
 }
 
+static bool
+is_deleted(const Compaction *c, int64 id, int64 seq)
+{
+	DeletedSeries *d = c->deleted ? hash_search(c->deleted, &id, HASH_FIND, NULL) : NULL;
+
+	return d && seq <= d->seq;
+}
+
 static void
-add_segment_entries(Entries *list, TimestampTz start, bytea *directory, bytea *points, int64 lo,
+add_segment_entries(const Compaction *c, Entries *list, HeapTuple tuple, TupleDesc desc, int64 lo,
 					int64 hi)
 {
+	bool isnull;
+	TimestampTz start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull));
+	int64 seq = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+	bytea *directory = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &isnull));
+	bytea *points = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 4, &isnull));
 	SegmentReader r;
 
 	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
@@ -177,7 +199,7 @@ add_segment_entries(Entries *list, TimestampTz start, bytea *directory, bytea *p
 		uint32 offset, end;
 		int64 id = mon_segment_entry(&r, i, &offset, &end);
 
-		if (id >= lo && id <= hi)
+		if (id >= lo && id <= hi && !is_deleted(c, id, seq))
 			add_entry(list, id, start, VARDATA_ANY(points) + offset, end - offset);
 	}
 }
@@ -195,12 +217,13 @@ compare_entries(const void *a, const void *b)
 
 /* The points of a range of series and time in segments or minutes, by series and time. */
 static void
-gather(Entries *list, const char *table, TimestampTz from, TimestampTz to, int64 lo, int64 hi)
+gather(const Compaction *c, Entries *list, const char *table, TimestampTz from, TimestampTz to,
+	   int64 lo, int64 hi)
 {
 	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to), Int64GetDatum(lo),
 					   Int64GetDatum(hi)};
-	char *query = psprintf("SELECT slot_start, directory, points FROM monitoring.%s "
+	char *query = psprintf("SELECT slot_start, seq, directory, points FROM monitoring.%s "
 						   "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
 						   "AND slot_start OPERATOR(pg_catalog.<) $2 "
 						   "AND last_id OPERATOR(pg_catalog.>=) $3 "
@@ -213,14 +236,8 @@ gather(Entries *list, const char *table, TimestampTz from, TimestampTz to, int64
 		SPI_cursor_fetch(portal, true, 20);
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
-			HeapTuple tuple = SPI_tuptable->vals[i];
-			TupleDesc desc = SPI_tuptable->tupdesc;
-			bool isnull;
-
 			CHECK_FOR_INTERRUPTS();
-			add_segment_entries(list, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
-								DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 2, &isnull)),
-								DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &isnull)), lo, hi);
+			add_segment_entries(c, list, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, lo, hi);
 		}
 		SPI_freetuptable(SPI_tuptable);
 	} while (SPI_processed > 0);
@@ -392,7 +409,7 @@ compact_minute(Compaction *c, TimestampTz minute)
 	SegmentBuilder b;
 	int part = 0;
 
-	gather(&list, "segments", minute, minute + USECS_PER_MINUTE, PG_INT64_MIN, PG_INT64_MAX);
+	gather(c, &list, "segments", minute, minute + USECS_PER_MINUTE, PG_INT64_MIN, PG_INT64_MAX);
 	for (int i = 0; i < list.n;)
 	{
 		mon_segment_begin(&b);
@@ -492,7 +509,7 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
 	int i = 0, j = 0, k = 0;
 
-	gather(&list, "minutes", hour, hour + USECS_PER_HOUR, lo, hi);
+	gather(c, &list, "minutes", hour, hour + USECS_PER_HOUR, lo, hi);
 	fetch_period(&late, "late", "seq", hour, lo, hi);
 	fetch_period(&stored, "chunks", "0::bigint", hour, lo, hi);
 	while (i < list.n || j < late.n || k < stored.n)
@@ -737,6 +754,51 @@ compact_late(Compaction *c)
 		;
 }
 
+/* ---- deleted series ---- */
+
+static void
+load_deleted(Compaction *c)
+{
+	HASHCTL ctl = {0};
+
+	if (SPI_execute("SELECT series_id, seq FROM monitoring.deleted_series", true, 0) !=
+		SPI_OK_SELECT)
+		elog(ERROR, "could not read what was deleted");
+	if (SPI_processed > 0)
+	{
+		ctl.keysize = sizeof(int64);
+		ctl.entrysize = sizeof(DeletedSeries);
+		ctl.hcxt = CurrentMemoryContext;
+		c->deleted = hash_create("deleted series", 64, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	}
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
+		int64 id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
+		DeletedSeries *d = hash_search(c->deleted, &id, HASH_ENTER, NULL);
+
+		d->seq = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Once no row of segments or minutes is as old, what was deleted needs no note. */
+static void
+forget_deleted(Compaction *c)
+{
+	Oid type = TIMESTAMPTZOID;
+	Datum before = TimestampTzGetDatum(
+		Min(mon_oldest_partition("segments"), mon_oldest_partition("minutes")));
+
+	if (c->deleted &&
+		SPI_execute_with_args("DELETE FROM monitoring.deleted_series "
+							  "WHERE deleted_at OPERATOR(pg_catalog.<) $1",
+							  1, &type, &before, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not forget what was deleted");
+}
+
 /* ---- one run ---- */
 
 static void
@@ -747,6 +809,7 @@ begin_compaction(Compaction *c, TimestampTz deadline, TimestampTz until)
 	SPI_connect();
 	c->series_cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction series",
 										  ALLOCSET_DEFAULT_SIZES);
+	load_deleted(c);
 	c->cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(c->cxt);
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -785,6 +848,7 @@ compact_levels(Compaction *c)
 	compact_late(c);
 	compact_level(c, LEVEL_HOURLY);
 	compact_level(c, LEVEL_DAILY);
+	forget_deleted(c);
 }
 
 PG_FUNCTION_INFO_V1(mon_compact);

@@ -379,6 +379,8 @@ mon_metrics_init(void)
 	mon_registry_init();
 	mon_record_init();
 	mon_late_init();
+	/* Callbacks run in the opposite order: what was flushed is dropped before series are forgotten. */
+	mon_manage_init();
 	RegisterXactCallback(flush_xact_callback, NULL);
 }
 

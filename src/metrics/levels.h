@@ -113,4 +113,7 @@ extern void mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, int64 serie
 /* The encoded chunk, palloc'd; NULL when there is no point. */
 extern bytea *mon_builder_finish(ChunkBuilder *b);
 
+/* ---- manage.c ---- */
+extern void mon_manage_init(void);
+
 #endif /* METRICS_LEVELS_H */

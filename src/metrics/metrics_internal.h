@@ -140,6 +140,8 @@ extern void mon_series_unlock(const MonSeries *series);
 
 /* Call fn for every series of the database; index lock held shared. */
 extern void mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg);
+/* A series was deleted: take it out, or if it is in use, enter it into the catalog again. */
+extern void mon_registry_forget_series(int64 id);
 /* Free the slots sealed by flushes up to seq. */
 extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
@@ -184,6 +186,8 @@ extern void mon_segment_begin(SegmentBuilder *b);
 extern void mon_segment_add(SegmentBuilder *b, int64 series_id, const MonPoint *p);
 /* One of the two columns as a bytea. */
 extern Datum mon_segment_column(StringInfo buf);
+
+#define SEGMENT_DIRECTORY_ENTRY 12 /* bytes */
 
 /* A stored segment, as a reader sees it. */
 typedef struct SegmentReader

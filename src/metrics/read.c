@@ -67,13 +67,6 @@ jsonb_same(const Jsonb *a, const Jsonb *b)
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* A series that matches the selector, by id. */
-typedef struct MatchedSeries
-{
-	int64 id; /* hash key */
-	int group;
-} MatchedSeries;
-
 /* A copied slot, and the copied series it belongs to. */
 struct MemoryPoint
 {
@@ -96,8 +89,7 @@ mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels)
 {
 	mon_check_metric_name(VARDATA_ANY(metric), VARSIZE_ANY_EXHDR(metric));
 	state->metric = text_to_cstring(metric);
-	state->selector = mon_labels_canonical(labels);
-	state->select_all = JB_ROOT_COUNT(state->selector) == 0;
+	mon_selector_parse(&state->selector, labels);
 }
 
 static void
@@ -183,27 +175,18 @@ match_series(ReadState *state, int64 id, Jsonb *labels)
 	MatchedSeries *m = hash_search(state->series, &id, HASH_ENTER, &found);
 
 	if (!found)
+	{
 		m->group = find_or_add_group(state, group_labels(state, labels));
+		m->deleted_seq = 0;
+	}
 	return m->group;
-}
-
-static bool
-labels_match(const ReadState *state, Jsonb *labels)
-{
-	JsonbIterator *have, *want;
-
-	if (state->select_all)
-		return true;
-	have = JsonbIteratorInit(&labels->root);
-	want = JsonbIteratorInit(&state->selector->root);
-	return JsonbDeepContains(&have, &want);
 }
 
 ReadGroup *
 mon_read_only_group(ReadState *state)
 {
 	if (state->ngroups == 0)
-		find_or_add_group(state, group_labels(state, state->selector));
+		find_or_add_group(state, group_labels(state, state->selector.equal));
 	return &state->groups[0];
 }
 
@@ -270,7 +253,7 @@ copy_series(ReadState *state, MonSeries *s)
 	int before = state->npoints;
 	MemorySeries *copy;
 
-	if (!labels_match(state, s->labels))
+	if (!mon_selector_match(&state->selector, s->labels))
 		return;
 	mon_series_lock(s, LW_SHARED);
 	for (MonSlot *slot = s->slots; slot; slot = slot->older)
@@ -352,8 +335,9 @@ add_own_point(ReadState *state, const MonSeriesKey *key, MonPoint *p)
 {
 	ExpoSketch shared = p->sketch;
 
-	if (strcmp(key->metric, state->metric) != 0 || !labels_match(state, (Jsonb *) key->labels) ||
-		!wanted(state, p->start) || p->count == 0)
+	if (strcmp(key->metric, state->metric) != 0 ||
+		!mon_selector_match(&state->selector, (Jsonb *) key->labels) || !wanted(state, p->start) ||
+		p->count == 0)
 		return;
 	note_kind(state, key->kind);
 	expo_init(&p->sketch, EXPO_DEFAULT_SCALE);
@@ -401,28 +385,62 @@ add_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
 
 /* ---- segments and minutes ---- */
 
-static int
-compare_ids(const void *a, const void *b)
+static SPIPlanPtr
+prepare(const char *query, int nargs, Oid *types)
 {
-	int64 x = *(const int64 *) a;
-	int64 y = *(const int64 *) b;
+	SPIPlanPtr plan = SPI_prepare(query, nargs, types);
+
+	if (!plan)
+		elog(ERROR, "could not prepare a read of metrics: %s", SPI_result_code_string(SPI_result));
+	SPI_keepplan(plan);
+	return plan;
+}
+
+static int
+compare_matched(const void *a, const void *b)
+{
+	int64 x = ((const MatchedSeries *) a)->id;
+	int64 y = ((const MatchedSeries *) b)->id;
 
 	return x < y ? -1 : x > y;
 }
 
 static void
-sort_ids(ReadState *state)
+sort_matched(ReadState *state)
 {
 	HASH_SEQ_STATUS seq;
 	MatchedSeries *m;
 
-	state->nids = 0;
-	state->ids = palloc_extended(sizeof(int64) * (hash_get_num_entries(state->series) + 1),
-								 MCXT_ALLOC_HUGE);
+	state->nmatched = 0;
+	state->matched = palloc_extended(
+		sizeof(MatchedSeries) * (hash_get_num_entries(state->series) + 1), MCXT_ALLOC_HUGE);
 	hash_seq_init(&seq, state->series);
 	while ((m = hash_seq_search(&seq)) != NULL)
-		state->ids[state->nids++] = m->id;
-	qsort(state->ids, state->nids, sizeof(int64), compare_ids);
+		state->matched[state->nmatched++] = *m;
+	qsort(state->matched, state->nmatched, sizeof(MatchedSeries), compare_matched);
+}
+
+/* Note what was deleted of the matching series and is still in rows of several series. */
+static void
+note_deleted(ReadState *state)
+{
+	static SPIPlanPtr plan = NULL;
+
+	if (!plan)
+		plan = prepare("SELECT series_id, seq FROM monitoring.deleted_series", 0, NULL);
+	if (SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read what was deleted");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		bool isnull;
+		int64 id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
+		MatchedSeries *m = hash_search(state->series, &id, HASH_FIND, NULL);
+
+		if (m)
+			m->deleted_seq = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
 }
 
 /* Find the series of the metric that match, stored ones too; checks the function. */
@@ -431,7 +449,7 @@ match_stored_series(ReadState *state)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[2] = {TEXTOID, JSONBOID};
-	Datum values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector)};
+	Datum values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector.equal)};
 
 	if (!plan)
 	{
@@ -450,11 +468,12 @@ match_stored_series(ReadState *state)
 		TupleDesc desc = SPI_tuptable->tupdesc;
 		bool isnull;
 		MemoryContext old = MemoryContextSwitchTo(state->cxt);
+		Jsonb *labels = DatumGetJsonbPCopy(SPI_getbinval(tuple, desc, 2, &isnull));
 
 		if (i == 0)
 			note_kind(state, DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull)));
-		match_series(state, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)),
-					 DatumGetJsonbPCopy(SPI_getbinval(tuple, desc, 2, &isnull)));
+		if (mon_selector_match(&state->selector, labels))
+			match_series(state, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)), labels);
 		MemoryContextSwitchTo(old);
 	}
 	SPI_freetuptable(SPI_tuptable);
@@ -462,42 +481,36 @@ match_stored_series(ReadState *state)
 
 /* One row of segments or minutes; temporary memory is the caller's to reset. */
 static void
-add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum points_datum)
+add_segment_row(ReadState *state, HeapTuple tuple, TupleDesc desc)
 {
-	bytea *directory = DatumGetByteaPP(directory_datum);
-	bytea *points = state->nids > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
+	bool isnull;
+	TimestampTz start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull));
+	int64 seq = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
+	bytea *directory = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
+	Datum points_datum = SPI_getbinval(tuple, desc, 4, &isnull);
+	bytea *points = state->nmatched > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
 	SegmentReader r;
 	int hint = 0;
 
 	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
 					 toast_raw_datum_size(points_datum) - VARHDRSZ);
-	for (int i = 0; i < state->nids; i++)
+	for (int i = 0; i < state->nmatched; i++)
 	{
-		MatchedSeries *m;
+		const MatchedSeries *m = &state->matched[i];
 		uint32 offset, end;
 		const char *data;
 		MonPoint p;
 
-		if (!mon_segment_find(&r, state->ids[i], &hint, &offset, &end))
+		if (!mon_segment_find(&r, m->id, &hint, &offset, &end) || seq <= m->deleted_seq)
 			continue;
 		if (points)
 			data = VARDATA_ANY(points) + offset;
 		else
 			data = VARDATA_ANY(DatumGetByteaPSlice(points_datum, offset, end - offset));
-		m = hash_search(state->series, &state->ids[i], HASH_FIND, NULL);
 		mon_segment_decode(data, end - offset, start, &p, &state->alloc);
 		add_point(state, m->group, &p);
 		expo_free(&p.sketch, &state->alloc);
 	}
-}
-
-static void
-add_segment_row(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	bool isnull;
-
-	add_segment(state, DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull)),
-				SPI_getbinval(tuple, desc, 2, &isnull), SPI_getbinval(tuple, desc, 3, &isnull));
 }
 
 /* Run a plan and hand every row over, with a memory context of its own. */
@@ -527,17 +540,6 @@ for_each_row(ReadState *state, SPIPlanPtr plan, Datum *values,
 	MemoryContextDelete(row_cxt);
 }
 
-static SPIPlanPtr
-prepare(const char *query, int nargs, Oid *types)
-{
-	SPIPlanPtr plan = SPI_prepare(query, nargs, types);
-
-	if (!plan)
-		elog(ERROR, "could not prepare a read of metrics: %s", SPI_result_code_string(SPI_result));
-	SPI_keepplan(plan);
-	return plan;
-}
-
 /* Add the rows of segments or minutes that start in a piece of time. */
 static void
 read_segments(ReadState *state, bool minutes, TimestampTz from, TimestampTz to)
@@ -545,16 +547,18 @@ read_segments(ReadState *state, bool minutes, TimestampTz from, TimestampTz to)
 	static SPIPlanPtr plans[2] = {NULL, NULL};
 	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to),
-					   Int64GetDatum(state->ids[0]), Int64GetDatum(state->ids[state->nids - 1])};
+					   Int64GetDatum(state->matched[0].id),
+					   Int64GetDatum(state->matched[state->nmatched - 1].id)};
 
 	if (!plans[minutes])
-		plans[minutes] = prepare(psprintf("SELECT slot_start, directory, points FROM monitoring.%s "
-										  "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
-										  "AND slot_start OPERATOR(pg_catalog.<) $2 "
-										  "AND last_id OPERATOR(pg_catalog.>=) $3 "
-										  "AND first_id OPERATOR(pg_catalog.<=) $4",
-										  minutes ? "minutes" : "segments"),
-								 4, types);
+		plans[minutes] = prepare(
+			psprintf("SELECT slot_start, seq, directory, points FROM monitoring.%s "
+					 "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
+					 "AND slot_start OPERATOR(pg_catalog.<) $2 "
+					 "AND last_id OPERATOR(pg_catalog.>=) $3 "
+					 "AND first_id OPERATOR(pg_catalog.<=) $4",
+					 minutes ? "minutes" : "segments"),
+			4, types);
 	for_each_row(state, plans[minutes], values, add_segment_row);
 }
 
@@ -627,12 +631,22 @@ static const struct
 	{"late", LEVEL_CHUNKS, add_late_chunk},
 };
 
+static Datum
+id_array(const ReadState *state)
+{
+	Datum *ids = palloc(sizeof(Datum) * state->nmatched);
+
+	for (int i = 0; i < state->nmatched; i++)
+		ids[i] = Int64GetDatum(state->matched[i].id);
+	return PointerGetDatum(construct_array(ids, state->nmatched, INT8OID, 8, true, 'd'));
+}
+
 /* Add the points of a table of chunks that start in a piece of time. */
 static void
 read_chunks(ReadState *state, int source, TimestampTz from, TimestampTz to)
 {
 	static SPIPlanPtr plans[CHUNK_SOURCES][2];
-	bool by_id = state->nids <= IDS_UP_TO;
+	bool by_id = state->nmatched <= IDS_UP_TO;
 	Oid types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8ARRAYOID};
 	Datum values[3] = {
 		TimestampTzGetDatum(mon_period_start(chunk_sources[source].level, from)),
@@ -641,8 +655,7 @@ read_chunks(ReadState *state, int source, TimestampTz from, TimestampTz to)
 	};
 
 	if (by_id)
-		values[2] = PointerGetDatum(
-			construct_array((Datum *) state->ids, state->nids, INT8OID, 8, true, 'd'));
+		values[2] = id_array(state);
 	if (!plans[source][by_id])
 		plans[source][by_id] = prepare(
 			psprintf("SELECT series_id, period, data FROM monitoring.%s "
@@ -788,8 +801,9 @@ read_storage(ReadState *state)
 	SPI_connect();
 	match_stored_series(state);
 	MemoryContextSwitchTo(state->cxt);
-	sort_ids(state);
-	if (state->nids > 0)
+	note_deleted(state);
+	sort_matched(state);
+	if (state->nmatched > 0)
 	{
 		plan(state, LEVEL_DAILY, state->from, state->to);
 		read_chunks(state, CHUNK_SOURCES - 1, mon_floor_time(state->from, USECS_PER_MINUTE),

@@ -13,6 +13,7 @@
 #define METRICS_READ_H
 
 #include "metrics/levels.h"
+#include "metrics/selector.h"
 #include "utils/array.h"
 #include "utils/hsearch.h"
 
@@ -61,6 +62,14 @@ typedef struct ReadGroup
 	MonPoint *cells; /* one per bucket: what its points add up to; NULL until there is data */
 } ReadGroup;
 
+/* A series that matches the selector, by id. */
+typedef struct MatchedSeries
+{
+	int64 id; /* hash key */
+	int group;
+	int64 deleted_seq; /* what flushes up to this one stored is deleted */
+} MatchedSeries;
+
 typedef struct MemoryPoint MemoryPoint;
 typedef struct MemorySeries MemorySeries;
 struct groups_hash;
@@ -69,7 +78,7 @@ struct groups_hash;
 typedef struct ReadState
 {
 	const char *metric;
-	Jsonb *selector;
+	LabelSelector selector;
 	ArrayType *by;
 	ReadFn fn;
 	TimestampTz from; /* points with from <= start < to */
@@ -82,13 +91,12 @@ typedef struct ReadState
 	MemoryContext cxt; /* owns everything below */
 	ExpoAllocator alloc;
 	MonMetricKind kind; /* of the metric; 0 when it is unknown */
-	bool select_all;
 	StorageState storage;
 	TimestampTz piece_from; /* of the chunks being read: points that start in it */
 	TimestampTz piece_to;
 	HTAB *series;
-	int64 *ids; /* matched series in ascending order */
-	int nids;
+	MatchedSeries *matched; /* the same in ascending order of ids */
+	int nmatched;
 	struct groups_hash *group_index;
 	ReadGroup *groups;
 	int ngroups;

@@ -758,6 +758,31 @@ free_series(MonSeries *s)
 	mon_series_unlock(s);
 }
 
+void
+mon_registry_forget_series(int64 id)
+{
+	MonSeries *s;
+	MonSeries **link;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	s = find_series(id);
+	if (s && s->slots == NULL)
+	{
+		for (link = &s->metric->series; *link != s; link = &(*link)->next_in_metric)
+			;
+		*link = s->next_in_metric;
+		free_series(s);
+	}
+	else if (s)
+	{
+		mon_series_lock(s, LW_EXCLUSIVE);
+		s->persisted = false;
+		s->persist_seq = 0;
+		mon_series_unlock(s);
+	}
+	mon_index_unlock();
+}
+
 /* The databases that something was recorded in; palloc'd. */
 List *
 mon_registry_databases(void)

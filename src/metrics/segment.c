@@ -22,7 +22,6 @@
 
 #include "port/pg_bswap.h"
 
-#define DIRECTORY_ENTRY 12
 #define MAX_VARINT 10
 #define KIND_MASK 0x0f
 #define SHORT_FLAG 0x10 /* counter: whole sum; gauge: one value */
@@ -246,7 +245,7 @@ directory_id(const char *directory, int i)
 {
 	uint64 id;
 
-	memcpy(&id, directory + (Size) i * DIRECTORY_ENTRY, sizeof(id));
+	memcpy(&id, directory + (Size) i * SEGMENT_DIRECTORY_ENTRY, sizeof(id));
 	return (int64) to_little_endian64(id);
 }
 
@@ -255,17 +254,18 @@ directory_offset(const char *directory, int i)
 {
 	uint32 offset;
 
-	memcpy(&offset, directory + (Size) i * DIRECTORY_ENTRY + sizeof(uint64), sizeof(offset));
+	memcpy(&offset, directory + (Size) i * SEGMENT_DIRECTORY_ENTRY + sizeof(uint64),
+		   sizeof(offset));
 	return to_little_endian32(offset);
 }
 
 void
 mon_segment_open(SegmentReader *r, const char *directory, Size directory_len, Size points_len)
 {
-	if (directory_len % DIRECTORY_ENTRY != 0)
+	if (directory_len % SEGMENT_DIRECTORY_ENTRY != 0)
 		corrupt();
 	r->directory = directory;
-	r->nseries = directory_len / DIRECTORY_ENTRY;
+	r->nseries = directory_len / SEGMENT_DIRECTORY_ENTRY;
 	r->points_len = points_len;
 }
 
@@ -285,6 +285,12 @@ mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *off
 	int lo = *hint;
 	int hi = r->nseries;
 
+	/* Ids are asked for in ascending order: look near the last one first. */
+	for (int step = 1; step < hi - lo; step *= 2)
+		if (directory_id(r->directory, lo + step) >= series_id)
+			hi = lo + step + 1;
+		else
+			lo += step;
 	while (lo < hi)
 	{
 		int mid = lo + (hi - lo) / 2;

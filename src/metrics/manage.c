@@ -1,0 +1,170 @@
+/*-------------------------------------------------------------------------
+ *
+ * manage.c
+ *	  Looking into stored metrics, and what deleting needs of memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "metrics/levels.h"
+
+#include "access/detoast.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "sketch/sketch.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+/* Series to be taken out of memory at commit; in TopTransactionContext. */
+static int64 *forgotten = NULL;
+static int nforgotten = 0;
+
+PG_FUNCTION_INFO_V1(mon_flush_before_delete);
+/* flush_before_delete() returns bigint: number of the flush */
+Datum
+mon_flush_before_delete(PG_FUNCTION_ARGS)
+{
+	StorageState state;
+
+	mon_require_preload();
+	PreventCommandIfReadOnly("deleting metrics");
+	PreventCommandDuringRecovery("deleting metrics");
+	mon_lock_storage(LOCK_COMPACT, true);
+	mon_flush_now(true);
+	PushActiveSnapshot(GetLatestSnapshot());
+	mon_read_storage_state(&state);
+	PopActiveSnapshot();
+	PG_RETURN_INT64(state.seq);
+}
+
+PG_FUNCTION_INFO_V1(mon_forget_series);
+/* forget_series(series_ids bigint[]) */
+Datum
+mon_forget_series(PG_FUNCTION_ARGS)
+{
+	ArrayType *ids = PG_GETARG_ARRAYTYPE_P(0);
+	Datum *elems;
+	int n;
+
+	deconstruct_array(ids, INT8OID, 8, true, 'd', &elems, NULL, &n);
+	if (n == 0)
+		PG_RETURN_VOID();
+	if (!forgotten)
+		forgotten = MemoryContextAllocExtended(TopTransactionContext, sizeof(int64) * n,
+											   MCXT_ALLOC_HUGE);
+	else
+		forgotten = repalloc_huge(forgotten, sizeof(int64) * ((Size) nforgotten + n));
+	for (int i = 0; i < n; i++)
+		forgotten[nforgotten++] = DatumGetInt64(elems[i]);
+	PG_RETURN_VOID();
+}
+
+static void
+manage_xact_callback(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT)
+		for (int i = 0; i < nforgotten; i++)
+			mon_registry_forget_series(forgotten[i]);
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
+		forgotten = NULL;
+		nforgotten = 0;
+	}
+}
+
+void
+mon_manage_init(void)
+{
+	RegisterXactCallback(manage_xact_callback, NULL);
+}
+
+/* ---- looking into rows ---- */
+
+PG_FUNCTION_INFO_V1(mon_segment_entries);
+/* segment_entries(directory bytea, points bytea) -> (series_id, bytes) */
+Datum
+mon_segment_entries(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	bytea *directory = PG_GETARG_BYTEA_PP(0);
+	SegmentReader r;
+
+	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+					 toast_raw_datum_size(PG_GETARG_DATUM(1)) - VARHDRSZ);
+	InitMaterializedSRF(fcinfo, 0);
+	for (int i = 0; i < r.nseries; i++)
+	{
+		uint32 offset, end;
+		Datum values[2];
+		bool nulls[2] = {false, false};
+
+		values[0] = Int64GetDatum(mon_segment_entry(&r, i, &offset, &end));
+		values[1] = Int32GetDatum(end - offset + SEGMENT_DIRECTORY_ENTRY);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(mon_segment_is_sound);
+/* segment_is_sound(directory bytea, points bytea) */
+Datum
+mon_segment_is_sound(PG_FUNCTION_ARGS)
+{
+	bytea *directory = PG_GETARG_BYTEA_PP(0);
+	bytea *points = PG_GETARG_BYTEA_PP(1);
+	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
+	MemoryContext cxt = CurrentMemoryContext;
+	volatile bool sound = true;
+
+	/* Reading raises nothing but the error that a segment is corrupt. */
+	PG_TRY();
+	{
+		SegmentReader r;
+
+		mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+						 VARSIZE_ANY_EXHDR(points));
+		for (int i = 0; i < r.nseries; i++)
+		{
+			uint32 offset, end;
+			MonPoint p;
+
+			CHECK_FOR_INTERRUPTS();
+			(void) mon_segment_entry(&r, i, &offset, &end);
+			mon_segment_decode(VARDATA_ANY(points) + offset, end - offset, 0, &p, &alloc);
+			expo_free(&p.sketch, &alloc);
+		}
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_DATA_CORRUPTED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(cxt);
+		FlushErrorState();
+		sound = false;
+	}
+	PG_END_TRY();
+	PG_RETURN_BOOL(sound);
+}
+
+PG_FUNCTION_INFO_V1(mon_chunk_points);
+/* chunk_points(data bytea) returns int, NULL when it is corrupt */
+Datum
+mon_chunk_points(PG_FUNCTION_ARGS)
+{
+	bytea *data = PG_GETARG_BYTEA_PP(0);
+	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
+	ChunkPoint points[CHUNK_MAX_UNITS];
+	int n = 0, kind;
+	int rc = chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), true, points, &n,
+						  &kind, &alloc);
+
+	for (int i = 0; i < n; i++)
+		expo_free(&points[i].sketch, &alloc);
+	if (rc != EXPO_OK)
+		PG_RETURN_NULL();
+	PG_RETURN_INT32(n);
+}

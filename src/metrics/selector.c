@@ -1,0 +1,223 @@
+/*-------------------------------------------------------------------------
+ *
+ * selector.c
+ *	  Selecting series by their labels, with the matchers of Prometheus.
+ *
+ * A selector is a jsonb object.  A member whose value is a scalar asks for that
+ * value; an object holds conditions by operator:
+ *
+ *		{"route": "/cart", "status": {"!~": "2.."}, "tenant": {"exists": true}}
+ *
+ * =, !=, =~ and !~ take a label that is missing for an empty one; regular
+ * expressions are PostgreSQL's and have to match the whole value.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "metrics/selector.h"
+
+#include "catalog/pg_collation.h"
+#include "fmgr.h"
+#include "regex/regex.h"
+#include "utils/builtins.h"
+#include "utils/varlena.h"
+
+typedef enum MatcherOp
+{
+	MATCH_EQUAL,
+	MATCH_NOT_EQUAL,
+	MATCH_REGEX,
+	MATCH_NOT_REGEX,
+	MATCH_EXISTS
+} MatcherOp;
+
+static const struct
+{
+	const char *name;
+	MatcherOp op;
+} operators[] = {
+	{"=", MATCH_EQUAL},      {"!=", MATCH_NOT_EQUAL},  {"=~", MATCH_REGEX},
+	{"!~", MATCH_NOT_REGEX}, {"exists", MATCH_EXISTS},
+};
+
+typedef struct Matcher
+{
+	const char *label;
+	int label_len;
+	MatcherOp op;
+	const char *value;
+	int value_len;
+	text *regex;
+	bool exists;
+} Matcher;
+
+/* ---- parsing ---- */
+
+static MatcherOp
+parse_operator(const JsonbValue *key)
+{
+	for (int i = 0; i < lengthof(operators); i++)
+		if (strlen(operators[i].name) == (size_t) key->val.string.len &&
+			memcmp(operators[i].name, key->val.string.val, key->val.string.len) == 0)
+			return operators[i].op;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown operator \"%s\" for a label",
+					pnstrdup(key->val.string.val, key->val.string.len)),
+			 errhint("Operators are =, !=, =~, !~ and exists.")));
+	return MATCH_EQUAL;
+}
+
+/* The whole value has to match. */
+static text *
+anchored(const char *re, int len)
+{
+	StringInfoData buf;
+	text *result;
+
+	initStringInfo(&buf);
+	appendStringInfoString(&buf, "^(?:");
+	appendBinaryStringInfo(&buf, re, len);
+	appendStringInfoString(&buf, ")$");
+	result = cstring_to_text_with_len(buf.data, buf.len);
+	RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID); /* raises what is wrong */
+	return result;
+}
+
+static Matcher *
+make_matcher(const JsonbValue *label, MatcherOp op, const JsonbValue *value)
+{
+	Matcher *m = palloc0(sizeof(Matcher));
+
+	m->label = label->val.string.val;
+	m->label_len = label->val.string.len;
+	m->op = op;
+	if (op == MATCH_EXISTS)
+	{
+		if (value->type != jbvBool)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the operator \"exists\" takes true or false")));
+		m->exists = value->val.boolean;
+		return m;
+	}
+	if (value->type != jbvString)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the operators =, !=, =~ and !~ take a string")));
+	m->value = value->val.string.val;
+	m->value_len = value->val.string.len;
+	if (op == MATCH_REGEX || op == MATCH_NOT_REGEX)
+		m->regex = anchored(m->value, m->value_len);
+	return m;
+}
+
+/* The conditions on one label: {"op": value, ...}. */
+static void
+parse_conditions(LabelSelector *selector, const JsonbValue *label, JsonbContainer *conditions)
+{
+	JsonbIterator *it = JsonbIteratorInit(conditions);
+	JsonbIteratorToken token;
+	JsonbValue v;
+	JsonbValue key = {0};
+
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			key = v;
+		else if (token == WJB_VALUE)
+			selector->matchers = lappend(selector->matchers,
+										 make_matcher(label, parse_operator(&key), &v));
+	}
+}
+
+void
+mon_selector_parse(LabelSelector *selector, Jsonb *labels)
+{
+	JsonbParseState *equal = NULL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue v;
+	JsonbValue label = {0};
+
+	selector->matchers = NIL;
+	if (!JB_ROOT_IS_OBJECT(labels))
+	{
+		selector->equal = mon_labels_canonical(labels); /* raises the error */
+		return;
+	}
+	pushJsonbValue(&equal, WJB_BEGIN_OBJECT, NULL);
+	it = JsonbIteratorInit(&labels->root);
+	(void) JsonbIteratorNext(&it, &v, false); /* the object itself */
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			label = v;
+		else if (token == WJB_VALUE && v.type == jbvBinary &&
+				 JsonContainerIsObject(v.val.binary.data))
+			parse_conditions(selector, &label, v.val.binary.data);
+		else if (token == WJB_VALUE)
+		{
+			pushJsonbValue(&equal, WJB_KEY, &label);
+			pushJsonbValue(&equal, WJB_VALUE, &v);
+		}
+	}
+	selector->equal = mon_labels_canonical(
+		JsonbValueToJsonb(pushJsonbValue(&equal, WJB_END_OBJECT, NULL)));
+	selector->all = selector->matchers == NIL && JB_ROOT_COUNT(selector->equal) == 0;
+}
+
+/* ---- matching ---- */
+
+static bool
+matches(const Matcher *m, Jsonb *labels)
+{
+	JsonbValue *v = getKeyJsonValueFromContainer(&labels->root, m->label, m->label_len, NULL);
+	char *value = v ? v->val.string.val : "";
+	int len = v ? v->val.string.len : 0;
+
+	switch (m->op)
+	{
+		case MATCH_EXISTS:
+			return (v != NULL) == m->exists;
+		case MATCH_EQUAL:
+			return len == m->value_len && memcmp(value, m->value, len) == 0;
+		case MATCH_NOT_EQUAL:
+			return len != m->value_len || memcmp(value, m->value, len) != 0;
+		case MATCH_REGEX:
+			return RE_compile_and_execute(m->regex, value, len, REG_ADVANCED, DEFAULT_COLLATION_OID,
+										  0, NULL);
+		case MATCH_NOT_REGEX:
+			return !RE_compile_and_execute(m->regex, value, len, REG_ADVANCED,
+										   DEFAULT_COLLATION_OID, 0, NULL);
+	}
+	return false;
+}
+
+bool
+mon_selector_match(const LabelSelector *selector, Jsonb *labels)
+{
+	JsonbIterator *have, *want;
+	ListCell *lc;
+
+	if (selector->all)
+		return true;
+	have = JsonbIteratorInit(&labels->root);
+	want = JsonbIteratorInit(&selector->equal->root);
+	if (!JsonbDeepContains(&have, &want))
+		return false;
+	foreach (lc, selector->matchers)
+		if (!matches(lfirst(lc), labels))
+			return false;
+	return true;
+}
+
+PG_FUNCTION_INFO_V1(mon_labels_match);
+/* labels_match(labels jsonb, selector jsonb) */
+Datum
+mon_labels_match(PG_FUNCTION_ARGS)
+{
+	LabelSelector selector;
+
+	mon_selector_parse(&selector, PG_GETARG_JSONB_P(1));
+	PG_RETURN_BOOL(mon_selector_match(&selector, mon_labels_canonical(PG_GETARG_JSONB_P(0))));
+}
