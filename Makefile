@@ -11,8 +11,9 @@ DATA         = monitoring--1.0.sql
 PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQL"
 
 # The install script is these files in this order.
-SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/core/partitions.sql src/metrics/metrics.sql src/metrics/manage.sql \
-               src/worker/worker.sql src/server/server.sql src/alerts/alerts.sql src/alerts/evaluate.sql src/notify/notify.sql \
+SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
+               src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
+               src/alerts/alerts.sql src/alerts/evaluate.sql src/notify/notify.sql \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \

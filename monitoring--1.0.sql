@@ -167,6 +167,47 @@ CREATE AGGREGATE monitoring.merge(monitoring.sketch) (
 COMMENT ON AGGREGATE monitoring.merge(monitoring.sketch) IS
 	'The sketch of all values of the sketches; NULLs are skipped, NULL without sketches.';
 
+-- interchange: sketches to and from the histograms of other systems.
+
+CREATE FUNCTION monitoring.to_otlp(sketch monitoring.sketch) RETURNS jsonb
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_to_otlp';
+CREATE FUNCTION monitoring.from_otlp(point jsonb) RETURNS monitoring.sketch
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_from_otlp';
+CREATE FUNCTION monitoring.to_prometheus(sketch monitoring.sketch) RETURNS jsonb
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_to_prometheus';
+CREATE FUNCTION monitoring.from_prometheus(histogram jsonb) RETURNS monitoring.sketch
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_from_prometheus';
+
+COMMENT ON FUNCTION monitoring.to_otlp(monitoring.sketch) IS
+	'The sketch as a data point of an OTLP exponential histogram in JSON; from_otlp() gives back the same sketch. Labels and times are for the caller to add: to_otlp(s) || jsonb_build_object(''timeUnixNano'', ...).';
+COMMENT ON FUNCTION monitoring.from_otlp(jsonb) IS
+	'The sketch of a data point of an OTLP exponential histogram in JSON. Exact up to scale 8, above brought down to 8; the zero bucket counts as 0; a missing sum, min or max is estimated within max_relative_error(). Errors 22023 for what is no such point, 22003 for numbers out of range.';
+COMMENT ON FUNCTION monitoring.to_prometheus(monitoring.sketch) IS
+	'The sketch as a Prometheus native histogram (spans and deltas) in JSON: everything but min and max. Error 22003 for a scale below -4.';
+COMMENT ON FUNCTION monitoring.from_prometheus(jsonb) IS
+	'The sketch of a Prometheus native histogram (integer, exponential schema) in JSON. Exact but for min and max, which are estimated within max_relative_error(); the zero bucket counts as 0. Errors 22023 for what is no such histogram, 22003 for numbers out of range.';
+
+-- Not STRICT: the sum may be NULL.
+CREATE FUNCTION monitoring.from_buckets(bounds float8[], counts bigint[], sum float8 DEFAULT NULL)
+	RETURNS monitoring.sketch
+	LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_from_buckets';
+CREATE FUNCTION monitoring.from_cumulative_buckets(bounds float8[], counts bigint[], sum float8 DEFAULT NULL)
+	RETURNS monitoring.sketch
+	LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_from_cumulative_buckets';
+CREATE FUNCTION monitoring.from_buckets_relative_error(bounds float8[]) RETURNS float8
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_buckets_relative_error';
+CREATE FUNCTION monitoring.from_buckets_relative_error(bounds float8[], counts bigint[], q float8) RETURNS float8
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_buckets_percentile_error';
+
+COMMENT ON FUNCTION monitoring.from_buckets(float8[], bigint[], float8) IS
+	'A sketch of a classic histogram (explicitBounds and bucketCounts of OTLP): counts[i] values above the bound before and up to bounds[i], and one more count for those above the last. Each bucket becomes one value; from_buckets_relative_error() says how far off percentiles can be. NULL without bounds or counts; without a sum it is estimated. Error 22023 for what is no histogram.';
+COMMENT ON FUNCTION monitoring.from_cumulative_buckets(float8[], bigint[], float8) IS
+	'A sketch of a Prometheus classic histogram: bounds are the values of le, the last one Infinity, and counts the values up to each. Otherwise as from_buckets().';
+COMMENT ON FUNCTION monitoring.from_buckets_relative_error(float8[]) IS
+	'Guaranteed relative error, as a ratio, of those percentiles of from_buckets() that lie between two bounds of the same sign, whatever the counts; NULL when there are no two such bounds.';
+COMMENT ON FUNCTION monitoring.from_buckets_relative_error(float8[], bigint[], float8) IS
+	'Guaranteed relative error, as a ratio, of percentile q of from_buckets(bounds, counts): Infinity when it lies in a bucket that reaches zero, 1 above the last bound. NULL without values.';
+
 -- partitions: range-partitioned storage, made ahead and dropped behind.
 --
 -- Partitions are ordinary tables made at run time (not members of the
@@ -177,13 +218,15 @@ CREATE TABLE monitoring.retention_policies (
     partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute'),
     premake        int NOT NULL DEFAULT 2 CHECK (premake BETWEEN 0 AND 100),
     keep           interval NOT NULL CHECK (keep > interval '0'),
-    enabled        boolean NOT NULL DEFAULT true
+    enabled        boolean NOT NULL DEFAULT true,
+    guard          text CHECK (cardinality(parse_ident(guard)) = 2)
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
 COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers. Applies to partitions made from now on.';
 COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make ahead of the current one.';
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
+COMMENT ON COLUMN monitoring.retention_policies.guard IS 'Schema-qualified name of a function f(relation text) returning timestamptz: a partition is dropped only when all of it is older than that, whatever keep says. NULL: no such condition.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
 
 CREATE FUNCTION monitoring.partitions(relation text DEFAULT NULL)
@@ -266,8 +309,9 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    policy monitoring.retention_policies;
-    part   record;
+    policy    monitoring.retention_policies;
+    drop_before timestamptz;
+    part      record;
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
         RAISE EXCEPTION 'at must be a finite time' USING ERRCODE = 'datetime_field_overflow';
@@ -281,9 +325,13 @@ BEGIN
         FROM generate_series(0, policy.premake) i;
         made := (SELECT count(*) FROM monitoring.partitions(policy.relation)) - made;
 
+        drop_before := at - policy.keep;
+        IF policy.guard IS NOT NULL THEN
+            EXECUTE format('SELECT least(%s($1), $2)', policy.guard) INTO drop_before USING policy.relation, drop_before;
+        END IF;
         FOR part IN
             SELECT p.partition FROM monitoring.partitions(policy.relation) p
-            WHERE policy.enabled AND p.until <= at - policy.keep ORDER BY p.until
+            WHERE policy.enabled AND p.until <= drop_before ORDER BY p.until
         LOOP
             IF monitoring.drop_partition(policy.relation, part.partition) THEN
                 dropped := dropped + 1;
@@ -328,22 +376,103 @@ CREATE TABLE monitoring.segments (
     seq        bigint NOT NULL,
     part       int NOT NULL,
     series     int NOT NULL,
+    first_id   bigint NOT NULL,
+    last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
     points     bytea NOT NULL,
     PRIMARY KEY (slot_start, seq, part)
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
-COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
+COMMENT ON TABLE monitoring.segments IS 'Observations as they were flushed: a row per flush and 10-second slot, of all series, or of a range of series ids where there are many. The format is described in src/metrics/segment.c; read it with value() and query().';
+
+CREATE TABLE monitoring.minutes (
+    slot_start timestamptz NOT NULL,
+    seq        bigint NOT NULL,
+    part       int NOT NULL,
+    series     int NOT NULL,
+    first_id   bigint NOT NULL,
+    last_id    bigint NOT NULL,
+    directory  bytea NOT NULL,
+    points     bytea NOT NULL,
+    PRIMARY KEY (slot_start, part)
+) PARTITION BY RANGE (slot_start);
+ALTER TABLE monitoring.minutes ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the segments of each minute merged, in the same format. seq is the last flush when it was made.';
+
+CREATE TABLE monitoring.chunks (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.chunks ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and hour (period is its start). The format is described in src/metrics/chunk_codec.c.';
+
+CREATE TABLE monitoring.hourly (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.hourly ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, made from chunks. Same format.';
+
+CREATE TABLE monitoring.daily (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period)
+) PARTITION BY RANGE (period);
+ALTER TABLE monitoring.daily ALTER data SET STORAGE EXTERNAL;
+COMMENT ON TABLE monitoring.daily IS 'Daily points: a row per series and month, made from hourly. Same format.';
+
+CREATE TABLE monitoring.late (
+    series_id bigint NOT NULL,
+    period    timestamptz NOT NULL,
+    seq       bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    data      bytea NOT NULL,
+    PRIMARY KEY (series_id, period, seq)
+);
+ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
+CREATE INDEX late_period_idx ON monitoring.late (period);
+COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
     seq        bigint NOT NULL,
+    sealed_at  timestamptz NOT NULL,
     flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments. What was observed before sealed_at is stored.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
-VALUES ('segments', '1 day', 2, '90 days');
+CREATE TABLE monitoring.compaction_state (
+    only_row    boolean PRIMARY KEY CHECK (only_row),
+    minutes     timestamptz NOT NULL,
+    chunks      timestamptz NOT NULL,
+    hourly      timestamptz NOT NULL,
+    daily       timestamptz NOT NULL,
+    chunks_next bigint,
+    hourly_next bigint,
+    daily_next  bigint
+);
+COMMENT ON TABLE monitoring.compaction_state IS 'How far each level of storage is complete: everything before the time. The columns _next say with which series the work on the next period goes on, when it has begun.';
+
+CREATE FUNCTION monitoring.compacted_before(relation text) RETURNS timestamptz
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
+                                          WHEN 'chunks' THEN c.hourly WHEN 'hourly' THEN c.daily END
+                     FROM monitoring.compaction_state c), '-infinity')
+$$;
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard) VALUES
+('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
+('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
+('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before'),
+('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before'),
+('daily', '360 days', 1, '5 years', NULL);
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -374,7 +503,24 @@ CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
 COMMENT ON FUNCTION monitoring.flush_job(timestamptz) IS 'The periodic job that flushes metrics; does nothing when another flush is under way.';
 
+CREATE FUNCTION monitoring.compact(at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
+LANGUAGE c STRICT VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_compact';
+COMMENT ON FUNCTION monitoring.compact(timestamptz) IS 'Flush, then compact all metrics observed before a time: segments to minutes, full hours to chunks, full days to hourly and full months to daily points. Returns the number of rows written. The worker does this by itself, a bounded amount at a time; reads never need it. What is observed before that time from now on is late, which is allowed but costs more.';
+
+CREATE FUNCTION monitoring.compact_job(at timestamptz) RETURNS void
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_compact_job';
+COMMENT ON FUNCTION monitoring.compact_job(timestamptz) IS 'The periodic job that compacts metrics, for about a second at most; does nothing while compact() is under way.';
+
+CREATE FUNCTION monitoring.record_at(metric text, value float8, at timestamptz, labels jsonb DEFAULT '{}', kind text DEFAULT 'distribution') RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_at';
+COMMENT ON FUNCTION monitoring.record_at(text, float8, timestamptz, jsonb, text) IS 'Record an observation that was made at another time: as record(), increment() or set_gauge() by kind distribution, counter or gauge. Up to a minute ago it is recorded as they do; what is older is stored when the transaction commits (in one-minute points), and rolls back with it. Errors besides theirs: more than a minute in the future, or older than one-minute points are kept (22008), unknown kind (22023).';
+
 -- Reading
+
+CREATE FUNCTION monitoring.labels_match(labels jsonb, selector jsonb) RETURNS boolean
+LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_labels_match';
+COMMENT ON FUNCTION monitoring.labels_match(jsonb, jsonb) IS 'Whether labels match a selector: an object whose scalars are the values asked for, and whose objects hold conditions by operator, as in {"route": "/cart", "status": {"!~": "2.."}, "tenant": {"exists": true}}. =, !=, =~ and !~ take a missing label for an empty one; regular expressions (PostgreSQL''s) have to match the whole value. Errors: not such an object (22023), invalid regular expression (2201B).';
 
 CREATE FUNCTION monitoring.check_fn(fn text) RETURNS void
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_fn';
@@ -444,6 +590,143 @@ SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.me
 FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
 COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
 
+-- manage: what metrics cost, whether storage is sound, and deleting.
+
+CREATE TABLE monitoring.deleted_series (
+    series_id  bigint PRIMARY KEY,
+    seq        bigint NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE monitoring.deleted_series IS 'Series whose observations up to flush seq were deleted: rows of segments and minutes hold many series and are not rewritten, so reads and compaction leave these out. Emptied when those rows have gone.';
+
+CREATE FUNCTION monitoring.flush_before_delete() RETURNS bigint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_flush_before_delete';
+COMMENT ON FUNCTION monitoring.flush_before_delete() IS 'Hold off compaction and flushes until the transaction ends, and flush. Returns the number of the flush.';
+
+CREATE FUNCTION monitoring.forget_series(series_ids bigint[]) RETURNS void
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_forget_series';
+COMMENT ON FUNCTION monitoring.forget_series(bigint[]) IS 'Take series out of memory when the transaction commits; those that are recorded again by then are entered into the catalog anew.';
+
+CREATE FUNCTION monitoring.delete_observations(series_ids bigint[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    flushed bigint := monitoring.flush_before_delete();
+BEGIN
+    INSERT INTO monitoring.deleted_series (series_id, seq)
+    SELECT i, flushed FROM unnest(series_ids) i ORDER BY i
+    ON CONFLICT (series_id) DO UPDATE SET seq = EXCLUDED.seq, deleted_at = EXCLUDED.deleted_at;
+    DELETE FROM monitoring.chunks c WHERE c.series_id = ANY (series_ids);
+    DELETE FROM monitoring.hourly h WHERE h.series_id = ANY (series_ids);
+    DELETE FROM monitoring.daily d WHERE d.series_id = ANY (series_ids);
+    DELETE FROM monitoring.late l WHERE l.series_id = ANY (series_ids);
+END
+$$;
+COMMENT ON FUNCTION monitoring.delete_observations(bigint[]) IS 'Delete everything observed of some series until now, in all levels of storage.';
+
+CREATE FUNCTION monitoring.reset(metric text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ids bigint[];
+BEGIN
+    PERFORM monitoring.flush_before_delete();
+    ids := ARRAY(SELECT s.series_id FROM monitoring.series_catalog s WHERE s.metric = reset.metric);
+    IF ids = '{}' THEN
+        RAISE EXCEPTION 'metric "%" does not exist', metric USING ERRCODE = 'undefined_object';
+    END IF;
+    PERFORM monitoring.delete_observations(ids);
+    RETURN cardinality(ids);
+END
+$$;
+COMMENT ON FUNCTION monitoring.reset(text) IS 'Delete everything observed of a metric until now; the metric and its series stay known. Returns the number of series. Error: no such metric (42704).';
+
+CREATE FUNCTION monitoring.delete_series(metric text, labels jsonb DEFAULT '{}') RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ids bigint[];
+BEGIN
+    PERFORM monitoring.flush_before_delete();
+    ids := ARRAY(SELECT s.series_id FROM monitoring.series_catalog s
+                 WHERE s.metric = delete_series.metric AND monitoring.labels_match(s.labels, delete_series.labels));
+    PERFORM monitoring.delete_observations(ids);
+    DELETE FROM monitoring.series_catalog s WHERE s.series_id = ANY (ids);
+    DELETE FROM monitoring.metric_catalog m
+    WHERE m.metric = delete_series.metric
+      AND NOT EXISTS (SELECT FROM monitoring.series_catalog s WHERE s.metric = m.metric);
+    PERFORM monitoring.forget_series(ids);
+    RETURN cardinality(ids);
+END
+$$;
+COMMENT ON FUNCTION monitoring.delete_series(text, jsonb) IS 'Delete the series of a metric that match labels (as in value()), with all that was observed of them and the labels themselves. Returns how many there were. What is recorded after it makes them anew.';
+
+-- What storage costs
+
+CREATE FUNCTION monitoring.segment_entries(directory bytea, points bytea)
+RETURNS TABLE (series_id bigint, bytes int)
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mon_segment_entries';
+COMMENT ON FUNCTION monitoring.segment_entries(bytea, bytea) IS 'The series that a row of segments or minutes holds, and the bytes that each takes. Error: corrupt (XX001).';
+
+CREATE FUNCTION monitoring.chunk_points(data bytea) RETURNS int
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_chunk_points';
+COMMENT ON FUNCTION monitoring.chunk_points(bytea) IS 'The number of points in a chunk of any level; NULL when it is corrupt.';
+
+CREATE FUNCTION monitoring.segment_is_sound(directory bytea, points bytea) RETURNS boolean
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_segment_is_sound';
+COMMENT ON FUNCTION monitoring.segment_is_sound(bytea, bytea) IS 'Whether every point of a row of segments or minutes can be read.';
+
+CREATE VIEW monitoring.storage_usage AS
+WITH entries AS (
+    SELECT 'segments' AS level, e.series_id, 1 AS points, e.bytes
+    FROM monitoring.segments s CROSS JOIN LATERAL monitoring.segment_entries(s.directory, s.points) e
+    UNION ALL
+    SELECT 'minutes', e.series_id, 1, e.bytes
+    FROM monitoring.minutes m CROSS JOIN LATERAL monitoring.segment_entries(m.directory, m.points) e
+    UNION ALL
+    SELECT 'chunks', c.series_id, monitoring.chunk_points(c.data), pg_column_size(c.data) + 84 FROM monitoring.chunks c
+    UNION ALL
+    SELECT 'hourly', h.series_id, monitoring.chunk_points(h.data), pg_column_size(h.data) + 84 FROM monitoring.hourly h
+    UNION ALL
+    SELECT 'daily', d.series_id, monitoring.chunk_points(d.data), pg_column_size(d.data) + 84 FROM monitoring.daily d
+    UNION ALL
+    SELECT 'late', l.series_id, monitoring.chunk_points(l.data), pg_column_size(l.data) + 84 FROM monitoring.late l
+)
+SELECT c.metric, e.level, count(DISTINCT e.series_id) AS series, sum(e.points) AS points, sum(e.bytes) AS bytes,
+       sum(e.bytes)::float8 / nullif(sum(e.points), 0) AS bytes_per_point
+FROM entries e LEFT JOIN monitoring.series_catalog c ON c.series_id = e.series_id
+GROUP BY c.metric, e.level;
+COMMENT ON VIEW monitoring.storage_usage IS 'What each metric costs in each level of storage: series, points and bytes, the bytes of a row''s header and index entry included as 84. Reads all of storage. Series that were deleted and whose rows have not gone yet have a null metric.';
+
+CREATE FUNCTION monitoring.check_storage()
+RETURNS TABLE (relation text, series_id bigint, period timestamptz, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'segments', NULL::bigint, s.slot_start, format('flush %s, part %s cannot be read', s.seq, s.part)
+    FROM monitoring.segments s WHERE NOT monitoring.segment_is_sound(s.directory, s.points)
+    UNION ALL
+    SELECT 'minutes', NULL, m.slot_start, format('part %s cannot be read', m.part)
+    FROM monitoring.minutes m WHERE NOT monitoring.segment_is_sound(m.directory, m.points)
+    UNION ALL
+    SELECT t.relation, t.series_id, t.period, 'the chunk cannot be read'
+    FROM (SELECT 'chunks' AS relation, c.series_id, c.period, c.data FROM monitoring.chunks c
+          UNION ALL SELECT 'hourly', h.series_id, h.period, h.data FROM monitoring.hourly h
+          UNION ALL SELECT 'daily', d.series_id, d.period, d.data FROM monitoring.daily d
+          UNION ALL SELECT 'late', l.series_id, l.period, l.data FROM monitoring.late l) t
+    WHERE monitoring.chunk_points(t.data) IS NULL
+    UNION ALL
+    SELECT t.relation, t.series_id, t.period, 'the series is not in the catalog'
+    FROM (SELECT 'chunks' AS relation, c.series_id, c.period FROM monitoring.chunks c
+          UNION ALL SELECT 'hourly', h.series_id, h.period FROM monitoring.hourly h
+          UNION ALL SELECT 'daily', d.series_id, d.period FROM monitoring.daily d) t
+    WHERE NOT EXISTS (SELECT FROM monitoring.series_catalog s WHERE s.series_id = t.series_id)
+$$;
+COMMENT ON FUNCTION monitoring.check_storage() IS 'Read everything that is stored of metrics and list what is damaged; no rows when all is well. Reads of other series and times work all the same.';
+
 -- worker: periodic jobs and the state of those who run them.
 
 CREATE TABLE monitoring.jobs (
@@ -494,6 +777,7 @@ COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jo
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
+('compact', 'monitoring.compact_job', '5 seconds', NULL, 20, '5 minutes', false, false),
 ('retention', 'monitoring.apply_retention_job', '10 minutes', NULL, 90, '1 minute', true, false);
 
 CREATE FUNCTION monitoring.worker_status(
@@ -2804,9 +3088,11 @@ INSERT INTO monitoring.access_levels VALUES
  '{*,alert_history,delivery_attempts}',
  '{value,percentile,percentiles,query,series_values,live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number}',
+   to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
+   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number,
+   labels_match,segment_entries,chunk_points}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{}', '{record,increment,set_gauge}', 'records metrics'),
+('writer', '{}', '{}', '{record,increment,set_gauge,record_at}', 'records metrics'),
 ('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', 'configures everything');

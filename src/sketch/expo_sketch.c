@@ -527,12 +527,9 @@ expo_copy(ExpoSketch *dst, const ExpoSketch *src, const ExpoAllocator *a)
 
 /* ---- percentiles ---- */
 
-/*
- * The value whose relative error is the same at both ends of the bucket:
- * 2*lo*hi/(lo+hi), written so that nothing overflows.
- */
-static double
-representative(int32_t index, int scale)
+/* Written so that nothing overflows. */
+double
+expo_representative(int32_t index, int scale)
 {
 	double lo = expo_bound(index, scale);
 	double hi = expo_bound(index + 1, scale);
@@ -569,7 +566,7 @@ walk_up(Walk *w, const ExpoBuckets *b)
 	{
 		w->seen += expo_get(b, i);
 		if (w->seen >= w->next->rank)
-			answer(w, representative(i, w->s->scale));
+			answer(w, expo_representative(i, w->s->scale));
 	}
 }
 
@@ -580,12 +577,12 @@ walk_down(Walk *w, const ExpoBuckets *b)
 	{
 		w->seen += expo_get(b, i);
 		if (w->seen >= w->next->rank)
-			answer(w, -representative(i, w->s->scale));
+			answer(w, -expo_representative(i, w->s->scale));
 	}
 }
 
-static uint64_t
-rank_of(const ExpoSketch *s, double q)
+uint64_t
+expo_rank(const ExpoSketch *s, double q)
 {
 	double rank = ceil(q * (double) s->count);
 
@@ -613,7 +610,7 @@ quantiles_pass(const ExpoSketch *s, const double *q, size_t n, double *out)
 
 	for (size_t i = 0; i < n; i++)
 	{
-		uint64_t rank = rank_of(s, q[i]);
+		uint64_t rank = expo_rank(s, q[i]);
 
 		if (rank == 1)
 			out[i] = s->min; /* the extremes are known exactly */

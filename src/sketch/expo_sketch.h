@@ -59,6 +59,8 @@ extern void expo_free(ExpoSketch *s, const ExpoAllocator *a);
 extern int32_t expo_index(double v, int scale);
 /* Lower bound of a bucket: 2^(index/2^scale), 0 on underflow, DBL_MAX on overflow. */
 extern double expo_bound(int32_t index, int scale);
+/* The value whose relative error is the same at both ends of the bucket: 2*lo*hi/(lo+hi). */
+extern double expo_representative(int32_t index, int scale);
 
 /*
  * Record v `n` times.  Returns false, leaving s unchanged, only when not even
@@ -76,6 +78,7 @@ extern void expo_downscale(ExpoSketch *s, int scale);
  * Value of rank ceil(q*count) (percentile_disc), as 2*lo*hi/(lo+hi) of its
  * bucket clamped to [min, max].  NaN when the sketch is empty.
  */
+extern uint64_t expo_rank(const ExpoSketch *s, double q);
 extern double expo_quantile(const ExpoSketch *s, double q);
 /* The same for many q in any order, in one pass. */
 extern void expo_quantiles(const ExpoSketch *s, const double *q, size_t n, double *out);

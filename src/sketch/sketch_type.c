@@ -86,9 +86,8 @@ mon_sketch_corrupt(void)
 	ereport(ERROR, errcode(ERRCODE_DATA_CORRUPTED), errmsg("stored sketch is corrupt"));
 }
 
-/* The decoded form of a sketch argument, in the current memory context. */
-static ExpoSketch
-get_sketch(FunctionCallInfo fcinfo, int argno)
+ExpoSketch
+mon_sketch_arg(FunctionCallInfo fcinfo, int argno)
 {
 	struct varlena *datum = PG_GETARG_VARLENA_PP(argno);
 	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
@@ -235,19 +234,19 @@ mon_sketch_hash_extended(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_count(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT64((int64) get_sketch(fcinfo, 0).count);
+	PG_RETURN_INT64((int64) mon_sketch_arg(fcinfo, 0).count);
 }
 
 Datum
 mon_sketch_sum(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_FLOAT8(get_sketch(fcinfo, 0).sum);
+	PG_RETURN_FLOAT8(mon_sketch_arg(fcinfo, 0).sum);
 }
 
 Datum
 mon_sketch_avg(PG_FUNCTION_ARGS)
 {
-	ExpoSketch s = get_sketch(fcinfo, 0);
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -257,7 +256,7 @@ mon_sketch_avg(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_min(PG_FUNCTION_ARGS)
 {
-	ExpoSketch s = get_sketch(fcinfo, 0);
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -267,7 +266,7 @@ mon_sketch_min(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_max(PG_FUNCTION_ARGS)
 {
-	ExpoSketch s = get_sketch(fcinfo, 0);
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
 
 	if (s.count == 0)
 		PG_RETURN_NULL();
@@ -277,15 +276,15 @@ mon_sketch_max(PG_FUNCTION_ARGS)
 Datum
 mon_sketch_max_relative_error(PG_FUNCTION_ARGS)
 {
-	ExpoSketch s = get_sketch(fcinfo, 0);
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
 
 	PG_RETURN_FLOAT8(expo_max_relative_error(&s));
 }
 
 /* ---- percentiles ---- */
 
-static void
-check_fraction(double q)
+void
+mon_check_fraction(double q)
 {
 	if (!(q >= 0 && q <= 1))
 		ereport(ERROR, errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
@@ -299,8 +298,8 @@ mon_sketch_percentile(PG_FUNCTION_ARGS)
 	double q = PG_GETARG_FLOAT8(1);
 	ExpoSketch s;
 
-	check_fraction(q);
-	s = get_sketch(fcinfo, 0);
+	mon_check_fraction(q);
+	s = mon_sketch_arg(fcinfo, 0);
 	if (s.count == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_FLOAT8(expo_quantile(&s, q));
@@ -317,7 +316,7 @@ known_fractions(const Datum *elements, const bool *nulls, int nelements, int *n)
 		if (!nulls[i])
 		{
 			q[*n] = DatumGetFloat8(elements[i]);
-			check_fraction(q[(*n)++]);
+			mon_check_fraction(q[(*n)++]);
 		}
 	return q;
 }
@@ -338,7 +337,7 @@ mon_sketch_percentiles(PG_FUNCTION_ARGS)
 	deconstruct_array(fractions, FLOAT8OID, sizeof(float8), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE,
 					  &elements, &nulls, &nelements);
 	q = known_fractions(elements, nulls, nelements, &n);
-	s = get_sketch(fcinfo, 0);
+	s = mon_sketch_arg(fcinfo, 0);
 	if (s.count == 0)
 		PG_RETURN_NULL();
 	if (nelements == 0)
