@@ -18,7 +18,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "metrics/levels.h"
+#include "metrics/chunk_rows.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -72,22 +72,6 @@ typedef struct DeletedSeries
 	int64 id; /* hash key */
 	int64 seq;
 } DeletedSeries;
-
-/* A row of a table of chunks; seq only for those of monitoring.late. */
-typedef struct ChunkRow
-{
-	int64 id;
-	TimestampTz period;
-	int64 seq;
-	bytea *data;
-} ChunkRow;
-
-typedef struct ChunkRows
-{
-	ChunkRow *row;
-	int n;
-	int max;
-} ChunkRows;
 
 static bool
 out_of_time(const Compaction *c)
@@ -253,133 +237,6 @@ decode_entry(Compaction *c, const Entry *e, MonPoint *p)
 	mon_segment_decode(e->data, e->len, e->start, p, &alloc);
 }
 
-/* ---- rows of chunks ---- */
-
-static void
-add_row(ChunkRows *rows, int64 id, TimestampTz period, int64 seq, bytea *data)
-{
-	if (rows->n == rows->max)
-	{
-		rows->max = rows->max ? rows->max * 2 : 256;
-		rows->row = rows->row ? repalloc_huge(rows->row, sizeof(ChunkRow) * (Size) rows->max)
-							  : palloc(sizeof(ChunkRow) * rows->max);
-	}
-	rows->row[rows->n].id = id;
-	rows->row[rows->n].period = period;
-	rows->row[rows->n].seq = seq;
-	rows->row[rows->n].data = data;
-	rows->n++;
-}
-
-/* Run a query for (series_id, period, seq, data) in order of the first two. */
-static void
-fetch_rows(ChunkRows *rows, const char *query, int nargs, Oid *types, Datum *values, long limit)
-{
-	if (SPI_execute_with_args(query, nargs, types, values, NULL, false, limit) != SPI_OK_SELECT)
-		elog(ERROR, "could not read metrics");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-
-		add_row(rows, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)),
-				DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull)),
-				DatumGetInt64(SPI_getbinval(tuple, desc, 3, &isnull)),
-				DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 4, &isnull)));
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-static Datum
-int8_array(const ChunkRows *rows, bool seq)
-{
-	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
-
-	for (int i = 0; i < rows->n; i++)
-		d[i] = Int64GetDatum(seq ? rows->row[i].seq : rows->row[i].id);
-	return PointerGetDatum(construct_array(d, rows->n, INT8OID, 8, true, 'd'));
-}
-
-static Datum
-period_array(const ChunkRows *rows)
-{
-	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
-
-	for (int i = 0; i < rows->n; i++)
-		d[i] = TimestampTzGetDatum(rows->row[i].period);
-	return PointerGetDatum(construct_array(d, rows->n, TIMESTAMPTZOID, 8, true, 'd'));
-}
-
-static Datum
-data_array(const ChunkRows *rows)
-{
-	Datum *d = palloc(sizeof(Datum) * (rows->n + 1));
-
-	for (int i = 0; i < rows->n; i++)
-		d[i] = PointerGetDatum(rows->row[i].data);
-	return PointerGetDatum(construct_array(d, rows->n, BYTEAOID, -1, false, 'i'));
-}
-
-static void
-ensure_partitions(const char *table, const ChunkRows *rows)
-{
-	Oid types[2] = {TEXTOID, TIMESTAMPTZARRAYOID};
-	Datum values[2] = {CStringGetTextDatum(table), period_array(rows)};
-
-	if (SPI_execute_with_args("SELECT monitoring.ensure_partition($1, p) "
-							  "FROM (SELECT DISTINCT p FROM unnest($2) AS u(p)) AS d",
-							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not make partitions");
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* Replace rows of a level. */
-static void
-write_rows(Compaction *c, ChunkLevel level, const ChunkRows *rows)
-{
-	const char *table = mon_chunk_levels[level].table;
-	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, BYTEAARRAYOID};
-	Datum values[3];
-
-	if (rows->n == 0)
-		return;
-	ensure_partitions(table, rows);
-	values[0] = int8_array(rows, false);
-	values[1] = period_array(rows);
-	values[2] = data_array(rows);
-	if (SPI_execute_with_args(psprintf("DELETE FROM monitoring.%s AS t USING unnest($1, $2) AS "
-									   "u(i, p) WHERE t.series_id OPERATOR(pg_catalog.=) u.i "
-									   "AND t.period OPERATOR(pg_catalog.=) u.p",
-									   table),
-							  2, types, values, NULL, false, 0) != SPI_OK_DELETE ||
-		SPI_execute_with_args(psprintf("INSERT INTO monitoring.%s (series_id, period, data) "
-									   "SELECT i, p, d FROM unnest($1, $2, $3) AS u(i, p, d)",
-									   table),
-							  3, types, values, NULL, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write metrics");
-	c->rows += rows->n;
-}
-
-static void
-delete_late(const ChunkRows *late)
-{
-	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID};
-	Datum values[3];
-
-	if (late->n == 0)
-		return;
-	values[0] = int8_array(late, false);
-	values[1] = period_array(late);
-	values[2] = int8_array(late, true);
-	if (SPI_execute_with_args("DELETE FROM monitoring.late AS t USING unnest($1, $2, $3) AS "
-							  "u(i, p, s) WHERE t.series_id OPERATOR(pg_catalog.=) u.i "
-							  "AND t.period OPERATOR(pg_catalog.=) u.p "
-							  "AND t.seq OPERATOR(pg_catalog.=) u.s",
-							  3, types, values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete late metrics");
-}
-
 /* ---- segments to minutes ---- */
 
 /* Merge the entries of one series from i on into one point; returns the next i. */
@@ -489,13 +346,13 @@ fetch_period(ChunkRows *rows, const char *table, const char *seq, TimestampTz pe
 	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum values[3] = {TimestampTzGetDatum(period), Int64GetDatum(lo), Int64GetDatum(hi)};
 
-	fetch_rows(rows,
-			   psprintf("SELECT series_id, period, %s, data FROM monitoring.%s "
-						"WHERE period OPERATOR(pg_catalog.=) $1 "
-						"AND series_id OPERATOR(pg_catalog.>=) $2 "
-						"AND series_id OPERATOR(pg_catalog.<=) $3 ORDER BY 1",
-						seq, table),
-			   3, types, values, 0);
+	mon_rows_fetch(rows,
+				   psprintf("SELECT series_id, period, %s, data FROM monitoring.%s "
+							"WHERE period OPERATOR(pg_catalog.=) $1 "
+							"AND series_id OPERATOR(pg_catalog.>=) $2 "
+							"AND series_id OPERATOR(pg_catalog.<=) $3 ORDER BY 1",
+							seq, table),
+				   3, types, values, 0);
 }
 
 /* Build the chunks of a range of series for an hour. */
@@ -536,11 +393,12 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, late.row[j].data);
 		for (; k < stored.n && stored.row[k].id == id; k++)
 			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, stored.row[k].data);
-		add_row(&built, id, hour, 0, mon_builder_finish(b));
+		mon_rows_add(&built, id, hour, 0, mon_builder_finish(b));
 		MemoryContextReset(c->series_cxt);
 	}
-	write_rows(c, LEVEL_CHUNKS, &built);
-	delete_late(&late);
+	mon_rows_replace(LEVEL_CHUNKS, &built);
+	c->rows += built.n;
+	mon_rows_delete_late(&late);
 	MemoryContextReset(c->cxt);
 }
 
@@ -596,10 +454,11 @@ roll_up(Compaction *c, ChunkLevel level, const ChunkRows *source)
 			 mon_period_start(level, source->row[i].period) == period;
 			 i++)
 			mon_builder_add_chunk(b, level - 1, id, source->row[i].period, source->row[i].data);
-		add_row(&built, id, period, 0, mon_builder_finish(b));
+		mon_rows_add(&built, id, period, 0, mon_builder_finish(b));
 		MemoryContextReset(c->series_cxt);
 	}
-	write_rows(c, level, &built);
+	mon_rows_replace(level, &built);
+	c->rows += built.n;
 }
 
 /* A batch of a period; true when it was the last one. */
@@ -614,17 +473,17 @@ roll_up_batch(Compaction *c, ChunkLevel level, TimestampTz period, int64 lo, int
 	ChunkRows source = {0};
 	int64 series = 0;
 
-	fetch_rows(&source,
-			   psprintf("SELECT series_id, period, 0::bigint, data FROM monitoring.%s "
-						"WHERE period OPERATOR(pg_catalog.>=) $1 "
-						"AND period OPERATOR(pg_catalog.<) $2 "
-						"AND series_id IN (SELECT DISTINCT series_id FROM monitoring.%s "
-						"WHERE period OPERATOR(pg_catalog.>=) $1 "
-						"AND period OPERATOR(pg_catalog.<) $2 "
-						"AND series_id OPERATOR(pg_catalog.>=) $3 "
-						"ORDER BY series_id LIMIT $4) ORDER BY 1, 2",
-						finer, finer),
-			   4, types, values, 0);
+	mon_rows_fetch(&source,
+				   psprintf("SELECT series_id, period, 0::bigint, data FROM monitoring.%s "
+							"WHERE period OPERATOR(pg_catalog.>=) $1 "
+							"AND period OPERATOR(pg_catalog.<) $2 "
+							"AND series_id IN (SELECT DISTINCT series_id FROM monitoring.%s "
+							"WHERE period OPERATOR(pg_catalog.>=) $1 "
+							"AND period OPERATOR(pg_catalog.<) $2 "
+							"AND series_id OPERATOR(pg_catalog.>=) $3 "
+							"ORDER BY series_id LIMIT $4) ORDER BY 1, 2",
+							finer, finer),
+				   4, types, values, 0);
 	for (int i = 0; i < source.n; i++)
 		if (i == 0 || source.row[i].id != source.row[i - 1].id)
 			series++;
@@ -678,22 +537,22 @@ refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *changed)
 			(wanted.n > 0 && wanted.row[wanted.n - 1].id == id &&
 			 wanted.row[wanted.n - 1].period == period))
 			continue;
-		add_row(&wanted, id, period, 0, NULL);
-		add_row(&ends, id, mon_period_end(level, period), 0, NULL);
+		mon_rows_add(&wanted, id, period, 0, NULL);
+		mon_rows_add(&ends, id, mon_period_end(level, period), 0, NULL);
 	}
 	if (wanted.n == 0)
 		return;
-	values[0] = int8_array(&wanted, false);
-	values[1] = period_array(&wanted);
-	values[2] = period_array(&ends);
-	fetch_rows(&source,
-			   psprintf("SELECT t.series_id, t.period, 0::bigint, t.data "
-						"FROM unnest($1, $2, $3) AS u(i, s, e) JOIN monitoring.%s AS t "
-						"ON t.series_id OPERATOR(pg_catalog.=) u.i "
-						"AND t.period OPERATOR(pg_catalog.>=) u.s "
-						"AND t.period OPERATOR(pg_catalog.<) u.e ORDER BY 1, 2",
-						mon_chunk_levels[level - 1].table),
-			   3, types, values, 0);
+	values[0] = mon_rows_ids(&wanted, false);
+	values[1] = mon_rows_periods(&wanted);
+	values[2] = mon_rows_periods(&ends);
+	mon_rows_fetch(&source,
+				   psprintf("SELECT t.series_id, t.period, 0::bigint, t.data "
+							"FROM unnest($1, $2, $3) AS u(i, s, e) JOIN monitoring.%s AS t "
+							"ON t.series_id OPERATOR(pg_catalog.=) u.i "
+							"AND t.period OPERATOR(pg_catalog.>=) u.s "
+							"AND t.period OPERATOR(pg_catalog.<) u.e ORDER BY 1, 2",
+							mon_chunk_levels[level - 1].table),
+				   3, types, values, 0);
 	roll_up(c, level, &source);
 }
 
@@ -711,20 +570,20 @@ compact_late_batch(Compaction *c)
 	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
 	int k = 0;
 
-	fetch_rows(&late,
-			   "SELECT series_id, period, seq, data FROM monitoring.late "
-			   "WHERE period OPERATOR(pg_catalog.<) $1 ORDER BY 1, 2, 3",
-			   1, types, values, LATE_PER_BATCH);
+	mon_rows_fetch(&late,
+				   "SELECT series_id, period, seq, data FROM monitoring.late "
+				   "WHERE period OPERATOR(pg_catalog.<) $1 ORDER BY 1, 2, 3",
+				   1, types, values, LATE_PER_BATCH);
 	if (late.n == 0)
 		return false;
-	pairs[0] = int8_array(&late, false);
-	pairs[1] = period_array(&late);
-	fetch_rows(&stored,
-			   "SELECT t.series_id, t.period, 0::bigint, t.data "
-			   "FROM (SELECT DISTINCT i, p FROM unnest($1, $2) AS u(i, p)) AS u "
-			   "JOIN monitoring.chunks AS t ON t.series_id OPERATOR(pg_catalog.=) u.i "
-			   "AND t.period OPERATOR(pg_catalog.=) u.p ORDER BY 1, 2",
-			   2, pair, pairs, 0);
+	pairs[0] = mon_rows_ids(&late, false);
+	pairs[1] = mon_rows_periods(&late);
+	mon_rows_fetch(&stored,
+				   "SELECT t.series_id, t.period, 0::bigint, t.data "
+				   "FROM (SELECT DISTINCT i, p FROM unnest($1, $2) AS u(i, p)) AS u "
+				   "JOIN monitoring.chunks AS t ON t.series_id OPERATOR(pg_catalog.=) u.i "
+				   "AND t.period OPERATOR(pg_catalog.=) u.p ORDER BY 1, 2",
+				   2, pair, pairs, 0);
 	for (int i = 0; i < late.n;)
 	{
 		int64 id = late.row[i].id;
@@ -736,11 +595,12 @@ compact_late_batch(Compaction *c)
 			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, stored.row[k++].data);
 		for (; i < late.n && late.row[i].id == id && late.row[i].period == period; i++)
 			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, late.row[i].data);
-		add_row(&built, id, period, 0, mon_builder_finish(b));
+		mon_rows_add(&built, id, period, 0, mon_builder_finish(b));
 		MemoryContextReset(c->series_cxt);
 	}
-	write_rows(c, LEVEL_CHUNKS, &built);
-	delete_late(&late);
+	mon_rows_replace(LEVEL_CHUNKS, &built);
+	c->rows += built.n;
+	mon_rows_delete_late(&late);
 	refresh_level(c, LEVEL_HOURLY, &built);
 	refresh_level(c, LEVEL_DAILY, &built);
 	MemoryContextReset(c->cxt);
