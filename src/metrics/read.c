@@ -812,15 +812,14 @@ read_storage(ReadState *state)
 	SPI_finish();
 }
 
-void
-mon_read(ReadState *state)
+/* Memory and storage, as of one moment. */
+static void
+read_memory_and_storage(ReadState *state)
 {
 	MonDb *db;
 
-	mon_require_preload();
 	mon_record_push();
 	mon_registry_bump_tick();
-	init_state(state);
 	db = mon_registry_db(MyDatabaseId);
 	if (!db)
 		ereport(ERROR,
@@ -831,9 +830,27 @@ mon_read(ReadState *state)
 	match_copied_series(state);
 	read_storage(state);
 	PopActiveSnapshot();
-	MemoryContextSwitchTo(state->cxt);
-
 	add_copied_points(state, state->storage.seq);
 	mon_record_each_transactional(add_own, state);
 	mon_late_each(add_own_late, state);
+}
+
+/* Without the library in shared memory there is nothing but what is stored. */
+static void
+read_storage_only(ReadState *state)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	mon_read_storage_state(&state->storage);
+	read_storage(state);
+	PopActiveSnapshot();
+}
+
+void
+mon_read(ReadState *state)
+{
+	init_state(state);
+	if (mon_preloaded)
+		read_memory_and_storage(state);
+	else
+		read_storage_only(state);
 }

@@ -244,9 +244,10 @@ mon_live_series(PG_FUNCTION_ARGS)
 	List *copies = NIL;
 	ListCell *lc;
 
-	mon_require_preload();
-	mon_record_push();
 	InitMaterializedSRF(fcinfo, 0);
+	if (!mon_preloaded)
+		return (Datum) 0;
+	mon_record_push();
 
 	/* A tuplestore may go to disk, so it is not filled under the lock. */
 	mon_index_lock(LW_SHARED);
