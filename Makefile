@@ -4,6 +4,7 @@
 #   make test        install what is missing, run every test
 #   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
 #   make bench       figures, ours and peers' side by side
+#   make reference   write docs/reference.md anew from the comments in the catalog
 
 EXTENSION    = monitoring
 MODULE_big   = monitoring
@@ -63,5 +64,7 @@ test:
 	@./test/run
 bench:
 	@./test/bench/run
+reference:
+	@./docs/make_reference
 
-.PHONY: demo demo-stop test bench install-sender uninstall-sender
+.PHONY: demo demo-stop test bench reference install-sender uninstall-sender

@@ -311,6 +311,9 @@ CREATE TABLE monitoring.metric_catalog (
     first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored; kind 1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metric_catalog.kind IS '1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored.';
 
 CREATE TABLE monitoring.series_catalog (
     series_id  bigint PRIMARY KEY,
@@ -320,6 +323,10 @@ CREATE TABLE monitoring.series_catalog (
 );
 CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
 COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series_catalog.series_id IS 'Hash of metric and labels.';
+COMMENT ON COLUMN monitoring.series_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series_catalog.labels IS 'Labels of the series in canonical form: every value is text.';
+COMMENT ON COLUMN monitoring.series_catalog.first_seen IS 'When it was first stored.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.metric_catalog', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.series_catalog', '');
 
@@ -334,6 +341,12 @@ CREATE TABLE monitoring.segments (
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
+COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
+COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
+COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
+COMMENT ON COLUMN monitoring.segments.series IS 'How many series the row holds.';
+COMMENT ON COLUMN monitoring.segments.directory IS 'Ids of the series in ascending order, each with the offset of its point.';
+COMMENT ON COLUMN monitoring.segments.points IS 'One encoded point per series, in the order of the directory.';
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
@@ -341,6 +354,9 @@ CREATE TABLE monitoring.flush_state (
     flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
+COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
 VALUES ('segments', '1 day', 2, '90 days');
@@ -355,20 +371,20 @@ SELECT monitoring.forget_database();
 
 CREATE FUNCTION monitoring.record(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record';
-COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of scalars. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
+COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of at most 64 scalars and 4096 bytes. A null argument records nothing. Beyond monitoring.max_series or monitoring.shared_memory the observation goes to the metric''s series {"overflow": "true"}, without an error. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.increment(metric text, by float8 DEFAULT 1, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_increment';
-COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter; by must not be negative (22023). Otherwise as record().';
+COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter: the number of events since the last call, or an amount such as bytes; not the total so far. by must not be negative (22023). Otherwise as record().';
 
 CREATE FUNCTION monitoring.set_gauge(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_set_gauge';
-COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Otherwise as record().';
+COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Every call is kept in count, avg, min and max of its slot; last is the latest. Otherwise as record().';
 
 CREATE FUNCTION monitoring.flush() RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_flush';
-COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written. The worker does this every monitoring.flush_interval; reads never need it.';
+COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written, one per series and 10-second slot. The worker does this every monitoring.flush_interval; reads never need it. Errors: on a standby or in a read-only transaction (25006), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
@@ -384,26 +400,26 @@ CREATE FUNCTION monitoring.value(metric text, fn text, over interval DEFAULT '5 
                                  at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_value';
-COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data. Time is kept in slots of 10 seconds; every slot that overlaps the window counts.';
+COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data, also for a metric that does not exist. Counters have count (of calls), sum, avg, rate and increase; gauges count, sum, avg, min, max and last; distributions all but last, with rate and increase of their count. Time is kept in slots of 10 seconds; every slot that overlaps the window counts. Errors: unknown fn, window not longer than zero, invalid labels (22023), fn that does not go with the metric''s kind (42809), time that is not finite (22008).';
 
 CREATE FUNCTION monitoring.percentile(metric text, q float8, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
                                       at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_percentile';
-COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data.';
+COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data. Errors as value().';
 
 CREATE FUNCTION monitoring.series_values(metric text, fn text, over interval, labels jsonb, by text[], at timestamptz)
 RETURNS TABLE (series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
-COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels.';
+COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
 
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
-COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. At most 100,000 buckets (54000). A slot of 10 seconds counts in the bucket where it starts, the one open at since in the first.';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). A slot of 10 seconds counts in the bucket where it starts, the one open at since in the first.';
 
 CREATE FUNCTION monitoring.live_series()
 RETURNS TABLE (series_id bigint, metric text, kind smallint, labels jsonb, is_overflow boolean, pending_slots int, last_recorded timestamptz)
@@ -423,6 +439,14 @@ FROM monitoring.series_catalog c
 JOIN monitoring.metric_catalog m ON m.metric = c.metric
 FULL JOIN monitoring.live_series() l ON l.series_id = c.series_id;
 COMMENT ON VIEW monitoring.series IS 'Every series: its metric, labels and kind, whether it is live in memory, whether it collects what a full metric could not keep apart (overflow), when it was last recorded (while live) and first stored.';
+COMMENT ON COLUMN monitoring.series.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series.labels IS 'Labels of the series; every value is text.';
+COMMENT ON COLUMN monitoring.series.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.series.series_id IS 'Hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series.live IS 'True if the series is in memory: recorded lately, or not yet stored.';
+COMMENT ON COLUMN monitoring.series.overflow IS 'True for the series that collects what had no room of its own.';
+COMMENT ON COLUMN monitoring.series.last_recorded IS 'Time of the last observation; null if the series is not live.';
+COMMENT ON COLUMN monitoring.series.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE VIEW monitoring.metrics AS
 SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS live_series,
@@ -430,6 +454,13 @@ SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS l
 FROM monitoring.series s
 GROUP BY s.metric, s.kind;
 COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, and whether some were folded into its overflow series.';
+COMMENT ON COLUMN monitoring.metrics.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metrics.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.metrics.series IS 'Series, live or stored.';
+COMMENT ON COLUMN monitoring.metrics.live_series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.metrics.overflowing IS 'True if some label sets were folded into the overflow series.';
+COMMENT ON COLUMN monitoring.metrics.last_recorded IS 'Time of the last observation; null if no series is live.';
+COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
@@ -443,6 +474,22 @@ SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.me
        f.flushed_at AS last_flush
 FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
 COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
+COMMENT ON COLUMN monitoring.self.memory_bytes IS 'Memory for metrics, of all databases: monitoring.shared_memory.';
+COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all databases.';
+COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
+COMMENT ON COLUMN monitoring.self.series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are not freed yet.';
+COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped.';
+COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
+COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
+COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';
+COMMENT ON COLUMN monitoring.self.overflow IS 'Observations recorded in an overflow series: counted, but without their labels.';
+COMMENT ON COLUMN monitoring.self.refused IS 'NaN and infinite values, which are not recorded.';
+COMMENT ON COLUMN monitoring.self.flushes IS 'Flushes.';
+COMMENT ON COLUMN monitoring.self.slots_merged IS 'Slots made coarser than 10 seconds because no flush came for long.';
+COMMENT ON COLUMN monitoring.self.next_flush IS 'Number of the next flush.';
+COMMENT ON COLUMN monitoring.self.memory_used_ratio IS 'memory_used_bytes to memory_bytes, 0..1.';
+COMMENT ON COLUMN monitoring.self.last_flush IS 'Time of the last flush that wrote something; null before.';
 
 -- worker: periodic jobs and the state of those who run them.
 
@@ -483,7 +530,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function N
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
@@ -670,6 +717,25 @@ CREATE TABLE monitoring.statement_deltas (
 ) PARTITION BY RANGE (bucket);
 COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran added to its counters between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
 COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval: the time of the snapshot.';
+COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval: the time of the snapshot before.';
+COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement.';
+COMMENT ON COLUMN monitoring.statement_deltas.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function.';
+COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended in the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Their time together.';
+COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution, where it can be told.';
+COMMENT ON COLUMN monitoring.statement_deltas.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Planning time.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
 COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
 
@@ -2798,6 +2864,11 @@ CREATE TABLE monitoring.access_levels (
     description text NOT NULL
 );
 COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given to grant_access().';
+COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
+COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
+COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
@@ -2854,7 +2925,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin. Errors: unknown level (22023), unknown role (42704).';
+COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin; several calls add up. It grants what exists now. Only the owner of the extension and superusers can. Errors: unknown level (22023), unknown role (42704).';
 
 CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
@@ -2866,7 +2937,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END
 $$;
-COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role everything that grant_access() gave it.';
+COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role every privilege on the schema and what is in it. Error 42704 for an unknown role.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
 SELECT monitoring.grant_access('pg_monitor', 'viewer');

@@ -10,6 +10,11 @@ CREATE TABLE monitoring.access_levels (
     description text NOT NULL
 );
 COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given to grant_access().';
+COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
+COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
+COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
@@ -66,7 +71,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin. Errors: unknown level (22023), unknown role (42704).';
+COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin; several calls add up. It grants what exists now. Only the owner of the extension and superusers can. Errors: unknown level (22023), unknown role (42704).';
 
 CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
@@ -78,7 +83,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END
 $$;
-COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role everything that grant_access() gave it.';
+COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role every privilege on the schema and what is in it. Error 42704 for an unknown role.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
 SELECT monitoring.grant_access('pg_monitor', 'viewer');

@@ -129,6 +129,25 @@ CREATE TABLE monitoring.statement_deltas (
 ) PARTITION BY RANGE (bucket);
 COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran added to its counters between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
 COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval: the time of the snapshot.';
+COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval: the time of the snapshot before.';
+COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement.';
+COMMENT ON COLUMN monitoring.statement_deltas.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function.';
+COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended in the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Their time together.';
+COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution, where it can be told.';
+COMMENT ON COLUMN monitoring.statement_deltas.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Planning time.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
 COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
 

@@ -38,7 +38,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function N
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
