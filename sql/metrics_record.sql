@@ -106,3 +106,12 @@ SELECT count(monitoring.increment('reg_bomb_total', 1, jsonb_build_object('user'
 SELECT monitoring.value('reg_bomb_total', 'sum'), monitoring.value('reg_bomb_total', 'sum', labels => '{"overflow": true}');
 SELECT series, overflowing FROM monitoring.metrics WHERE metric = 'reg_bomb_total';
 SELECT accepted = persisted + pending + dropped AS balanced FROM monitoring.self;
+
+-- Many series are read from segments exactly as they were recorded.
+SELECT count(monitoring.set_gauge('reg_many', i, jsonb_build_object('n', i))),
+       count(monitoring.record('reg_many_seconds', i, jsonb_build_object('n', i))) FROM generate_series(1, 500) i;
+SELECT monitoring.flush() > 0 AS flushed;
+SELECT count(*), count(*) FILTER (WHERE value::text = series_labels ->> 'n') AS right
+FROM monitoring.series_values('reg_many', 'last', '1 hour', '{}', '{n}', clock_timestamp());
+SELECT count(*), count(*) FILTER (WHERE abs(value / (series_labels ->> 'n')::float8 - 1) <= 0.005415) AS right
+FROM monitoring.series_values('reg_many_seconds', 'p50', '1 hour', '{}', '{n}', clock_timestamp());
