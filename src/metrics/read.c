@@ -168,8 +168,8 @@ typedef struct ReadState
 	ExpoAllocator alloc;
 	bool select_all;
 	HTAB *series;
-	int64 *ids; /* matched series in ascending order */
-	int nids;
+	MatchedSeries *matched; /* the same by ascending id */
+	int nmatched;
 	groups_hash *group_index;
 	ReadGroup *groups;
 	int ngroups;
@@ -581,27 +581,27 @@ add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 /* ---- segments ---- */
 
 static int
-compare_ids(const void *a, const void *b)
+compare_matched(const void *a, const void *b)
 {
-	int64 x = *(const int64 *) a;
-	int64 y = *(const int64 *) b;
+	int64 x = ((const MatchedSeries *) a)->id;
+	int64 y = ((const MatchedSeries *) b)->id;
 
 	return x < y ? -1 : x > y;
 }
 
 static void
-sort_ids(ReadState *state)
+sort_matched(ReadState *state)
 {
 	HASH_SEQ_STATUS seq;
 	MatchedSeries *m;
 
-	state->nids = 0;
-	state->ids = palloc_extended(sizeof(int64) * (hash_get_num_entries(state->series) + 1),
-								 MCXT_ALLOC_HUGE);
+	state->nmatched = 0;
+	state->matched = palloc_extended(
+		sizeof(MatchedSeries) * (hash_get_num_entries(state->series) + 1), MCXT_ALLOC_HUGE);
 	hash_seq_init(&seq, state->series);
 	while ((m = hash_seq_search(&seq)) != NULL)
-		state->ids[state->nids++] = m->id;
-	qsort(state->ids, state->nids, sizeof(int64), compare_ids);
+		state->matched[state->nmatched++] = *m;
+	qsort(state->matched, state->nmatched, sizeof(MatchedSeries), compare_matched);
 }
 
 /* Find the series of the metric that match, stored ones too; checks the function. */
@@ -645,24 +645,23 @@ add_segment(ReadState *state, TimestampTz start, Datum directory_datum, Datum po
 {
 	bytea *directory = DatumGetByteaPP(directory_datum);
 	Size points_len = toast_raw_datum_size(points_datum) - VARHDRSZ;
-	bytea *points = state->nids > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
+	bytea *points = state->nmatched > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
 	int hint = 0;
 
-	for (int i = 0; i < state->nids; i++)
+	for (int i = 0; i < state->nmatched; i++)
 	{
-		MatchedSeries *m;
+		const MatchedSeries *m = &state->matched[i];
 		uint32 offset, end;
 		const char *data;
 		MonPoint p;
 
-		if (!mon_segment_find(VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory), state->ids[i],
-							  &hint, &offset, &end, points_len))
+		if (!mon_segment_find(VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory), m->id, &hint,
+							  &offset, &end, points_len))
 			continue;
 		if (points)
 			data = VARDATA_ANY(points) + offset;
 		else
 			data = VARDATA_ANY(DatumGetByteaPSlice(points_datum, offset, end - offset));
-		m = hash_search(state->series, &state->ids[i], HASH_FIND, NULL);
 		mon_segment_decode(data, end - offset, start, &p, &state->alloc);
 		add_point(state, m->group, &p);
 		expo_free(&p.sketch, &state->alloc);
@@ -699,7 +698,7 @@ read_segments(ReadState *state)
 	MemoryContext row_cxt;
 	Portal portal;
 
-	if (state->nids == 0)
+	if (state->nmatched == 0)
 		return;
 	if (!plan)
 	{
@@ -788,7 +787,7 @@ read_metric(ReadState *state)
 	SPI_connect();
 	match_stored_series(state);
 	MemoryContextSwitchTo(state->cxt);
-	sort_ids(state);
+	sort_matched(state);
 	read_segments(state);
 	SPI_finish();
 	PopActiveSnapshot();

@@ -195,6 +195,12 @@ mon_segment_find(const char *directory, Size directory_len, int64 series_id, int
 
 	if (directory_len % DIRECTORY_ENTRY != 0)
 		corrupt();
+	/* Ids are asked for in ascending order: look near the last one first. */
+	for (int step = 1; step < hi - lo; step *= 2)
+		if (directory_id(directory, lo + step) >= series_id)
+			hi = lo + step + 1;
+		else
+			lo += step;
 	while (lo < hi)
 	{
 		int mid = lo + (hi - lo) / 2;
