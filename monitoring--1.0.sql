@@ -600,6 +600,7 @@ COMMENT ON COLUMN monitoring.status.lag IS 'Seconds by which the latest run star
 CREATE TABLE monitoring.statement_state (
 	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
 	dbid oid,
+	version text,
 	baseline_at timestamptz,
 	snapshot_at timestamptz,
 	statements integer NOT NULL DEFAULT 0,
@@ -610,11 +611,13 @@ CREATE TABLE monitoring.statement_state (
 	evicted_at timestamptz,
 	texts_at timestamptz,
 	texts_seconds float8 NOT NULL DEFAULT 0,
+	texts_error text,
 	purged_at timestamptz
 );
 COMMENT ON TABLE monitoring.statement_state IS 'One row: how far the snapshots of pg_stat_statements have come. Its lock is held during a snapshot. See the view statement_source.';
 COMMENT ON COLUMN monitoring.statement_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.statement_state.dbid IS 'Database that the counters are from; another one means that this database is a copy.';
+COMMENT ON COLUMN monitoring.statement_state.version IS 'Version of pg_stat_statements that they are from; each counts other things.';
 COMMENT ON COLUMN monitoring.statement_state.baseline_at IS 'Time of the first snapshot, before which nothing was watched.';
 COMMENT ON COLUMN monitoring.statement_state.snapshot_at IS 'Time of the latest snapshot.';
 COMMENT ON COLUMN monitoring.statement_state.statements IS 'Statements of this database in the latest snapshot.';
@@ -625,6 +628,7 @@ COMMENT ON COLUMN monitoring.statement_state.evictions IS 'Times that pg_stat_st
 COMMENT ON COLUMN monitoring.statement_state.evicted_at IS 'Snapshot that last noticed evictions.';
 COMMENT ON COLUMN monitoring.statement_state.texts_at IS 'Snapshot that last read query texts.';
 COMMENT ON COLUMN monitoring.statement_state.texts_seconds IS 'How long that took.';
+COMMENT ON COLUMN monitoring.statement_state.texts_error IS 'Why it could not; null: it could.';
 COMMENT ON COLUMN monitoring.statement_state.purged_at IS 'Snapshot that last removed forgotten statements.';
 INSERT INTO monitoring.statement_state DEFAULT VALUES;
 
@@ -773,6 +777,8 @@ CREATE VIEW monitoring.statement_source AS
 				'Set pg_stat_statements.track to top or all.'
 			WHEN s.evicted_at > s.snapshot_at - interval '1 hour' THEN
 				'Raise pg_stat_statements.max: entries are thrown out to make room, so statements that run rarely may be missed.'
+			WHEN s.texts_error IS NOT NULL THEN
+				'Texts of statements cannot be read: ' || s.texts_error
 		END AS hint
 	FROM monitoring.statement_state AS s
 	LEFT JOIN pg_catalog.pg_extension AS e ON e.extname = 'pg_stat_statements'
@@ -810,34 +816,35 @@ COMMENT ON FUNCTION monitoring.statement_source_function(text, text) IS 'Qualifi
 
 CREATE FUNCTION monitoring.statement_source_columns(columns text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT string_agg(format('%s AS %I', coalesce(v.expression, '0'), m.target), ', ' ORDER BY m.position)
+	SELECT string_agg(format(CASE WHEN 'toplevel' = ANY (columns) THEN '%1$s AS %3$I' ELSE '%2$s AS %3$I' END,
+			coalesce(v.expression, '0'), format(m.merged, coalesce(v.expression, '0')), m.target), ', ' ORDER BY m.position)
 		|| CASE WHEN 'toplevel' = ANY (columns) THEN ', s.toplevel' ELSE ', true AS toplevel' END
 		|| CASE WHEN 'stats_since' = ANY (columns) THEN ', s.stats_since' ELSE ', NULL::timestamptz AS stats_since' END
 	FROM (VALUES
-		(1, 'calls', '{calls}'::text[], '(%s)'),
-		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000'),
-		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000'),
-		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000'),
-		(5, 'rows', '{rows}', '(%s)'),
-		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000'),
-		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6'),
-		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6'),
-		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6'),
-		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6'),
-		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6'),
-		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6'),
-		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000'),
-		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000'),
-		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint'),
-		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000')
-	) AS m (position, target, sources, form)
+		(1, 'calls', '{calls}'::text[], '(%s)', 'sum(%s)::bigint'),
+		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000', 'sum(%s)'),
+		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000', 'min(%s)'),
+		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000', 'max(%s)'),
+		(5, 'rows', '{rows}', '(%s)', 'sum(%s)::bigint'),
+		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000', 'sum(%s)'),
+		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6', 'sum(%s)::bigint'),
+		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6', 'sum(%s)::bigint'),
+		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000', 'sum(%s)'),
+		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000', 'sum(%s)'),
+		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint', 'sum(%s)::bigint'),
+		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000', 'sum(%s)')
+	) AS m (position, target, sources, form, merged)
 	CROSS JOIN LATERAL (
 		SELECT replace(m.form, '%s', string_agg(format('s.%I', c.name), ' + ')) AS expression
 		FROM unnest(m.sources) AS c (name)
 		WHERE c.name = ANY (columns)
 	) AS v
 $$;
-COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size.';
+COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size. Without the column toplevel a statement may have two rows, which the list adds up.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Snapshots
@@ -850,14 +857,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			SELECT s.userid, s.queryid, %1$s
 			FROM %2$s(false) AS s
 			WHERE s.dbid = $3 AND s.queryid IS NOT NULL
+			%3$s
 		),
 		-- a counter that continues the one we know; any that went back began anew
 		delta AS MATERIALIZED (
 			SELECT s.*, c.queryid IS NULL AS anew,
-				s.calls - coalesce(c.calls, 0) AS d_calls,
-				s.total_seconds - coalesce(c.total_seconds, 0) AS d_seconds,
-				s.rows - coalesce(c.rows, 0) AS d_rows,
-				CASE WHEN c.queryid IS NULL OR s.max_seconds > c.max_seconds THEN s.max_seconds END AS d_max,
+				CASE WHEN $4 THEN 0 ELSE s.calls - coalesce(c.calls, 0) END AS d_calls,
+				CASE WHEN $4 THEN 0 ELSE s.total_seconds - coalesce(c.total_seconds, 0) END AS d_seconds,
+				CASE WHEN $4 THEN 0 ELSE s.rows - coalesce(c.rows, 0) END AS d_rows,
+				CASE WHEN NOT $4 AND (c.queryid IS NULL OR s.max_seconds > c.max_seconds) THEN s.max_seconds END AS d_max,
 				s.planning_seconds - coalesce(c.planning_seconds, 0) AS d_planning,
 				s.shared_hit_bytes - coalesce(c.shared_hit_bytes, 0) AS d_hit,
 				s.shared_read_bytes - coalesce(c.shared_read_bytes, 0) AS d_read,
@@ -877,7 +885,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 					ELSE s.total_seconds >= c.total_seconds AND s.min_seconds <= c.min_seconds AND s.max_seconds >= c.max_seconds
 				END
 				AND s.calls >= c.calls AND s.rows >= c.rows
-			WHERE c.queryid IS NULL OR s.calls <> c.calls
+			WHERE $4 OR c.queryid IS NULL OR s.calls <> c.calls
 		),
 		known AS (
 			UPDATE monitoring.statement_counters AS c SET
@@ -904,12 +912,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				d.max_seconds, d.rows, d.planning_seconds, d.shared_hit_bytes, d.shared_read_bytes,
 				d.shared_dirtied_bytes, d.shared_written_bytes, d.temp_read_bytes, d.temp_written_bytes,
 				d.io_read_seconds, d.io_write_seconds, d.wal_bytes, d.jit_seconds,
-				w.calls, w.calls * d.d_seconds / greatest(d.d_calls, 1), CASE WHEN $4 THEN 0 ELSE d.d_rows END,
-				CASE WHEN w.calls > 0 THEN d.d_max ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN d.d_seconds / w.calls ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN $1 END, $1, CASE WHEN w.calls > 0 THEN $1 END
+				d.d_calls, d.d_seconds, d.d_rows, CASE WHEN d.d_calls > 0 THEN d.d_max ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN d.d_seconds / d.d_calls ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN $1 END, $1, CASE WHEN d.d_calls > 0 THEN $1 END
 			FROM delta AS d
-			CROSS JOIN LATERAL (SELECT CASE WHEN $4 THEN 0 ELSE d.d_calls END AS calls) AS w
 			WHERE d.anew AND NOT EXISTS (SELECT FROM monitoring.statement_counters AS c
 				WHERE c.queryid = d.queryid AND c.userid = d.userid AND c.toplevel = d.toplevel)
 		),
@@ -925,13 +931,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				nullif(d.d_written, 0), nullif(d.d_temp_read, 0), nullif(d.d_temp_written, 0),
 				nullif(d.d_io_read, 0), nullif(d.d_io_write, 0), nullif(d.d_wal, 0), nullif(d.d_jit, 0)
 			FROM delta AS d
-			WHERE d.d_calls > 0 AND NOT $4
+			WHERE d.d_calls > 0
 			RETURNING 1
 		)
 		SELECT (SELECT count(*)::integer FROM source), (SELECT count(*)::integer FROM written)
-	$query$, monitoring.statement_source_columns(columns), source)
+	$query$, monitoring.statement_source_columns(columns), source,
+		CASE WHEN 'toplevel' = ANY (columns) THEN '' ELSE 'GROUP BY s.userid, s.queryid' END)
 $$;
-COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (store no deltas), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
+COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (note the counters, whatever they added), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
 
 CREATE FUNCTION monitoring.clip_text(value text, max_bytes integer) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -1018,11 +1025,15 @@ DECLARE
 	source record;
 	info text;
 	reset_at timestamptz;
+	reset_after timestamptz;
 	dealloc_now bigint;
 	first boolean;
+	baseline boolean;
+	version_now text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_stat_statements');
 	was_reset boolean;
 	wanted boolean;
 	started timestamptz;
+	text_problem text;
 	found_statements integer;
 	written integer;
 BEGIN
@@ -1047,7 +1058,9 @@ BEGIN
 	END IF;
 
 	first := state.dbid IS DISTINCT FROM own;
-	was_reset := NOT first AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
+	-- another version counts other things and splits entries differently: no difference to the old numbers is an increase
+	baseline := first OR state.version IS DISTINCT FROM version_now;
+	was_reset := NOT baseline AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
 	IF first THEN
 		DELETE FROM monitoring.statement_counters;
 	END IF;
@@ -1055,10 +1068,17 @@ BEGIN
 	PERFORM monitoring.ensure_partition('statement_deltas', at);
 	EXECUTE monitoring.statement_snapshot_query(source.function, source.columns)
 		INTO found_statements, written
-		USING at, least(state.snapshot_at, at), own, first, was_reset, current_setting('block_size')::bigint;
+		USING at, least(state.snapshot_at, at), own, baseline, was_reset, current_setting('block_size')::bigint;
+	IF info IS NOT NULL THEN
+		EXECUTE format('SELECT i.stats_reset FROM %s() AS i', info) INTO reset_after;
+		IF reset_after IS DISTINCT FROM reset_at THEN
+			RAISE EXCEPTION 'pg_stat_statements was reset during a snapshot'
+				USING ERRCODE = 'serialization_failure', DETAIL = 'Nothing was stored; the next snapshot will notice the reset.';
+		END IF;
+	END IF;
 
 	UPDATE monitoring.statement_state AS s SET
-		dbid = own, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
+		dbid = own, version = version_now, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
 		statements = found_statements, stats_reset = reset_at, dealloc = dealloc_now,
 		resets = s.resets + was_reset::integer,
 		evictions = s.evictions + CASE WHEN first THEN 0 WHEN was_reset THEN dealloc_now
@@ -1074,9 +1094,15 @@ BEGIN
 	IF wanted AND (state.texts_at IS NULL OR at < state.texts_at
 		OR at >= state.texts_at + least(state.texts_seconds * 100, 3600) * interval '1 s') THEN
 		started := clock_timestamp();
-		PERFORM monitoring.fetch_statement_texts(at);
+		BEGIN
+			PERFORM monitoring.fetch_statement_texts(at);
+			text_problem := NULL;
+		-- one text of another database that this one's encoding cannot hold makes all unreadable
+		EXCEPTION WHEN data_exception OR program_limit_exceeded OR out_of_memory THEN
+			text_problem := left(SQLERRM, 500);
+		END;
 		UPDATE monitoring.statement_state
-			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started);
+			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started), texts_error = text_problem;
 	END IF;
 
 	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN
@@ -1085,7 +1111,7 @@ BEGIN
 	END IF;
 	RETURN written;
 END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
+COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 40001 if pg_stat_statements is reset meanwhile, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
 
 CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1231,7 +1257,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'The view slow_queries for one window of time, the intervals that end in (at - over, at]: calls, times, share, first and last seen are those of the window. Costliest first.';
 
-CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0)
+CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
+	also bigint[] DEFAULT '{}')
 RETURNS TABLE (queryid bigint, database text, mean_seconds float8, calls bigint, query text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT w.queryid, current_database()::text, w.slowest, w.calls, q.query
@@ -1252,9 +1279,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		ORDER BY t.query = '<insufficient privilege>', t.first_seen
 		LIMIT 1
 	) AS q ON true
-	WHERE w.slowest >= slow_query_values.at_least
+	WHERE w.slowest >= slow_query_values.at_least OR w.queryid = ANY (slow_query_values.also)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out, except those whose queryid is in also.';
 -- alerts: rules, their kinds, and the tables in which the state of every alert lives. evaluate.sql, which follows, turns
 -- rules into alerts.
 --
@@ -1363,7 +1390,7 @@ CREATE TABLE monitoring.alert_states (
 	updated_at timestamptz NOT NULL,
 	-- not series_labels: labels can be longer than an index entry
 	PRIMARY KEY (rule_id, fingerprint)
-);
+) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
 COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
@@ -1858,8 +1885,8 @@ COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that l
 -- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
--- the kind, compares them with the stored states, and writes the states that change. History and outbox rows of all kinds
--- follow in the same transaction. Nothing changes, nothing is written.
+-- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
+-- kinds follow in the same transaction. Nothing changes, nothing is written.
 --
 -- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
 -- lock, not an advisory one, which any role could take and keep.
@@ -1872,29 +1899,41 @@ CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (metric_rule_values.rule_ids)
-	), readings AS MATERIALIZED (
-		SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, v.series_labels, v.value
-		FROM (SELECT DISTINCT d.metric, d.fn, d.over, d.selector, d.by_labels FROM rules AS d) AS r
+	WITH readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value
+		FROM (
+			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
+				d.fn IN ('count', 'rate', 'increase') AS counts
+			FROM monitoring.alert_rule_defs AS d
+			WHERE d.id = ANY (metric_rule_values.rule_ids)
+			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
+		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb
-	FROM rules AS r
-	JOIN readings AS v ON (v.metric, v.fn, v.over, v.selector, v.by_labels) = (r.metric, r.fn, r.over, r.selector, r.by_labels)
+	FROM readings AS v
+	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
-	-- where events are counted, none means zero: an alert must not wait for the next one to know that they ended
-	SELECT r.id, s.series_labels, 0, NULL
-	FROM rules AS r
-	JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
-	WHERE r.fn IN ('count', 'rate', 'increase') AND NOT EXISTS (
+	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
+	-- one that says that there are too few must not wait for the first.
+	SELECT e.rule_id, e.series_labels, 0, NULL
+	FROM (
+		SELECT d.id AS rule_id, s.series_labels
+		FROM monitoring.alert_rule_defs AS d
+		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
+		UNION
+		SELECT d.id, '{}'
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
+			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
+	) AS e
+	WHERE NOT EXISTS (
 		SELECT FROM readings AS v
-		WHERE (v.metric, v.fn, v.over, v.selector, v.by_labels, v.series_labels)
-			= (r.metric, r.fn, r.over, r.selector, r.by_labels, s.series_labels))
+		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
+		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase of a pending or firing alert are zero.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1917,17 +1956,28 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT d.id, d.over, d.selector, d.threshold
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (slow_query_rule_values.rule_ids)
+	), active AS MATERIALIZED (
+		SELECT r.id, r.over, r.threshold, s.series_labels
+		FROM rules AS r
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
 		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
-		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least) AS v
+		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
+			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
 	SELECT r.id, s.series_labels, s.mean_seconds, s.details
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
+	UNION ALL
+	-- a statement that does not run is not slow
+	SELECT a.id, a.series_labels, 0, NULL
+	FROM active AS a
+	WHERE a.threshold > 0 AND NOT EXISTS (
+		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1952,63 +2002,33 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 -- Transitions
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.alert_transition(rule monitoring.alert_rule_defs, state monitoring.alert_states, at timestamptz,
-	from_state text, to_state text, reason text)
-RETURNS monitoring.alert_history
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN ROW(NULL::bigint, at, state.alert_id, rule.id, rule.name, rule.severity, state.series_labels,
-		rule.selector || rule.extra_labels || state.series_labels, from_state, to_state, reason, state.value, rule.op,
-		rule.threshold, monitoring.fill_annotations(rule, state), state.details, state.active_at,
-		state.fired_at, state.fingerprint)::monitoring.alert_history;
-END $$;
-COMMENT ON FUNCTION monitoring.alert_transition(monitoring.alert_rule_defs, monitoring.alert_states, timestamptz, text, text, text) IS 'The alert_history row of one transition, still without id.';
-
-CREATE FUNCTION monitoring.write_transitions(transitions monitoring.alert_history[]) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	ids bigint[];
-	partition_at timestamptz;
-BEGIN
-	IF cardinality(transitions) = 0 THEN
-		RETURN 0;
-	END IF;
-	FOR partition_at IN SELECT DISTINCT t.at FROM unnest(transitions) AS t LOOP
-		PERFORM monitoring.ensure_partition('alert_history', partition_at);
-	END LOOP;
-	WITH written AS (
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT t.at, t.alert_id, t.rule_id, t.rule_name, t.severity, t.series_labels, t.labels, t.from_state, t.to_state,
-			t.reason, t.value, t.op, t.threshold, t.annotations, t.details, t.active_at,
-			t.fired_at, t.fingerprint
-		FROM unnest(transitions) WITH ORDINALITY AS t
-		ORDER BY t.ordinality
-		RETURNING id
-	)
-	SELECT array_agg(w.id ORDER BY w.id) INTO ids FROM written AS w;
-	PERFORM monitoring.enqueue_notifications(ids);
-	RETURN cardinality(ids);
-END $$;
-COMMENT ON FUNCTION monitoring.write_transitions(monitoring.alert_history[]) IS 'Write transitions to alert_history, enqueue their notifications, and return how many there were.';
-
 CREATE FUNCTION monitoring.end_alerts(rule monitoring.alert_rule_defs, reason text, at timestamptz DEFAULT clock_timestamp())
 RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
 BEGIN
+	PERFORM monitoring.ensure_partition('alert_history', at);
 	WITH ended AS (
 		DELETE FROM monitoring.alert_states AS s WHERE s.rule_id = rule.id RETURNING s
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
+			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
+			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
+			rule.threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
+			(e.s).fingerprint
+		FROM ended AS e
+		WHERE (e.s).state IN ('pending', 'firing')
+		ORDER BY (e.s).alert_id
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(rule, e.s, at, (e.s).state,
-			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason) ORDER BY (e.s).alert_id), '{}')
-	INTO transitions
-	FROM ended AS e
-	WHERE (e.s).state IN ('pending', 'firing');
-	RETURN monitoring.write_transitions(transitions);
+	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
 END $$;
-COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, and return how many were pending or firing.';
+COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Evaluation
@@ -2026,28 +2046,29 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text, timestamptz) IS 'Set or clear (null) the error of rules where it changes.';
 
+-- What the functions of kinds return is estimated far too low; sorting labels to merge them would cost more than all else.
 CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz, had_error boolean)
-RETURNS monitoring.alert_history[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
+	unique_labels boolean;
 	half integer := cardinality(rule_ids) / 2;
 BEGIN
 	-- $1 the time, $2 the rules
 	EXECUTE format($statement$
-	WITH observed AS (
-		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
-		FROM %s($1, $2) AS f
-	), stored AS (
-		SELECT s.* FROM monitoring.alert_states AS s WHERE s.rule_id = ANY ($2)
-	), compared AS (
+	WITH compared AS (
 		SELECT coalesce(o.rule_id, s.rule_id) AS rule_id, coalesce(o.series_labels, s.series_labels) AS series_labels,
 			o.value AS new_value, o.details AS new_details, s.fingerprint, s.alert_id, s.state, s.value, s.details,
-			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since
-		FROM observed AS o
-		FULL JOIN stored AS s ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
+			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since, s.place
+		FROM (
+			SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
+			FROM %s($1, $2) AS f
+		) AS o
+		FULL JOIN (SELECT a.*, a.ctid AS place FROM monitoring.alert_states AS a WHERE a.rule_id = ANY ($2)) AS s
+			ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
 	), judged AS (
-		SELECT c.*, d AS rule, d.version, d.pending_for, d.keep_firing_for, d.max_age,
+		SELECT c.*, d.name, d.version, d.pending_for, d.keep_firing_for, d.max_age,
 			c.state IS NOT NULL AND c.state <> 'resolved' AS active,
 			CASE d.op
 				WHEN '>' THEN c.new_value > b.bound
@@ -2078,16 +2099,16 @@ BEGIN
 				ELSE 'firing'
 			END AS to_state
 		FROM (SELECT g.rule_id, g.series_labels, g.new_value, g.new_details, g.fingerprint, g.alert_id, g.state, g.value,
-				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.rule, g.version,
+				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.place, g.name, g.version,
 				g.pending_for, g.keep_firing_for, g.max_age, g.active, g.breach, g.since, g.clear,
 				CASE WHEN g.breach IS NULL THEN coalesce(g.missing, $1) END AS missing
 			FROM judged AS g
 			WHERE g.state IS NOT NULL OR g.breach) AS j
 	), changed AS MATERIALIZED (
-		SELECT m.rule_id, m.version, m.rule, m.state AS old_state, m.active, m.to_state,
+		SELECT m.rule_id, m.version, m.place, m.state AS old_state, m.active, m.to_state,
 			CASE WHEN m.to_state IN ('pending', 'firing') THEN 'breach' WHEN m.breach IS NULL THEN 'no_data' ELSE 'clear' END AS reason,
 			ROW(m.rule_id,
-				coalesce(m.fingerprint, left(encode(sha256(convert_to((m.rule).name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
+				coalesce(m.fingerprint, left(encode(sha256(convert_to(m.name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
 				m.series_labels,
 				CASE WHEN m.active THEN m.alert_id ELSE nextval('monitoring.alert_id_seq') END,
 				m.to_state,
@@ -2107,42 +2128,60 @@ BEGIN
 				OR m.missing IS DISTINCT FROM m.missing_since
 				OR CASE WHEN m.breach THEN m.clear_since IS NOT NULL WHEN m.breach IS NULL THEN m.clear IS DISTINCT FROM m.clear_since
 					ELSE m.state = 'firing' AND coalesce(m.clear, $1) IS DISTINCT FROM m.clear_since END)
+	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
-		SELECT d.id, d.version
+		SELECT d.id, d.version, d AS rule
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
-		SELECT c.* FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
+		SELECT c.*, l.rule FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
 	), inserted AS (
 		INSERT INTO monitoring.alert_states SELECT (r.next).* FROM ready AS r WHERE r.old_state IS NULL
+		RETURNING 1
 	), updated AS (
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = (r.next).alert_id, state = (r.next).state, value = (r.next).value, details = (r.next).details,
 			active_at = (r.next).active_at, fired_at = (r.next).fired_at, resolved_at = (r.next).resolved_at,
 			clear_since = (r.next).clear_since, missing_since = (r.next).missing_since, updated_at = (r.next).updated_at
 		FROM ready AS r
-		WHERE r.old_state IS NOT NULL AND r.to_state NOT IN ('inactive', 'forgotten')
-			AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE r.to_state IN ('inactive', 'forgotten') AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		RETURNING 1
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT $1, (r.next).alert_id, r.rule_id, (r.rule).name, (r.rule).severity, (r.next).series_labels,
+			(r.rule).selector || (r.rule).extra_labels || (r.next).series_labels,
+			CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason, (r.next).value, (r.rule).op,
+			(r.rule).threshold, monitoring.fill_annotations(r.rule, r.next), (r.next).details, (r.next).active_at,
+			(r.next).fired_at, (r.next).fingerprint
+		FROM ready AS r
+		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
+		ORDER BY r.rule_id, (r.next).series_labels
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(r.rule, r.next, $1,
-		CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason)
-		ORDER BY r.rule_id, (r.next).series_labels), '{}')
-	FROM ready AS r
-	WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
-	$statement$, kind_function) INTO transitions USING at, rule_ids;
+	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
+		(SELECT count(*) FROM ready)
+			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
+	$statement$, kind_function) INTO transitions, unique_labels USING at, rule_ids;
 
+	-- a new label set twice violates the primary key
+	IF NOT unique_labels THEN
+		RAISE EXCEPTION 'function % gave a value of the same labels twice', kind_function
+			USING ERRCODE = 'cardinality_violation';
+	END IF;
 	IF had_error THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, NULL, at);
 	END IF;
 	RETURN transitions;
 EXCEPTION WHEN OTHERS THEN
-	-- what is no rule's fault: transaction state, serialization, resources, prerequisites, intervention, the system
-	IF left(SQLSTATE, 2) IN ('25', '40', '53', '55', '57', '58') THEN
+	-- what is no rule's fault: transaction state, serialization, full disk, connections, intervention, the system
+	IF left(SQLSTATE, 2) IN ('25', '40', '57', '58') OR SQLSTATE IN ('53100', '53300') THEN
 		RAISE;
 	ELSIF half = 0 THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, SQLERRM, at);
@@ -2152,12 +2191,12 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at, had_error)
 		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at, had_error);
 END $$;
-COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states and return the transitions. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
+COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states, write history and return its ids. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
 
-CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[] := '{}';
+	transitions bigint[] := '{}';
 	kind_function text;
 	rules record;
 	failed_rule bigint;
@@ -2165,12 +2204,7 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	BEGIN
-		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
-	EXCEPTION WHEN lock_not_available THEN
-		RAISE NOTICE 'another evaluation of the alert rules is under way';
-		RETURN 0;
-	END;
+	PERFORM monitoring.ensure_partition('alert_history', at);
 
 	FOR rules IN
 		SELECT k.kind, k.function,
@@ -2196,15 +2230,38 @@ BEGIN
 			transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[failed_rule], at, true);
 		END LOOP;
 	END LOOP;
-	RETURN monitoring.write_transitions(transitions);
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
+
+CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE NOTICE 'another evaluation of the alert rules is under way';
+		RETURN 0;
+	END;
+	RETURN monitoring.evaluate_all_rules(at);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_alerts(timestamptz) IS 'Evaluate all enabled alert rules as of the given time and return the number of transitions. Alerts that do not change write nothing. A second call waits up to 5 seconds for one that is running, then returns 0 with a notice. Error 22023 for a time that is not finite.';
 
+-- The worker has more to do than to wait; that evaluations do not happen must show.
 CREATE FUNCTION monitoring.evaluate_alerts_job(at timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.evaluate_alerts(at)
-$$;
-COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval.';
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE EXCEPTION 'another evaluation of the alert rules is under way'
+			USING ERRCODE = 'lock_not_available',
+				HINT = 'A session that has called monitoring.evaluate_alerts() must end its transaction.';
+	END;
+	PERFORM monitoring.evaluate_all_rules(at);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval. Error 55P03 if another evaluation does not end within half a second.';
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
