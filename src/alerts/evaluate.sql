@@ -54,7 +54,9 @@ COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rul
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF rule ->> 'metric' IS NULL OR rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
+	IF rule ->> 'metric' IS NULL THEN
+		RAISE EXCEPTION 'a metric rule needs a metric' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
 		RAISE EXCEPTION 'invalid metric name "%"', left(rule ->> 'metric', 200)
 			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
 	ELSIF rule ->> 'fn' IS NULL THEN
@@ -63,7 +65,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.check_fn(rule ->> 'fn');
 END $$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a rule without a valid metric name, 22023 for one without a function that value() knows.';
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)

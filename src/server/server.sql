@@ -154,6 +154,8 @@ COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
 COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
+CREATE INDEX statement_deltas_slow ON monitoring.statement_deltas (bucket) WHERE total_seconds >= calls * 0.1::float8;
+COMMENT ON INDEX monitoring.statement_deltas_slow IS 'Statements of 0.1 seconds or more on average, which alert rules ask for every second.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
 
@@ -673,12 +675,29 @@ CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_l
 	also bigint[] DEFAULT '{}')
 RETURNS TABLE (queryid bigint, database text, mean_seconds float8, calls bigint, query text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- A statement's mean over all roles can only be at_least if that of one of them is.
+	WITH candidate AS MATERIALIZED (
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE slow_query_values.at_least >= 0.1 AND h.total_seconds >= h.calls * 0.1::float8
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE (slow_query_values.at_least >= 0.1) IS NOT TRUE
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT unnest(slow_query_values.also)
+	)
 	SELECT w.queryid, current_database()::text, w.slowest, w.calls, q.query
 	FROM (
 		SELECT i.queryid, max(i.mean_seconds) AS slowest, sum(i.calls)::bigint AS calls
 		FROM (
 			SELECT h.queryid, sum(h.calls) AS calls, sum(h.total_seconds) / sum(h.calls) AS mean_seconds
-			FROM monitoring.statement_history AS h
+			FROM candidate AS c
+			JOIN monitoring.statement_history AS h ON h.queryid = c.queryid
 			WHERE h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
 			GROUP BY h.queryid, h.bucket
 		) AS i
