@@ -148,10 +148,10 @@ COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent rea
 COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
 COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
-CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
-COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
+-- Equal values share one entry of the index.
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
+VALUES ('statement_deltas', '1 day', '7 days', '{(bucket)}');
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,

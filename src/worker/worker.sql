@@ -34,7 +34,26 @@ COMMENT ON COLUMN monitoring.jobs.last_state IS 'How the latest run ended: new (
 COMMENT ON COLUMN monitoring.jobs.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first seen: the row is written only when a job''s outcome changes.';
 
-SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
+
+-- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
+CREATE FUNCTION monitoring.restore_job() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.jobs j
+    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
+    WHERE j.name = NEW.name;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_job();
+COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
