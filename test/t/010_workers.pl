@@ -289,6 +289,23 @@ ok(wait_for_worker('one', $pid), 'and another one comes');
 
 # ---- partitions ----
 
+# Privileges of tables change while partitions are attached to them: neither a deadlock nor a catalog row changed by both.
+$node->safe_psql('two', 'CREATE ROLE looker');
+my ($in, $result, $errors) = ('', '', '');
+my $maker = $node->background_psql('two');
+$maker->query_safe("BEGIN; SELECT monitoring.ensure_partition('alert_history', '2024-05-05')");
+my $grant = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('two') . ' application_name=grant', '-c',
+		"SELECT monitoring.grant_access('looker', 'viewer')", '-c', "SELECT monitoring.revoke_access('looker')" ],
+	'<', \$in, '>', \$result, '2>', \$errors);
+ok($node->poll_query_until('two', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'grant' AND wait_event_type = 'Lock'"),
+	'grant_access waits for who attaches a partition');
+$maker->query_safe("SELECT monitoring.ensure_partition('delivery_attempts', '2024-05-05'); COMMIT");
+$maker->quit;
+$grant->finish;
+is($errors, '', 'and both go on');
+$node->safe_psql('two', 'DROP ROLE looker');
+pass('nothing is left of a level that was revoked');
+
 $node->safe_psql('two', <<'SQL');
 DELETE FROM monitoring.retention_policies;
 CREATE TABLE monitoring.aa (at timestamptz NOT NULL) PARTITION BY RANGE (at);
@@ -296,7 +313,7 @@ CREATE TABLE monitoring.zz (at timestamptz NOT NULL) PARTITION BY RANGE (at);
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep) SELECT r, '1 day', 0, '3 days' FROM unnest('{aa,zz}'::text[]) r;
 SELECT monitoring.ensure_partition('aa', '2024-05-05');
 SQL
-my $maker = $node->background_psql('two');
+$maker = $node->background_psql('two');
 $maker->query_safe("BEGIN; SELECT pg_advisory_xact_lock(77, hashtext('monitoring.aa'))");
 $node->safe_psql('two', "SET lock_timeout = '2s'; SELECT monitoring.ensure_partition('aa', '2024-05-06')");
 pass('no advisory lock that anybody could take keeps partitions from being made');
@@ -306,7 +323,7 @@ pass('readers and writers do not wait for who makes a partition');
 my ($code, $made, $why) = $node->psql('two', "SELECT monitoring.ensure_partition('aa', '2024-05-08')");
 like($why, qr/canceling statement due to lock timeout/, 'another maker waits, but not for ever');
 $maker->query_safe('ROLLBACK; BEGIN; LOCK TABLE monitoring.zz IN SHARE UPDATE EXCLUSIVE MODE');
-my ($in, $result, $errors) = ('', '', '');
+($in, $result, $errors) = ('', '', '');
 my $retention = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('two') . ' application_name=retention', '-c',
 		"SELECT relation, made, dropped FROM monitoring.apply_retention('2024-05-20')" ], '<', \$in, '>', \$result, '2>', \$errors);
 ok($node->poll_query_until('two', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'retention' AND wait_event_type = 'Lock'"),
