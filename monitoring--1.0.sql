@@ -170,78 +170,171 @@ COMMENT ON AGGREGATE monitoring.merge(monitoring.sketch) IS
 -- partitions: range-partitioned storage, made ahead and dropped behind.
 --
 -- Partitions are ordinary tables made at run time (not members of the
--- extension), so that pg_dump carries their rows.  Times are UTC.
+-- extension), so that pg_dump carries their rows.  Keys and indexes belong to
+-- the partitions alone: an index on a parent, which CREATE EXTENSION makes,
+-- would be built on a restored partition when it is attached, and the dump's
+-- own definition of it would fail.  Times are UTC.
 
 CREATE TABLE monitoring.retention_policies (
     relation       text PRIMARY KEY,
-    partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute'),
+    partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute' AND partition_step <= interval '3650 days'
+                                            AND extract(year FROM partition_step) = 0 AND extract(month FROM partition_step) = 0),
     premake        int NOT NULL DEFAULT 2 CHECK (premake BETWEEN 0 AND 100),
     keep           interval NOT NULL CHECK (keep > interval '0'),
-    enabled        boolean NOT NULL DEFAULT true
+    enabled        boolean NOT NULL DEFAULT true,
+    indexes        text[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
-COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers. Applies to partitions made from now on.';
+COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers, without months and years. Applies to partitions made from now on.';
 COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make ahead of the current one.';
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
 
+COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition gets besides the indexes of the table: PRIMARY KEY (columns), or what follows CREATE INDEX ON partition.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
+
+-- pg_dump carries all policies; those that CREATE EXTENSION has just made take over what the restored row says.
+CREATE FUNCTION monitoring.restore_policy() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.retention_policies p
+    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled
+    WHERE p.relation = NEW.relation;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_policy() IS 'Trigger: a policy that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.retention_policies
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_policy();
+COMMENT ON TRIGGER restore ON monitoring.retention_policies IS 'Takes over changed policies when a dump is restored.';
+
+CREATE FUNCTION monitoring.partition_range(partition oid) RETURNS tstzrange
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+AS $$
+    SELECT tstzrange((regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
+                     (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz)
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
+    WHERE c.oid = $1 AND c.relispartition
+$$;
+COMMENT ON FUNCTION monitoring.partition_range(oid) IS 'The times that a partition holds; null for what is no partition.';
+
 CREATE FUNCTION monitoring.partitions(relation text DEFAULT NULL)
 RETURNS TABLE (parent text, partition text, since timestamptz, until timestamptz, bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.relname::text, c.relname::text,
-           (regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
-           (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz,
-           pg_total_relation_size(c.oid)
+    SELECT p.relname::text, c.relname::text, lower(r.range), upper(r.range), pg_total_relation_size(c.oid)
     FROM pg_inherits i
     JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
     JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'monitoring'
     JOIN pg_class c ON c.oid = i.inhrelid
-    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
+    CROSS JOIN LATERAL (SELECT monitoring.partition_range(c.oid) AS range) r
     WHERE $1 IS NULL OR p.relname = $1
 $$;
 COMMENT ON FUNCTION monitoring.partitions(text) IS 'The partitions of one table of this extension, or of all: from since (included) to until (excluded), and their size with indexes in bytes.';
 
-CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz) RETURNS text
+-- The partitions of one table without looking at their files, which would wait for whoever drops one.
+CREATE FUNCTION monitoring.partition_ranges(parent oid)
+RETURNS TABLE (partition text, range tstzrange)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.relname::text, monitoring.partition_range(c.oid)
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = $1
+$$;
+COMMENT ON FUNCTION monitoring.partition_ranges(oid) IS 'The partitions of a table and the times that each holds.';
+
+-- One maker at a time, by the lock that ATTACH PARTITION takes anyway.  Readers
+-- and writers do not notice it, and it cannot be held by those who may only
+-- read.  Who waited finds the partition made.
+CREATE FUNCTION monitoring.make_partition(relation text, at timestamptz, since timestamptz, until timestamptz, partition text)
+RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+SET lock_timeout = '5s' SET default_table_access_method = 'heap'
 AS $$
 DECLARE
-    step  interval := (SELECT r.partition_step FROM monitoring.retention_policies r
-                       WHERE r.relation = ensure_partition.relation);
-    since timestamptz := date_bin(step, at, timestamptz '2000-01-03 00:00+00');
-    part  text := format('%s_p%s_%s', relation, to_char(since, 'YYYYMMDDHH24MI'), (extract(epoch FROM step) / 60)::bigint);
+    parent     oid := format('monitoring.%I', relation)::regclass;
+    found_part text;
+    definition text;
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY monitoring.%I IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    SELECT r.partition INTO found_part FROM monitoring.partition_ranges(parent) r WHERE r.range @> at;
+    IF FOUND THEN
+        RETURN found_part;
+    END IF;
+    IF to_regclass(format('monitoring.%I', partition)) IS NOT NULL THEN
+        -- made since our snapshot was taken
+        IF pg_partition_root(to_regclass(format('monitoring.%I', partition))) = parent THEN
+            RETURN partition;
+        END IF;
+        -- somebody has detached and kept it
+        partition := left(partition, 48) || to_char(clock_timestamp(), '_YYYYMMDDHH24MISS');
+    END IF;
+
+    -- A changed partition_step must not make partitions that overlap older ones.
+    SELECT greatest(since, max(upper(r.range)) FILTER (WHERE upper(r.range) <= at)),
+           least(until, min(lower(r.range)) FILTER (WHERE lower(r.range) > at))
+    INTO since, until
+    FROM monitoring.partition_ranges(parent) r;
+    EXECUTE format('CREATE TABLE monitoring.%I (LIKE monitoring.%I INCLUDING ALL EXCLUDING IDENTITY)', partition, relation);
+    FOREACH definition IN ARRAY (SELECT p.indexes FROM monitoring.retention_policies p WHERE p.relation = make_partition.relation) LOOP
+        IF starts_with(definition, 'PRIMARY KEY') THEN
+            EXECUTE format('ALTER TABLE monitoring.%I ADD %s', partition, definition);
+        ELSE
+            EXECUTE format('CREATE INDEX ON monitoring.%I %s', partition, definition);
+        END IF;
+    END LOOP;
+    EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
+                   relation, partition, since, until);
+    RETURN partition;
+END
+$$;
+COMMENT ON FUNCTION monitoring.make_partition(text, timestamptz, timestamptz, timestamptz, text) IS 'Make a partition that holds the given time and reaches from since to until at most. Returns its name, or that of the one which has been made meanwhile. Errors: another session is at it for 5 seconds (55P03).';
+
+CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    parent     oid := to_regclass(format('monitoring.%I', relation));
+    step       interval := (SELECT r.partition_step FROM monitoring.retention_policies r
+                            WHERE r.relation = ensure_partition.relation);
+    since      timestamptz := date_bin(step, at, timestamptz '2000-01-03 00:00+00');
+    part       text := format('%s_p%s_%s', relation, to_char(since, 'YYYYMMDDHH24MI'), (extract(epoch FROM step) / 60)::bigint);
+    child      oid := to_regclass(format('monitoring.%I', part));
+    found_part text;
 BEGIN
     IF step IS NULL THEN
         RAISE EXCEPTION 'table "%" has no retention policy', relation
             USING ERRCODE = 'undefined_object',
                   HINT = 'Add a row to monitoring.retention_policies.';
     END IF;
-    IF to_regclass(format('monitoring.%I', part)) IS NOT NULL THEN
+    IF parent IS NULL THEN
+        RAISE EXCEPTION 'table "monitoring.%" does not exist', relation USING ERRCODE = 'undefined_table';
+    END IF;
+    -- The usual case; an old snapshot may not show the range of a new partition.
+    IF pg_partition_root(child) = parent AND coalesce(monitoring.partition_range(child) @> at, true) THEN
         RETURN part;
     END IF;
-
-    -- One maker at a time; who waited finds the partition made.
-    PERFORM pg_advisory_xact_lock(77, hashtext('monitoring.' || relation));
-    IF to_regclass(format('monitoring.%I', part)) IS NOT NULL
-       OR EXISTS (SELECT FROM monitoring.partitions(relation) p
-                  WHERE at >= p.since AND at < p.until) THEN
-        RETURN part;
+    -- After a change of partition_step.
+    SELECT r.partition INTO found_part FROM monitoring.partition_ranges(parent) r WHERE r.range @> at;
+    IF FOUND THEN
+        RETURN found_part;
     END IF;
-
-    -- A changed partition_step must not make partitions that overlap older ones.
-    since := greatest(since, (SELECT max(p.until) FROM monitoring.partitions(relation) p WHERE p.until <= at));
-    EXECUTE format('CREATE TABLE monitoring.%I (LIKE monitoring.%I INCLUDING ALL EXCLUDING IDENTITY)', part, relation);
-    EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
-                   relation, part, since,
-                   least(date_bin(step, at, timestamptz '2000-01-03 00:00+00') + step,
-                         (SELECT min(p.since) FROM monitoring.partitions(relation) p WHERE p.since > at)));
-    RETURN part;
+    RETURN monitoring.make_partition(relation, at, since, since + step, part);
 END
 $$;
-COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name.';
+COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds (55P03).';
 
 -- Drop one partition unless somebody uses the table right now: never wait, so
 -- that no reader queues behind us.
@@ -260,30 +353,47 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table is in use; try again later.';
 
+-- First all that may wait, then all that locks readers out: nobody queues
+-- behind a lock that waits for another.  What fails for one table does not
+-- keep the others from being served.
 CREATE FUNCTION monitoring.apply_retention(at timestamptz DEFAULT clock_timestamp())
-RETURNS TABLE (relation text, made int, dropped int, busy int)
+RETURNS TABLE (relation text, made int, dropped int, busy int, error text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    policy monitoring.retention_policies;
-    part   record;
+    policy  monitoring.retention_policies;
+    part    record;
+    existed bigint;
+    created jsonb := '{}';
+    failed  jsonb := '{}';
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
         RAISE EXCEPTION 'at must be a finite time' USING ERRCODE = 'datetime_field_overflow';
     END IF;
     FOR policy IN SELECT r.* FROM monitoring.retention_policies r ORDER BY r.relation LOOP
+        BEGIN
+            existed := (SELECT count(*) FROM monitoring.partitions(policy.relation));
+            PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
+            FROM generate_series(0, policy.premake) i;
+            created := created || jsonb_build_object(policy.relation,
+                (SELECT count(*) FROM monitoring.partitions(policy.relation)) - existed);
+        EXCEPTION WHEN OTHERS THEN
+            failed := failed || jsonb_build_object(policy.relation, SQLERRM);
+            RAISE WARNING 'partitions of "%" could not be made: %', policy.relation, SQLERRM;
+        END;
+    END LOOP;
+
+    FOR policy IN SELECT r.* FROM monitoring.retention_policies r ORDER BY r.relation LOOP
         relation := policy.relation;
-        made := (SELECT count(*) FROM monitoring.partitions(policy.relation));
+        made := coalesce((created ->> policy.relation)::int, 0);
         dropped := 0;
         busy := 0;
-        PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
-        FROM generate_series(0, policy.premake) i;
-        made := (SELECT count(*) FROM monitoring.partitions(policy.relation)) - made;
-
+        error := failed ->> policy.relation;
         FOR part IN
-            SELECT p.partition FROM monitoring.partitions(policy.relation) p
-            WHERE policy.enabled AND p.until <= at - policy.keep ORDER BY p.until
+            SELECT p.partition
+            FROM monitoring.partition_ranges(to_regclass(format('monitoring.%I', policy.relation))) p
+            WHERE policy.enabled AND upper(p.range) <= at - policy.keep ORDER BY upper(p.range)
         LOOP
             IF monitoring.drop_partition(policy.relation, part.partition) THEN
                 dropped := dropped + 1;
@@ -295,7 +405,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy).';
+COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy), and why none could be made (error).';
 
 CREATE FUNCTION monitoring.apply_retention_job(at timestamptz) RETURNS void
 LANGUAGE sql
@@ -336,8 +446,7 @@ CREATE TABLE monitoring.segments (
     part       int NOT NULL,
     series     int NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, seq, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
@@ -357,9 +466,10 @@ COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; a
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
-VALUES ('segments', '1 day', 2, '90 days');
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('segments', '1 day', 2, '90 days', '{"PRIMARY KEY (slot_start, seq, part)"}');
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -512,11 +622,11 @@ CREATE TABLE monitoring.jobs (
 );
 COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
 COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
-COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run.';
+COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run. It must belong to the job''s owner or to a superuser, or be SECURITY DEFINER: nobody else decides what runs with the owner''s rights.';
 COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
-COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting in milliseconds that gives the time between two runs; null if every gives it.';
+COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting whose positive number of milliseconds gives the time between two runs; null if every gives it.';
 COMMENT ON COLUMN monitoring.jobs.priority IS 'Jobs due at the same time run in this order, lowest first.';
-COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled.';
+COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled; if it catches that and goes on for 5 seconds, its worker ends.';
 COMMENT ON COLUMN monitoring.jobs.enabled IS 'Whether the job runs at all.';
 COMMENT ON COLUMN monitoring.jobs.durable IS 'Whether its commit waits for the local disk. What a job that can be repeated writes may do without.';
 COMMENT ON COLUMN monitoring.jobs.run_on_wake IS 'Run also whenever the worker is woken because there is something to do, whatever the interval.';
@@ -526,7 +636,26 @@ COMMENT ON COLUMN monitoring.jobs.last_state IS 'How the latest run ended: new (
 COMMENT ON COLUMN monitoring.jobs.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first seen: the row is written only when a job''s outcome changes.';
 
-SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
+
+-- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
+CREATE FUNCTION monitoring.restore_job() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.jobs j
+    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
+    WHERE j.name = NEW.name;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_job();
+COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
@@ -740,12 +869,12 @@ COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent rea
 COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
 COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
-CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
-COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
-CREATE INDEX statement_deltas_slow ON monitoring.statement_deltas (bucket) WHERE total_seconds >= calls * 0.1::float8;
-COMMENT ON INDEX monitoring.statement_deltas_slow IS 'Statements of 0.1 seconds or more on average, which alert rules ask for every second.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
+-- Windows of time (equal values share one entry), and the statements of 0.1 seconds or more on average, which alert rules
+-- ask for every second.
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
+VALUES ('statement_deltas', '1 day', '7 days',
+        ARRAY['(bucket)', '(bucket) WHERE total_seconds >= calls * 0.1::float8']);
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,
@@ -1449,10 +1578,8 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL,
-	PRIMARY KEY (at, id)
+	fingerprint text NOT NULL
 ) PARTITION BY RANGE (at);
-CREATE INDEX alert_history_id_idx ON monitoring.alert_history (id);
 COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
 COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';
@@ -1474,13 +1601,8 @@ COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s bre
 COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; null if it did not.';
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
-CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
-COMMENT ON INDEX monitoring.alert_history_alert IS 'Transitions of one alert.';
-CREATE INDEX alert_history_rule ON monitoring.alert_history (rule_id, at);
-COMMENT ON INDEX monitoring.alert_history_rule IS 'Transitions of one rule.';
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled)
-VALUES ('alert_history', '1 day', 2, '90 days', true);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
@@ -2521,8 +2643,7 @@ CREATE TABLE monitoring.outbox (
 	http_status integer,
 	error text,
 	latency float8,
-	sent_at timestamptz,
-	PRIMARY KEY (created_at, id)
+	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
@@ -2544,14 +2665,6 @@ COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
 
--- Only unfinished rows are in the indexes: their size follows the backlog, not the history.
-CREATE INDEX outbox_queue ON monitoring.outbox (receiver, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_queue IS 'A receiver''s unfinished notifications in order.';
-CREATE INDEX outbox_order ON monitoring.outbox (receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_order IS 'Earlier unfinished notifications of a group.';
-CREATE INDEX outbox_expiry ON monitoring.outbox (expires_at) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_expiry IS 'Notifications that become too old.';
-
 CREATE TABLE monitoring.delivery_attempts (
 	at timestamptz NOT NULL,
 	notification_id bigint NOT NULL,
@@ -2571,12 +2684,15 @@ COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
-CREATE INDEX delivery_attempts_notification ON monitoring.delivery_attempts (notification_id);
-COMMENT ON INDEX monitoring.delivery_attempts_notification IS 'Attempts of one notification.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled) VALUES
-	('outbox', '1 day', 2, '30 days', true),
-	('delivery_attempts', '1 day', 2, '30 days', true);
+-- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
+-- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes) VALUES
+	('outbox', '1 day', 2, '30 days', ARRAY['PRIMARY KEY (created_at, id)',
+		$$(receiver, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(expires_at) WHERE state IN ('queued', 'sending', 'failed')$$]),
+	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
@@ -2989,6 +3105,21 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
 
+-- Changing the privileges of a table and attaching a partition to it both write
+-- the table's row of pg_class: take the lock that makers of partitions take,
+-- in the order in which they do.
+CREATE FUNCTION monitoring.lock_for_grant(relation regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION monitoring.lock_for_grant(regclass) IS 'Keep partitions from being attached to a table while its privileges are changed.';
+
 CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -2997,7 +3128,10 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+        IF o.kind = 'TABLE' THEN
+            PERFORM monitoring.lock_for_grant(o.object::regclass);
+        END IF;
         EXECUTE format('GRANT %s ON %s %s TO %I',
                        CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
     END LOOP;
@@ -3009,8 +3143,20 @@ CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    o record;
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA monitoring FROM %I', role);
+    -- Only what it has: partitions come and go meanwhile.
+    FOR o IN
+        SELECT DISTINCT c.oid::regclass AS relation, c.oid::regclass::text AS name
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+          AND a.grantee = quote_ident(role)::regrole
+        ORDER BY 2
+    LOOP
+        PERFORM monitoring.lock_for_grant(o.relation);
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', o.relation, role);
+    END LOOP;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM %I', role);
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END

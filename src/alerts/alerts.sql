@@ -146,10 +146,8 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL,
-	PRIMARY KEY (at, id)
+	fingerprint text NOT NULL
 ) PARTITION BY RANGE (at);
-CREATE INDEX alert_history_id_idx ON monitoring.alert_history (id);
 COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
 COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';
@@ -171,13 +169,8 @@ COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s bre
 COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; null if it did not.';
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
-CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
-COMMENT ON INDEX monitoring.alert_history_alert IS 'Transitions of one alert.';
-CREATE INDEX alert_history_rule ON monitoring.alert_history (rule_id, at);
-COMMENT ON INDEX monitoring.alert_history_rule IS 'Transitions of one rule.';
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled)
-VALUES ('alert_history', '1 day', 2, '90 days', true);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks

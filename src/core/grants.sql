@@ -57,6 +57,21 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
 
+-- Changing the privileges of a table and attaching a partition to it both write
+-- the table's row of pg_class: take the lock that makers of partitions take,
+-- in the order in which they do.
+CREATE FUNCTION monitoring.lock_for_grant(relation regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION monitoring.lock_for_grant(regclass) IS 'Keep partitions from being attached to a table while its privileges are changed.';
+
 CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -65,7 +80,10 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+        IF o.kind = 'TABLE' THEN
+            PERFORM monitoring.lock_for_grant(o.object::regclass);
+        END IF;
         EXECUTE format('GRANT %s ON %s %s TO %I',
                        CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
     END LOOP;
@@ -77,8 +95,20 @@ CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    o record;
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA monitoring FROM %I', role);
+    -- Only what it has: partitions come and go meanwhile.
+    FOR o IN
+        SELECT DISTINCT c.oid::regclass AS relation, c.oid::regclass::text AS name
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+          AND a.grantee = quote_ident(role)::regrole
+        ORDER BY 2
+    LOOP
+        PERFORM monitoring.lock_for_grant(o.relation);
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', o.relation, role);
+    END LOOP;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM %I', role);
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END

@@ -99,23 +99,31 @@ latest_flushed_seq(void)
 	return seq;
 }
 
-/* After a start of the server the registry does not know yet where the sequence stands. */
+/*
+ * The number of the next flush is behind when others than this server have
+ * flushed: the primary while we are a standby, or the database that a restored
+ * dump comes from.
+ */
 void
-mon_sync_sequence(MonDb *db)
+mon_advance_sequence(MonDb *db, uint64 flushed)
 {
-	uint64 flushed;
-
-	mon_seal_lock(LW_SHARED);
-	flushed = db->next_seq;
-	mon_seal_unlock();
-	if (flushed > 0)
-		return;
-
-	flushed = latest_flushed_seq();
 	mon_seal_lock(LW_EXCLUSIVE);
 	if (db->next_seq <= flushed)
 		db->next_seq = flushed + 1;
 	mon_seal_unlock();
+}
+
+/* After a start of the server the registry does not know yet where the sequence stands. */
+void
+mon_sync_sequence(MonDb *db)
+{
+	uint64 next_seq;
+
+	mon_seal_lock(LW_SHARED);
+	next_seq = db->next_seq;
+	mon_seal_unlock();
+	if (next_seq == 0)
+		mon_advance_sequence(db, latest_flushed_seq());
 }
 
 /* ---- sealing ---- */
@@ -323,8 +331,8 @@ flush(bool wait)
 	if (!lock_flush(wait))
 		return -1;
 
-	mon_sync_sequence(db);
 	state.flushed = latest_flushed_seq();
+	mon_advance_sequence(db, state.flushed);
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
 

@@ -32,8 +32,7 @@ CREATE TABLE monitoring.segments (
     part       int NOT NULL,
     series     int NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, seq, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
@@ -53,9 +52,10 @@ COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; a
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep)
-VALUES ('segments', '1 day', 2, '90 days');
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('segments', '1 day', 2, '90 days', '{"PRIMARY KEY (slot_start, seq, part)"}');
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void

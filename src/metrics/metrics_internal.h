@@ -191,5 +191,7 @@ extern uint64 mon_flushed_seq(void);
 
 /* Make sure that next_seq is known: after a start of the server it is not. */
 extern void mon_sync_sequence(MonDb *db);
+/* ... and, when flush_state shows that it is behind, that it gets ahead. */
+extern void mon_advance_sequence(MonDb *db, uint64 flushed);
 
 #endif /* MONITORING_METRICS_INTERNAL_H */

@@ -758,6 +758,7 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 		if (flushed < next_seq)
 			return flushed;
 		PopActiveSnapshot();
+		mon_advance_sequence(db, flushed);
 		CHECK_FOR_INTERRUPTS();
 	}
 	ereport(ERROR,

@@ -233,8 +233,7 @@ CREATE TABLE monitoring.outbox (
 	http_status integer,
 	error text,
 	latency float8,
-	sent_at timestamptz,
-	PRIMARY KEY (created_at, id)
+	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
@@ -256,14 +255,6 @@ COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
 
--- Only unfinished rows are in the indexes: their size follows the backlog, not the history.
-CREATE INDEX outbox_queue ON monitoring.outbox (receiver, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_queue IS 'A receiver''s unfinished notifications in order.';
-CREATE INDEX outbox_order ON monitoring.outbox (receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_order IS 'Earlier unfinished notifications of a group.';
-CREATE INDEX outbox_expiry ON monitoring.outbox (expires_at) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_expiry IS 'Notifications that become too old.';
-
 CREATE TABLE monitoring.delivery_attempts (
 	at timestamptz NOT NULL,
 	notification_id bigint NOT NULL,
@@ -283,12 +274,15 @@ COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
-CREATE INDEX delivery_attempts_notification ON monitoring.delivery_attempts (notification_id);
-COMMENT ON INDEX monitoring.delivery_attempts_notification IS 'Attempts of one notification.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled) VALUES
-	('outbox', '1 day', 2, '30 days', true),
-	('delivery_attempts', '1 day', 2, '30 days', true);
+-- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
+-- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes) VALUES
+	('outbox', '1 day', 2, '30 days', ARRAY['PRIMARY KEY (created_at, id)',
+		$$(receiver, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(expires_at) WHERE state IN ('queued', 'sending', 'failed')$$]),
+	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,

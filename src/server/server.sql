@@ -152,12 +152,12 @@ COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent rea
 COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
 COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
-CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
-COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
-CREATE INDEX statement_deltas_slow ON monitoring.statement_deltas (bucket) WHERE total_seconds >= calls * 0.1::float8;
-COMMENT ON INDEX monitoring.statement_deltas_slow IS 'Statements of 0.1 seconds or more on average, which alert rules ask for every second.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
+-- Windows of time (equal values share one entry), and the statements of 0.1 seconds or more on average, which alert rules
+-- ask for every second.
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
+VALUES ('statement_deltas', '1 day', '7 days',
+        ARRAY['(bucket)', '(bucket) WHERE total_seconds >= calls * 0.1::float8']);
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,
