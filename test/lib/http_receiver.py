@@ -13,6 +13,7 @@ chooses the answer:
   /retry/SECONDS     429 with Retry-After on the first request, then 200
   /retry-date/S      the same, Retry-After as an HTTP date
   /hang              never answers
+  /wait/SECONDS      200 after that time
   /redirect          302 to /redirected
   /endless           200 and a body without end
   /bigheaders        200 and a megabyte of headers
@@ -77,6 +78,9 @@ class Receiver(BaseHTTPRequestHandler):
         elif mode == "hang":
             self.close_connection = True
             time.sleep(60)
+        elif mode == "wait":
+            time.sleep(float(args[0]))
+            self.answer(200)
         elif mode == "redirect":
             self.answer(302, [("Location", "/redirected")])
         elif mode == "endless":
