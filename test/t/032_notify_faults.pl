@@ -111,17 +111,17 @@ is(join(' ', scalar(requests('/wait/1?locked')), notifier()), "1 $before", '... 
 
 # ---- told to go ----
 
-create('leaving', '/wait/0.5?leaving');
+create('leaving', '/wait/0.3?leaving');
 $id = message('leaving');
-wait_until(sub { requests('/wait/0.5?leaving') });
+wait_until(sub { requests('/wait/0.3?leaving') });
 sql('SELECT pg_terminate_backend(' . notifier() . ')');
 wait_for(outcome($id, 'state, attempts'), 'sent|1', 'a notifier that is terminated takes the answer that is about to come');
 
 $id = message('leaving');
-wait_until(sub { requests('/wait/0.5?leaving') == 2 });
+wait_until(sub { requests('/wait/0.3?leaving') == 2 });
 $node->restart;
 is(sql(outcome($id, 'state, attempts')), 'sent|1', '... and so it does when the server stops');
-is(scalar(requests('/wait/0.5?leaving')), 2, 'each was sent once');
+is(scalar(requests('/wait/0.3?leaving')), 2, 'each was sent once');
 
 # ---- a slow formatter, one that tells a secret ----
 
