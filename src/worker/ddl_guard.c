@@ -98,6 +98,17 @@ mon_worker_register_companion(const MonCompanion *companion)
 	companions[ncompanions++] = *companion;
 }
 
+bool
+mon_worker_kept_out(Oid dboid)
+{
+	bool guarded;
+
+	LWLockAcquire(mon_workers->lock, LW_SHARED);
+	guarded = mon_database_guarded(dboid);
+	LWLockRelease(mon_workers->lock);
+	return guarded;
+}
+
 /* Put up the guard and tell the worker to stop; its pid, or 0 when there is none. */
 static void
 put_up_guard(Oid dboid)

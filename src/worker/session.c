@@ -43,8 +43,9 @@ static const struct
 	{"lock_timeout", "5s"},
 	{"idle_in_transaction_session_timeout", "0"},
 	{"idle_session_timeout", "0"},
-	{"transaction_timeout", "0"},         /* since 17 */
-	{"pg_stat_statements.track", "none"}, /* our own statements are not the users' */
+	{"transaction_timeout", "0"},            /* since 17 */
+	{"pg_stat_statements.track", "none"},    /* our own statements are not the users' */
+	{"auto_explain.log_min_duration", "-1"}, /* it would log parameters, which hold secrets */
 };
 
 void

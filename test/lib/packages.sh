@@ -92,6 +92,7 @@ missing_packages()
 		test)
 			have_ipc_run || echo libipc-run-perl
 			command -v pgrep >/dev/null || echo procps
+			command -v openssl >/dev/null || echo openssl
 			have_fuzzer || printf '%s\n' clang libclang-rt-dev
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck
