@@ -661,7 +661,7 @@ static void
 handle_late_sigterm(SIGNAL_ARGS)
 {
 	if (my_slot->stop)
-		die(postgres_signal_arg);
+		die(MON_SIGNAL_VALUES);
 }
 
 static void
