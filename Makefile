@@ -2,6 +2,7 @@
 #
 #   make demo        see it work in a private server      make demo-stop
 #   make test        install what is missing, run every test
+#   make test-compat the same on the PostgreSQL of other Debian releases (root)
 #   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
 #   make bench       figures, ours and peers' side by side
 #   make reference   write docs/reference.md anew from the comments in the catalog
@@ -62,9 +63,11 @@ demo-stop:
 	@./test/demo/demo stop
 test:
 	@./test/run
+test-compat:
+	@./test/compat/run
 bench:
 	@./test/bench/run
 reference:
 	@./docs/make_reference
 
-.PHONY: demo demo-stop test bench reference install-sender uninstall-sender
+.PHONY: demo demo-stop test test-compat bench reference install-sender uninstall-sender

@@ -97,6 +97,16 @@ GROUP BY 1 ORDER BY 1;
 SELECT count(*), count(value) FROM monitoring.query('reg_unknown', 'count', '2020-01-01', '2020-01-02', '1 hour');
 SELECT monitoring.value('reg_unknown', 'p95') IS NULL AS no_data, monitoring.value('reg_latency_seconds', 'count', at => '2020-01-01') IS NULL AS before;
 
+-- stored rows of very different size, added up in one result
+SELECT monitoring.record('grown', 1);
+SELECT monitoring.flush() >= 0 AS flushed;
+SELECT count(monitoring.record('grown', i * 1.5)) FROM generate_series(1, 2000) i;
+SELECT monitoring.flush() >= 0 AS flushed;
+SELECT monitoring.record('grown', 1);
+SELECT monitoring.flush() >= 0 AS flushed;
+SELECT monitoring.value('grown', 'count'), monitoring.value('grown', 'sum'), monitoring.value('grown', 'max'),
+	abs(monitoring.value('grown', 'p50') / 1500 - 1) < 0.01 AS p50;
+
 SELECT metric, kind, series, overflowing FROM monitoring.metrics WHERE metric LIKE 'reg\_%' ORDER BY metric;
 SELECT metric, labels, kind, live FROM monitoring.series WHERE metric = 'reg_latency_seconds' ORDER BY labels;
 SELECT accepted = persisted + pending + dropped AS balanced, memory_used_bytes < memory_bytes AS bounded FROM monitoring.self;

@@ -14,6 +14,6 @@
 extern bytea *mon_sketch_encode(const ExpoSketch *s);
 
 /* ereport(ERROR) for bytes of a table that are no sketch. */
-extern void mon_sketch_corrupt(void) pg_attribute_noreturn();
+pg_noreturn extern void mon_sketch_corrupt(void);
 
 #endif /* SKETCH_INTERNAL_H */

@@ -775,7 +775,7 @@ static void
 handle_late_sigterm(SIGNAL_ARGS)
 {
 	if (my_slot->stop)
-		die(postgres_signal_arg);
+		die(MON_SIGNAL_VALUES);
 }
 
 static void

@@ -34,7 +34,7 @@ distribution_major()
 	if [ -z "$(apt-cache search --names-only '^postgresql-server-dev-' 2>/dev/null)" ]; then
 		refresh_lists
 	fi
-	for major in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn) 15 16 17 18; do
+	for major in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn) 15 16 17 18 19; do
 		if [ -n "$(apt-cache search --names-only "^postgresql-server-dev-$major\$" 2>/dev/null)" ]; then
 			echo "$major"
 			return

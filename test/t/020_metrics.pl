@@ -81,7 +81,7 @@ is($node->safe_psql('postgres', q{SELECT monitoring.value('victim_total', 'sum')
 
 # A clean restart loses nothing.
 $node->safe_psql('postgres', q{SELECT monitoring.increment('restart_total', 7)});
-$node->restart('fast');
+$node->restart;
 is($node->safe_psql('postgres', q{SELECT monitoring.value('restart_total', 'sum', '1 hour'), monitoring.value('conc', 'count', '1 hour')}),
 	'7|' . 2 * $per_round * $rounds, 'a fast shutdown flushes what is in memory');
 
