@@ -106,3 +106,10 @@ SELECT count(monitoring.increment('reg_bomb_total', 1, jsonb_build_object('user'
 SELECT monitoring.value('reg_bomb_total', 'sum'), monitoring.value('reg_bomb_total', 'sum', labels => '{"overflow": true}');
 SELECT series, overflowing FROM monitoring.metrics WHERE metric = 'reg_bomb_total';
 SELECT accepted = persisted + pending + dropped AS balanced FROM monitoring.self;
+
+-- Groups read from many segments stay apart.
+DO $$ BEGIN FOR i IN 1..60 LOOP
+    PERFORM monitoring.record('reg_many_seconds', i, jsonb_build_object('k', i % 3)), monitoring.flush();
+END LOOP; END $$;
+SELECT series_labels, value FROM monitoring.series_values('reg_many_seconds', 'sum', '1 hour', '{}', '{k}', clock_timestamp()) ORDER BY 1;
+SELECT series_labels, round(value) AS p50 FROM monitoring.series_values('reg_many_seconds', 'p50', '1 hour', '{}', '{k}', clock_timestamp()) ORDER BY 1;

@@ -297,7 +297,8 @@ make_cells(ReadState *state)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the result has more than %d rows", MAX_CELLS),
 				 errhint("Ask for a shorter range, a longer step, or fewer series.")));
-	cells = palloc_extended(sizeof(Cell) * state->nbuckets, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	cells = MemoryContextAllocExtended(state->cxt, sizeof(Cell) * state->nbuckets,
+									   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	for (int i = 0; i < state->nbuckets; i++)
 	{
 		cells[i].min = INFINITY;
@@ -333,6 +334,7 @@ labels_match(const ReadState *state, Jsonb *labels)
 
 /* ---- adding up ---- */
 
+/* Called in the memory context of a segment's row too, so what it keeps goes to state->cxt. */
 static void
 add_point(ReadState *state, int group, const MonPoint *p)
 {
@@ -363,7 +365,7 @@ add_point(ReadState *state, int group, const MonPoint *p)
 	{
 		if (!c->sketch)
 		{
-			c->sketch = palloc(sizeof(ExpoSketch));
+			c->sketch = MemoryContextAlloc(state->cxt, sizeof(ExpoSketch));
 			expo_init(c->sketch, p->sketch.scale);
 		}
 		expo_merge(c->sketch, &p->sketch, &state->alloc);
