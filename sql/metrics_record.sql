@@ -20,7 +20,9 @@ SELECT monitoring.increment('reg_orders_total');
 SELECT monitoring.increment('reg_orders_total', 41);
 SELECT monitoring.value('reg_orders_total', 'sum'), monitoring.value('reg_orders_total', 'increase'),
        monitoring.value('reg_orders_total', 'count'),
-       round((monitoring.value('reg_orders_total', 'rate', '1 minute') * 60)::numeric, 6) AS per_minute;
+       -- a window that ends 5 s into a slot covers 65 s
+       round((monitoring.value('reg_orders_total', 'rate', '1 minute',
+           at => date_bin('10 s', clock_timestamp(), '2000-01-01 00:00+00') + '15 s') * 65)::numeric, 6) AS per_65_seconds;
 SELECT monitoring.set_gauge('reg_queue_length', 7);
 SELECT monitoring.set_gauge('reg_queue_length', 3);
 SELECT monitoring.value('reg_queue_length', f) FROM unnest('{last,min,max,avg,count}'::text[]) f;
@@ -92,7 +94,8 @@ DROP FUNCTION reg_orders_metric();
 -- series by series, and over time
 SELECT series_labels, value FROM monitoring.series_values('reg_latency_seconds', 'count', '5 minutes', '{}', '{route}', clock_timestamp()) ORDER BY 1;
 SELECT series_labels, sum(value), count(*) FILTER (WHERE value IS NULL) AS gaps
-FROM monitoring.query('reg_latency_seconds', 'count', now() - interval '10 minutes', now(), '1 minute', by => '{route}')
+FROM date_bin('10 s', now(), '2000-01-01 00:00+00') AS slot,
+     monitoring.query('reg_latency_seconds', 'count', slot - interval '590 s', slot + interval '10 s', '1 minute', by => '{route}')
 GROUP BY 1 ORDER BY 1;
 SELECT count(*), count(value) FROM monitoring.query('reg_unknown', 'count', '2020-01-01', '2020-01-02', '1 hour');
 SELECT monitoring.value('reg_unknown', 'p95') IS NULL AS no_data, monitoring.value('reg_latency_seconds', 'count', at => '2020-01-01') IS NULL AS before;
@@ -113,3 +116,9 @@ DO $$ BEGIN FOR i IN 1..60 LOOP
 END LOOP; END $$;
 SELECT series_labels, value FROM monitoring.series_values('reg_many_seconds', 'sum', '1 hour', '{}', '{k}', clock_timestamp()) ORDER BY 1;
 SELECT series_labels, round(value) AS p50 FROM monitoring.series_values('reg_many_seconds', 'p50', '1 hour', '{}', '{k}', clock_timestamp()) ORDER BY 1;
+
+-- Buckets begin with a slot when they are at least as long, and the slot of since is in the first.
+SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', 'count', '2020-01-01 00:00:07+00', '2020-01-01 00:02+00', '10 s');
+SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', 'count', '1990-01-01 00:00:07+00', '1990-01-01 00:02+00', '1 minute');
+SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', 'count', '2020-01-01 00:00:07+00', '2020-01-01 00:00:17+00', '1 s');
+SELECT count(*) FROM monitoring.query('reg_unknown', 'count', '4714-11-24 00:00+00 BC', '294276-12-31 23:59:59+00', '100 years');

@@ -13,8 +13,9 @@
  *	   not published.
  *
  * Time: a slot is 10 seconds wide.  value() and its kin take every slot that
- * overlaps (at - over, at]; query() puts a slot into the bucket where it starts,
- * and the slot that was open at `since` into the first.
+ * overlaps (at - over, at]; query() puts a slot into the bucket where it starts.
+ * So that neither counts what is not its own, a rate is divided by the time that
+ * the slots cover, and the buckets of query() begin with a slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -830,15 +831,27 @@ set_metric(ReadState *state, text *metric, Jsonb *labels)
 	state->selector = mon_labels_canonical(labels);
 }
 
+/* The start of the slot that a time belongs to; C's remainder is negative before 2000. */
+static TimestampTz
+slot_of(TimestampTz t)
+{
+	int64 into = t % SLOT_USECS;
+
+	return t - (into < 0 ? into + SLOT_USECS : into);
+}
+
 static void
 set_window(ReadState *state, const Interval *over, TimestampTz at)
 {
 	int64 usecs = interval_usecs(over, "window");
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz covered_until;
 
 	check_finite(at, "at");
-	state->seconds = usecs / (double) USECS_PER_SEC;
 	state->first_slot = at - usecs - SLOT_USECS;
 	state->last_slot = at;
+	covered_until = Max(at, Min(slot_of(at) + SLOT_USECS, now));
+	state->seconds = (covered_until - slot_of(at - usecs)) / (double) USECS_PER_SEC;
 	state->nbuckets = 1;
 }
 
@@ -924,7 +937,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 static void
 set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
 {
-	int64 n;
+	uint64 n;
 
 	check_finite(since, "since");
 	check_finite(until, "until");
@@ -933,7 +946,10 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("until must be later than since")));
-	n = (until - since + state->step - 1) / state->step;
+	if (state->step >= SLOT_USECS)
+		since = slot_of(since);
+	/* unsigned: the range of timestamps is wider than an int64 */
+	n = ((uint64) until - (uint64) since + state->step - 1) / state->step;
 	if (n > MAX_BUCKETS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -941,7 +957,7 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 				 errhint("Ask for a shorter range or a longer step.")));
 	state->nbuckets = n;
 	state->origin = since;
-	state->seconds = state->step / (double) USECS_PER_SEC;
+	state->seconds = Max(state->step, SLOT_USECS) / (double) USECS_PER_SEC;
 	state->first_slot = since - SLOT_USECS;
 	state->last_slot = until - 1;
 }
