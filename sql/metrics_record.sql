@@ -122,3 +122,17 @@ SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', '
 SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', 'count', '1990-01-01 00:00:07+00', '1990-01-01 00:02+00', '1 minute');
 SELECT min(bucket), max(bucket), count(*) FROM monitoring.query('reg_unknown', 'count', '2020-01-01 00:00:07+00', '2020-01-01 00:00:17+00', '1 s');
 SELECT count(*) FROM monitoring.query('reg_unknown', 'count', '4714-11-24 00:00+00 BC', '294276-12-31 23:59:59+00', '100 years');
+
+-- Slots that flushes sealed and could not write share rows, however many there are of a series.
+SELECT coalesce(max(seq), 0) AS before FROM monitoring.segments \gset
+DO $$ BEGIN FOR i IN 1..20 LOOP
+    PERFORM monitoring.increment('reg_sealed_total', 1, jsonb_build_object('k', k)) FROM generate_series(1, 50) k;
+    BEGIN
+        PERFORM monitoring.flush();
+        RAISE EXCEPTION 'not written';
+    EXCEPTION WHEN raise_exception THEN
+    END;
+END LOOP; END $$;
+SELECT monitoring.flush() >= 0 AS flushed;
+SELECT count(*) < 100 AS few_rows FROM monitoring.segments WHERE seq > :before;
+SELECT monitoring.value('reg_sealed_total', 'sum', '1 hour');
