@@ -35,9 +35,12 @@ PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
 # No bitcode: nothing of ours gains from being inlined into JIT-compiled expressions.
 override with_llvm = no
 
+# These bring a PostgreSQL of their own, on machines that may have none yet.
+ifeq ($(filter demo demo-stop test bench reference,$(MAKECMDGOALS)),)
 PG_CONFIG   ?= pg_config
 PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+endif
 
 # -O3 pays in the sketch's loops.
 src/sketch/%.o: CFLAGS += -O3

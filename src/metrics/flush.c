@@ -44,6 +44,7 @@ typedef struct SealedSlot
 	MonSlot *slot;
 	int64 id;
 	TimestampTz start;
+	int nth; /* of the series' slots with this start */
 } SealedSlot;
 
 typedef struct SealState
@@ -140,6 +141,7 @@ remember_slot(SealState *state, MonSeries *s, MonSlot *slot)
 	state->sealed[state->nsealed].slot = slot;
 	state->sealed[state->nsealed].id = s->id;
 	state->sealed[state->nsealed].start = slot->start;
+	state->sealed[state->nsealed].nth = 0;
 	state->nsealed++;
 }
 
@@ -183,6 +185,8 @@ compare_sealed(const void *a, const void *b)
 
 	if (x->start != y->start)
 		return x->start < y->start ? -1 : 1;
+	if (x->nth != y->nth)
+		return x->nth < y->nth ? -1 : 1;
 	if (x->id != y->id)
 		return x->id < y->id ? -1 : 1;
 	return 0;
@@ -259,10 +263,32 @@ write_segment(SegmentBuilder *b, TimestampTz start, uint64 seq, int part)
 }
 
 /*
- * Write the sealed slots: a row per slot of time, or several when there are
- * many series.  Two slots of one series with the same start (the clock moved,
- * or a flush came twice within a slot) go to different rows.
+ * Sort the sealed slots into the order they are written in.  Two slots of one
+ * series with the same start (the clock moved, or a flush failed or came twice
+ * within a slot) must go to different rows, so the first of every series come
+ * first, then the second, and so on.
  */
+static void
+sort_sealed(SealState *state)
+{
+	bool again = false;
+
+	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+	for (int i = 1; i < state->nsealed; i++)
+	{
+		SealedSlot *e = &state->sealed[i];
+
+		if (e->start == e[-1].start && e->id == e[-1].id)
+		{
+			e->nth = e[-1].nth + 1;
+			again = true;
+		}
+	}
+	if (again)
+		qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+}
+
+/* Write the sealed slots: a row per slot of time, or several when there are many series. */
 static void
 write_segments(SealState *state)
 {
@@ -271,15 +297,15 @@ write_segments(SealState *state)
 	int i = 0;
 	int part = 0;
 
-	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+	sort_sealed(state);
 	while (i < state->nsealed)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_cxt);
-		TimestampTz start = state->sealed[i].start;
+		SealedSlot *first = &state->sealed[i];
 		SegmentBuilder b;
 
 		CHECK_FOR_INTERRUPTS();
-		if (i == 0 || state->sealed[i - 1].start != start)
+		if (i == 0 || first[-1].start != first->start)
 			part = 0;
 		mon_segment_begin(&b);
 		do
@@ -288,8 +314,8 @@ write_segments(SealState *state)
 
 			mon_segment_add(&b, e->id, e->series->kind, e->slot);
 		} while (i < state->nsealed && b.nseries < SERIES_PER_SEGMENT &&
-				 state->sealed[i].start == start && state->sealed[i].id != state->sealed[i - 1].id);
-		write_segment(&b, start, state->seq, part++);
+				 state->sealed[i].start == first->start && state->sealed[i].nth == first->nth);
+		write_segment(&b, first->start, state->seq, part++);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_cxt);
 	}

@@ -185,6 +185,36 @@ extern bool mon_segment_find(const char *directory, Size directory_len, int64 se
 extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 							   const ExpoAllocator *alloc);
 
+/* ---- functions.c ---- */
+
+typedef enum ReadFnKind
+{
+	FN_COUNT,
+	FN_SUM,
+	FN_AVG,
+	FN_MIN,
+	FN_MAX,
+	FN_LAST,
+	FN_RATE,
+	FN_INCREASE,
+	FN_PERCENTILE
+} ReadFnKind;
+
+/* kinds of metrics that a function goes with */
+#define FOR_COUNTER 1
+#define FOR_GAUGE 2
+#define FOR_DISTRIBUTION 4
+
+typedef struct ReadFn
+{
+	ReadFnKind kind;
+	double q;
+	int metric_kinds;
+	const char *name;
+} ReadFn;
+
+extern void mon_parse_fn(text *name, ReadFn *fn);
+
 /* ---- flush.c ---- */
 /* The number of the last flush that the active snapshot sees. */
 extern uint64 mon_flushed_seq(void);

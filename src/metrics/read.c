@@ -13,8 +13,9 @@
  *	   not published.
  *
  * Time: a slot is 10 seconds wide.  value() and its kin take every slot that
- * overlaps (at - over, at]; query() puts a slot into the bucket where it starts,
- * and the slot that was open at `since` into the first.
+ * overlaps (at - over, at]; query() puts a slot into the bucket where it starts.
+ * So that neither counts what is not its own, a rate is divided by the time that
+ * the slots cover, and the buckets of query() begin with a slot.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +33,6 @@
 #include "sketch/sketch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -42,47 +42,6 @@
 #define MAX_BUCKETS 100000
 #define MAX_CELLS 1000000    /* buckets of all groups: bounds the memory of a read */
 #define SLICED_READS_UP_TO 8 /* series; for more, whole segments are read */
-
-typedef enum ReadFnKind
-{
-	FN_COUNT,
-	FN_SUM,
-	FN_AVG,
-	FN_MIN,
-	FN_MAX,
-	FN_LAST,
-	FN_RATE,
-	FN_INCREASE,
-	FN_PERCENTILE
-} ReadFnKind;
-
-#define FOR_COUNTER 1
-#define FOR_GAUGE 2
-#define FOR_DISTRIBUTION 4
-
-static const struct
-{
-	const char *name;
-	ReadFnKind kind;
-	int metric_kinds;
-} read_functions[] = {
-	{"count", FN_COUNT, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"sum", FN_SUM, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"avg", FN_AVG, FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION},
-	{"min", FN_MIN, FOR_GAUGE | FOR_DISTRIBUTION},
-	{"max", FN_MAX, FOR_GAUGE | FOR_DISTRIBUTION},
-	{"last", FN_LAST, FOR_GAUGE},
-	{"rate", FN_RATE, FOR_COUNTER | FOR_DISTRIBUTION},
-	{"increase", FN_INCREASE, FOR_COUNTER | FOR_DISTRIBUTION},
-};
-
-typedef struct ReadFn
-{
-	ReadFnKind kind;
-	double q;
-	int metric_kinds;
-	const char *name;
-} ReadFn;
 
 /* A bucket of a group: what its points add up to. */
 typedef struct Cell
@@ -183,40 +142,7 @@ typedef struct ReadState
 	int maxpoints;
 } ReadState;
 
-/* ---- functions ---- */
-
-static void
-parse_fn(text *name, ReadFn *fn)
-{
-	char *s = text_to_cstring(name);
-
-	fn->name = s;
-	for (int i = 0; i < lengthof(read_functions); i++)
-		if (strcmp(s, read_functions[i].name) == 0)
-		{
-			fn->kind = read_functions[i].kind;
-			fn->metric_kinds = read_functions[i].metric_kinds;
-			return;
-		}
-	if (s[0] == 'p' && strlen(s) > 1 && strlen(s) < 20 &&
-		strspn(s + 1, "0123456789.") == strlen(s) - 1 && s[1] != '.' &&
-		strchr(s, '.') == strrchr(s, '.'))
-	{
-		double p = float8in_internal(s + 1, NULL, "double precision", s);
-
-		if (p <= 100)
-		{
-			fn->kind = FN_PERCENTILE;
-			fn->metric_kinds = FOR_DISTRIBUTION;
-			fn->q = p / 100;
-			return;
-		}
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("unknown function \"%s\"", s),
-			 errhint("Use count, sum, avg, min, max, last, rate, increase or a percentile such as "
-					 "p50, p95 or p99.9.")));
-}
+/* ---- kinds ---- */
 
 /* Note the metric's kind; ereport(ERROR) when the function does not go with it. */
 static void
@@ -335,6 +261,7 @@ labels_match(const ReadState *state, Jsonb *labels)
 
 /* ---- adding up ---- */
 
+/* Called in the memory context of a segment's row too, so what it keeps goes to state->cxt. */
 static void
 add_point(ReadState *state, int group, const MonPoint *p)
 {
@@ -830,15 +757,27 @@ set_metric(ReadState *state, text *metric, Jsonb *labels)
 	state->selector = mon_labels_canonical(labels);
 }
 
+/* The start of the slot that a time belongs to; C's remainder is negative before 2000. */
+static TimestampTz
+slot_of(TimestampTz t)
+{
+	int64 into = t % SLOT_USECS;
+
+	return t - (into < 0 ? into + SLOT_USECS : into);
+}
+
 static void
 set_window(ReadState *state, const Interval *over, TimestampTz at)
 {
 	int64 usecs = interval_usecs(over, "window");
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz covered_until;
 
 	check_finite(at, "at");
-	state->seconds = usecs / (double) USECS_PER_SEC;
 	state->first_slot = at - usecs - SLOT_USECS;
 	state->last_slot = at;
+	covered_until = Max(at, Min(slot_of(at) + SLOT_USECS, now));
+	state->seconds = (covered_until - slot_of(at - usecs)) / (double) USECS_PER_SEC;
 	state->nbuckets = 1;
 }
 
@@ -864,7 +803,7 @@ mon_value(PG_FUNCTION_ARGS)
 	ReadState state = {0};
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
+	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
 	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
 	return single_value(fcinfo, &state);
 }
@@ -900,7 +839,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 	ReadState state = {0};
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
+	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
 	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(5));
 	state.by = PG_GETARG_ARRAYTYPE_P(4);
 	read_metric(&state);
@@ -924,7 +863,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 static void
 set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
 {
-	int64 n;
+	uint64 n;
 
 	check_finite(since, "since");
 	check_finite(until, "until");
@@ -933,7 +872,10 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("until must be later than since")));
-	n = (until - since + state->step - 1) / state->step;
+	if (state->step >= SLOT_USECS)
+		since = slot_of(since);
+	/* unsigned: the range of timestamps is wider than an int64 */
+	n = ((uint64) until - (uint64) since + state->step - 1) / state->step;
 	if (n > MAX_BUCKETS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -941,7 +883,7 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 				 errhint("Ask for a shorter range or a longer step.")));
 	state->nbuckets = n;
 	state->origin = since;
-	state->seconds = state->step / (double) USECS_PER_SEC;
+	state->seconds = Max(state->step, SLOT_USECS) / (double) USECS_PER_SEC;
 	state->first_slot = since - SLOT_USECS;
 	state->last_slot = until - 1;
 }
@@ -973,7 +915,7 @@ mon_query(PG_FUNCTION_ARGS)
 	bool ungrouped;
 
 	set_metric(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(5));
-	parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
+	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
 	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INTERVAL_P(4));
 	state.by = PG_GETARG_ARRAYTYPE_P(6);
 	read_metric(&state);
@@ -987,84 +929,5 @@ mon_query(PG_FUNCTION_ARGS)
 	for (int g = 0; g < state.ngroups; g++)
 		if (ungrouped || state.groups[g].cells)
 			put_buckets(&state, &state.groups[g], rsinfo);
-	return (Datum) 0;
-}
-
-PG_FUNCTION_INFO_V1(mon_check_fn);
-/* check_fn(fn text): error unless it is a function that value() knows */
-Datum
-mon_check_fn(PG_FUNCTION_ARGS)
-{
-	ReadFn fn;
-
-	parse_fn(PG_GETARG_TEXT_PP(0), &fn);
-	PG_RETURN_VOID();
-}
-
-/* ---- the registry as rows ---- */
-
-typedef struct LiveSeries
-{
-	int64 id;
-	char *metric;
-	MonMetricKind kind;
-	Jsonb *labels;
-	bool is_overflow;
-	int nslots;
-	TimestampTz last_used;
-} LiveSeries;
-
-static void
-copy_live_series(MonSeries *s, void *arg)
-{
-	List **copies = arg;
-	LiveSeries *copy = palloc(sizeof(LiveSeries));
-
-	copy->id = s->id;
-	copy->metric = pstrdup(s->metric->name);
-	copy->kind = s->kind;
-	copy->labels = palloc(VARSIZE(s->labels));
-	memcpy(copy->labels, s->labels, VARSIZE(s->labels));
-	copy->is_overflow = s->is_overflow;
-	mon_series_lock(s, LW_SHARED);
-	copy->nslots = s->nslots;
-	copy->last_used = s->last_used;
-	mon_series_unlock(s);
-	*copies = lappend(*copies, copy);
-}
-
-PG_FUNCTION_INFO_V1(mon_live_series);
-/* live_series(): the series of this database that are in memory */
-Datum
-mon_live_series(PG_FUNCTION_ARGS)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	List *copies = NIL;
-	ListCell *lc;
-
-	mon_require_preload();
-	mon_record_push();
-	InitMaterializedSRF(fcinfo, 0);
-
-	/* A tuplestore may go to disk, so it is not filled under the lock. */
-	mon_index_lock(LW_SHARED);
-	mon_registry_each(MyDatabaseId, copy_live_series, &copies);
-	mon_index_unlock();
-	foreach (lc, copies)
-	{
-		LiveSeries *s = lfirst(lc);
-		Datum values[7];
-		bool nulls[7] = {false};
-
-		values[0] = Int64GetDatum(s->id);
-		values[1] = CStringGetTextDatum(s->metric);
-		values[2] = Int16GetDatum(s->kind);
-		values[3] = JsonbPGetDatum(s->labels);
-		values[4] = BoolGetDatum(s->is_overflow);
-		values[5] = Int32GetDatum(s->nslots);
-		values[6] = TimestampTzGetDatum(s->last_used);
-		nulls[6] = s->last_used == 0;
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
-	}
 	return (Datum) 0;
 }

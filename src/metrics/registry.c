@@ -578,13 +578,32 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 	return true;
 }
 
+/* A slot without observations must not be flushed: a stored point has some. */
+static void
+drop_empty_slot(MonSeries *s)
+{
+	MonSlot *slot = s->slots;
+
+	if (slot->seq > 0 || slot->count > 0)
+		return;
+	if (s->kind == MON_DISTRIBUTION && slot->sketch.count > 0)
+		return;
+	s->slots = slot->older;
+	free_slot(s, slot);
+}
+
 static bool
 add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
 {
 	MonSlot *slot = open_slot(s, now);
 
-	if (!slot || !add_to_slot(s, slot, rest, now))
+	if (!slot)
 		return false;
+	if (!add_to_slot(s, slot, rest, now))
+	{
+		drop_empty_slot(s);
+		return false;
+	}
 	s->last_used = now;
 	return true;
 }
