@@ -2,8 +2,10 @@
 #
 #   make demo        see it work in a private server      make demo-stop
 #   make test        install what is missing, run every test
+#   make test-compat the same on the PostgreSQL of other Debian releases (root)
 #   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
 #   make bench       figures, ours and peers' side by side
+#   make reference   write docs/reference.md anew from the comments in the catalog
 
 EXTENSION    = monitoring
 MODULE_big   = monitoring
@@ -34,9 +36,12 @@ PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
 # No bitcode: nothing of ours gains from being inlined into JIT-compiled expressions.
 override with_llvm = no
 
+# These bring a PostgreSQL of their own, on machines that may have none yet.
+ifeq ($(filter demo demo-stop test bench reference,$(MAKECMDGOALS)),)
 PG_CONFIG   ?= pg_config
 PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+endif
 
 # -O3 pays in the sketch's loops.
 src/sketch/%.o src/metrics/chunk_codec.o: CFLAGS += -O3
@@ -62,7 +67,11 @@ demo-stop:
 	@./test/demo/demo stop
 test:
 	@./test/run
+test-compat:
+	@./test/compat/run
 bench:
 	@./test/bench/run
+reference:
+	@./docs/make_reference
 
-.PHONY: demo demo-stop test bench install-sender uninstall-sender
+.PHONY: demo demo-stop test test-compat bench reference install-sender uninstall-sender

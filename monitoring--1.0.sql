@@ -211,80 +211,176 @@ COMMENT ON FUNCTION monitoring.from_buckets_relative_error(float8[], bigint[], f
 -- partitions: range-partitioned storage, made ahead and dropped behind.
 --
 -- Partitions are ordinary tables made at run time (not members of the
--- extension), so that pg_dump carries their rows.  Times are UTC.
+-- extension), so that pg_dump carries their rows.  Keys and indexes belong to
+-- the partitions alone: an index on a parent, which CREATE EXTENSION makes,
+-- would be built on a restored partition when it is attached, and the dump's
+-- own definition of it would fail.  Times are UTC.
 
 CREATE TABLE monitoring.retention_policies (
     relation       text PRIMARY KEY,
-    partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute'),
+    partition_step interval NOT NULL CHECK (partition_step >= interval '1 minute' AND partition_step <= interval '3650 days'
+                                            AND extract(year FROM partition_step) = 0 AND extract(month FROM partition_step) = 0),
     premake        int NOT NULL DEFAULT 2 CHECK (premake BETWEEN 0 AND 100),
     keep           interval NOT NULL CHECK (keep > interval '0'),
     enabled        boolean NOT NULL DEFAULT true,
+<<<<<<< HEAD
     guard          text CHECK (cardinality(parse_ident(guard)) = 2)
+=======
+    indexes        text[] NOT NULL DEFAULT '{}'
+>>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
-COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers. Applies to partitions made from now on.';
+COMMENT ON COLUMN monitoring.retention_policies.partition_step IS 'Time that one partition covers, without months and years. Applies to partitions made from now on.';
 COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make ahead of the current one.';
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
 COMMENT ON COLUMN monitoring.retention_policies.guard IS 'Schema-qualified name of a function f(relation text) returning timestamptz: a partition is dropped only when all of it is older than that, whatever keep says. NULL: no such condition.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
 
+COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition gets besides the indexes of the table: PRIMARY KEY (columns), or what follows CREATE INDEX ON partition.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
+
+-- pg_dump carries all policies; those that CREATE EXTENSION has just made take over what the restored row says.
+CREATE FUNCTION monitoring.restore_policy() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.retention_policies p
+    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled
+    WHERE p.relation = NEW.relation;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_policy() IS 'Trigger: a policy that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.retention_policies
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_policy();
+COMMENT ON TRIGGER restore ON monitoring.retention_policies IS 'Takes over changed policies when a dump is restored.';
+
+CREATE FUNCTION monitoring.partition_range(partition oid) RETURNS tstzrange
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+AS $$
+    SELECT tstzrange((regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
+                     (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz)
+    FROM pg_class c
+    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
+    WHERE c.oid = $1 AND c.relispartition
+$$;
+COMMENT ON FUNCTION monitoring.partition_range(oid) IS 'The times that a partition holds; null for what is no partition.';
+
 CREATE FUNCTION monitoring.partitions(relation text DEFAULT NULL)
 RETURNS TABLE (parent text, partition text, since timestamptz, until timestamptz, bytes bigint)
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
+SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.relname::text, c.relname::text,
-           (regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
-           (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz,
-           pg_total_relation_size(c.oid)
+    SELECT p.relname::text, c.relname::text, lower(r.range), upper(r.range), pg_total_relation_size(c.oid)
     FROM pg_inherits i
     JOIN pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'
     JOIN pg_namespace n ON n.oid = p.relnamespace AND n.nspname = 'monitoring'
     JOIN pg_class c ON c.oid = i.inhrelid
-    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
+    CROSS JOIN LATERAL (SELECT monitoring.partition_range(c.oid) AS range) r
     WHERE $1 IS NULL OR p.relname = $1
 $$;
 COMMENT ON FUNCTION monitoring.partitions(text) IS 'The partitions of one table of this extension, or of all: from since (included) to until (excluded), and their size with indexes in bytes.';
 
-CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz) RETURNS text
+-- The partitions of one table without looking at their files, which would wait for whoever drops one.
+CREATE FUNCTION monitoring.partition_ranges(parent oid)
+RETURNS TABLE (partition text, range tstzrange)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.relname::text, monitoring.partition_range(c.oid)
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = $1
+$$;
+COMMENT ON FUNCTION monitoring.partition_ranges(oid) IS 'The partitions of a table and the times that each holds.';
+
+-- One maker at a time, by the lock that ATTACH PARTITION takes anyway.  Readers
+-- and writers do not notice it, and it cannot be held by those who may only
+-- read.  Who waited finds the partition made.
+CREATE FUNCTION monitoring.make_partition(relation text, at timestamptz, since timestamptz, until timestamptz, partition text)
+RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
+SET lock_timeout = '5s' SET default_table_access_method = 'heap'
 AS $$
 DECLARE
-    step  interval := (SELECT r.partition_step FROM monitoring.retention_policies r
-                       WHERE r.relation = ensure_partition.relation);
-    since timestamptz := date_bin(step, at, timestamptz '2000-01-03 00:00+00');
-    part  text := format('%s_p%s_%s', relation, to_char(since, 'YYYYMMDDHH24MI'), (extract(epoch FROM step) / 60)::bigint);
+    parent     oid := format('monitoring.%I', relation)::regclass;
+    found_part text;
+    definition text;
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY monitoring.%I IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    SELECT r.partition INTO found_part FROM monitoring.partition_ranges(parent) r WHERE r.range @> at;
+    IF FOUND THEN
+        RETURN found_part;
+    END IF;
+    IF to_regclass(format('monitoring.%I', partition)) IS NOT NULL THEN
+        -- made since our snapshot was taken
+        IF pg_partition_root(to_regclass(format('monitoring.%I', partition))) = parent THEN
+            RETURN partition;
+        END IF;
+        -- somebody has detached and kept it
+        partition := left(partition, 48) || to_char(clock_timestamp(), '_YYYYMMDDHH24MISS');
+    END IF;
+
+    -- A changed partition_step must not make partitions that overlap older ones.
+    SELECT greatest(since, max(upper(r.range)) FILTER (WHERE upper(r.range) <= at)),
+           least(until, min(lower(r.range)) FILTER (WHERE lower(r.range) > at))
+    INTO since, until
+    FROM monitoring.partition_ranges(parent) r;
+    EXECUTE format('CREATE TABLE monitoring.%I (LIKE monitoring.%I INCLUDING ALL EXCLUDING IDENTITY)', partition, relation);
+    FOREACH definition IN ARRAY (SELECT p.indexes FROM monitoring.retention_policies p WHERE p.relation = make_partition.relation) LOOP
+        IF starts_with(definition, 'PRIMARY KEY') THEN
+            EXECUTE format('ALTER TABLE monitoring.%I ADD %s', partition, definition);
+        ELSE
+            EXECUTE format('CREATE INDEX ON monitoring.%I %s', partition, definition);
+        END IF;
+    END LOOP;
+    EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
+                   relation, partition, since, until);
+    RETURN partition;
+END
+$$;
+COMMENT ON FUNCTION monitoring.make_partition(text, timestamptz, timestamptz, timestamptz, text) IS 'Make a partition that holds the given time and reaches from since to until at most. Returns its name, or that of the one which has been made meanwhile. Errors: another session is at it for 5 seconds (55P03).';
+
+CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
+AS $$
+DECLARE
+    parent     oid := to_regclass(format('monitoring.%I', relation));
+    step       interval := (SELECT r.partition_step FROM monitoring.retention_policies r
+                            WHERE r.relation = ensure_partition.relation);
+    since      timestamptz := date_bin(step, at, timestamptz '2000-01-03 00:00+00');
+    part       text := format('%s_p%s_%s', relation, to_char(since, 'YYYYMMDDHH24MI'), (extract(epoch FROM step) / 60)::bigint);
+    child      oid := to_regclass(format('monitoring.%I', part));
+    found_part text;
 BEGIN
     IF step IS NULL THEN
         RAISE EXCEPTION 'table "%" has no retention policy', relation
             USING ERRCODE = 'undefined_object',
                   HINT = 'Add a row to monitoring.retention_policies.';
     END IF;
-    IF to_regclass(format('monitoring.%I', part)) IS NOT NULL THEN
+    IF parent IS NULL THEN
+        RAISE EXCEPTION 'table "monitoring.%" does not exist', relation USING ERRCODE = 'undefined_table';
+    END IF;
+    -- The usual case; an old snapshot may not show the range of a new partition.
+    IF pg_partition_root(child) = parent AND coalesce(monitoring.partition_range(child) @> at, true) THEN
         RETURN part;
     END IF;
-
-    -- One maker at a time; who waited finds the partition made.
-    PERFORM pg_advisory_xact_lock(77, hashtext('monitoring.' || relation));
-    IF to_regclass(format('monitoring.%I', part)) IS NOT NULL
-       OR EXISTS (SELECT FROM monitoring.partitions(relation) p
-                  WHERE at >= p.since AND at < p.until) THEN
-        RETURN part;
+    -- After a change of partition_step.
+    SELECT r.partition INTO found_part FROM monitoring.partition_ranges(parent) r WHERE r.range @> at;
+    IF FOUND THEN
+        RETURN found_part;
     END IF;
-
-    -- A changed partition_step must not make partitions that overlap older ones.
-    since := greatest(since, (SELECT max(p.until) FROM monitoring.partitions(relation) p WHERE p.until <= at));
-    EXECUTE format('CREATE TABLE monitoring.%I (LIKE monitoring.%I INCLUDING ALL EXCLUDING IDENTITY)', part, relation);
-    EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
-                   relation, part, since,
-                   least(date_bin(step, at, timestamptz '2000-01-03 00:00+00') + step,
-                         (SELECT min(p.since) FROM monitoring.partitions(relation) p WHERE p.since > at)));
-    RETURN part;
+    RETURN monitoring.make_partition(relation, at, since, since + step, part);
 END
 $$;
-COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name.';
+COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds (55P03).';
 
 -- Drop one partition unless somebody uses the table right now: never wait, so
 -- that no reader queues behind us.
@@ -303,24 +399,49 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table is in use; try again later.';
 
+-- First all that may wait, then all that locks readers out: nobody queues
+-- behind a lock that waits for another.  What fails for one table does not
+-- keep the others from being served.
 CREATE FUNCTION monitoring.apply_retention(at timestamptz DEFAULT clock_timestamp())
-RETURNS TABLE (relation text, made int, dropped int, busy int)
+RETURNS TABLE (relation text, made int, dropped int, busy int, error text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+<<<<<<< HEAD
     policy    monitoring.retention_policies;
     drop_before timestamptz;
     part      record;
+=======
+    policy  monitoring.retention_policies;
+    part    record;
+    existed bigint;
+    created jsonb := '{}';
+    failed  jsonb := '{}';
+>>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
         RAISE EXCEPTION 'at must be a finite time' USING ERRCODE = 'datetime_field_overflow';
     END IF;
     FOR policy IN SELECT r.* FROM monitoring.retention_policies r ORDER BY r.relation LOOP
+        BEGIN
+            existed := (SELECT count(*) FROM monitoring.partitions(policy.relation));
+            PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
+            FROM generate_series(0, policy.premake) i;
+            created := created || jsonb_build_object(policy.relation,
+                (SELECT count(*) FROM monitoring.partitions(policy.relation)) - existed);
+        EXCEPTION WHEN OTHERS THEN
+            failed := failed || jsonb_build_object(policy.relation, SQLERRM);
+            RAISE WARNING 'partitions of "%" could not be made: %', policy.relation, SQLERRM;
+        END;
+    END LOOP;
+
+    FOR policy IN SELECT r.* FROM monitoring.retention_policies r ORDER BY r.relation LOOP
         relation := policy.relation;
-        made := (SELECT count(*) FROM monitoring.partitions(policy.relation));
+        made := coalesce((created ->> policy.relation)::int, 0);
         dropped := 0;
         busy := 0;
+<<<<<<< HEAD
         PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
         FROM generate_series(0, policy.premake) i;
         made := (SELECT count(*) FROM monitoring.partitions(policy.relation)) - made;
@@ -332,6 +453,13 @@ BEGIN
         FOR part IN
             SELECT p.partition FROM monitoring.partitions(policy.relation) p
             WHERE policy.enabled AND p.until <= drop_before ORDER BY p.until
+=======
+        error := failed ->> policy.relation;
+        FOR part IN
+            SELECT p.partition
+            FROM monitoring.partition_ranges(to_regclass(format('monitoring.%I', policy.relation))) p
+            WHERE policy.enabled AND upper(p.range) <= at - policy.keep ORDER BY upper(p.range)
+>>>>>>> a7851c16bb4254532755f54182158c0535e98ada
         LOOP
             IF monitoring.drop_partition(policy.relation, part.partition) THEN
                 dropped := dropped + 1;
@@ -343,7 +471,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy).';
+COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy), and why none could be made (error).';
 
 CREATE FUNCTION monitoring.apply_retention_job(at timestamptz) RETURNS void
 LANGUAGE sql
@@ -359,6 +487,9 @@ CREATE TABLE monitoring.metric_catalog (
     first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored; kind 1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metric_catalog.kind IS '1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored.';
 
 CREATE TABLE monitoring.series_catalog (
     series_id  bigint PRIMARY KEY,
@@ -368,6 +499,10 @@ CREATE TABLE monitoring.series_catalog (
 );
 CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
 COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series_catalog.series_id IS 'Hash of metric and labels.';
+COMMENT ON COLUMN monitoring.series_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series_catalog.labels IS 'Labels of the series in canonical form: every value is text.';
+COMMENT ON COLUMN monitoring.series_catalog.first_seen IS 'When it was first stored.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.metric_catalog', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.series_catalog', '');
 
@@ -379,10 +514,10 @@ CREATE TABLE monitoring.segments (
     first_id   bigint NOT NULL,
     last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, seq, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
+<<<<<<< HEAD
 COMMENT ON TABLE monitoring.segments IS 'Observations as they were flushed: a row per flush and 10-second slot, of all series, or of a range of series ids where there are many. The format is described in src/metrics/segment.c; read it with value() and query().';
 
 CREATE TABLE monitoring.minutes (
@@ -436,6 +571,15 @@ CREATE TABLE monitoring.late (
 ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
 CREATE INDEX late_period_idx ON monitoring.late (period);
 COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
+=======
+COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
+COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
+COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
+COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
+COMMENT ON COLUMN monitoring.segments.series IS 'How many series the row holds.';
+COMMENT ON COLUMN monitoring.segments.directory IS 'Ids of the series in ascending order, each with the offset of its point.';
+COMMENT ON COLUMN monitoring.segments.points IS 'One encoded point per series, in the order of the directory.';
+>>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
@@ -443,6 +587,7 @@ CREATE TABLE monitoring.flush_state (
     sealed_at  timestamptz NOT NULL,
     flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+<<<<<<< HEAD
 COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments. What was observed before sealed_at is stored.';
 
 CREATE TABLE monitoring.compaction_state (
@@ -473,6 +618,16 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 ('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before'),
 ('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before'),
 ('daily', '360 days', 1, '5 years', NULL);
+=======
+COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
+COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('segments', '1 day', 2, '90 days', '{"PRIMARY KEY (slot_start, seq, part)"}');
+>>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -484,20 +639,20 @@ SELECT monitoring.forget_database();
 
 CREATE FUNCTION monitoring.record(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record';
-COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of scalars. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
+COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of at most 64 scalars and 4096 bytes. A null argument records nothing. Beyond monitoring.max_series or monitoring.shared_memory the observation goes to the metric''s series {"overflow": "true"}, without an error. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.increment(metric text, by float8 DEFAULT 1, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_increment';
-COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter; by must not be negative (22023). Otherwise as record().';
+COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter: the number of events since the last call, or an amount such as bytes; not the total so far. by must not be negative (22023). Otherwise as record().';
 
 CREATE FUNCTION monitoring.set_gauge(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_set_gauge';
-COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Otherwise as record().';
+COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Every call is kept in count, avg, min and max of its slot; last is the latest. Otherwise as record().';
 
 CREATE FUNCTION monitoring.flush() RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_flush';
-COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written. The worker does this every monitoring.flush_interval; reads never need it.';
+COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written, one per series and 10-second slot. The worker does this every monitoring.flush_interval; reads never need it. Errors: on a standby or in a read-only transaction (25006), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
@@ -530,26 +685,26 @@ CREATE FUNCTION monitoring.value(metric text, fn text, over interval DEFAULT '5 
                                  at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_value';
-COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data. Time is kept in slots of 10 seconds; every slot that overlaps the window counts.';
+COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data, also for a metric that does not exist. Counters have count (of calls), sum, avg, rate and increase; gauges count, sum, avg, min, max and last; distributions all but last, with rate and increase of their count. Time is kept in slots of 10 seconds; every slot that overlaps the window counts, and rate divides by the time they cover. Errors: unknown fn, window not longer than zero, invalid labels (22023), fn that does not go with the metric''s kind (42809), time that is not finite (22008).';
 
 CREATE FUNCTION monitoring.percentile(metric text, q float8, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
                                       at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_percentile';
-COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data.';
+COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data. Errors as value().';
 
 CREATE FUNCTION monitoring.series_values(metric text, fn text, over interval, labels jsonb, by text[], at timestamptz)
 RETURNS TABLE (series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
-COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels.';
+COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
 
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
-COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. At most 100,000 buckets (54000). A slot of 10 seconds counts in the bucket where it starts, the one open at since in the first.';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
 
 CREATE FUNCTION monitoring.live_series()
 RETURNS TABLE (series_id bigint, metric text, kind smallint, labels jsonb, is_overflow boolean, pending_slots int, last_recorded timestamptz)
@@ -569,6 +724,14 @@ FROM monitoring.series_catalog c
 JOIN monitoring.metric_catalog m ON m.metric = c.metric
 FULL JOIN monitoring.live_series() l ON l.series_id = c.series_id;
 COMMENT ON VIEW monitoring.series IS 'Every series: its metric, labels and kind, whether it is live in memory, whether it collects what a full metric could not keep apart (overflow), when it was last recorded (while live) and first stored.';
+COMMENT ON COLUMN monitoring.series.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series.labels IS 'Labels of the series; every value is text.';
+COMMENT ON COLUMN monitoring.series.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.series.series_id IS 'Hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series.live IS 'True if the series is in memory: recorded lately, or not yet stored.';
+COMMENT ON COLUMN monitoring.series.overflow IS 'True for the series that collects what had no room of its own.';
+COMMENT ON COLUMN monitoring.series.last_recorded IS 'Time of the last observation; null if the series is not live.';
+COMMENT ON COLUMN monitoring.series.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE VIEW monitoring.metrics AS
 SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS live_series,
@@ -576,6 +739,13 @@ SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS l
 FROM monitoring.series s
 GROUP BY s.metric, s.kind;
 COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, and whether some were folded into its overflow series.';
+COMMENT ON COLUMN monitoring.metrics.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metrics.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.metrics.series IS 'Series, live or stored.';
+COMMENT ON COLUMN monitoring.metrics.live_series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.metrics.overflowing IS 'True if some label sets were folded into the overflow series.';
+COMMENT ON COLUMN monitoring.metrics.last_recorded IS 'Time of the last observation; null if no series is live.';
+COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
@@ -589,6 +759,22 @@ SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.me
        f.flushed_at AS last_flush
 FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
 COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
+COMMENT ON COLUMN monitoring.self.memory_bytes IS 'Memory for metrics, of all databases: monitoring.shared_memory.';
+COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all databases.';
+COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
+COMMENT ON COLUMN monitoring.self.series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are not freed yet.';
+COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped.';
+COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
+COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
+COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';
+COMMENT ON COLUMN monitoring.self.overflow IS 'Observations recorded in an overflow series: counted, but without their labels.';
+COMMENT ON COLUMN monitoring.self.refused IS 'NaN and infinite values, which are not recorded.';
+COMMENT ON COLUMN monitoring.self.flushes IS 'Flushes.';
+COMMENT ON COLUMN monitoring.self.slots_merged IS 'Slots made coarser than 10 seconds because no flush came for long.';
+COMMENT ON COLUMN monitoring.self.next_flush IS 'Number of the next flush.';
+COMMENT ON COLUMN monitoring.self.memory_used_ratio IS 'memory_used_bytes to memory_bytes, 0..1.';
+COMMENT ON COLUMN monitoring.self.last_flush IS 'Time of the last flush that wrote something; null before.';
 
 -- manage: what metrics cost, whether storage is sound, and deleting.
 
@@ -748,11 +934,11 @@ CREATE TABLE monitoring.jobs (
 );
 COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
 COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
-COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run.';
+COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run. It must belong to the job''s owner or to a superuser, or be SECURITY DEFINER: nobody else decides what runs with the owner''s rights.';
 COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
-COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting in milliseconds that gives the time between two runs; null if every gives it.';
+COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting whose positive number of milliseconds gives the time between two runs; null if every gives it.';
 COMMENT ON COLUMN monitoring.jobs.priority IS 'Jobs due at the same time run in this order, lowest first.';
-COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled.';
+COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled; if it catches that and goes on for 5 seconds, its worker ends.';
 COMMENT ON COLUMN monitoring.jobs.enabled IS 'Whether the job runs at all.';
 COMMENT ON COLUMN monitoring.jobs.durable IS 'Whether its commit waits for the local disk. What a job that can be repeated writes may do without.';
 COMMENT ON COLUMN monitoring.jobs.run_on_wake IS 'Run also whenever the worker is woken because there is something to do, whatever the interval.';
@@ -762,11 +948,30 @@ COMMENT ON COLUMN monitoring.jobs.last_state IS 'How the latest run ended: new (
 COMMENT ON COLUMN monitoring.jobs.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first seen: the row is written only when a job''s outcome changes.';
 
-SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
+
+-- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
+CREATE FUNCTION monitoring.restore_job() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.jobs j
+    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
+    WHERE j.name = NEW.name;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_job();
+COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
@@ -837,6 +1042,7 @@ COMMENT ON COLUMN monitoring.status.lag IS 'Seconds by which the latest run star
 CREATE TABLE monitoring.statement_state (
 	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
 	dbid oid,
+	version text,
 	baseline_at timestamptz,
 	snapshot_at timestamptz,
 	statements integer NOT NULL DEFAULT 0,
@@ -847,11 +1053,13 @@ CREATE TABLE monitoring.statement_state (
 	evicted_at timestamptz,
 	texts_at timestamptz,
 	texts_seconds float8 NOT NULL DEFAULT 0,
+	texts_error text,
 	purged_at timestamptz
 );
 COMMENT ON TABLE monitoring.statement_state IS 'One row: how far the snapshots of pg_stat_statements have come. Its lock is held during a snapshot. See the view statement_source.';
 COMMENT ON COLUMN monitoring.statement_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.statement_state.dbid IS 'Database that the counters are from; another one means that this database is a copy.';
+COMMENT ON COLUMN monitoring.statement_state.version IS 'Version of pg_stat_statements that they are from; each counts other things.';
 COMMENT ON COLUMN monitoring.statement_state.baseline_at IS 'Time of the first snapshot, before which nothing was watched.';
 COMMENT ON COLUMN monitoring.statement_state.snapshot_at IS 'Time of the latest snapshot.';
 COMMENT ON COLUMN monitoring.statement_state.statements IS 'Statements of this database in the latest snapshot.';
@@ -862,6 +1070,7 @@ COMMENT ON COLUMN monitoring.statement_state.evictions IS 'Times that pg_stat_st
 COMMENT ON COLUMN monitoring.statement_state.evicted_at IS 'Snapshot that last noticed evictions.';
 COMMENT ON COLUMN monitoring.statement_state.texts_at IS 'Snapshot that last read query texts.';
 COMMENT ON COLUMN monitoring.statement_state.texts_seconds IS 'How long that took.';
+COMMENT ON COLUMN monitoring.statement_state.texts_error IS 'Why it could not; null: it could.';
 COMMENT ON COLUMN monitoring.statement_state.purged_at IS 'Snapshot that last removed forgotten statements.';
 INSERT INTO monitoring.statement_state DEFAULT VALUES;
 
@@ -954,10 +1163,31 @@ CREATE TABLE monitoring.statement_deltas (
 ) PARTITION BY RANGE (bucket);
 COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran added to its counters between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
 COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval: the time of the snapshot.';
-CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
-COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
+COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval: the time of the snapshot before.';
+COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement.';
+COMMENT ON COLUMN monitoring.statement_deltas.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function.';
+COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended in the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Their time together.';
+COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution, where it can be told.';
+COMMENT ON COLUMN monitoring.statement_deltas.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Planning time.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
+-- Windows of time (equal values share one entry), and the statements of 0.1 seconds or more on average, which alert rules
+-- ask for every second.
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
+VALUES ('statement_deltas', '1 day', '7 days',
+        ARRAY['(bucket)', '(bucket) WHERE total_seconds >= calls * 0.1::float8']);
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,
@@ -991,6 +1221,8 @@ CREATE VIEW monitoring.statement_source AS
 				'Set pg_stat_statements.track to top or all.'
 			WHEN s.evicted_at > s.snapshot_at - interval '1 hour' THEN
 				'Raise pg_stat_statements.max: entries are thrown out to make room, so statements that run rarely may be missed.'
+			WHEN s.texts_error IS NOT NULL THEN
+				'Texts of statements cannot be read: ' || s.texts_error
 		END AS hint
 	FROM monitoring.statement_state AS s
 	LEFT JOIN pg_catalog.pg_extension AS e ON e.extname = 'pg_stat_statements'
@@ -1028,34 +1260,35 @@ COMMENT ON FUNCTION monitoring.statement_source_function(text, text) IS 'Qualifi
 
 CREATE FUNCTION monitoring.statement_source_columns(columns text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT string_agg(format('%s AS %I', coalesce(v.expression, '0'), m.target), ', ' ORDER BY m.position)
+	SELECT string_agg(format(CASE WHEN 'toplevel' = ANY (columns) THEN '%1$s AS %3$I' ELSE '%2$s AS %3$I' END,
+			coalesce(v.expression, '0'), format(m.merged, coalesce(v.expression, '0')), m.target), ', ' ORDER BY m.position)
 		|| CASE WHEN 'toplevel' = ANY (columns) THEN ', s.toplevel' ELSE ', true AS toplevel' END
 		|| CASE WHEN 'stats_since' = ANY (columns) THEN ', s.stats_since' ELSE ', NULL::timestamptz AS stats_since' END
 	FROM (VALUES
-		(1, 'calls', '{calls}'::text[], '(%s)'),
-		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000'),
-		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000'),
-		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000'),
-		(5, 'rows', '{rows}', '(%s)'),
-		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000'),
-		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6'),
-		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6'),
-		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6'),
-		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6'),
-		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6'),
-		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6'),
-		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000'),
-		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000'),
-		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint'),
-		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000')
-	) AS m (position, target, sources, form)
+		(1, 'calls', '{calls}'::text[], '(%s)', 'sum(%s)::bigint'),
+		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000', 'sum(%s)'),
+		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000', 'min(%s)'),
+		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000', 'max(%s)'),
+		(5, 'rows', '{rows}', '(%s)', 'sum(%s)::bigint'),
+		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000', 'sum(%s)'),
+		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6', 'sum(%s)::bigint'),
+		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6', 'sum(%s)::bigint'),
+		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000', 'sum(%s)'),
+		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000', 'sum(%s)'),
+		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint', 'sum(%s)::bigint'),
+		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000', 'sum(%s)')
+	) AS m (position, target, sources, form, merged)
 	CROSS JOIN LATERAL (
 		SELECT replace(m.form, '%s', string_agg(format('s.%I', c.name), ' + ')) AS expression
 		FROM unnest(m.sources) AS c (name)
 		WHERE c.name = ANY (columns)
 	) AS v
 $$;
-COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size.';
+COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size. Without the column toplevel a statement may have two rows, which the list adds up.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Snapshots
@@ -1068,14 +1301,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			SELECT s.userid, s.queryid, %1$s
 			FROM %2$s(false) AS s
 			WHERE s.dbid = $3 AND s.queryid IS NOT NULL
+			%3$s
 		),
 		-- a counter that continues the one we know; any that went back began anew
 		delta AS MATERIALIZED (
 			SELECT s.*, c.queryid IS NULL AS anew,
-				s.calls - coalesce(c.calls, 0) AS d_calls,
-				s.total_seconds - coalesce(c.total_seconds, 0) AS d_seconds,
-				s.rows - coalesce(c.rows, 0) AS d_rows,
-				CASE WHEN c.queryid IS NULL OR s.max_seconds > c.max_seconds THEN s.max_seconds END AS d_max,
+				CASE WHEN $4 THEN 0 ELSE s.calls - coalesce(c.calls, 0) END AS d_calls,
+				CASE WHEN $4 THEN 0 ELSE s.total_seconds - coalesce(c.total_seconds, 0) END AS d_seconds,
+				CASE WHEN $4 THEN 0 ELSE s.rows - coalesce(c.rows, 0) END AS d_rows,
+				CASE WHEN NOT $4 AND (c.queryid IS NULL OR s.max_seconds > c.max_seconds) THEN s.max_seconds END AS d_max,
 				s.planning_seconds - coalesce(c.planning_seconds, 0) AS d_planning,
 				s.shared_hit_bytes - coalesce(c.shared_hit_bytes, 0) AS d_hit,
 				s.shared_read_bytes - coalesce(c.shared_read_bytes, 0) AS d_read,
@@ -1095,7 +1329,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 					ELSE s.total_seconds >= c.total_seconds AND s.min_seconds <= c.min_seconds AND s.max_seconds >= c.max_seconds
 				END
 				AND s.calls >= c.calls AND s.rows >= c.rows
-			WHERE c.queryid IS NULL OR s.calls <> c.calls
+			WHERE $4 OR c.queryid IS NULL OR s.calls <> c.calls
 		),
 		known AS (
 			UPDATE monitoring.statement_counters AS c SET
@@ -1122,12 +1356,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				d.max_seconds, d.rows, d.planning_seconds, d.shared_hit_bytes, d.shared_read_bytes,
 				d.shared_dirtied_bytes, d.shared_written_bytes, d.temp_read_bytes, d.temp_written_bytes,
 				d.io_read_seconds, d.io_write_seconds, d.wal_bytes, d.jit_seconds,
-				w.calls, w.calls * d.d_seconds / greatest(d.d_calls, 1), CASE WHEN $4 THEN 0 ELSE d.d_rows END,
-				CASE WHEN w.calls > 0 THEN d.d_max ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN d.d_seconds / w.calls ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN $1 END, $1, CASE WHEN w.calls > 0 THEN $1 END
+				d.d_calls, d.d_seconds, d.d_rows, CASE WHEN d.d_calls > 0 THEN d.d_max ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN d.d_seconds / d.d_calls ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN $1 END, $1, CASE WHEN d.d_calls > 0 THEN $1 END
 			FROM delta AS d
-			CROSS JOIN LATERAL (SELECT CASE WHEN $4 THEN 0 ELSE d.d_calls END AS calls) AS w
 			WHERE d.anew AND NOT EXISTS (SELECT FROM monitoring.statement_counters AS c
 				WHERE c.queryid = d.queryid AND c.userid = d.userid AND c.toplevel = d.toplevel)
 		),
@@ -1143,13 +1375,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				nullif(d.d_written, 0), nullif(d.d_temp_read, 0), nullif(d.d_temp_written, 0),
 				nullif(d.d_io_read, 0), nullif(d.d_io_write, 0), nullif(d.d_wal, 0), nullif(d.d_jit, 0)
 			FROM delta AS d
-			WHERE d.d_calls > 0 AND NOT $4
+			WHERE d.d_calls > 0
 			RETURNING 1
 		)
 		SELECT (SELECT count(*)::integer FROM source), (SELECT count(*)::integer FROM written)
-	$query$, monitoring.statement_source_columns(columns), source)
+	$query$, monitoring.statement_source_columns(columns), source,
+		CASE WHEN 'toplevel' = ANY (columns) THEN '' ELSE 'GROUP BY s.userid, s.queryid' END)
 $$;
-COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (store no deltas), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
+COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (note the counters, whatever they added), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
 
 CREATE FUNCTION monitoring.clip_text(value text, max_bytes integer) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -1236,11 +1469,15 @@ DECLARE
 	source record;
 	info text;
 	reset_at timestamptz;
+	reset_after timestamptz;
 	dealloc_now bigint;
 	first boolean;
+	baseline boolean;
+	version_now text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_stat_statements');
 	was_reset boolean;
 	wanted boolean;
 	started timestamptz;
+	text_problem text;
 	found_statements integer;
 	written integer;
 BEGIN
@@ -1265,7 +1502,9 @@ BEGIN
 	END IF;
 
 	first := state.dbid IS DISTINCT FROM own;
-	was_reset := NOT first AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
+	-- another version counts other things and splits entries differently: no difference to the old numbers is an increase
+	baseline := first OR state.version IS DISTINCT FROM version_now;
+	was_reset := NOT baseline AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
 	IF first THEN
 		DELETE FROM monitoring.statement_counters;
 	END IF;
@@ -1273,10 +1512,17 @@ BEGIN
 	PERFORM monitoring.ensure_partition('statement_deltas', at);
 	EXECUTE monitoring.statement_snapshot_query(source.function, source.columns)
 		INTO found_statements, written
-		USING at, least(state.snapshot_at, at), own, first, was_reset, current_setting('block_size')::bigint;
+		USING at, least(state.snapshot_at, at), own, baseline, was_reset, current_setting('block_size')::bigint;
+	IF info IS NOT NULL THEN
+		EXECUTE format('SELECT i.stats_reset FROM %s() AS i', info) INTO reset_after;
+		IF reset_after IS DISTINCT FROM reset_at THEN
+			RAISE EXCEPTION 'pg_stat_statements was reset during a snapshot'
+				USING ERRCODE = 'serialization_failure', DETAIL = 'Nothing was stored; the next snapshot will notice the reset.';
+		END IF;
+	END IF;
 
 	UPDATE monitoring.statement_state AS s SET
-		dbid = own, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
+		dbid = own, version = version_now, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
 		statements = found_statements, stats_reset = reset_at, dealloc = dealloc_now,
 		resets = s.resets + was_reset::integer,
 		evictions = s.evictions + CASE WHEN first THEN 0 WHEN was_reset THEN dealloc_now
@@ -1292,9 +1538,15 @@ BEGIN
 	IF wanted AND (state.texts_at IS NULL OR at < state.texts_at
 		OR at >= state.texts_at + least(state.texts_seconds * 100, 3600) * interval '1 s') THEN
 		started := clock_timestamp();
-		PERFORM monitoring.fetch_statement_texts(at);
+		BEGIN
+			PERFORM monitoring.fetch_statement_texts(at);
+			text_problem := NULL;
+		-- one text of another database that this one's encoding cannot hold makes all unreadable
+		EXCEPTION WHEN data_exception OR program_limit_exceeded OR out_of_memory THEN
+			text_problem := left(SQLERRM, 500);
+		END;
 		UPDATE monitoring.statement_state
-			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started);
+			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started), texts_error = text_problem;
 	END IF;
 
 	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN
@@ -1303,7 +1555,7 @@ BEGIN
 	END IF;
 	RETURN written;
 END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
+COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 40001 if pg_stat_statements is reset meanwhile, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
 
 CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1449,15 +1701,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'The view slow_queries for one window of time, the intervals that end in (at - over, at]: calls, times, share, first and last seen are those of the window. Costliest first.';
 
-CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0)
+CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
+	also bigint[] DEFAULT '{}')
 RETURNS TABLE (queryid bigint, database text, mean_seconds float8, calls bigint, query text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- A statement's mean over all roles can only be at_least if that of one of them is.
+	WITH candidate AS MATERIALIZED (
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE slow_query_values.at_least >= 0.1 AND h.total_seconds >= h.calls * 0.1::float8
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE (slow_query_values.at_least >= 0.1) IS NOT TRUE
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT unnest(slow_query_values.also)
+	)
 	SELECT w.queryid, current_database()::text, w.slowest, w.calls, q.query
 	FROM (
 		SELECT i.queryid, max(i.mean_seconds) AS slowest, sum(i.calls)::bigint AS calls
 		FROM (
 			SELECT h.queryid, sum(h.calls) AS calls, sum(h.total_seconds) / sum(h.calls) AS mean_seconds
-			FROM monitoring.statement_history AS h
+			FROM candidate AS c
+			JOIN monitoring.statement_history AS h ON h.queryid = c.queryid
 			WHERE h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
 			GROUP BY h.queryid, h.bucket
 		) AS i
@@ -1470,9 +1740,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		ORDER BY t.query = '<insufficient privilege>', t.first_seen
 		LIMIT 1
 	) AS q ON true
-	WHERE w.slowest >= slow_query_values.at_least
+	WHERE w.slowest >= slow_query_values.at_least OR w.queryid = ANY (slow_query_values.also)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out, except those whose queryid is in also.';
 -- alerts: rules, their kinds, and the tables in which the state of every alert lives. evaluate.sql, which follows, turns
 -- rules into alerts.
 --
@@ -1581,7 +1851,7 @@ CREATE TABLE monitoring.alert_states (
 	updated_at timestamptz NOT NULL,
 	-- not series_labels: labels can be longer than an index entry
 	PRIMARY KEY (rule_id, fingerprint)
-);
+) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
 COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
@@ -1621,11 +1891,9 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL,
-	PRIMARY KEY (at, id)
+	fingerprint text NOT NULL
 ) PARTITION BY RANGE (at);
-CREATE INDEX alert_history_id_idx ON monitoring.alert_history (id);
-COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert.';
+COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
 COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';
 COMMENT ON COLUMN monitoring.alert_history.alert_id IS 'Number of the episode (alerts.alert_id).';
@@ -1646,13 +1914,8 @@ COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s bre
 COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; null if it did not.';
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
-CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
-COMMENT ON INDEX monitoring.alert_history_alert IS 'Transitions of one alert.';
-CREATE INDEX alert_history_rule ON monitoring.alert_history (rule_id, at);
-COMMENT ON INDEX monitoring.alert_history_rule IS 'Transitions of one rule.';
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled)
-VALUES ('alert_history', '1 day', 2, '90 days', true);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
@@ -1863,7 +2126,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one. Errors: 22023 for anything that is not valid, 42704 for an unknown receiver, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels or annotations that are too long, 42704 for an unknown receiver, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -1938,7 +2201,7 @@ BEGIN
 		PERFORM monitoring.end_alerts(old_rule, 'rule_changed');
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes holds parameters of create_alert_rule (all but name and kind) and "enabled". Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, 22023 for what is not valid.';
+COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind) and "enabled", such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
 
 CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2076,8 +2339,8 @@ COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that l
 -- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
--- the kind, compares them with the stored states, and writes the states that change. History and outbox rows of all kinds
--- follow in the same transaction. Nothing changes, nothing is written.
+-- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
+-- kinds follow in the same transaction. Nothing changes, nothing is written.
 --
 -- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
 -- lock, not an advisory one, which any role could take and keep.
@@ -2090,34 +2353,48 @@ CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (metric_rule_values.rule_ids)
-	), readings AS MATERIALIZED (
-		SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, v.series_labels, v.value
-		FROM (SELECT DISTINCT d.metric, d.fn, d.over, d.selector, d.by_labels FROM rules AS d) AS r
+	WITH readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value
+		FROM (
+			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
+				d.fn IN ('count', 'rate', 'increase') AS counts
+			FROM monitoring.alert_rule_defs AS d
+			WHERE d.id = ANY (metric_rule_values.rule_ids)
+			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
+		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb
-	FROM rules AS r
-	JOIN readings AS v ON (v.metric, v.fn, v.over, v.selector, v.by_labels) = (r.metric, r.fn, r.over, r.selector, r.by_labels)
+	FROM readings AS v
+	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
-	-- where events are counted, none means zero: an alert must not wait for the next one to know that they ended
-	SELECT r.id, s.series_labels, 0, NULL
-	FROM rules AS r
-	JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
-	WHERE r.fn IN ('count', 'rate', 'increase') AND NOT EXISTS (
+	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
+	-- one that says that there are too few must not wait for the first.
+	SELECT e.rule_id, e.series_labels, 0, NULL
+	FROM (
+		SELECT d.id AS rule_id, s.series_labels
+		FROM monitoring.alert_rule_defs AS d
+		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
+		UNION
+		SELECT d.id, '{}'
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
+			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
+	) AS e
+	WHERE NOT EXISTS (
 		SELECT FROM readings AS v
-		WHERE (v.metric, v.fn, v.over, v.selector, v.by_labels, v.series_labels)
-			= (r.metric, r.fn, r.over, r.selector, r.by_labels, s.series_labels))
+		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
+		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase of a pending or firing alert are zero.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF rule ->> 'metric' IS NULL OR rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
+	IF rule ->> 'metric' IS NULL THEN
+		RAISE EXCEPTION 'a metric rule needs a metric' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
 		RAISE EXCEPTION 'invalid metric name "%"', left(rule ->> 'metric', 200)
 			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
 	ELSIF rule ->> 'fn' IS NULL THEN
@@ -2126,7 +2403,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.check_fn(rule ->> 'fn');
 END $$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a rule without a valid metric name, 22023 for one without a function that value() knows.';
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
@@ -2135,17 +2412,28 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT d.id, d.over, d.selector, d.threshold
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (slow_query_rule_values.rule_ids)
+	), active AS MATERIALIZED (
+		SELECT r.id, r.over, r.threshold, s.series_labels
+		FROM rules AS r
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
 		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
-		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least) AS v
+		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
+			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
 	SELECT r.id, s.series_labels, s.mean_seconds, s.details
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
+	UNION ALL
+	-- a statement that does not run is not slow
+	SELECT a.id, a.series_labels, 0, NULL
+	FROM active AS a
+	WHERE a.threshold > 0 AND NOT EXISTS (
+		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -2170,63 +2458,33 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 -- Transitions
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.alert_transition(rule monitoring.alert_rule_defs, state monitoring.alert_states, at timestamptz,
-	from_state text, to_state text, reason text)
-RETURNS monitoring.alert_history
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN ROW(NULL::bigint, at, state.alert_id, rule.id, rule.name, rule.severity, state.series_labels,
-		rule.selector || rule.extra_labels || state.series_labels, from_state, to_state, reason, state.value, rule.op,
-		rule.threshold, monitoring.fill_annotations(rule, state), state.details, state.active_at,
-		state.fired_at, state.fingerprint)::monitoring.alert_history;
-END $$;
-COMMENT ON FUNCTION monitoring.alert_transition(monitoring.alert_rule_defs, monitoring.alert_states, timestamptz, text, text, text) IS 'The alert_history row of one transition, still without id.';
-
-CREATE FUNCTION monitoring.write_transitions(transitions monitoring.alert_history[]) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	ids bigint[];
-	partition_at timestamptz;
-BEGIN
-	IF cardinality(transitions) = 0 THEN
-		RETURN 0;
-	END IF;
-	FOR partition_at IN SELECT DISTINCT t.at FROM unnest(transitions) AS t LOOP
-		PERFORM monitoring.ensure_partition('alert_history', partition_at);
-	END LOOP;
-	WITH written AS (
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT t.at, t.alert_id, t.rule_id, t.rule_name, t.severity, t.series_labels, t.labels, t.from_state, t.to_state,
-			t.reason, t.value, t.op, t.threshold, t.annotations, t.details, t.active_at,
-			t.fired_at, t.fingerprint
-		FROM unnest(transitions) WITH ORDINALITY AS t
-		ORDER BY t.ordinality
-		RETURNING id
-	)
-	SELECT array_agg(w.id ORDER BY w.id) INTO ids FROM written AS w;
-	PERFORM monitoring.enqueue_notifications(ids);
-	RETURN cardinality(ids);
-END $$;
-COMMENT ON FUNCTION monitoring.write_transitions(monitoring.alert_history[]) IS 'Write transitions to alert_history, enqueue their notifications, and return how many there were.';
-
 CREATE FUNCTION monitoring.end_alerts(rule monitoring.alert_rule_defs, reason text, at timestamptz DEFAULT clock_timestamp())
 RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
 BEGIN
+	PERFORM monitoring.ensure_partition('alert_history', at);
 	WITH ended AS (
 		DELETE FROM monitoring.alert_states AS s WHERE s.rule_id = rule.id RETURNING s
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
+			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
+			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
+			rule.threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
+			(e.s).fingerprint
+		FROM ended AS e
+		WHERE (e.s).state IN ('pending', 'firing')
+		ORDER BY (e.s).alert_id
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(rule, e.s, at, (e.s).state,
-			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason) ORDER BY (e.s).alert_id), '{}')
-	INTO transitions
-	FROM ended AS e
-	WHERE (e.s).state IN ('pending', 'firing');
-	RETURN monitoring.write_transitions(transitions);
+	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
 END $$;
-COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, and return how many were pending or firing.';
+COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Evaluation
@@ -2244,28 +2502,29 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text, timestamptz) IS 'Set or clear (null) the error of rules where it changes.';
 
+-- What the functions of kinds return is estimated far too low; sorting labels to merge them would cost more than all else.
 CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz, had_error boolean)
-RETURNS monitoring.alert_history[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
+	unique_labels boolean;
 	half integer := cardinality(rule_ids) / 2;
 BEGIN
 	-- $1 the time, $2 the rules
 	EXECUTE format($statement$
-	WITH observed AS (
-		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
-		FROM %s($1, $2) AS f
-	), stored AS (
-		SELECT s.* FROM monitoring.alert_states AS s WHERE s.rule_id = ANY ($2)
-	), compared AS (
+	WITH compared AS (
 		SELECT coalesce(o.rule_id, s.rule_id) AS rule_id, coalesce(o.series_labels, s.series_labels) AS series_labels,
 			o.value AS new_value, o.details AS new_details, s.fingerprint, s.alert_id, s.state, s.value, s.details,
-			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since
-		FROM observed AS o
-		FULL JOIN stored AS s ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
+			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since, s.place
+		FROM (
+			SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
+			FROM %s($1, $2) AS f
+		) AS o
+		FULL JOIN (SELECT a.*, a.ctid AS place FROM monitoring.alert_states AS a WHERE a.rule_id = ANY ($2)) AS s
+			ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
 	), judged AS (
-		SELECT c.*, d AS rule, d.version, d.pending_for, d.keep_firing_for, d.max_age,
+		SELECT c.*, d.name, d.version, d.pending_for, d.keep_firing_for, d.max_age,
 			c.state IS NOT NULL AND c.state <> 'resolved' AS active,
 			CASE d.op
 				WHEN '>' THEN c.new_value > b.bound
@@ -2296,16 +2555,16 @@ BEGIN
 				ELSE 'firing'
 			END AS to_state
 		FROM (SELECT g.rule_id, g.series_labels, g.new_value, g.new_details, g.fingerprint, g.alert_id, g.state, g.value,
-				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.rule, g.version,
+				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.place, g.name, g.version,
 				g.pending_for, g.keep_firing_for, g.max_age, g.active, g.breach, g.since, g.clear,
 				CASE WHEN g.breach IS NULL THEN coalesce(g.missing, $1) END AS missing
 			FROM judged AS g
 			WHERE g.state IS NOT NULL OR g.breach) AS j
 	), changed AS MATERIALIZED (
-		SELECT m.rule_id, m.version, m.rule, m.state AS old_state, m.active, m.to_state,
+		SELECT m.rule_id, m.version, m.place, m.state AS old_state, m.active, m.to_state,
 			CASE WHEN m.to_state IN ('pending', 'firing') THEN 'breach' WHEN m.breach IS NULL THEN 'no_data' ELSE 'clear' END AS reason,
 			ROW(m.rule_id,
-				coalesce(m.fingerprint, left(encode(sha256(convert_to((m.rule).name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
+				coalesce(m.fingerprint, left(encode(sha256(convert_to(m.name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
 				m.series_labels,
 				CASE WHEN m.active THEN m.alert_id ELSE nextval('monitoring.alert_id_seq') END,
 				m.to_state,
@@ -2325,42 +2584,60 @@ BEGIN
 				OR m.missing IS DISTINCT FROM m.missing_since
 				OR CASE WHEN m.breach THEN m.clear_since IS NOT NULL WHEN m.breach IS NULL THEN m.clear IS DISTINCT FROM m.clear_since
 					ELSE m.state = 'firing' AND coalesce(m.clear, $1) IS DISTINCT FROM m.clear_since END)
+	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
-		SELECT d.id, d.version
+		SELECT d.id, d.version, d AS rule
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
-		SELECT c.* FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
+		SELECT c.*, l.rule FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
 	), inserted AS (
 		INSERT INTO monitoring.alert_states SELECT (r.next).* FROM ready AS r WHERE r.old_state IS NULL
+		RETURNING 1
 	), updated AS (
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = (r.next).alert_id, state = (r.next).state, value = (r.next).value, details = (r.next).details,
 			active_at = (r.next).active_at, fired_at = (r.next).fired_at, resolved_at = (r.next).resolved_at,
 			clear_since = (r.next).clear_since, missing_since = (r.next).missing_since, updated_at = (r.next).updated_at
 		FROM ready AS r
-		WHERE r.old_state IS NOT NULL AND r.to_state NOT IN ('inactive', 'forgotten')
-			AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE r.to_state IN ('inactive', 'forgotten') AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		RETURNING 1
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT $1, (r.next).alert_id, r.rule_id, (r.rule).name, (r.rule).severity, (r.next).series_labels,
+			(r.rule).selector || (r.rule).extra_labels || (r.next).series_labels,
+			CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason, (r.next).value, (r.rule).op,
+			(r.rule).threshold, monitoring.fill_annotations(r.rule, r.next), (r.next).details, (r.next).active_at,
+			(r.next).fired_at, (r.next).fingerprint
+		FROM ready AS r
+		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
+		ORDER BY r.rule_id, (r.next).series_labels
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(r.rule, r.next, $1,
-		CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason)
-		ORDER BY r.rule_id, (r.next).series_labels), '{}')
-	FROM ready AS r
-	WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
-	$statement$, kind_function) INTO transitions USING at, rule_ids;
+	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
+		(SELECT count(*) FROM ready)
+			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
+	$statement$, kind_function) INTO transitions, unique_labels USING at, rule_ids;
 
+	-- a new label set twice violates the primary key
+	IF NOT unique_labels THEN
+		RAISE EXCEPTION 'function % gave a value of the same labels twice', kind_function
+			USING ERRCODE = 'cardinality_violation';
+	END IF;
 	IF had_error THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, NULL, at);
 	END IF;
 	RETURN transitions;
 EXCEPTION WHEN OTHERS THEN
-	-- what is no rule's fault: transaction state, serialization, resources, prerequisites, intervention, the system
-	IF left(SQLSTATE, 2) IN ('25', '40', '53', '55', '57', '58') THEN
+	-- what is no rule's fault: transaction state, serialization, full disk, connections, intervention, the system
+	IF left(SQLSTATE, 2) IN ('25', '40', '57', '58') OR SQLSTATE IN ('53100', '53300') THEN
 		RAISE;
 	ELSIF half = 0 THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, SQLERRM, at);
@@ -2370,12 +2647,12 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at, had_error)
 		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at, had_error);
 END $$;
-COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states and return the transitions. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
+COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states, write history and return its ids. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
 
-CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[] := '{}';
+	transitions bigint[] := '{}';
 	kind_function text;
 	rules record;
 	failed_rule bigint;
@@ -2383,12 +2660,7 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	BEGIN
-		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
-	EXCEPTION WHEN lock_not_available THEN
-		RAISE NOTICE 'another evaluation of the alert rules is under way';
-		RETURN 0;
-	END;
+	PERFORM monitoring.ensure_partition('alert_history', at);
 
 	FOR rules IN
 		SELECT k.kind, k.function,
@@ -2414,15 +2686,38 @@ BEGIN
 			transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[failed_rule], at, true);
 		END LOOP;
 	END LOOP;
-	RETURN monitoring.write_transitions(transitions);
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
+
+CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE NOTICE 'another evaluation of the alert rules is under way';
+		RETURN 0;
+	END;
+	RETURN monitoring.evaluate_all_rules(at);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_alerts(timestamptz) IS 'Evaluate all enabled alert rules as of the given time and return the number of transitions. Alerts that do not change write nothing. A second call waits up to 5 seconds for one that is running, then returns 0 with a notice. Error 22023 for a time that is not finite.';
 
+-- The worker has more to do than to wait; that evaluations do not happen must show.
 CREATE FUNCTION monitoring.evaluate_alerts_job(at timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.evaluate_alerts(at)
-$$;
-COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval.';
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE EXCEPTION 'another evaluation of the alert rules is under way'
+			USING ERRCODE = 'lock_not_available',
+				HINT = 'A session that has called monitoring.evaluate_alerts() must end its transaction.';
+	END;
+	PERFORM monitoring.evaluate_all_rules(at);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval. Error 55P03 if another evaluation does not end within half a second.';
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
@@ -2572,13 +2867,13 @@ BEGIN
 		SELECT min(h.key) INTO bad
 		FROM jsonb_each(config -> 'headers') AS h
 		WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
-			OR lower(h.key) = ANY ('{host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
+			OR lower(h.key) = ANY ('{idempotency-key,host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
 			OR jsonb_typeof(h.value) <> 'string' OR (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
 			OR octet_length(h.value #>> '{}') > 8192;
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
 				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A header''s value is text without control characters; headers that frame or route the request cannot be set.';
+					HINT = 'A header''s value is text without control characters; headers that frame, route or identify the request cannot be set.';
 		END IF;
 	END IF;
 END $$;
@@ -2610,7 +2905,7 @@ BEGIN
 	END IF;
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind: headers (object of text), timeout_seconds (15), connect_timeout_seconds (5), max_attempts (10), max_age_seconds (3600), send_resolved (true). Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2621,7 +2916,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2633,7 +2928,7 @@ BEGIN
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
-COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules that name it keep the name and tell nobody under it until there is such a receiver again. Error 42704 if it does not exist.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Outbox
@@ -2661,8 +2956,7 @@ CREATE TABLE monitoring.outbox (
 	http_status integer,
 	error text,
 	latency float8,
-	sent_at timestamptz,
-	PRIMARY KEY (created_at, id)
+	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
@@ -2684,14 +2978,6 @@ COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
 
--- Only unfinished rows are in the indexes: their size follows the backlog, not the history.
-CREATE INDEX outbox_queue ON monitoring.outbox (receiver, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_queue IS 'A receiver''s unfinished notifications in order.';
-CREATE INDEX outbox_order ON monitoring.outbox (receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_order IS 'Earlier unfinished notifications of a group.';
-CREATE INDEX outbox_expiry ON monitoring.outbox (expires_at) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_expiry IS 'Notifications that become too old.';
-
 CREATE TABLE monitoring.delivery_attempts (
 	at timestamptz NOT NULL,
 	notification_id bigint NOT NULL,
@@ -2702,28 +2988,31 @@ CREATE TABLE monitoring.delivery_attempts (
 	latency float8,
 	error text
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification.';
+COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
 COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notification (notifications.id).';
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
-COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), unformattable (the formatter failed), lost (the sender ended before it answered).';
+COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
-CREATE INDEX delivery_attempts_notification ON monitoring.delivery_attempts (notification_id);
-COMMENT ON INDEX monitoring.delivery_attempts_notification IS 'Attempts of one notification.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled) VALUES
-	('outbox', '1 day', 2, '30 days', true),
-	('delivery_attempts', '1 day', 2, '30 days', true);
+-- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
+-- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes) VALUES
+	('outbox', '1 day', 2, '30 days', ARRAY['PRIMARY KEY (created_at, id)',
+		$$(receiver, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(expires_at) WHERE state IN ('queued', 'sending', 'failed')$$]),
+	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
 		o.idempotency_key, o.alert_ids
 	FROM monitoring.outbox AS o;
-COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery.';
+COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule.';
@@ -2863,9 +3152,10 @@ BEGIN
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
 				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= at
+					AND o.created_at > at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed'))
+							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > at - interval '2 days')
 				LIMIT 1) AS due
 			WHERE r.enabled)
 		OR EXISTS (
@@ -2890,24 +3180,28 @@ BEGIN
 	WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_claim.at
 		AND coalesce(o.lease_until <= notify_claim.at, true);
 
+	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
+	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
 	RETURN QUERY
 	WITH due AS MATERIALIZED (
 		SELECT d.created_at, d.id, r.name, r.kind, r.url, r.config
 		FROM monitoring.receiver_defs AS r
 		CROSS JOIN LATERAL (
 			SELECT count(*) AS sending FROM monitoring.outbox AS s
-			WHERE s.receiver = r.name AND s.state = 'sending' AND s.lease_until > notify_claim.at) AS busy
+			WHERE s.receiver = r.name AND s.state = 'sending' AND s.lease_until > notify_claim.at
+				AND s.created_at > notify_claim.at - interval '2 days') AS busy
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id FROM monitoring.outbox AS o
 			WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
+				AND o.created_at > notify_claim.at - interval '2 days'
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 					WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-						AND e.state IN ('queued', 'sending', 'failed'))
+						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days')
 			ORDER BY o.id
 			LIMIT greatest(per_receiver - busy.sending, 0)
 			FOR UPDATE OF o SKIP LOCKED) AS d
 		WHERE r.enabled
-		ORDER BY d.id
+		ORDER BY busy.sending + row_number() OVER (PARTITION BY r.name ORDER BY d.id), d.id
 		LIMIT max_rows
 	), timed AS (
 		SELECT d.*, coalesce((d.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
@@ -2938,7 +3232,7 @@ BEGIN
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			CASE
 				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 THEN 'sent'
-				WHEN x.outcome IN ('network', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
+				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
 				ELSE 'dead'
 			END AS verdict,
 			-- Full jitter spreads receivers that failed together; Retry-After is a floor.
@@ -2950,7 +3244,8 @@ BEGIN
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
 	), decided AS (
-		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AS exhausted,
+		-- What was lost or postponed may be another notification's fault: only its age ends that.
+		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AND o.outcome NOT IN ('lost', 'postponed') AS exhausted,
 			o.verdict = 'failed' AND o.next_at >= o.expires_at AS too_late
 		FROM outcome AS o
 	), changed AS (
@@ -2968,15 +3263,22 @@ BEGIN
 	INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
 	SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks; anything else is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	UPDATE monitoring.outbox AS o
-	SET state = 'failed', lease_until = NULL, next_attempt_at = at, error = 'the notifier ended before the outcome was known'
-	WHERE o.state = 'sending'
-$$;
-COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Give back the claims of a notifier that is gone; a database has one at a time, so a new one calls this first.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	claims jsonb;
+BEGIN
+	SELECT jsonb_agg(jsonb_build_object('created_at', o.created_at, 'id', o.id, 'attempt', o.attempts, 'outcome', 'lost',
+		'error', 'the notifier ended before the outcome was known'))
+	INTO claims
+	FROM monitoring.outbox AS o WHERE o.state = 'sending';
+	IF claims IS NOT NULL THEN
+		PERFORM monitoring.notify_record(at, claims);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Record what a notifier that is gone had claimed as lost, to be tried again with the usual delay; a database has one notifier at a time, so a new one calls this first.';
 
 CREATE FUNCTION monitoring.notify_dispatch(at timestamptz) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_notify_dispatch';
@@ -3082,6 +3384,11 @@ CREATE TABLE monitoring.access_levels (
     description text NOT NULL
 );
 COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given to grant_access().';
+COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
+COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
+COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
@@ -3126,6 +3433,21 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
 
+-- Changing the privileges of a table and attaching a partition to it both write
+-- the table's row of pg_class: take the lock that makers of partitions take,
+-- in the order in which they do.
+CREATE FUNCTION monitoring.lock_for_grant(relation regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION monitoring.lock_for_grant(regclass) IS 'Keep partitions from being attached to a table while its privileges are changed.';
+
 CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -3134,25 +3456,40 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+        IF o.kind = 'TABLE' THEN
+            PERFORM monitoring.lock_for_grant(o.object::regclass);
+        END IF;
         EXECUTE format('GRANT %s ON %s %s TO %I',
                        CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin. Errors: unknown level (22023), unknown role (42704).';
+COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin; several calls add up. It grants what exists now. Only the owner of the extension and superusers can. Errors: unknown level (22023), unknown role (42704).';
 
 CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    o record;
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA monitoring FROM %I', role);
+    -- Only what it has: partitions come and go meanwhile.
+    FOR o IN
+        SELECT DISTINCT c.oid::regclass AS relation, c.oid::regclass::text AS name
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+          AND a.grantee = quote_ident(role)::regrole
+        ORDER BY 2
+    LOOP
+        PERFORM monitoring.lock_for_grant(o.relation);
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', o.relation, role);
+    END LOOP;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM %I', role);
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END
 $$;
-COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role everything that grant_access() gave it.';
+COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role every privilege on the schema and what is in it. Error 42704 for an unknown role.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
 SELECT monitoring.grant_access('pg_monitor', 'viewer');

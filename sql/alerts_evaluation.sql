@@ -16,7 +16,7 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('ae', 'public.a
 SET track_functions = 'all';
 CREATE FUNCTION pg_temp.calls() RETURNS TABLE (function text, calls bigint) LANGUAGE sql AS $$
 	SELECT funcname::text, f.calls FROM pg_stat_xact_user_functions AS f
-	WHERE schemaname = 'monitoring' AND funcname IN ('evaluate_rules', 'metric_rule_values', 'series_values', 'alert_transition')
+	WHERE schemaname = 'monitoring' AND funcname IN ('evaluate_rules', 'metric_rule_values', 'series_values')
 	ORDER BY 1
 $$;
 SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n % 2, by => CASE n % 3 WHEN 0 THEN '{host,queue}' ELSE '{queue}' END::text[]))
@@ -41,7 +41,7 @@ CREATE TEMP TABLE rules_before AS SELECT xmin::text AS x, xmax::text AS y, id FR
 SELECT monitoring.set_gauge('ae_queue', n * n, jsonb_build_object('queue', n)) FROM generate_series(1, 4) AS n;
 SELECT pg_stat_force_next_flush();
 BEGIN;
-SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '2 seconds'::interval);
+SELECT sum(monitoring.evaluate_alerts(:'t0'::timestamptz + n * '10 milliseconds'::interval)) FROM generate_series(101, 125) AS n;
 SELECT relname, n_tup_ins + n_tup_upd + n_tup_del AS written FROM pg_stat_xact_user_tables
 WHERE schemaname = 'monitoring' AND n_tup_ins + n_tup_upd + n_tup_del > 0;
 SELECT pg_current_xact_id_if_assigned() IS NULL AS read_only;
@@ -81,6 +81,24 @@ LANGUAGE sql AS $$
 $$;
 SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '3 seconds'::interval);
 SELECT name, state, left(last_error, 55), firing FROM monitoring.alert_rules WHERE name IN ('kind 5', 'kind 6') ORDER BY id;
+-- also when the label set is known; and what such a function lacks or cannot do is no other rule's business
+CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids) AND d.name = 'kind 7') THEN
+		RAISE EXCEPTION 'not ready' USING ERRCODE = 'object_not_in_prerequisite_state';
+	ELSIF EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids) AND d.name = 'kind 8') THEN
+		RAISE EXCEPTION 'too much' USING ERRCODE = 'out_of_memory';
+	END IF;
+	RETURN QUERY SELECT d.id, '{"a": "b"}'::jsonb, -99::float8, NULL::jsonb
+		FROM monitoring.alert_rule_defs AS d, generate_series(1, 1 + (d.name = 'kind 6')::int)
+		WHERE d.id = ANY (rule_ids) AND d.name IN ('kind 6', 'kind 9');
+END $$;
+SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '3500 milliseconds'::interval);
+SELECT name, state, last_error, firing FROM monitoring.alert_rules WHERE name IN ('kind 6', 'kind 7', 'kind 8', 'kind 9') ORDER BY id;
+SELECT count(*) FROM monitoring.alert_history WHERE rule_name = 'kind 6' AND to_state = 'resolved';
+
 -- the function is gone
 ALTER FUNCTION public.ae_values RENAME TO ae_gone;
 SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '4 seconds'::interval);

@@ -145,6 +145,37 @@ SELECT monitoring.create_alert_rule('errors', 'al_errors_total', 'increase', '5 
 :eval
 :history
 SELECT monitoring.drop_alert_rule('errors');
+TRUNCATE monitoring.alert_history;
+
+-- too few events: no event is the fewest; of a metric that nobody recorded yet nothing is known, nor of groups without data
+SELECT monitoring.flush() > 0;
+SELECT count(monitoring.create_alert_rule(n, m, 'increase', '5 minutes', '<', 1, by => b::text[]))
+FROM (VALUES ('too few', 'al_errors_total', '{}'), ('unknown', 'al_nosuch_total', '{}'), ('groups', 'al_errors_total', '{route}')) AS t (n, m, b);
+\set after 1s
+:eval
+\set after 400s
+:eval
+:history
+SELECT monitoring.increment('al_errors_total', 1);
+\set after 2s
+:eval
+:history
+SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
+TRUNCATE monitoring.alert_history;
+
+-- statements: a firing alert follows its statement when that is slow no more, and ends as clear, after keep_firing_for
+SELECT monitoring.create_slow_query_rule('slow', '1 second', '10 seconds', keep_firing_for => '20 seconds',
+	annotations => '{"summary": "{{query}} {{value}}"}') > 0;
+SELECT count(monitoring.ensure_partition('statement_deltas', :'t0'::timestamptz + n * '20 seconds'::interval)) FROM generate_series(0, 1) AS n;
+INSERT INTO monitoring.statement_texts VALUES (7001, 10, 'select seven', :'t0');
+INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds)
+SELECT :'t0'::timestamptz + n * '10 seconds'::interval, :'t0'::timestamptz + (n - 1) * '10 seconds'::interval, 7001, 10, true, 4, s
+FROM (VALUES (1, 8), (2, 2)) AS v (n, s);
+SELECT n, monitoring.evaluate_alerts(:'t0'::timestamptz + n * '10 seconds'::interval) AS transitions FROM generate_series(1, 5) AS n;
+SELECT from_state, to_state, reason, value, annotations ->> 'summary' AS summary FROM monitoring.alert_history ORDER BY id;
+SELECT monitoring.drop_alert_rule('slow');
+DELETE FROM monitoring.statement_deltas WHERE queryid = 7001;
+DELETE FROM monitoring.statement_texts WHERE queryid = 7001;
 
 TRUNCATE monitoring.alert_history;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

@@ -40,6 +40,7 @@ SELECT f.* FROM unnest(ARRAY[
 	$$'x', 'm', 'average', '1 minute', '>', 1$$,
 	$$'x', 'm', NULL, '1 minute', '>', 1$$,
 	$$'x', 'no metric', 'avg', '1 minute', '>', 1$$,
+	$$'x', NULL, 'avg', '1 minute', '>', 1$$,
 	$$'x', 'm', 'avg', '-1 minute', '>', 1$$,
 	$$'x', 'm', 'avg', '0', '>', 1$$,
 	$$'x', 'm', 'avg', '1 minute', '>', 'NaN'$$,

@@ -55,6 +55,8 @@ SELECT * FROM monitoring.query('err_kind', 'count', '2024-01-02', '2024-01-01', 
 \echo :SQLSTATE
 SELECT * FROM monitoring.query('err_kind', 'count', '2024-01-01', '2025-01-01', '1 second');
 \echo :SQLSTATE
+SELECT * FROM monitoring.query('err_kind', 'count', '4714-11-24 00:00+00 BC', '294276-12-31 23:59:59+00', '1 day');
+\echo :SQLSTATE
 SELECT * FROM monitoring.query('err_kind', 'count', '2024-01-01', '2024-01-02', '-1 hour');
 \echo :SQLSTATE
 SELECT monitoring.grant_access('pg_monitor', 'boss');

@@ -79,9 +79,23 @@ SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '86 seconds') AS c;
 -- A new notifier takes back what the last one had claimed; what is too old is given up.
 SELECT monitoring.notify_release(t + interval '90 seconds') FROM pg_temp.start;
 SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '90 seconds') AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '100 seconds') AS c;
 SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '2 hours') AS c;
 SELECT * FROM pg_temp.state ORDER BY id;
 SELECT monitoring.notify_has_work(t + interval '2 hours') FROM pg_temp.start;
 SELECT a.notification_id - base AS id, a.attempt, a.outcome, a.http_status, a.latency, a.error
 FROM monitoring.delivery_attempts AS a, pg_temp.start WHERE a.notification_id > base ORDER BY 1, 2;
+
+-- Receivers take turns when there is not room for all, those with the least under way first; what was lost or postponed
+-- may be tried beyond max_attempts, what failed may not; a formatter that may work the next time is tried again.
+SELECT monitoring.create_receiver('busy', 'webhook', 'https://d.example.com/', '{"max_attempts": 1}'),
+	monitoring.create_receiver('calm', 'webhook', 'https://e.example.com/', '{"max_attempts": 1}');
+SELECT count(monitoring.test_receiver('busy')) FROM generate_series(1, 6);
+SELECT count(monitoring.test_receiver('calm')) FROM generate_series(1, 2);
+UPDATE pg_temp.start SET base = currval('monitoring.outbox_id_seq') - 8, t = clock_timestamp();
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second', max_rows => 3) AS c;
+SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second', max_rows => 2) AS c;
+SELECT pg_temp.outcome(t + interval '2 seconds', '[{"n": 1, "attempt": 1, "outcome": "lost", "error": "lost"}, {"n": 2, "attempt": 1, "outcome": "postponed", "error": "postponed"},
+	{"n": 7, "attempt": 1, "outcome": "unformatted", "error": "too slow"}, {"n": 8, "attempt": 1, "outcome": "unformattable", "error": "broken"}]') FROM pg_temp.start;
+SELECT id, receiver, state, attempts, error FROM pg_temp.state WHERE error IS NOT NULL ORDER BY id;
 ROLLBACK;

@@ -42,7 +42,7 @@ SELECT c AS config, pg_temp.try(format('SELECT monitoring.create_receiver(''x'',
 FROM unnest(ARRAY['[]', '1', NULL, '{"timeout": 3}', '{"timeout_seconds": 0}', '{"timeout_seconds": 61}',
 	'{"timeout_seconds": "3"}', '{"max_attempts": 0}', '{"max_age_seconds": 1e9}', '{"send_resolved": 1}',
 	'{"headers": []}', '{"headers": {"X-A": 1}}', '{"headers": {"X A": "b"}}', '{"headers": {"Host": "b"}}',
-	'{"headers": {"content-length": "0"}}', '{"headers": {"X-A": "b\r\nX-Evil: 1"}}', '{"headers": {"X-A\r\nB": "b"}}',
+	'{"headers": {"content-length": "0"}}', '{"headers": {"Idempotency-key": "mine"}}', '{"headers": {"X-A": "b\r\nX-Evil: 1"}}', '{"headers": {"X-A\r\nB": "b"}}',
 	'{"headers": {"": "b"}}']) WITH ORDINALITY AS t (c, n) ORDER BY n;
 
 -- unknown receivers

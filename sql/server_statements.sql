@@ -45,7 +45,7 @@ CREATE ROLE regress_monitoring_two;
 GRANT USAGE ON SCHEMA monitoring TO regress_monitoring_one;
 GRANT SELECT ON monitoring.slow_queries, monitoring.statement_history, monitoring.statement_queries TO regress_monitoring_one;
 GRANT EXECUTE ON FUNCTION monitoring.slow_queries_over(interval, timestamptz),
-	monitoring.slow_query_values(timestamptz, interval, float8) TO regress_monitoring_one;
+	monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) TO regress_monitoring_one;
 SET LOCAL monitoring.slow_query_threshold = '500ms';
 SELECT monitoring.ensure_partition('statement_deltas', '2031-01-01 12:00') IS NOT NULL AS made;
 INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds, rows)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * compat.h
- *	  Differences between the PostgreSQL majors we build against (15 to 18).
+ *	  Differences between the PostgreSQL majors we build against (15 to 19).
  *
  * This is the only file that may test PG_VERSION_NUM; everything else uses
  * the names defined here.
@@ -44,6 +44,37 @@
 #else
 #define MON_EXECUTOR_RUN_PARAMS QueryDesc *queryDesc, ScanDirection direction, uint64 count
 #define MON_EXECUTOR_RUN_ARGS queryDesc, direction, count
+#endif
+
+/* 18 spells it in front of the declaration. */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 19 keeps the result of building a jsonb value in the state. */
+#include "utils/jsonb.h"
+#if PG_VERSION_NUM < 190000
+typedef struct MonJsonbState
+{
+	JsonbParseState *parse;
+	JsonbValue *result;
+} MonJsonbState;
+
+static inline void
+mon_push_jsonb(MonJsonbState *state, JsonbIteratorToken token, JsonbValue *value)
+{
+	state->result = pushJsonbValue(&state->parse, token, value);
+}
+#else
+typedef JsonbInState MonJsonbState;
+#define mon_push_jsonb pushJsonbValue
+#endif
+
+/* What a handler declared with SIGNAL_ARGS got, to be passed on. */
+#if PG_VERSION_NUM < 190000
+#define MON_SIGNAL_VALUES postgres_signal_arg
+#else
+#define MON_SIGNAL_VALUES postgres_signal_arg, pg_siginfo
 #endif
 
 #if PG_VERSION_NUM >= 180000

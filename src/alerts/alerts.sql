@@ -106,7 +106,7 @@ CREATE TABLE monitoring.alert_states (
 	updated_at timestamptz NOT NULL,
 	-- not series_labels: labels can be longer than an index entry
 	PRIMARY KEY (rule_id, fingerprint)
-);
+) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
 COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
@@ -146,11 +146,9 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL,
-	PRIMARY KEY (at, id)
+	fingerprint text NOT NULL
 ) PARTITION BY RANGE (at);
-CREATE INDEX alert_history_id_idx ON monitoring.alert_history (id);
-COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert.';
+COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
 COMMENT ON COLUMN monitoring.alert_history.at IS 'Time of the evaluation that made it.';
 COMMENT ON COLUMN monitoring.alert_history.alert_id IS 'Number of the episode (alerts.alert_id).';
@@ -171,13 +169,8 @@ COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s bre
 COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; null if it did not.';
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
-CREATE INDEX alert_history_alert ON monitoring.alert_history (alert_id);
-COMMENT ON INDEX monitoring.alert_history_alert IS 'Transitions of one alert.';
-CREATE INDEX alert_history_rule ON monitoring.alert_history (rule_id, at);
-COMMENT ON INDEX monitoring.alert_history_rule IS 'Transitions of one rule.';
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled)
-VALUES ('alert_history', '1 day', 2, '90 days', true);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
@@ -388,7 +381,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one. Errors: 22023 for anything that is not valid, 42704 for an unknown receiver, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels or annotations that are too long, 42704 for an unknown receiver, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -463,7 +456,7 @@ BEGIN
 		PERFORM monitoring.end_alerts(old_rule, 'rule_changed');
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes holds parameters of create_alert_rule (all but name and kind) and "enabled". Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, 22023 for what is not valid.';
+COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind) and "enabled", such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
 
 CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,8 +1,8 @@
 -- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
--- the kind, compares them with the stored states, and writes the states that change. History and outbox rows of all kinds
--- follow in the same transaction. Nothing changes, nothing is written.
+-- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
+-- kinds follow in the same transaction. Nothing changes, nothing is written.
 --
 -- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
 -- lock, not an advisory one, which any role could take and keep.
@@ -15,34 +15,48 @@ CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (metric_rule_values.rule_ids)
-	), readings AS MATERIALIZED (
-		SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, v.series_labels, v.value
-		FROM (SELECT DISTINCT d.metric, d.fn, d.over, d.selector, d.by_labels FROM rules AS d) AS r
+	WITH readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value
+		FROM (
+			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
+				d.fn IN ('count', 'rate', 'increase') AS counts
+			FROM monitoring.alert_rule_defs AS d
+			WHERE d.id = ANY (metric_rule_values.rule_ids)
+			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
+		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb
-	FROM rules AS r
-	JOIN readings AS v ON (v.metric, v.fn, v.over, v.selector, v.by_labels) = (r.metric, r.fn, r.over, r.selector, r.by_labels)
+	FROM readings AS v
+	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
-	-- where events are counted, none means zero: an alert must not wait for the next one to know that they ended
-	SELECT r.id, s.series_labels, 0, NULL
-	FROM rules AS r
-	JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
-	WHERE r.fn IN ('count', 'rate', 'increase') AND NOT EXISTS (
+	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
+	-- one that says that there are too few must not wait for the first.
+	SELECT e.rule_id, e.series_labels, 0, NULL
+	FROM (
+		SELECT d.id AS rule_id, s.series_labels
+		FROM monitoring.alert_rule_defs AS d
+		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
+		UNION
+		SELECT d.id, '{}'
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
+			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
+	) AS e
+	WHERE NOT EXISTS (
 		SELECT FROM readings AS v
-		WHERE (v.metric, v.fn, v.over, v.selector, v.by_labels, v.series_labels)
-			= (r.metric, r.fn, r.over, r.selector, r.by_labels, s.series_labels))
+		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
+		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase of a pending or firing alert are zero.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF rule ->> 'metric' IS NULL OR rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
+	IF rule ->> 'metric' IS NULL THEN
+		RAISE EXCEPTION 'a metric rule needs a metric' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
 		RAISE EXCEPTION 'invalid metric name "%"', left(rule ->> 'metric', 200)
 			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
 	ELSIF rule ->> 'fn' IS NULL THEN
@@ -51,7 +65,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.check_fn(rule ->> 'fn');
 END $$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a rule without a valid metric name, 22023 for one without a function that value() knows.';
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
@@ -60,17 +74,28 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT d.id, d.over, d.selector, d.threshold
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (slow_query_rule_values.rule_ids)
+	), active AS MATERIALIZED (
+		SELECT r.id, r.over, r.threshold, s.series_labels
+		FROM rules AS r
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
 		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
-		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least) AS v
+		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
+			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
 	SELECT r.id, s.series_labels, s.mean_seconds, s.details
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
+	UNION ALL
+	-- a statement that does not run is not slow
+	SELECT a.id, a.series_labels, 0, NULL
+	FROM active AS a
+	WHERE a.threshold > 0 AND NOT EXISTS (
+		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -95,63 +120,33 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 -- Transitions
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.alert_transition(rule monitoring.alert_rule_defs, state monitoring.alert_states, at timestamptz,
-	from_state text, to_state text, reason text)
-RETURNS monitoring.alert_history
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN ROW(NULL::bigint, at, state.alert_id, rule.id, rule.name, rule.severity, state.series_labels,
-		rule.selector || rule.extra_labels || state.series_labels, from_state, to_state, reason, state.value, rule.op,
-		rule.threshold, monitoring.fill_annotations(rule, state), state.details, state.active_at,
-		state.fired_at, state.fingerprint)::monitoring.alert_history;
-END $$;
-COMMENT ON FUNCTION monitoring.alert_transition(monitoring.alert_rule_defs, monitoring.alert_states, timestamptz, text, text, text) IS 'The alert_history row of one transition, still without id.';
-
-CREATE FUNCTION monitoring.write_transitions(transitions monitoring.alert_history[]) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	ids bigint[];
-	partition_at timestamptz;
-BEGIN
-	IF cardinality(transitions) = 0 THEN
-		RETURN 0;
-	END IF;
-	FOR partition_at IN SELECT DISTINCT t.at FROM unnest(transitions) AS t LOOP
-		PERFORM monitoring.ensure_partition('alert_history', partition_at);
-	END LOOP;
-	WITH written AS (
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT t.at, t.alert_id, t.rule_id, t.rule_name, t.severity, t.series_labels, t.labels, t.from_state, t.to_state,
-			t.reason, t.value, t.op, t.threshold, t.annotations, t.details, t.active_at,
-			t.fired_at, t.fingerprint
-		FROM unnest(transitions) WITH ORDINALITY AS t
-		ORDER BY t.ordinality
-		RETURNING id
-	)
-	SELECT array_agg(w.id ORDER BY w.id) INTO ids FROM written AS w;
-	PERFORM monitoring.enqueue_notifications(ids);
-	RETURN cardinality(ids);
-END $$;
-COMMENT ON FUNCTION monitoring.write_transitions(monitoring.alert_history[]) IS 'Write transitions to alert_history, enqueue their notifications, and return how many there were.';
-
 CREATE FUNCTION monitoring.end_alerts(rule monitoring.alert_rule_defs, reason text, at timestamptz DEFAULT clock_timestamp())
 RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
 BEGIN
+	PERFORM monitoring.ensure_partition('alert_history', at);
 	WITH ended AS (
 		DELETE FROM monitoring.alert_states AS s WHERE s.rule_id = rule.id RETURNING s
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
+			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
+			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
+			rule.threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
+			(e.s).fingerprint
+		FROM ended AS e
+		WHERE (e.s).state IN ('pending', 'firing')
+		ORDER BY (e.s).alert_id
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(rule, e.s, at, (e.s).state,
-			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason) ORDER BY (e.s).alert_id), '{}')
-	INTO transitions
-	FROM ended AS e
-	WHERE (e.s).state IN ('pending', 'firing');
-	RETURN monitoring.write_transitions(transitions);
+	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
 END $$;
-COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, and return how many were pending or firing.';
+COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Evaluation
@@ -169,28 +164,29 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text, timestamptz) IS 'Set or clear (null) the error of rules where it changes.';
 
+-- What the functions of kinds return is estimated far too low; sorting labels to merge them would cost more than all else.
 CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz, had_error boolean)
-RETURNS monitoring.alert_history[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
 DECLARE
-	transitions monitoring.alert_history[];
+	transitions bigint[];
+	unique_labels boolean;
 	half integer := cardinality(rule_ids) / 2;
 BEGIN
 	-- $1 the time, $2 the rules
 	EXECUTE format($statement$
-	WITH observed AS (
-		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
-		FROM %s($1, $2) AS f
-	), stored AS (
-		SELECT s.* FROM monitoring.alert_states AS s WHERE s.rule_id = ANY ($2)
-	), compared AS (
+	WITH compared AS (
 		SELECT coalesce(o.rule_id, s.rule_id) AS rule_id, coalesce(o.series_labels, s.series_labels) AS series_labels,
 			o.value AS new_value, o.details AS new_details, s.fingerprint, s.alert_id, s.state, s.value, s.details,
-			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since
-		FROM observed AS o
-		FULL JOIN stored AS s ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
+			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since, s.place
+		FROM (
+			SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
+			FROM %s($1, $2) AS f
+		) AS o
+		FULL JOIN (SELECT a.*, a.ctid AS place FROM monitoring.alert_states AS a WHERE a.rule_id = ANY ($2)) AS s
+			ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
 	), judged AS (
-		SELECT c.*, d AS rule, d.version, d.pending_for, d.keep_firing_for, d.max_age,
+		SELECT c.*, d.name, d.version, d.pending_for, d.keep_firing_for, d.max_age,
 			c.state IS NOT NULL AND c.state <> 'resolved' AS active,
 			CASE d.op
 				WHEN '>' THEN c.new_value > b.bound
@@ -221,16 +217,16 @@ BEGIN
 				ELSE 'firing'
 			END AS to_state
 		FROM (SELECT g.rule_id, g.series_labels, g.new_value, g.new_details, g.fingerprint, g.alert_id, g.state, g.value,
-				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.rule, g.version,
+				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.place, g.name, g.version,
 				g.pending_for, g.keep_firing_for, g.max_age, g.active, g.breach, g.since, g.clear,
 				CASE WHEN g.breach IS NULL THEN coalesce(g.missing, $1) END AS missing
 			FROM judged AS g
 			WHERE g.state IS NOT NULL OR g.breach) AS j
 	), changed AS MATERIALIZED (
-		SELECT m.rule_id, m.version, m.rule, m.state AS old_state, m.active, m.to_state,
+		SELECT m.rule_id, m.version, m.place, m.state AS old_state, m.active, m.to_state,
 			CASE WHEN m.to_state IN ('pending', 'firing') THEN 'breach' WHEN m.breach IS NULL THEN 'no_data' ELSE 'clear' END AS reason,
 			ROW(m.rule_id,
-				coalesce(m.fingerprint, left(encode(sha256(convert_to((m.rule).name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
+				coalesce(m.fingerprint, left(encode(sha256(convert_to(m.name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
 				m.series_labels,
 				CASE WHEN m.active THEN m.alert_id ELSE nextval('monitoring.alert_id_seq') END,
 				m.to_state,
@@ -250,42 +246,60 @@ BEGIN
 				OR m.missing IS DISTINCT FROM m.missing_since
 				OR CASE WHEN m.breach THEN m.clear_since IS NOT NULL WHEN m.breach IS NULL THEN m.clear IS DISTINCT FROM m.clear_since
 					ELSE m.state = 'firing' AND coalesce(m.clear, $1) IS DISTINCT FROM m.clear_since END)
+	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
-		SELECT d.id, d.version
+		SELECT d.id, d.version, d AS rule
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
-		SELECT c.* FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
+		SELECT c.*, l.rule FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
 	), inserted AS (
 		INSERT INTO monitoring.alert_states SELECT (r.next).* FROM ready AS r WHERE r.old_state IS NULL
+		RETURNING 1
 	), updated AS (
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = (r.next).alert_id, state = (r.next).state, value = (r.next).value, details = (r.next).details,
 			active_at = (r.next).active_at, fired_at = (r.next).fired_at, resolved_at = (r.next).resolved_at,
 			clear_since = (r.next).clear_since, missing_since = (r.next).missing_since, updated_at = (r.next).updated_at
 		FROM ready AS r
-		WHERE r.old_state IS NOT NULL AND r.to_state NOT IN ('inactive', 'forgotten')
-			AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE r.to_state IN ('inactive', 'forgotten') AND s.rule_id = r.rule_id AND s.fingerprint = (r.next).fingerprint
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		RETURNING 1
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT $1, (r.next).alert_id, r.rule_id, (r.rule).name, (r.rule).severity, (r.next).series_labels,
+			(r.rule).selector || (r.rule).extra_labels || (r.next).series_labels,
+			CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason, (r.next).value, (r.rule).op,
+			(r.rule).threshold, monitoring.fill_annotations(r.rule, r.next), (r.next).details, (r.next).active_at,
+			(r.next).fired_at, (r.next).fingerprint
+		FROM ready AS r
+		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
+		ORDER BY r.rule_id, (r.next).series_labels
+		RETURNING id
 	)
-	SELECT coalesce(array_agg(monitoring.alert_transition(r.rule, r.next, $1,
-		CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason)
-		ORDER BY r.rule_id, (r.next).series_labels), '{}')
-	FROM ready AS r
-	WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
-	$statement$, kind_function) INTO transitions USING at, rule_ids;
+	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
+		(SELECT count(*) FROM ready)
+			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
+	$statement$, kind_function) INTO transitions, unique_labels USING at, rule_ids;
 
+	-- a new label set twice violates the primary key
+	IF NOT unique_labels THEN
+		RAISE EXCEPTION 'function % gave a value of the same labels twice', kind_function
+			USING ERRCODE = 'cardinality_violation';
+	END IF;
 	IF had_error THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, NULL, at);
 	END IF;
 	RETURN transitions;
 EXCEPTION WHEN OTHERS THEN
-	-- what is no rule's fault: transaction state, serialization, resources, prerequisites, intervention, the system
-	IF left(SQLSTATE, 2) IN ('25', '40', '53', '55', '57', '58') THEN
+	-- what is no rule's fault: transaction state, serialization, full disk, connections, intervention, the system
+	IF left(SQLSTATE, 2) IN ('25', '40', '57', '58') OR SQLSTATE IN ('53100', '53300') THEN
 		RAISE;
 	ELSIF half = 0 THEN
 		PERFORM monitoring.note_rule_errors(rule_ids, SQLERRM, at);
@@ -295,12 +309,12 @@ EXCEPTION WHEN OTHERS THEN
 	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at, had_error)
 		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at, had_error);
 END $$;
-COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states and return the transitions. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
+COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states, write history and return its ids. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
 
-CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions monitoring.alert_history[] := '{}';
+	transitions bigint[] := '{}';
 	kind_function text;
 	rules record;
 	failed_rule bigint;
@@ -308,12 +322,7 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	BEGIN
-		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
-	EXCEPTION WHEN lock_not_available THEN
-		RAISE NOTICE 'another evaluation of the alert rules is under way';
-		RETURN 0;
-	END;
+	PERFORM monitoring.ensure_partition('alert_history', at);
 
 	FOR rules IN
 		SELECT k.kind, k.function,
@@ -339,15 +348,38 @@ BEGIN
 			transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[failed_rule], at, true);
 		END LOOP;
 	END LOOP;
-	RETURN monitoring.write_transitions(transitions);
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
+
+CREATE FUNCTION monitoring.evaluate_alerts(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE NOTICE 'another evaluation of the alert rules is under way';
+		RETURN 0;
+	END;
+	RETURN monitoring.evaluate_all_rules(at);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_alerts(timestamptz) IS 'Evaluate all enabled alert rules as of the given time and return the number of transitions. Alerts that do not change write nothing. A second call waits up to 5 seconds for one that is running, then returns 0 with a notice. Error 22023 for a time that is not finite.';
 
+-- The worker has more to do than to wait; that evaluations do not happen must show.
 CREATE FUNCTION monitoring.evaluate_alerts_job(at timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.evaluate_alerts(at)
-$$;
-COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval.';
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
+BEGIN
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		RAISE EXCEPTION 'another evaluation of the alert rules is under way'
+			USING ERRCODE = 'lock_not_available',
+				HINT = 'A session that has called monitoring.evaluate_alerts() must end its transaction.';
+	END;
+	PERFORM monitoring.evaluate_all_rules(at);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that evaluates the alert rules every monitoring.evaluation_interval. Error 55P03 if another evaluation does not end within half a second.';
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);

@@ -10,6 +10,11 @@ CREATE TABLE monitoring.access_levels (
     description text NOT NULL
 );
 COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given to grant_access().';
+COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
+COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
+COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
@@ -54,6 +59,21 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
 
+-- Changing the privileges of a table and attaching a partition to it both write
+-- the table's row of pg_class: take the lock that makers of partitions take,
+-- in the order in which they do.
+CREATE FUNCTION monitoring.lock_for_grant(relation regclass) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND c.relkind = 'p') THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION monitoring.lock_for_grant(regclass) IS 'Keep partitions from being attached to a table while its privileges are changed.';
+
 CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -62,25 +82,40 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+        IF o.kind = 'TABLE' THEN
+            PERFORM monitoring.lock_for_grant(o.object::regclass);
+        END IF;
         EXECUTE format('GRANT %s ON %s %s TO %I',
                        CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin. Errors: unknown level (22023), unknown role (42704).';
+COMMENT ON FUNCTION monitoring.grant_access(name, text) IS 'Let a role use the extension as viewer (reads), writer (records metrics), responder (works on alerts), auditor, or admin; several calls add up. It grants what exists now. Only the owner of the extension and superusers can. Errors: unknown level (22023), unknown role (42704).';
 
 CREATE FUNCTION monitoring.revoke_access(role name) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    o record;
 BEGIN
-    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA monitoring FROM %I', role);
+    -- Only what it has: partitions come and go meanwhile.
+    FOR o IN
+        SELECT DISTINCT c.oid::regclass AS relation, c.oid::regclass::text AS name
+        FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+          AND a.grantee = quote_ident(role)::regrole
+        ORDER BY 2
+    LOOP
+        PERFORM monitoring.lock_for_grant(o.relation);
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM %I', o.relation, role);
+    END LOOP;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM %I', role);
     EXECUTE format('REVOKE ALL ON SCHEMA monitoring FROM %I', role);
 END
 $$;
-COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role everything that grant_access() gave it.';
+COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role every privilege on the schema and what is in it. Error 42704 for an unknown role.';
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
 SELECT monitoring.grant_access('pg_monitor', 'viewer');

@@ -64,11 +64,10 @@ check_label_text(const JsonbValue *v)
 Jsonb *
 mon_labels_canonical(Jsonb *labels)
 {
-	JsonbParseState *state = NULL;
+	MonJsonbState state = {0};
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue key, value;
-	JsonbValue *result;
 
 	if (!JB_ROOT_IS_OBJECT(labels))
 		bad_labels("The labels are not an object.");
@@ -77,7 +76,7 @@ mon_labels_canonical(Jsonb *labels)
 	if (VARSIZE_ANY_EXHDR(labels) > MAX_LABEL_BYTES)
 		bad_labels("The labels take more than 4096 bytes.");
 
-	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	it = JsonbIteratorInit(&labels->root);
 	(void) JsonbIteratorNext(&it, &value, false);
 	while ((token = JsonbIteratorNext(&it, &key, true)) == WJB_KEY)
@@ -87,11 +86,11 @@ mon_labels_canonical(Jsonb *labels)
 			continue;
 		check_label_text(&key);
 		check_label_text(&value);
-		pushJsonbValue(&state, WJB_KEY, &key);
-		pushJsonbValue(&state, WJB_VALUE, &value);
+		mon_push_jsonb(&state, WJB_KEY, &key);
+		mon_push_jsonb(&state, WJB_VALUE, &value);
 	}
-	result = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(result);
+	mon_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(state.result);
 }
 
 char *

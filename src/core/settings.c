@@ -63,7 +63,8 @@ mon_settings_init(void)
 	DefineCustomStringVariable(
 		"monitoring.allowed_hosts", "Hosts that notifications may be sent to.",
 		"Comma-separated host names; *.example.com is any host of that "
-		"domain, * any host. Empty allows none.",
+		"domain, * any host. With https:// before it only that scheme, with :443 "
+		"after it only that port. Empty allows none.",
 		&mon_allowed_hosts, "", PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("monitoring.allow_private_networks",

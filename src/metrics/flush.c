@@ -47,6 +47,7 @@ typedef struct SealedSlot
 	MonSlot *slot;
 	int64 id;
 	TimestampTz start;
+	int nth; /* of the series' slots with this start */
 } SealedSlot;
 
 typedef struct SealState
@@ -77,6 +78,20 @@ latest_storage_state(StorageState *state)
 	PopActiveSnapshot();
 }
 
+/*
+ * The number of the next flush is behind when others than this server have
+ * flushed: the primary while we are a standby, or the database that a restored
+ * dump comes from.
+ */
+void
+mon_advance_sequence(MonDb *db, uint64 flushed)
+{
+	mon_seal_lock(LW_EXCLUSIVE);
+	if (db->next_seq <= flushed)
+		db->next_seq = flushed + 1;
+	mon_seal_unlock();
+}
+
 /* After a start of the server the registry does not know yet where the sequence stands. */
 void
 mon_sync_sequence(MonDb *db)
@@ -89,12 +104,8 @@ mon_sync_sequence(MonDb *db)
 	mon_seal_unlock();
 	if (next > 0)
 		return;
-
 	latest_storage_state(&state);
-	mon_seal_lock(LW_EXCLUSIVE);
-	if (db->next_seq <= state.seq)
-		db->next_seq = state.seq + 1;
-	mon_seal_unlock();
+	mon_advance_sequence(db, state.seq);
 }
 
 /* ---- sealing ---- */
@@ -111,6 +122,7 @@ remember_slot(SealState *state, MonSeries *s, MonSlot *slot)
 	state->sealed[state->nsealed].slot = slot;
 	state->sealed[state->nsealed].id = s->id;
 	state->sealed[state->nsealed].start = slot->start;
+	state->sealed[state->nsealed].nth = 0;
 	state->nsealed++;
 }
 
@@ -154,6 +166,8 @@ compare_sealed(const void *a, const void *b)
 
 	if (x->start != y->start)
 		return x->start < y->start ? -1 : 1;
+	if (x->nth != y->nth)
+		return x->nth < y->nth ? -1 : 1;
 	if (x->id != y->id)
 		return x->id < y->id ? -1 : 1;
 	return 0;
@@ -213,28 +227,53 @@ mon_segment_write(const char *table, SegmentBuilder *b, TimestampTz start, uint6
 }
 
 /*
- * Write the sealed slots of minutes that are not compacted yet: a row per slot
- * of time, or several when there are many series.  Two slots of one series with
- * the same start (the clock moved, or a flush came twice within a slot) go to
- * different rows.
+ * Sort the sealed slots into the order they are written in.  Two slots of one
+ * series with the same start (the clock moved, or a flush failed or came twice
+ * within a slot) must go to different rows, so the first of every series come
+ * first, then the second, and so on.
+ */
+static void
+sort_sealed(SealState *state)
+{
+	bool again = false;
+
+	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+	for (int i = 1; i < state->nsealed; i++)
+	{
+		SealedSlot *e = &state->sealed[i];
+
+		if (e->start == e[-1].start && e->id == e[-1].id)
+		{
+			e->nth = e[-1].nth + 1;
+			again = true;
+		}
+	}
+	if (again)
+		qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+}
+
+/*
+ * Write the sealed slots from i on, those of minutes that are not compacted yet:
+ * a row per slot of time, or several when there are many series.
  */
 static void
 write_segments(SealState *state, int i)
 {
 	MemoryContext row_cxt = AllocSetContextCreate(CurrentMemoryContext, "segment",
 												  ALLOCSET_DEFAULT_SIZES);
-	int first = i;
+	TimestampTz previous = DT_NOBEGIN;
 	int part = 0;
 
 	while (i < state->nsealed)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_cxt);
-		TimestampTz start = state->sealed[i].start;
+		const SealedSlot *first = &state->sealed[i];
 		SegmentBuilder b;
 
 		CHECK_FOR_INTERRUPTS();
-		if (i == first || state->sealed[i - 1].start != start)
+		if (first->start != previous)
 			part = 0;
+		previous = first->start;
 		mon_segment_begin(&b);
 		do
 		{
@@ -244,8 +283,8 @@ write_segments(SealState *state, int i)
 			mon_point_from_slot(&p, e->series->kind, e->slot);
 			mon_segment_add(&b, e->id, &p);
 		} while (i < state->nsealed && b.nseries < SERIES_PER_SEGMENT &&
-				 state->sealed[i].start == start && state->sealed[i].id != state->sealed[i - 1].id);
-		mon_segment_write("segments", &b, start, state->seq, part++);
+				 state->sealed[i].start == first->start && state->sealed[i].nth == first->nth);
+		mon_segment_write("segments", &b, first->start, state->seq, part++);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_cxt);
 	}
@@ -316,7 +355,7 @@ seal(SealState *state, MonDb *db)
 	mon_registry_each(MyDatabaseId, seal_series, state);
 	mon_index_unlock();
 	mon_seal_unlock();
-	qsort(state->sealed, state->nsealed, sizeof(SealedSlot), compare_sealed);
+	sort_sealed(state);
 }
 
 /* Returns the number of points written; -1 when another flush is under way. */
@@ -334,9 +373,9 @@ mon_flush_now(bool wait)
 	if (!mon_lock_storage(LOCK_FLUSH, wait))
 		return -1;
 
-	mon_sync_sequence(db);
 	latest_storage_state(&stored);
 	state.flushed = stored.seq;
+	mon_advance_sequence(db, state.flushed);
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
 	seal(&state, db);

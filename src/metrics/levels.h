@@ -89,8 +89,7 @@ extern void mon_point_init(MonPoint *p, MonMetricKind kind);
 extern void mon_point_merge(MonPoint *into, MonPoint *from, bool sketches, const ExpoAllocator *a);
 extern void mon_point_from_chunk(MonPoint *p, int kind, const ChunkPoint *c, TimestampTz period,
 								 int64 unit);
-extern void mon_chunk_corrupt(const char *table, int64 series_id, TimestampTz period)
-	pg_attribute_noreturn();
+pg_noreturn extern void mon_chunk_corrupt(const char *table, int64 series_id, TimestampTz period);
 
 /* ---- chunk builder: the points of one series and period ---- */
 

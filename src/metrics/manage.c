@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/tuplestore.h"
 
 /* Series to be taken out of memory at commit; in TopTransactionContext. */
 static int64 *forgotten = NULL;

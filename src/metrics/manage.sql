@@ -7,6 +7,7 @@ CREATE TABLE monitoring.deleted_series (
     deleted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.deleted_series IS 'Series whose observations up to flush seq were deleted: rows of segments and minutes hold many series and are not rewritten, so reads and compaction leave these out. Emptied when those rows have gone.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.deleted_series', '');
 
 CREATE FUNCTION monitoring.flush_before_delete() RETURNS bigint
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_flush_before_delete';

@@ -7,6 +7,9 @@ CREATE TABLE monitoring.metric_catalog (
     first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored; kind 1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metric_catalog.kind IS '1 counter, 2 gauge, 3 distribution.';
+COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored.';
 
 CREATE TABLE monitoring.series_catalog (
     series_id  bigint PRIMARY KEY,
@@ -16,6 +19,10 @@ CREATE TABLE monitoring.series_catalog (
 );
 CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
 COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series_catalog.series_id IS 'Hash of metric and labels.';
+COMMENT ON COLUMN monitoring.series_catalog.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series_catalog.labels IS 'Labels of the series in canonical form: every value is text.';
+COMMENT ON COLUMN monitoring.series_catalog.first_seen IS 'When it was first stored.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.metric_catalog', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.series_catalog', '');
 
@@ -27,8 +34,7 @@ CREATE TABLE monitoring.segments (
     first_id   bigint NOT NULL,
     last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, seq, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.segments IS 'Observations as they were flushed: a row per flush and 10-second slot, of all series, or of a range of series ids where there are many. The format is described in src/metrics/segment.c; read it with value() and query().';
@@ -41,8 +47,7 @@ CREATE TABLE monitoring.minutes (
     first_id   bigint NOT NULL,
     last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.minutes ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the segments of each minute merged, in the same format. seq is the last flush when it was made.';
@@ -50,8 +55,7 @@ COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the
 CREATE TABLE monitoring.chunks (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.chunks ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and hour (period is its start). The format is described in src/metrics/chunk_codec.c.';
@@ -59,8 +63,7 @@ COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and h
 CREATE TABLE monitoring.hourly (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.hourly ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, made from chunks. Same format.';
@@ -68,8 +71,7 @@ COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, 
 CREATE TABLE monitoring.daily (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.daily ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.daily IS 'Daily points: a row per series and month, made from hourly. Same format.';
@@ -84,6 +86,12 @@ CREATE TABLE monitoring.late (
 ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
 CREATE INDEX late_period_idx ON monitoring.late (period);
 COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
+COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
+COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
+COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
+COMMENT ON COLUMN monitoring.segments.series IS 'How many series the row holds.';
+COMMENT ON COLUMN monitoring.segments.directory IS 'Ids of the series in ascending order, each with the offset of its point.';
+COMMENT ON COLUMN monitoring.segments.points IS 'One encoded point per series, in the order of the directory.';
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
@@ -115,12 +123,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard) VALUES
-('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
-('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
-('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before'),
-('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before'),
-('daily', '360 days', 1, '5 years', NULL);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
+('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),
+('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, part)"}'),
+('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
+('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
+('daily', '360 days', 1, '5 years', NULL, '{"PRIMARY KEY (series_id, period)"}');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.compaction_state', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
+COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
+COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -132,20 +147,20 @@ SELECT monitoring.forget_database();
 
 CREATE FUNCTION monitoring.record(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record';
-COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of scalars. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
+COMMENT ON FUNCTION monitoring.record(text, float8, jsonb) IS 'Record one observation of a distribution, such as a duration in seconds. Counts even if the transaction rolls back, unless monitoring.transactional is on. NaN and infinite values are refused and counted in monitoring.self. Labels are a JSON object of at most 64 scalars and 4096 bytes. A null argument records nothing. Beyond monitoring.max_series or monitoring.shared_memory the observation goes to the metric''s series {"overflow": "true"}, without an error. Errors: invalid metric name (42602), invalid labels (22023), the metric is of another kind (42809), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.increment(metric text, by float8 DEFAULT 1, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_increment';
-COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter; by must not be negative (22023). Otherwise as record().';
+COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a counter: the number of events since the last call, or an amount such as bytes; not the total so far. by must not be negative (22023). Otherwise as record().';
 
 CREATE FUNCTION monitoring.set_gauge(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_set_gauge';
-COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Otherwise as record().';
+COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Every call is kept in count, avg, min and max of its slot; last is the latest. Otherwise as record().';
 
 CREATE FUNCTION monitoring.flush() RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_flush';
-COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written. The worker does this every monitoring.flush_interval; reads never need it.';
+COMMENT ON FUNCTION monitoring.flush() IS 'Write what is in memory to storage now, in this transaction. Returns the number of points written, one per series and 10-second slot. The worker does this every monitoring.flush_interval; reads never need it. Errors: on a standby or in a read-only transaction (25006), library not preloaded (55000).';
 
 CREATE FUNCTION monitoring.flush_job(at timestamptz) RETURNS void
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_flush_job';
@@ -178,26 +193,26 @@ CREATE FUNCTION monitoring.value(metric text, fn text, over interval DEFAULT '5 
                                  at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_value';
-COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data. Time is kept in slots of 10 seconds; every slot that overlaps the window counts.';
+COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data, also for a metric that does not exist. Counters have count (of calls), sum, avg, rate and increase; gauges count, sum, avg, min, max and last; distributions all but last, with rate and increase of their count. Time is kept in slots of 10 seconds; every slot that overlaps the window counts, and rate divides by the time they cover. Errors: unknown fn, window not longer than zero, invalid labels (22023), fn that does not go with the metric''s kind (42809), time that is not finite (22008).';
 
 CREATE FUNCTION monitoring.percentile(metric text, q float8, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
                                       at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_percentile';
-COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data.';
+COMMENT ON FUNCTION monitoring.percentile(text, float8, interval, jsonb, timestamptz) IS 'Percentile of a distribution over the window that ends at a time; q is 0..1 (22003 otherwise). The value of rank ceil(q * count), as percentile_disc gives it, with a relative error of at most 0.5415 %. NULL without data. Errors as value().';
 
 CREATE FUNCTION monitoring.series_values(metric text, fn text, over interval, labels jsonb, by text[], at timestamptz)
 RETURNS TABLE (series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
-COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels.';
+COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
 
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
-COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. At most 100,000 buckets (54000). A slot of 10 seconds counts in the bucket where it starts, the one open at since in the first.';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
 
 CREATE FUNCTION monitoring.live_series()
 RETURNS TABLE (series_id bigint, metric text, kind smallint, labels jsonb, is_overflow boolean, pending_slots int, last_recorded timestamptz)
@@ -217,6 +232,14 @@ FROM monitoring.series_catalog c
 JOIN monitoring.metric_catalog m ON m.metric = c.metric
 FULL JOIN monitoring.live_series() l ON l.series_id = c.series_id;
 COMMENT ON VIEW monitoring.series IS 'Every series: its metric, labels and kind, whether it is live in memory, whether it collects what a full metric could not keep apart (overflow), when it was last recorded (while live) and first stored.';
+COMMENT ON COLUMN monitoring.series.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.series.labels IS 'Labels of the series; every value is text.';
+COMMENT ON COLUMN monitoring.series.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.series.series_id IS 'Hash of metric and labels, the same on every server.';
+COMMENT ON COLUMN monitoring.series.live IS 'True if the series is in memory: recorded lately, or not yet stored.';
+COMMENT ON COLUMN monitoring.series.overflow IS 'True for the series that collects what had no room of its own.';
+COMMENT ON COLUMN monitoring.series.last_recorded IS 'Time of the last observation; null if the series is not live.';
+COMMENT ON COLUMN monitoring.series.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE VIEW monitoring.metrics AS
 SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS live_series,
@@ -224,6 +247,13 @@ SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS l
 FROM monitoring.series s
 GROUP BY s.metric, s.kind;
 COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, and whether some were folded into its overflow series.';
+COMMENT ON COLUMN monitoring.metrics.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.metrics.kind IS 'counter, gauge or distribution.';
+COMMENT ON COLUMN monitoring.metrics.series IS 'Series, live or stored.';
+COMMENT ON COLUMN monitoring.metrics.live_series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.metrics.overflowing IS 'True if some label sets were folded into the overflow series.';
+COMMENT ON COLUMN monitoring.metrics.last_recorded IS 'Time of the last observation; null if no series is live.';
+COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
@@ -237,3 +267,19 @@ SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.me
        f.flushed_at AS last_flush
 FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
 COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
+COMMENT ON COLUMN monitoring.self.memory_bytes IS 'Memory for metrics, of all databases: monitoring.shared_memory.';
+COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all databases.';
+COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
+COMMENT ON COLUMN monitoring.self.series IS 'Series in memory.';
+COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are not freed yet.';
+COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped.';
+COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
+COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
+COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';
+COMMENT ON COLUMN monitoring.self.overflow IS 'Observations recorded in an overflow series: counted, but without their labels.';
+COMMENT ON COLUMN monitoring.self.refused IS 'NaN and infinite values, which are not recorded.';
+COMMENT ON COLUMN monitoring.self.flushes IS 'Flushes.';
+COMMENT ON COLUMN monitoring.self.slots_merged IS 'Slots made coarser than 10 seconds because no flush came for long.';
+COMMENT ON COLUMN monitoring.self.next_flush IS 'Number of the next flush.';
+COMMENT ON COLUMN monitoring.self.memory_used_ratio IS 'memory_used_bytes to memory_bytes, 0..1.';
+COMMENT ON COLUMN monitoring.self.last_flush IS 'Time of the last flush that wrote something; null before.';

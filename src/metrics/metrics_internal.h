@@ -230,5 +230,6 @@ extern int64 mon_flush_now(bool wait);
 
 /* Make sure that next_seq is known: after a start of the server it is not. */
 extern void mon_sync_sequence(MonDb *db);
+extern void mon_advance_sequence(MonDb *db, uint64 flushed);
 
 #endif /* MONITORING_METRICS_INTERNAL_H */

@@ -104,13 +104,13 @@ note_kind(ReadState *state, MonMetricKind kind)
 static Jsonb *
 group_labels(const ReadState *state, Jsonb *labels)
 {
-	JsonbParseState *ps = NULL;
+	MonJsonbState built = {0};
 	Datum *names;
 	bool *nulls;
 	int n;
 
 	deconstruct_array(state->by, TEXTOID, -1, false, 'i', &names, &nulls, &n);
-	pushJsonbValue(&ps, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&built, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		JsonbValue key, *value;
@@ -124,10 +124,11 @@ group_labels(const ReadState *state, Jsonb *labels)
 											 NULL);
 		if (!value)
 			continue;
-		pushJsonbValue(&ps, WJB_KEY, &key);
-		pushJsonbValue(&ps, WJB_VALUE, value);
+		mon_push_jsonb(&built, WJB_KEY, &key);
+		mon_push_jsonb(&built, WJB_VALUE, value);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&ps, WJB_END_OBJECT, NULL));
+	mon_push_jsonb(&built, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(built.result);
 }
 
 static int
@@ -788,6 +789,7 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 		if (state->storage.seq < next_seq)
 			return;
 		PopActiveSnapshot();
+		mon_advance_sequence(db, state->storage.seq);
 		CHECK_FOR_INTERRUPTS();
 	}
 	ereport(ERROR,

@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #define MAX_BUCKETS 100000
 
@@ -44,11 +45,15 @@ static void
 set_window(ReadState *state, const Interval *over, TimestampTz at)
 {
 	int64 usecs = interval_usecs(over, "window");
+	TimestampTz covered_until;
 
 	check_finite(at, "at");
-	state->seconds = usecs / (double) USECS_PER_SEC;
 	state->from = mon_floor_time(at - usecs, SLOT_USECS);
 	state->to = at + 1;
+	/* The slots of the window cover more than it; the open one only what has passed. */
+	covered_until = Max(at,
+						Min(mon_floor_time(at, SLOT_USECS) + SLOT_USECS, GetCurrentTimestamp()));
+	state->seconds = (covered_until - state->from) / (double) USECS_PER_SEC;
 	state->nbuckets = 1;
 }
 
@@ -137,7 +142,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 static void
 set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
 {
-	int64 n;
+	uint64 n;
 
 	check_finite(since, "since");
 	check_finite(until, "until");
@@ -146,7 +151,10 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("until must be later than since")));
-	n = (until - since + state->step - 1) / state->step;
+	if (state->step >= SLOT_USECS)
+		since = mon_floor_time(since, SLOT_USECS);
+	/* unsigned: the range of timestamps is wider than an int64 */
+	n = ((uint64) until - (uint64) since + state->step - 1) / state->step;
 	if (n > MAX_BUCKETS)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -154,7 +162,7 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 				 errhint("Ask for a shorter range or a longer step.")));
 	state->nbuckets = n;
 	state->origin = since;
-	state->seconds = state->step / (double) USECS_PER_SEC;
+	state->seconds = Max(state->step, SLOT_USECS) / (double) USECS_PER_SEC;
 	state->from = mon_floor_time(since, SLOT_USECS);
 	state->to = until;
 }

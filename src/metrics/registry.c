@@ -599,13 +599,32 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 	return true;
 }
 
+/* A slot without observations must not be flushed: a stored point has some. */
+static void
+drop_if_empty(MonSeries *s, MonSlot *slot)
+{
+	MonSlot **link = &s->slots;
+
+	if (slot->seq > 0 || slot->count > 0 || (s->kind == MON_DISTRIBUTION && slot->sketch.count > 0))
+		return;
+	while (*link != slot)
+		link = &(*link)->older;
+	*link = slot->older;
+	free_slot(s, slot);
+}
+
 static bool
 add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
 {
 	MonSlot *slot = rest->slot ? slot_at(s, rest->slot) : current_slot(s, now);
 
-	if (!slot || !add_to_slot(s, slot, rest, now))
+	if (!slot)
 		return false;
+	if (!add_to_slot(s, slot, rest, now))
+	{
+		drop_if_empty(s, slot);
+		return false;
+	}
 	s->last_used = Max(s->last_used, now);
 	return true;
 }

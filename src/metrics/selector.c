@@ -133,7 +133,7 @@ parse_conditions(LabelSelector *selector, const JsonbValue *label, JsonbContaine
 void
 mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 {
-	JsonbParseState *equal = NULL;
+	MonJsonbState equal = {0};
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue v;
@@ -145,7 +145,7 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 		selector->equal = mon_labels_canonical(labels); /* raises the error */
 		return;
 	}
-	pushJsonbValue(&equal, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&equal, WJB_BEGIN_OBJECT, NULL);
 	it = JsonbIteratorInit(&labels->root);
 	(void) JsonbIteratorNext(&it, &v, false); /* the object itself */
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
@@ -157,12 +157,12 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 			parse_conditions(selector, &label, v.val.binary.data);
 		else if (token == WJB_VALUE)
 		{
-			pushJsonbValue(&equal, WJB_KEY, &label);
-			pushJsonbValue(&equal, WJB_VALUE, &v);
+			mon_push_jsonb(&equal, WJB_KEY, &label);
+			mon_push_jsonb(&equal, WJB_VALUE, &v);
 		}
 	}
-	selector->equal = mon_labels_canonical(
-		JsonbValueToJsonb(pushJsonbValue(&equal, WJB_END_OBJECT, NULL)));
+	mon_push_jsonb(&equal, WJB_END_OBJECT, NULL);
+	selector->equal = mon_labels_canonical(JsonbValueToJsonb(equal.result));
 	selector->all = selector->matchers == NIL && JB_ROOT_COUNT(selector->equal) == 0;
 }
 

@@ -5,8 +5,10 @@
  *
  * It claims due rows with a lease and commits, hands the requests to the
  * sender program, and records the outcomes in batches.  No transaction is
- * open while anything is sent.  What is claimed when the worker or the sender
- * dies is sent again, with the same idempotency key.
+ * open while anything is sent.  A transaction that fails loses no outcome: it
+ * is tried again.  What is claimed when the worker or the sender dies is sent
+ * again, with the same idempotency key; a worker that is told to go waits a
+ * moment for answers, so that this stays rare.
  *
  * The sender is a child process on the other end of a socket pair (see
  * sender/protocol.h).  libcurl is not in the server: the worst a peer can do
@@ -61,7 +63,10 @@
 #define HELLO_PATIENCE_MS 10000
 #define ANSWER_PATIENCE_MS 15000 /* on top of all the request may take */
 #define DB_STEP_TIMEOUT_MS 60000
-#define MAX_SENDER_BACKOFF_MS 30000
+#define FORMAT_BUDGET_MS 2000 /* what one transaction may spend on formatting */
+#define LAST_ANSWERS_MS 1000  /* how long to wait for answers when told to go */
+#define MAX_BACKOFF_MS 30000
+#define MAX_STEP_FAILURES 20 /* then a new process tries */
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
 #define MAX_PER_RECEIVER 8 /* a quarter of what may go to one host: one that hangs leaves room */
 
@@ -85,22 +90,28 @@ typedef struct InFlight
 	TimestampTz created_at;
 	int64 id;
 	int32 attempt;
+	uint32 total_ms;
 	int64 deadline; /* the sender is stuck if it has not answered by then */
 } InFlight;
 
 typedef enum StepResult
 {
 	STEP_DONE,
-	STEP_BUSY, /* somebody alters the extension; try again soon */
-	STEP_GONE  /* the extension is gone */
+	STEP_BUSY,   /* somebody alters the extension; try again soon */
+	STEP_FAILED, /* with an error; try again later */
+	STEP_GONE    /* the extension is gone */
 } StepResult;
 
 static Sender sender = {.sock = PGINVALID_SOCKET};
 static InFlight in_flight[MAX_IN_FLIGHT];
 static int n_in_flight = 0;
-static StringInfoData outcomes; /* JSON array under construction */
-static bool claim_now = false;  /* do not wait for the next look at the outbox */
+static uint32 last_serial = 0;
+static StringInfoData
+	outcomes; /* JSON array under construction; kept until its transaction has committed */
+static int64 next_step = 0;    /* no transaction before this, as the last one failed */
+static bool claim_now = false; /* do not wait for the next look at the outbox */
 static MemoryContext step_context;
+static volatile sig_atomic_t cancelable = false;
 
 /* Monotonic milliseconds: intervals must not follow the wall clock's jumps. */
 static int64
@@ -115,25 +126,24 @@ now_ms(void)
 /* ---- outcomes ---- */
 
 static void
-add_outcome(TimestampTz created_at, int64 id, int attempt, const char *outcome, uint32 status,
-			uint64 latency_us, int64 retry_after, const char *error)
+add_outcome(StringInfo to, const InFlight *f, const char *outcome, uint32 status, uint64 latency_us,
+			int64 retry_after, const char *error)
 {
 	appendStringInfo(
-		&outcomes,
-		"%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
-		outcomes.len == 0 ? "[" : ",", timestamptz_to_str(created_at), id, attempt, outcome);
+		to, "%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
+		to->len == 0 ? "[" : ",", timestamptz_to_str(f->created_at), f->id, f->attempt, outcome);
 	if (status > 0)
-		appendStringInfo(&outcomes, ",\"http_status\":%u", status);
+		appendStringInfo(to, ",\"http_status\":%u", status);
 	if (latency_us > 0)
-		appendStringInfo(&outcomes, ",\"latency\":%.6f", latency_us / 1e6);
+		appendStringInfo(to, ",\"latency\":%.6f", latency_us / 1e6);
 	if (retry_after >= 0)
-		appendStringInfo(&outcomes, ",\"retry_after\":" INT64_FORMAT, retry_after);
-	if (error && error[0])
+		appendStringInfo(to, ",\"retry_after\":" INT64_FORMAT, retry_after);
+	if (error[0])
 	{
-		appendStringInfoString(&outcomes, ",\"error\":");
-		escape_json(&outcomes, error);
+		appendStringInfoString(to, ",\"error\":");
+		escape_json(to, error);
 	}
-	appendStringInfoChar(&outcomes, '}');
+	appendStringInfoChar(to, '}');
 }
 
 static const char *
@@ -206,13 +216,13 @@ sender_stop(void)
 		sender.sock = PGINVALID_SOCKET;
 		ReleaseExternalFD();
 	}
-	if (sender.pid != 0)
+	if (sender.pid > 0)
 	{
 		kill(sender.pid, SIGKILL);
 		while (waitpid(sender.pid, NULL, 0) < 0 && errno == EINTR)
 			;
-		sender.pid = 0;
 	}
+	sender.pid = 0;
 	sender.ready = false;
 	resetStringInfo(&sender.in);
 	resetStringInfo(&sender.out);
@@ -225,14 +235,32 @@ sender_stop_at_exit(int code, Datum arg)
 	sender_stop();
 }
 
-/* Try later, each time after a longer while. */
+static int64
+backoff_ms(int failures)
+{
+	return Min(MAX_BACKOFF_MS, INT64CONST(100) << Min(failures, 10));
+}
+
 static void
 sender_back_off(void)
 {
-	int64 delay = Min(MAX_SENDER_BACKOFF_MS, INT64CONST(100) << Min(sender.failures, 10));
+	sender.next_start = now_ms() + backoff_ms(sender.failures++);
+}
 
-	sender.failures++;
-	sender.next_start = now_ms() + delay;
+/* A socket pair, neither end of which other children of ours inherit. */
+static bool
+make_pair(int *pair)
+{
+	if (!AcquireExternalFD())
+		return false;
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+	{
+		ReleaseExternalFD();
+		return false;
+	}
+	for (int i = 0; i < 2; i++)
+		(void) fcntl(pair[i], F_SETFD, FD_CLOEXEC);
+	return true;
 }
 
 static void
@@ -242,28 +270,35 @@ sender_start(void)
 	int pair[2];
 	sigset_t all, old;
 	pid_t parent = getpid();
-	pid_t pid;
 
 	snprintf(path, sizeof(path), "%s/monitoring_sender", pkglib_path);
-	if (!AcquireExternalFD() || socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
-		ereport(ERROR,
+	if (!make_pair(pair))
+	{
+		ereport(LOG,
 				(errcode_for_socket_access(),
 				 errmsg("could not make a socket pair for the monitoring sender: %m")));
+		sender_back_off();
+		return;
+	}
 
 	/* No handler of ours may run in the child. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &old);
-	pid = fork();
-	if (pid == 0)
+	sender.pid = fork();
+	if (sender.pid == 0)
 		exec_sender(pair[1], path, parent);
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	closesocket(pair[1]);
 	sender.sock = pair[0];
-	sender.pid = pid > 0 ? pid : 0;
-	if (pid < 0 || !pg_set_noblock(pair[0]))
+	if (sender.pid < 0 || !pg_set_noblock(sender.sock))
+	{
 		ereport(
-			ERROR,
+			LOG,
 			(errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the monitoring sender: %m")));
+		sender_stop();
+		sender_back_off();
+		return;
+	}
 	sender.started = now_ms();
 }
 
@@ -283,55 +318,59 @@ sender_lost(const char *why)
 
 		if (!f->used)
 			continue;
-		add_outcome(f->created_at, f->id, f->attempt, "lost", 0, 0, -1,
-					"the sender ended before it answered");
+		add_outcome(&outcomes, f, "lost", 0, 0, -1, "the sender ended before it answered");
 		f->used = false;
 	}
 	n_in_flight = 0;
 	sender_back_off();
 }
 
-static void
+static bool
 take_outcome(SenderReader *r)
 {
-	uint64 tag = sender_get_u64(r);
-	uint8 kind = sender_get_u8(r);
-	uint32 status = sender_get_u32(r);
-	uint64 latency = sender_get_u64(r);
-	int64 retry_after = (int64) sender_get_u64(r);
-	size_t error_len;
-	const char *error = sender_get_str(r, &error_len);
-	uint32 slot = (uint32) tag;
+	SenderOutcome o;
+	uint32 slot;
 	InFlight *f;
 
-	if (r->bad || slot >= MAX_IN_FLIGHT)
-		return;
+	if (!sender_get_outcome(r, &o))
+		return false;
+	slot = (uint32) o.tag;
+	if (slot >= MAX_IN_FLIGHT)
+		return false;
 	f = &in_flight[slot];
-	if (!f->used || f->serial != (uint32) (tag >> 32))
-		return;
-	add_outcome(f->created_at, f->id, f->attempt, outcome_name(kind), status, latency, retry_after,
-				pnstrdup(error, Min(error_len, 512)));
+	if (!f->used || f->serial != (uint32) (o.tag >> 32))
+		return false;
+	add_outcome(&outcomes, f, outcome_name(o.kind), o.status, o.latency_us, o.retry_after, o.error);
 	f->used = false;
 	n_in_flight--;
 	sender.failures = 0;
+	return true;
+}
+
+static bool
+take_hello(SenderReader *r)
+{
+	if (sender.ready || sender_get_u32(r) != SENDER_PROTOCOL_VERSION || r->bad || r->p != r->end)
+		return false;
+	sender.ready = true;
+	claim_now = true;
+	return true;
 }
 
 static bool
 take_frame(const char *data, uint32 len)
 {
 	SenderReader r = {.p = data, .end = data + len};
-	uint8 type = sender_get_u8(&r);
 
-	if (type == SENDER_OUTCOME)
-		take_outcome(&r);
-	else if (type == SENDER_HELLO && sender_get_u32(&r) == SENDER_PROTOCOL_VERSION)
+	switch (sender_get_u8(&r))
 	{
-		sender.ready = true;
-		claim_now = true;
+		case SENDER_HELLO:
+			return take_hello(&r);
+		case SENDER_OUTCOME:
+			return take_outcome(&r);
+		default:
+			return false;
 	}
-	else
-		return false;
-	return !r.bad;
 }
 
 /* Take whole frames off the input; false if it is not our protocol. */
@@ -345,7 +384,7 @@ take_frames(void)
 		uint32 len;
 
 		memcpy(&len, sender.in.data + at, sizeof(len));
-		if (len == 0 || len > SENDER_MAX_FRAME)
+		if (len == 0 || len > SENDER_MAX_ANSWER)
 			return false;
 		if (sender.in.len - at - sizeof(len) < len)
 			break;
@@ -456,19 +495,17 @@ execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *args, i
 }
 
 static void
-record_outcomes(TimestampTz at)
+record_outcomes(TimestampTz at, StringInfo from)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[2] = {TIMESTAMPTZOID, JSONBOID};
 	Datum args[2];
 
-	if (outcomes.len == 0)
+	if (from->len == 0)
 		return;
-	appendStringInfoChar(&outcomes, ']');
 	args[0] = TimestampTzGetDatum(at);
-	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(outcomes.data));
+	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("%s]", from->data)));
 	execute(&plan, "SELECT monitoring.notify_record($1, $2)", 2, types, args, SPI_OK_SELECT);
-	resetStringInfo(&outcomes);
 }
 
 static void
@@ -491,64 +528,81 @@ free_entry(void)
 	return -1; /* keep compiler quiet */
 }
 
-/* Append the request of one claimed row to what the sender gets, or record why there is none. */
+/* The parts of a request that are not the formatter's. */
 static void
-queue_request(HeapTuple row, TupleDesc desc)
+start_frame(StringInfo frame, uint64 tag, uint32 connect_ms, uint32 total_ms)
 {
-	static uint32 serial = 0;
+	char type = SENDER_REQUEST;
+	char allow_private = mon_allow_private_networks;
+	const char *hosts = mon_allowed_hosts ? mon_allowed_hosts : "";
+
+	initStringInfo(frame);
+	appendBinaryStringInfo(frame, &type, 1);
+	appendBinaryStringInfo(frame, (char *) &tag, sizeof(tag));
+	mon_frame_u32(frame, connect_ms);
+	mon_frame_u32(frame, total_ms);
+	appendBinaryStringInfo(frame, &allow_private, 1);
+	mon_frame_str(frame, hosts, strlen(hosts));
+}
+
+static uint32
+column_ms(HeapTuple row, TupleDesc desc, int column)
+{
+	bool isnull;
+	double ms = DatumGetFloat8(SPI_getbinval(row, desc, column, &isnull)) * 1000;
+
+	return (uint32) Min(Max(ms, 1), SENDER_MAX_TIMEOUT_MS);
+}
+
+/* Append the request of one claimed row to what the sender gets, or to `unsent` why there is none. */
+static void
+queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
+{
 	int entry = free_entry();
 	InFlight *f = &in_flight[entry];
 	StringInfoData frame;
-	uint32 len;
-	uint64 tag;
-	uint32 connect_ms, total_ms;
-	uint8 byte;
 	Datum function;
 	bool no_function, isnull;
+	MonFormatResult result;
 	char *error;
 
 	f->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 1, &isnull));
 	f->id = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 	f->attempt = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
 	function = SPI_getbinval(row, desc, 4, &no_function);
-	connect_ms = (uint32) (DatumGetFloat8(SPI_getbinval(row, desc, 8, &isnull)) * 1000);
-	total_ms = (uint32) (DatumGetFloat8(SPI_getbinval(row, desc, 9, &isnull)) * 1000);
-	total_ms = Min(Max(total_ms, 1), SENDER_MAX_TIMEOUT_MS);
-	f->serial = ++serial;
-	tag = (uint64) f->serial << 32 | (uint32) entry;
-
-	initStringInfo(&frame);
-	byte = SENDER_REQUEST;
-	appendBinaryStringInfo(&frame, (char *) &byte, 1);
-	appendBinaryStringInfo(&frame, (char *) &tag, sizeof(tag));
-	mon_frame_u32(&frame, Max(connect_ms, 1));
-	mon_frame_u32(&frame, total_ms);
-	byte = mon_allow_private_networks;
-	appendBinaryStringInfo(&frame, (char *) &byte, 1);
-	mon_frame_str(&frame, mon_allowed_hosts ? mon_allowed_hosts : "",
-				  mon_allowed_hosts ? strlen(mon_allowed_hosts) : 0);
-
-	if (!mon_notify_format(no_function ? InvalidOid : DatumGetObjectId(function),
-						   NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull))),
-						   SPI_getbinval(row, desc, 6, &isnull),
-						   SPI_getbinval(row, desc, 7, &isnull), &frame, &error))
+	f->total_ms = column_ms(row, desc, 9);
+	f->serial = ++last_serial;
+	if (!in_time)
 	{
-		add_outcome(f->created_at, f->id, f->attempt, "unformattable", 0, 0, -1, error);
+		add_outcome(unsent, f, "postponed", 0, 0, -1,
+					"formatters of other notifications took too long");
 		return;
 	}
 
-	len = frame.len;
-	mon_frame_u32(&sender.out, len);
-	appendBinaryStringInfo(&sender.out, frame.data, frame.len);
+	start_frame(&frame, (uint64) f->serial << 32 | (uint32) entry, column_ms(row, desc, 8),
+				f->total_ms);
+	result = mon_notify_format(no_function ? InvalidOid : DatumGetObjectId(function),
+							   NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull))),
+							   SPI_getbinval(row, desc, 6, &isnull),
+							   SPI_getbinval(row, desc, 7, &isnull), &frame, &error);
+	if (result != MON_FORMAT_DONE)
+		add_outcome(unsent, f, result == MON_FORMAT_LATER ? "unformatted" : "unformattable", 0, 0,
+					-1, error);
+	else if (frame.len > SENDER_MAX_FRAME)
+		add_outcome(unsent, f, "refused", 0, 0, -1, "monitoring.allowed_hosts is too long");
+	else
+	{
+		mon_frame_u32(&sender.out, frame.len);
+		appendBinaryStringInfo(&sender.out, frame.data, frame.len);
+		f->used = true;
+		n_in_flight++;
+	}
 	pfree(frame.data);
-	f->used = true;
-	f->deadline = now_ms() + total_ms + SENDER_MAX_QUEUE_MS + ANSWER_PATIENCE_MS;
-	n_in_flight++;
 }
 
 /* Claim due rows and queue their requests; they are written after the commit. */
 static int
-claim(TimestampTz at, int max_rows)
+claim(TimestampTz at, int max_rows, StringInfo unsent)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
@@ -556,17 +610,26 @@ claim(TimestampTz at, int max_rows)
 					 Int32GetDatum(MAX_PER_RECEIVER)};
 	SPITupleTable *table;
 	uint64 n;
+	int64 format_until;
 
 	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3)", 3, types, args,
 			SPI_OK_SELECT);
 	table = SPI_tuptable;
 	n = SPI_processed;
+
+	/* Each formatter has a timeout of its own. */
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	format_until = now_ms() + FORMAT_BUDGET_MS;
 	for (uint64 i = 0; i < n; i++)
 	{
+		/* A formatter may have swallowed the cancel. */
+		if (ShutdownRequestPending)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED), errmsg("the notifier was told to end")));
 		CHECK_FOR_INTERRUPTS();
-		queue_request(table->vals[i], table->tupdesc);
+		queue_request(table->vals[i], table->tupdesc, now_ms() < format_until, unsent);
 	}
+	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
 	return (int) n;
 }
 
@@ -590,34 +653,105 @@ hold_extension(void)
 	return get_extension_oid("monitoring", true) == extension ? STEP_DONE : STEP_GONE;
 }
 
-/* One transaction: record outcomes, claim rows.  *claimed is how many. */
+/* In a transaction: record outcomes, claim rows.  *claimed is how many. */
 static StepResult
-database_step(bool first, int max_rows, int *claimed)
+step_body(bool first, int max_rows, int *claimed)
 {
 	TimestampTz at = GetCurrentTimestamp();
+	StringInfoData unsent;
 	StepResult result;
 
-	*claimed = 0;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
 	result = hold_extension();
 	if (result == STEP_DONE)
 	{
 		pgstat_report_activity(STATE_RUNNING, "delivering notifications");
 		SPI_connect();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
+		initStringInfo(&unsent);
 		if (first)
 			release_claims(at);
-		record_outcomes(at);
+		record_outcomes(at, &outcomes);
 		if (max_rows > 0)
-			*claimed = claim(at, max_rows);
-		record_outcomes(at); /* of rows that could not be formatted */
-		disable_timeout(STATEMENT_TIMEOUT, false);
+			*claimed = claim(at, max_rows, &unsent);
+		record_outcomes(at, &unsent);
 		SPI_finish();
 		PopActiveSnapshot();
 	}
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	cancelable = false;
 	CommitTransactionCommand();
+	return result;
+}
+
+/* What was queued since the serial number: its time begins now, or it never was. */
+static void
+settle_claims(uint32 serial, bool committed)
+{
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight *f = &in_flight[i];
+
+		if (!f->used || (int32) (f->serial - serial) <= 0)
+			continue;
+		if (committed)
+			f->deadline = now_ms() + f->total_ms + SENDER_MAX_QUEUE_MS + ANSWER_PATIENCE_MS;
+		else
+		{
+			f->used = false;
+			n_in_flight--;
+		}
+	}
+}
+
+/*
+ * One transaction.  As in autovacuum, a caught error leaves the process as it
+ * was before: outcomes are kept, and nothing of what was claimed goes out.
+ */
+static StepResult
+database_step(bool first, int max_rows, int *claimed)
+{
+	static int failures = 0;
+	uint32 serial = last_serial;
+	int queued = sender.out.len;
+	volatile StepResult result = STEP_FAILED;
+
+	*claimed = 0;
+	QueryCancelPending = false;
+	cancelable = true;
+	PG_TRY();
+	{
+		result = step_body(first, max_rows, claimed);
+		if (result == STEP_DONE)
+			resetStringInfo(&outcomes);
+		settle_claims(serial, true);
+		failures = 0;
+	}
+	PG_CATCH();
+	{
+		cancelable = false;
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		if (!ShutdownRequestPending)
+			EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(step_context);
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+
+		settle_claims(serial, false);
+		sender.out.len = queued;
+		*claimed = 0;
+		next_step = now_ms() + backoff_ms(failures);
+		if (failures++ >= MAX_STEP_FAILURES)
+			proc_exit(1);
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(step_context);
 	pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	return result;
@@ -625,11 +759,31 @@ database_step(bool first, int max_rows, int *claimed)
 
 /* ---- the worker ---- */
 
+/*
+ * First SIGTERM: end the transaction and take the last answers.  (A second
+ * one ends the process.)
+ */
 static void
-wait_for_event(bool busy)
+handle_sigterm(SIGNAL_ARGS)
+{
+	int save_errno = errno;
+
+	if (ShutdownRequestPending)
+		die(postgres_signal_arg);
+	ShutdownRequestPending = true;
+	if (cancelable)
+	{
+		InterruptPending = true;
+		QueryCancelPending = true;
+	}
+	SetLatch(MyLatch);
+	errno = save_errno;
+}
+
+static void
+wait_for_event(long timeout)
 {
 	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-	long timeout = POLL_MS;
 
 	if (sender.sock != PGINVALID_SOCKET)
 	{
@@ -639,11 +793,27 @@ wait_for_event(bool busy)
 	}
 	else
 		timeout = Min(timeout, Max(sender.next_start - now_ms(), 1));
-	if (busy)
-		timeout = Min(timeout, 100);
 	(void) WaitLatchOrSocket(MyLatch, events, sender.sock, timeout, PG_WAIT_EXTENSION);
 }
 
+/* Clear the latch and do what signals ask for. */
+static void
+handle_signals(void)
+{
+	ResetLatch(MyLatch);
+	/* A cancel that found no transaction has nothing to cancel. */
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	MemoryContextReset(step_context);
+	MemoryContextSwitchTo(step_context);
+}
+
+/* Until told to go, until there was nothing to do for a while, or until the extension is gone. */
 static void
 deliver(void)
 {
@@ -651,32 +821,22 @@ deliver(void)
 	int64 next_claim = 0;
 	bool first = true;
 
-	for (;;)
+	while (!ShutdownRequestPending)
 	{
 		StepResult result = STEP_DONE;
 		int claimed = 0;
-		int room;
 		bool woken = MyLatch->is_set;
+		long timeout = POLL_MS;
 
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-		if (ConfigReloadPending)
-		{
-			ConfigReloadPending = false;
-			ProcessConfigFile(PGC_SIGHUP);
-		}
-
-		MemoryContextReset(step_context);
-		MemoryContextSwitchTo(step_context);
+		handle_signals();
 		sender_tend();
 
-		room = sender.ready ? MAX_IN_FLIGHT - n_in_flight : 0;
-		if (outcomes.len > 0 || first || woken || claim_now || now_ms() >= next_claim)
+		if (now_ms() >= next_step &&
+			(outcomes.len > 0 || first || woken || claim_now || now_ms() >= next_claim))
 		{
 			bool worked = outcomes.len > 0;
 
-			result = database_step(first, room, &claimed);
-			MemoryContextSwitchTo(step_context);
+			result = database_step(first, sender.ready ? MAX_IN_FLIGHT - n_in_flight : 0, &claimed);
 			if (result == STEP_GONE)
 				return;
 			if (result == STEP_DONE)
@@ -684,7 +844,8 @@ deliver(void)
 				first = false;
 				claim_now = false;
 				next_claim = now_ms() + POLL_MS;
-				mon_notifier_healthy();
+				if (sender.ready)
+					mon_notifier_healthy();
 				if (worked || claimed > 0)
 					last_work = now_ms();
 				if (sender.sock != PGINVALID_SOCKET)
@@ -694,8 +855,31 @@ deliver(void)
 
 		if (n_in_flight == 0 && outcomes.len == 0 && now_ms() - last_work > IDLE_EXIT_MS)
 			return;
-		wait_for_event(result == STEP_BUSY);
+		if (result == STEP_BUSY)
+			timeout = 100;
+		else if (now_ms() < next_step)
+			timeout = Min(timeout, next_step - now_ms());
+		wait_for_event(timeout);
 	}
+}
+
+/* Told to go: wait a moment for what is under way, and record what came. */
+static void
+take_last_answers(void)
+{
+	int64 until = now_ms() + LAST_ANSWERS_MS;
+	int claimed;
+
+	while (n_in_flight > 0 && sender.pid != 0 && now_ms() < until)
+	{
+		handle_signals();
+		sender_tend();
+		if (n_in_flight > 0)
+			wait_for_event(until - now_ms());
+	}
+	MemoryContextSwitchTo(step_context);
+	if (outcomes.len > 0)
+		(void) database_step(false, 0, &claimed);
 }
 
 void
@@ -708,9 +892,10 @@ mon_notifier_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	if (!mon_notifier_claim(dboid))
+	if (!mon_notifier_claim(dboid) || mon_worker_kept_out(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	pqsignal(SIGTERM, handle_sigterm);
 	mon_worker_pin_settings(true);
 
 	context = AllocSetContextCreate(TopMemoryContext, "monitoring notifier",
@@ -724,5 +909,9 @@ mon_notifier_main(Datum arg)
 	before_shmem_exit(sender_stop_at_exit, (Datum) 0);
 
 	deliver();
-	proc_exit(0);
+	if (ShutdownRequestPending)
+		take_last_answers();
+
+	/* One that never got a sender is not to be followed by the next at once. */
+	proc_exit(sender.ready || ShutdownRequestPending ? 0 : 1);
 }

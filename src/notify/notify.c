@@ -41,7 +41,7 @@
 #define SHMEM_NAME "monitoring notifiers"
 #define START_PATIENCE_MS 10000 /* a started worker claims its slot by then */
 #define MAX_BACKOFF_S 60
-#define FORMAT_TIMEOUT_MS 5000
+#define FORMAT_TIMEOUT_MS 1000
 #define MAX_REQUEST (512 * 1024)
 
 typedef struct NotifierSlot
@@ -184,7 +184,8 @@ mon_notifier_claim(Oid dboid)
 
 	if (!my_slot)
 		return false;
-	before_shmem_exit(leave_slot, (Datum) 0);
+	/* Before we connect, so that it runs after we have been disconnected. */
+	on_shmem_exit(leave_slot, (Datum) 0);
 	return true;
 }
 
@@ -414,24 +415,41 @@ stop_format_timer(void)
 		QueryCancelPending = false;
 }
 
+/* The function's own fault, or one of the server that may be over the next time? */
+static bool
+is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION: /* among them the timeout */
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
 /*
  * The formatter is anybody's code: it runs as the role that registered it, in
  * the security-restricted context (it cannot change role back), for a bounded
- * time, in a subtransaction of its own.
+ * time, in a subtransaction of its own.  Its error's message may quote a secret
+ * of the receiver, so it is shown nowhere.
  */
-bool
+MonFormatResult
 mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notification,
 				  StringInfo frame, char **error)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner resowner = CurrentResourceOwner;
 	int start = frame->len;
-	volatile bool ok = true; /* survives the longjmp */
+	volatile MonFormatResult result = MON_FORMAT_DONE; /* survives the longjmp */
 
 	if (!OidIsValid(function))
 	{
 		*error = pstrdup("the formatter of the receiver's kind does not exist");
-		return false;
+		return MON_FORMAT_FAILED;
 	}
 
 	BeginInternalSubTransaction(NULL);
@@ -455,31 +473,24 @@ mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notific
 	}
 	PG_CATCH();
 	{
-		ErrorData *edata;
+		int sqlerrcode;
 
 		stop_format_timer();
+		sqlerrcode = geterrcode();
 		MemoryContextSwitchTo(cxt);
-		edata = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		ok = false;
-
-		/* The message may quote a secret, so it does not go into the row. */
-		*error = psprintf("the formatter failed with SQLSTATE %s; see the server log",
-						  unpack_sql_state(edata->sqlerrcode));
-		ereport(LOG,
-				(errcode(edata->sqlerrcode),
-				 errmsg("a formatter of notifications failed: %s", edata->message)));
-		FreeErrorData(edata);
+		result = is_transient(sqlerrcode) ? MON_FORMAT_LATER : MON_FORMAT_FAILED;
+		*error = psprintf("the formatter failed with SQLSTATE %s", unpack_sql_state(sqlerrcode));
 	}
 	PG_END_TRY();
 
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = resowner;
-	if (!ok)
+	if (result != MON_FORMAT_DONE)
 	{
 		frame->len = start;
 		frame->data[start] = '\0';
 	}
-	return ok;
+	return result;
 }

@@ -144,13 +144,13 @@ BEGIN
 		SELECT min(h.key) INTO bad
 		FROM jsonb_each(config -> 'headers') AS h
 		WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
-			OR lower(h.key) = ANY ('{host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
+			OR lower(h.key) = ANY ('{idempotency-key,host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
 			OR jsonb_typeof(h.value) <> 'string' OR (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
 			OR octet_length(h.value #>> '{}') > 8192;
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
 				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A header''s value is text without control characters; headers that frame or route the request cannot be set.';
+					HINT = 'A header''s value is text without control characters; headers that frame, route or identify the request cannot be set.';
 		END IF;
 	END IF;
 END $$;
@@ -182,7 +182,7 @@ BEGIN
 	END IF;
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind: headers (object of text), timeout_seconds (15), connect_timeout_seconds (5), max_attempts (10), max_age_seconds (3600), send_resolved (true). Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -193,7 +193,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -205,7 +205,7 @@ BEGIN
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
-COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules that name it keep the name and tell nobody under it until there is such a receiver again. Error 42704 if it does not exist.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Outbox
@@ -233,8 +233,7 @@ CREATE TABLE monitoring.outbox (
 	http_status integer,
 	error text,
 	latency float8,
-	sent_at timestamptz,
-	PRIMARY KEY (created_at, id)
+	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
 COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
@@ -256,14 +255,6 @@ COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
 
--- Only unfinished rows are in the indexes: their size follows the backlog, not the history.
-CREATE INDEX outbox_queue ON monitoring.outbox (receiver, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_queue IS 'A receiver''s unfinished notifications in order.';
-CREATE INDEX outbox_order ON monitoring.outbox (receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_order IS 'Earlier unfinished notifications of a group.';
-CREATE INDEX outbox_expiry ON monitoring.outbox (expires_at) WHERE state IN ('queued', 'sending', 'failed');
-COMMENT ON INDEX monitoring.outbox_expiry IS 'Notifications that become too old.';
-
 CREATE TABLE monitoring.delivery_attempts (
 	at timestamptz NOT NULL,
 	notification_id bigint NOT NULL,
@@ -274,28 +265,31 @@ CREATE TABLE monitoring.delivery_attempts (
 	latency float8,
 	error text
 ) PARTITION BY RANGE (at);
-COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification.';
+COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
 COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notification (notifications.id).';
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
-COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), unformattable (the formatter failed), lost (the sender ended before it answered).';
+COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
-CREATE INDEX delivery_attempts_notification ON monitoring.delivery_attempts (notification_id);
-COMMENT ON INDEX monitoring.delivery_attempts_notification IS 'Attempts of one notification.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, enabled) VALUES
-	('outbox', '1 day', 2, '30 days', true),
-	('delivery_attempts', '1 day', 2, '30 days', true);
+-- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
+-- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes) VALUES
+	('outbox', '1 day', 2, '30 days', ARRAY['PRIMARY KEY (created_at, id)',
+		$$(receiver, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(receiver, group_key, id) WHERE state IN ('queued', 'sending', 'failed')$$,
+		$$(expires_at) WHERE state IN ('queued', 'sending', 'failed')$$]),
+	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
 		o.idempotency_key, o.alert_ids
 	FROM monitoring.outbox AS o;
-COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery.';
+COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule.';
@@ -435,9 +429,10 @@ BEGIN
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
 				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= at
+					AND o.created_at > at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed'))
+							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > at - interval '2 days')
 				LIMIT 1) AS due
 			WHERE r.enabled)
 		OR EXISTS (
@@ -462,24 +457,28 @@ BEGIN
 	WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_claim.at
 		AND coalesce(o.lease_until <= notify_claim.at, true);
 
+	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
+	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
 	RETURN QUERY
 	WITH due AS MATERIALIZED (
 		SELECT d.created_at, d.id, r.name, r.kind, r.url, r.config
 		FROM monitoring.receiver_defs AS r
 		CROSS JOIN LATERAL (
 			SELECT count(*) AS sending FROM monitoring.outbox AS s
-			WHERE s.receiver = r.name AND s.state = 'sending' AND s.lease_until > notify_claim.at) AS busy
+			WHERE s.receiver = r.name AND s.state = 'sending' AND s.lease_until > notify_claim.at
+				AND s.created_at > notify_claim.at - interval '2 days') AS busy
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id FROM monitoring.outbox AS o
 			WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
+				AND o.created_at > notify_claim.at - interval '2 days'
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 					WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-						AND e.state IN ('queued', 'sending', 'failed'))
+						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days')
 			ORDER BY o.id
 			LIMIT greatest(per_receiver - busy.sending, 0)
 			FOR UPDATE OF o SKIP LOCKED) AS d
 		WHERE r.enabled
-		ORDER BY d.id
+		ORDER BY busy.sending + row_number() OVER (PARTITION BY r.name ORDER BY d.id), d.id
 		LIMIT max_rows
 	), timed AS (
 		SELECT d.*, coalesce((d.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
@@ -510,7 +509,7 @@ BEGIN
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			CASE
 				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 THEN 'sent'
-				WHEN x.outcome IN ('network', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
+				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
 				ELSE 'dead'
 			END AS verdict,
 			-- Full jitter spreads receivers that failed together; Retry-After is a floor.
@@ -522,7 +521,8 @@ BEGIN
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
 	), decided AS (
-		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AS exhausted,
+		-- What was lost or postponed may be another notification's fault: only its age ends that.
+		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AND o.outcome NOT IN ('lost', 'postponed') AS exhausted,
 			o.verdict = 'failed' AND o.next_at >= o.expires_at AS too_late
 		FROM outcome AS o
 	), changed AS (
@@ -540,15 +540,22 @@ BEGIN
 	INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
 	SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks; anything else is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	UPDATE monitoring.outbox AS o
-	SET state = 'failed', lease_until = NULL, next_attempt_at = at, error = 'the notifier ended before the outcome was known'
-	WHERE o.state = 'sending'
-$$;
-COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Give back the claims of a notifier that is gone; a database has one at a time, so a new one calls this first.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	claims jsonb;
+BEGIN
+	SELECT jsonb_agg(jsonb_build_object('created_at', o.created_at, 'id', o.id, 'attempt', o.attempts, 'outcome', 'lost',
+		'error', 'the notifier ended before the outcome was known'))
+	INTO claims
+	FROM monitoring.outbox AS o WHERE o.state = 'sending';
+	IF claims IS NOT NULL THEN
+		PERFORM monitoring.notify_record(at, claims);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Record what a notifier that is gone had claimed as lost, to be tried again with the usual delay; a database has one notifier at a time, so a new one calls this first.';
 
 CREATE FUNCTION monitoring.notify_dispatch(at timestamptz) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_notify_dispatch';

@@ -12,6 +12,7 @@
 CREATE TABLE monitoring.statement_state (
 	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
 	dbid oid,
+	version text,
 	baseline_at timestamptz,
 	snapshot_at timestamptz,
 	statements integer NOT NULL DEFAULT 0,
@@ -22,11 +23,13 @@ CREATE TABLE monitoring.statement_state (
 	evicted_at timestamptz,
 	texts_at timestamptz,
 	texts_seconds float8 NOT NULL DEFAULT 0,
+	texts_error text,
 	purged_at timestamptz
 );
 COMMENT ON TABLE monitoring.statement_state IS 'One row: how far the snapshots of pg_stat_statements have come. Its lock is held during a snapshot. See the view statement_source.';
 COMMENT ON COLUMN monitoring.statement_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.statement_state.dbid IS 'Database that the counters are from; another one means that this database is a copy.';
+COMMENT ON COLUMN monitoring.statement_state.version IS 'Version of pg_stat_statements that they are from; each counts other things.';
 COMMENT ON COLUMN monitoring.statement_state.baseline_at IS 'Time of the first snapshot, before which nothing was watched.';
 COMMENT ON COLUMN monitoring.statement_state.snapshot_at IS 'Time of the latest snapshot.';
 COMMENT ON COLUMN monitoring.statement_state.statements IS 'Statements of this database in the latest snapshot.';
@@ -37,6 +40,7 @@ COMMENT ON COLUMN monitoring.statement_state.evictions IS 'Times that pg_stat_st
 COMMENT ON COLUMN monitoring.statement_state.evicted_at IS 'Snapshot that last noticed evictions.';
 COMMENT ON COLUMN monitoring.statement_state.texts_at IS 'Snapshot that last read query texts.';
 COMMENT ON COLUMN monitoring.statement_state.texts_seconds IS 'How long that took.';
+COMMENT ON COLUMN monitoring.statement_state.texts_error IS 'Why it could not; null: it could.';
 COMMENT ON COLUMN monitoring.statement_state.purged_at IS 'Snapshot that last removed forgotten statements.';
 INSERT INTO monitoring.statement_state DEFAULT VALUES;
 
@@ -129,10 +133,31 @@ CREATE TABLE monitoring.statement_deltas (
 ) PARTITION BY RANGE (bucket);
 COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran added to its counters between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
 COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval: the time of the snapshot.';
-CREATE INDEX statement_deltas_bucket ON monitoring.statement_deltas (bucket);
-COMMENT ON INDEX monitoring.statement_deltas_bucket IS 'Windows of time; equal values share one entry.';
+COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval: the time of the snapshot before.';
+COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement.';
+COMMENT ON COLUMN monitoring.statement_deltas.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function.';
+COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended in the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Their time together.';
+COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution, where it can be told.';
+COMMENT ON COLUMN monitoring.statement_deltas.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Planning time.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_deltas.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, keep) VALUES ('statement_deltas', '1 day', '7 days');
+-- Windows of time (equal values share one entry), and the statements of 0.1 seconds or more on average, which alert rules
+-- ask for every second.
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
+VALUES ('statement_deltas', '1 day', '7 days',
+        ARRAY['(bucket)', '(bucket) WHERE total_seconds >= calls * 0.1::float8']);
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,
@@ -166,6 +191,8 @@ CREATE VIEW monitoring.statement_source AS
 				'Set pg_stat_statements.track to top or all.'
 			WHEN s.evicted_at > s.snapshot_at - interval '1 hour' THEN
 				'Raise pg_stat_statements.max: entries are thrown out to make room, so statements that run rarely may be missed.'
+			WHEN s.texts_error IS NOT NULL THEN
+				'Texts of statements cannot be read: ' || s.texts_error
 		END AS hint
 	FROM monitoring.statement_state AS s
 	LEFT JOIN pg_catalog.pg_extension AS e ON e.extname = 'pg_stat_statements'
@@ -203,34 +230,35 @@ COMMENT ON FUNCTION monitoring.statement_source_function(text, text) IS 'Qualifi
 
 CREATE FUNCTION monitoring.statement_source_columns(columns text[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT string_agg(format('%s AS %I', coalesce(v.expression, '0'), m.target), ', ' ORDER BY m.position)
+	SELECT string_agg(format(CASE WHEN 'toplevel' = ANY (columns) THEN '%1$s AS %3$I' ELSE '%2$s AS %3$I' END,
+			coalesce(v.expression, '0'), format(m.merged, coalesce(v.expression, '0')), m.target), ', ' ORDER BY m.position)
 		|| CASE WHEN 'toplevel' = ANY (columns) THEN ', s.toplevel' ELSE ', true AS toplevel' END
 		|| CASE WHEN 'stats_since' = ANY (columns) THEN ', s.stats_since' ELSE ', NULL::timestamptz AS stats_since' END
 	FROM (VALUES
-		(1, 'calls', '{calls}'::text[], '(%s)'),
-		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000'),
-		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000'),
-		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000'),
-		(5, 'rows', '{rows}', '(%s)'),
-		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000'),
-		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6'),
-		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6'),
-		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6'),
-		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6'),
-		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6'),
-		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6'),
-		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000'),
-		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000'),
-		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint'),
-		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000')
-	) AS m (position, target, sources, form)
+		(1, 'calls', '{calls}'::text[], '(%s)', 'sum(%s)::bigint'),
+		(2, 'total_seconds', '{total_time,total_exec_time}', '(%s) / 1000', 'sum(%s)'),
+		(3, 'min_seconds', '{min_time,min_exec_time}', '(%s) / 1000', 'min(%s)'),
+		(4, 'max_seconds', '{max_time,max_exec_time}', '(%s) / 1000', 'max(%s)'),
+		(5, 'rows', '{rows}', '(%s)', 'sum(%s)::bigint'),
+		(6, 'planning_seconds', '{total_plan_time}', '(%s) / 1000', 'sum(%s)'),
+		(7, 'shared_hit_bytes', '{shared_blks_hit}', '(%s) * $6', 'sum(%s)::bigint'),
+		(8, 'shared_read_bytes', '{shared_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(9, 'shared_dirtied_bytes', '{shared_blks_dirtied}', '(%s) * $6', 'sum(%s)::bigint'),
+		(10, 'shared_written_bytes', '{shared_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(11, 'temp_read_bytes', '{temp_blks_read}', '(%s) * $6', 'sum(%s)::bigint'),
+		(12, 'temp_written_bytes', '{temp_blks_written}', '(%s) * $6', 'sum(%s)::bigint'),
+		(13, 'io_read_seconds', '{blk_read_time,shared_blk_read_time,local_blk_read_time,temp_blk_read_time}', '(%s) / 1000', 'sum(%s)'),
+		(14, 'io_write_seconds', '{blk_write_time,shared_blk_write_time,local_blk_write_time,temp_blk_write_time}', '(%s) / 1000', 'sum(%s)'),
+		(15, 'wal_bytes', '{wal_bytes}', '(%s)::bigint', 'sum(%s)::bigint'),
+		(16, 'jit_seconds', '{jit_generation_time,jit_inlining_time,jit_optimization_time,jit_emission_time,jit_deform_time}', '(%s) / 1000', 'sum(%s)')
+	) AS m (position, target, sources, form, merged)
 	CROSS JOIN LATERAL (
 		SELECT replace(m.form, '%s', string_agg(format('s.%I', c.name), ' + ')) AS expression
 		FROM unnest(m.sources) AS c (name)
 		WHERE c.name = ANY (columns)
 	) AS v
 $$;
-COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size.';
+COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size. Without the column toplevel a statement may have two rows, which the list adds up.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Snapshots
@@ -243,14 +271,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			SELECT s.userid, s.queryid, %1$s
 			FROM %2$s(false) AS s
 			WHERE s.dbid = $3 AND s.queryid IS NOT NULL
+			%3$s
 		),
 		-- a counter that continues the one we know; any that went back began anew
 		delta AS MATERIALIZED (
 			SELECT s.*, c.queryid IS NULL AS anew,
-				s.calls - coalesce(c.calls, 0) AS d_calls,
-				s.total_seconds - coalesce(c.total_seconds, 0) AS d_seconds,
-				s.rows - coalesce(c.rows, 0) AS d_rows,
-				CASE WHEN c.queryid IS NULL OR s.max_seconds > c.max_seconds THEN s.max_seconds END AS d_max,
+				CASE WHEN $4 THEN 0 ELSE s.calls - coalesce(c.calls, 0) END AS d_calls,
+				CASE WHEN $4 THEN 0 ELSE s.total_seconds - coalesce(c.total_seconds, 0) END AS d_seconds,
+				CASE WHEN $4 THEN 0 ELSE s.rows - coalesce(c.rows, 0) END AS d_rows,
+				CASE WHEN NOT $4 AND (c.queryid IS NULL OR s.max_seconds > c.max_seconds) THEN s.max_seconds END AS d_max,
 				s.planning_seconds - coalesce(c.planning_seconds, 0) AS d_planning,
 				s.shared_hit_bytes - coalesce(c.shared_hit_bytes, 0) AS d_hit,
 				s.shared_read_bytes - coalesce(c.shared_read_bytes, 0) AS d_read,
@@ -270,7 +299,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 					ELSE s.total_seconds >= c.total_seconds AND s.min_seconds <= c.min_seconds AND s.max_seconds >= c.max_seconds
 				END
 				AND s.calls >= c.calls AND s.rows >= c.rows
-			WHERE c.queryid IS NULL OR s.calls <> c.calls
+			WHERE $4 OR c.queryid IS NULL OR s.calls <> c.calls
 		),
 		known AS (
 			UPDATE monitoring.statement_counters AS c SET
@@ -297,12 +326,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				d.max_seconds, d.rows, d.planning_seconds, d.shared_hit_bytes, d.shared_read_bytes,
 				d.shared_dirtied_bytes, d.shared_written_bytes, d.temp_read_bytes, d.temp_written_bytes,
 				d.io_read_seconds, d.io_write_seconds, d.wal_bytes, d.jit_seconds,
-				w.calls, w.calls * d.d_seconds / greatest(d.d_calls, 1), CASE WHEN $4 THEN 0 ELSE d.d_rows END,
-				CASE WHEN w.calls > 0 THEN d.d_max ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN d.d_seconds / w.calls ELSE 0 END,
-				CASE WHEN w.calls > 0 THEN $1 END, $1, CASE WHEN w.calls > 0 THEN $1 END
+				d.d_calls, d.d_seconds, d.d_rows, CASE WHEN d.d_calls > 0 THEN d.d_max ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN d.d_seconds / d.d_calls ELSE 0 END,
+				CASE WHEN d.d_calls > 0 THEN $1 END, $1, CASE WHEN d.d_calls > 0 THEN $1 END
 			FROM delta AS d
-			CROSS JOIN LATERAL (SELECT CASE WHEN $4 THEN 0 ELSE d.d_calls END AS calls) AS w
 			WHERE d.anew AND NOT EXISTS (SELECT FROM monitoring.statement_counters AS c
 				WHERE c.queryid = d.queryid AND c.userid = d.userid AND c.toplevel = d.toplevel)
 		),
@@ -318,13 +345,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 				nullif(d.d_written, 0), nullif(d.d_temp_read, 0), nullif(d.d_temp_written, 0),
 				nullif(d.d_io_read, 0), nullif(d.d_io_write, 0), nullif(d.d_wal, 0), nullif(d.d_jit, 0)
 			FROM delta AS d
-			WHERE d.d_calls > 0 AND NOT $4
+			WHERE d.d_calls > 0
 			RETURNING 1
 		)
 		SELECT (SELECT count(*)::integer FROM source), (SELECT count(*)::integer FROM written)
-	$query$, monitoring.statement_source_columns(columns), source)
+	$query$, monitoring.statement_source_columns(columns), source,
+		CASE WHEN 'toplevel' = ANY (columns) THEN '' ELSE 'GROUP BY s.userid, s.queryid' END)
 $$;
-COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (store no deltas), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
+COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (note the counters, whatever they added), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
 
 CREATE FUNCTION monitoring.clip_text(value text, max_bytes integer) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -411,11 +439,15 @@ DECLARE
 	source record;
 	info text;
 	reset_at timestamptz;
+	reset_after timestamptz;
 	dealloc_now bigint;
 	first boolean;
+	baseline boolean;
+	version_now text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_stat_statements');
 	was_reset boolean;
 	wanted boolean;
 	started timestamptz;
+	text_problem text;
 	found_statements integer;
 	written integer;
 BEGIN
@@ -440,7 +472,9 @@ BEGIN
 	END IF;
 
 	first := state.dbid IS DISTINCT FROM own;
-	was_reset := NOT first AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
+	-- another version counts other things and splits entries differently: no difference to the old numbers is an increase
+	baseline := first OR state.version IS DISTINCT FROM version_now;
+	was_reset := NOT baseline AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
 	IF first THEN
 		DELETE FROM monitoring.statement_counters;
 	END IF;
@@ -448,10 +482,17 @@ BEGIN
 	PERFORM monitoring.ensure_partition('statement_deltas', at);
 	EXECUTE monitoring.statement_snapshot_query(source.function, source.columns)
 		INTO found_statements, written
-		USING at, least(state.snapshot_at, at), own, first, was_reset, current_setting('block_size')::bigint;
+		USING at, least(state.snapshot_at, at), own, baseline, was_reset, current_setting('block_size')::bigint;
+	IF info IS NOT NULL THEN
+		EXECUTE format('SELECT i.stats_reset FROM %s() AS i', info) INTO reset_after;
+		IF reset_after IS DISTINCT FROM reset_at THEN
+			RAISE EXCEPTION 'pg_stat_statements was reset during a snapshot'
+				USING ERRCODE = 'serialization_failure', DETAIL = 'Nothing was stored; the next snapshot will notice the reset.';
+		END IF;
+	END IF;
 
 	UPDATE monitoring.statement_state AS s SET
-		dbid = own, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
+		dbid = own, version = version_now, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
 		statements = found_statements, stats_reset = reset_at, dealloc = dealloc_now,
 		resets = s.resets + was_reset::integer,
 		evictions = s.evictions + CASE WHEN first THEN 0 WHEN was_reset THEN dealloc_now
@@ -467,9 +508,15 @@ BEGIN
 	IF wanted AND (state.texts_at IS NULL OR at < state.texts_at
 		OR at >= state.texts_at + least(state.texts_seconds * 100, 3600) * interval '1 s') THEN
 		started := clock_timestamp();
-		PERFORM monitoring.fetch_statement_texts(at);
+		BEGIN
+			PERFORM monitoring.fetch_statement_texts(at);
+			text_problem := NULL;
+		-- one text of another database that this one's encoding cannot hold makes all unreadable
+		EXCEPTION WHEN data_exception OR program_limit_exceeded OR out_of_memory THEN
+			text_problem := left(SQLERRM, 500);
+		END;
 		UPDATE monitoring.statement_state
-			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started);
+			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started), texts_error = text_problem;
 	END IF;
 
 	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN
@@ -478,7 +525,7 @@ BEGIN
 	END IF;
 	RETURN written;
 END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
+COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 40001 if pg_stat_statements is reset meanwhile, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
 
 CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -624,15 +671,33 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'The view slow_queries for one window of time, the intervals that end in (at - over, at]: calls, times, share, first and last seen are those of the window. Costliest first.';
 
-CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0)
+CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
+	also bigint[] DEFAULT '{}')
 RETURNS TABLE (queryid bigint, database text, mean_seconds float8, calls bigint, query text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- A statement's mean over all roles can only be at_least if that of one of them is.
+	WITH candidate AS MATERIALIZED (
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE slow_query_values.at_least >= 0.1 AND h.total_seconds >= h.calls * 0.1::float8
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE (slow_query_values.at_least >= 0.1) IS NOT TRUE
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
+		UNION
+		SELECT unnest(slow_query_values.also)
+	)
 	SELECT w.queryid, current_database()::text, w.slowest, w.calls, q.query
 	FROM (
 		SELECT i.queryid, max(i.mean_seconds) AS slowest, sum(i.calls)::bigint AS calls
 		FROM (
 			SELECT h.queryid, sum(h.calls) AS calls, sum(h.total_seconds) / sum(h.calls) AS mean_seconds
-			FROM monitoring.statement_history AS h
+			FROM candidate AS c
+			JOIN monitoring.statement_history AS h ON h.queryid = c.queryid
 			WHERE h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
 			GROUP BY h.queryid, h.bucket
 		) AS i
@@ -645,6 +710,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		ORDER BY t.query = '<insufficient privilege>', t.first_seen
 		LIMIT 1
 	) AS q ON true
-	WHERE w.slowest >= slow_query_values.at_least
+	WHERE w.slowest >= slow_query_values.at_least OR w.queryid = ANY (slow_query_values.also)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out.';
+COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out, except those whose queryid is in also.';

@@ -89,7 +89,9 @@ outermost(const ExpoSketch *s, bool top, int32_t *index)
 static uint64_t
 zigzag(int32_t v)
 {
-	return v < 0 ? ((uint64_t) - (int64_t) v << 1) - 1 : (uint64_t) v << 1;
+	uint64_t twice = (uint64_t) v << 1;
+
+	return v < 0 ? ~twice : twice;
 }
 
 /* ---- encoding ---- */

@@ -332,6 +332,7 @@ summarize(const double *v, size_t n)
 	double sum[4] = {0, 0, 0, 0};
 	double min[4] = {v[0], v[0], v[0], v[0]};
 	double max[4] = {v[0], v[0], v[0], v[0]};
+	Summary all;
 	size_t i = 0;
 
 	for (; i + 4 <= n; i += 4)
@@ -349,9 +350,10 @@ summarize(const double *v, size_t n)
 		min[0] = v[i] < min[0] ? v[i] : min[0];
 		max[0] = v[i] > max[0] ? v[i] : max[0];
 	}
-	return (Summary){(sum[0] + sum[1]) + (sum[2] + sum[3]),
-					 MIN(MIN(min[0], min[1]), MIN(min[2], min[3])),
-					 MAX(MAX(max[0], max[1]), MAX(max[2], max[3]))};
+	all.sum = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+	all.min = MIN(MIN(min[0], min[1]), MIN(min[2], min[3]));
+	all.max = MAX(MAX(max[0], max[1]), MAX(max[2], max[3]));
+	return all;
 }
 
 /* The values of one sign of a batch, as magnitudes. */
@@ -610,14 +612,14 @@ quantiles_pass(const ExpoSketch *s, const double *q, size_t n, double *out)
 
 	for (size_t i = 0; i < n; i++)
 	{
-		uint64_t rank = expo_rank(s, q[i]);
+		Wanted next = {expo_rank(s, q[i]), i};
 
-		if (rank == 1)
+		if (next.rank == 1)
 			out[i] = s->min; /* the extremes are known exactly */
-		else if (rank == s->count)
+		else if (next.rank == s->count)
 			out[i] = s->max;
 		else
-			insert_wanted(wanted, nwanted++, (Wanted){rank, i});
+			insert_wanted(wanted, nwanted++, next);
 	}
 	w.end = wanted + nwanted;
 	walk_down(&w, &s->neg);

@@ -20,6 +20,6 @@ extern ExpoSketch mon_sketch_arg(FunctionCallInfo fcinfo, int argno);
 extern void mon_check_fraction(double q);
 
 /* ereport(ERROR) for bytes of a table that are no sketch. */
-extern void mon_sketch_corrupt(void) pg_attribute_noreturn();
+pg_noreturn extern void mon_sketch_corrupt(void);
 
 #endif /* SKETCH_INTERNAL_H */

@@ -13,6 +13,10 @@
  * extension without waiting.  DROP EXTENSION locks it first, too, so the two
  * never wait for each other in a circle.
  *
+ * Query cancels (pg_cancel_backend, timeouts, and the first SIGTERM) count in
+ * transactions only; between them they are held off, since an error there
+ * would end the process without its last jobs.
+ *
  * The slot is written under mon_workers->lock by its worker; stop, leave and
  * woken are set by others.
  *
@@ -26,6 +30,7 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -52,15 +57,21 @@
 #define MAX_JITTER_MS 5000    /* a first run is put off by a tenth of the interval, at most this */
 #define SHUTDOWN_JOB_MS 10000 /* a job's time at shutdown, at most */
 #define CLIENTS_WAIT_MS 3000  /* for sessions to hand over what they have, at shutdown */
+#define WATCH_MS 1000         /* how often a job that takes long is looked after */
+#define OVERRUN_MS                                                                                 \
+	5000 /* a job that goes on for so long after its timeout is ended with the worker */
+#define SHUTDOWN_WATCHES 3 /* a job that is to make way has so many WATCH_MS */
+#define RETELL_MS 60000    /* an outcome that could not be recorded is tried, and logged, again */
 
 typedef struct Job
 {
 	char *name;
 	char *call; /* quoted name of the function */
 	char *owner;
-	char *setting;  /* that gives the interval, or NULL */
-	int64 interval; /* microseconds; 0 when the setting does not exist */
-	int timeout;    /* ms */
+	char *setting;           /* that gives the interval, or NULL */
+	int64 interval;          /* microseconds; 0 when the setting gives none */
+	const char *no_interval; /* why not */
+	int timeout;             /* ms */
 	bool durable;
 	bool run_at_shutdown;
 	bool run_on_wake;
@@ -88,6 +99,11 @@ static bool too_many_logged = false;
 
 /* Set while a transaction may be cancelled to let us shut down. */
 static volatile sig_atomic_t cancelable = false;
+
+/* For watch_transaction(). */
+static TimeoutId watch_timeout;
+static TimestampTz overrun_at = 0;
+static int watches_since_sigterm = 0;
 
 /* ---- the slot ---- */
 
@@ -183,10 +199,7 @@ find_stats(const char *name)
 
 /* ---- transactions ---- */
 
-/*
- * First SIGTERM: end the running job and shut down in order.  (A second one,
- * while that goes on, ends the process.)
- */
+/* The first SIGTERM ends the running job and makes the worker shut down in order. */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
@@ -200,6 +213,20 @@ handle_sigterm(SIGNAL_ARGS)
 	}
 	SetLatch(MyLatch);
 	errno = save_errno;
+}
+
+/*
+ * A job can catch its cancellation and go on.  It must not be able to hold up
+ * DDL, the server's shutdown or the other jobs: in the end the worker goes.
+ */
+static void
+watch_transaction(void)
+{
+	bool making_way = ShutdownRequestPending && my_outcome == MON_SLOT_FAILED;
+
+	if (making_way ? ++watches_since_sigterm >= SHUTDOWN_WATCHES
+				   : GetCurrentTimestamp() > overrun_at)
+		die(SIGTERM);
 }
 
 /* Caller is in a transaction, to whose end the lock lasts. */
@@ -232,16 +259,22 @@ in_transaction(TransactionBody body, void *arg, int timeout)
 	/* A cancel that came too late for the job it was meant for. */
 	QueryCancelPending = false;
 	cancelable = true;
+	watches_since_sigterm = 0;
 	if (ShutdownRequestPending && my_outcome == MON_SLOT_FAILED)
 	{
 		cancelable = false;
 		return NULL;
 	}
 
+	RESUME_CANCEL_INTERRUPTS();
 	PG_TRY();
 	{
+		TimestampTz now = GetCurrentTimestamp();
+
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
+		overrun_at = now + (timeout + OVERRUN_MS) * INT64CONST(1000);
+		enable_timeout_every(watch_timeout, now + WATCH_MS * INT64CONST(1000), WATCH_MS);
 		enable_timeout_after(STATEMENT_TIMEOUT, timeout);
 		PushActiveSnapshot(GetTransactionSnapshot());
 		body(arg);
@@ -249,12 +282,16 @@ in_transaction(TransactionBody body, void *arg, int timeout)
 		disable_timeout(STATEMENT_TIMEOUT, false);
 		CommitTransactionCommand();
 		cancelable = false;
+		HOLD_CANCEL_INTERRUPTS();
+		disable_timeout(watch_timeout, false);
 	}
 	PG_CATCH();
 	{
 		cancelable = false;
 		HOLD_INTERRUPTS();
+		HOLD_CANCEL_INTERRUPTS();
 		disable_timeout(STATEMENT_TIMEOUT, false);
+		disable_timeout(watch_timeout, false);
 		QueryCancelPending = false;
 		MemoryContextSwitchTo(cycle_cxt);
 		error = CopyErrorData();
@@ -295,6 +332,16 @@ column_int64(HeapTuple tuple, TupleDesc desc, int column)
 	return isnull ? 0 : DatumGetInt64(datum);
 }
 
+/* Microseconds; 0 unless it is a whole positive number of milliseconds. */
+static int64
+interval_of_setting(const char *value)
+{
+	char *end;
+	long ms = strtol(value, &end, 10);
+
+	return *value != '\0' && *end == '\0' && ms > 0 && ms <= INT_MAX ? ms * INT64CONST(1000) : 0;
+}
+
 static Job *
 job_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
@@ -317,7 +364,8 @@ job_from_tuple(HeapTuple tuple, TupleDesc desc)
 	{
 		const char *value = GetConfigOption(job->setting, true, false);
 
-		job->interval = value ? Max(strtol(value, NULL, 10), 1) * INT64CONST(1000) : 0;
+		job->no_interval = value ? "is no positive number" : "does not exist";
+		job->interval = value ? interval_of_setting(value) : 0;
 	}
 	return job;
 }
@@ -446,6 +494,43 @@ become_owner(const char *owner)
 							   : SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
 
+/*
+ * Nobody but the job's owner and superusers may decide what runs with the
+ * owner's rights, not even by dropping the function so that another takes its
+ * name.  A SECURITY DEFINER function has its own owner's rights.
+ */
+static void
+check_function(const Job *job)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid argtypes[2] = {TEXTOID, OIDOID};
+	Datum values[2];
+	const char *signature = psprintf("%s(timestamp with time zone)", job->call);
+	bool isnull;
+
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT p.prosecdef OR p.proowner = $2 OR o.rolsuper"
+						   "  FROM pg_proc p JOIN pg_authid o ON o.oid = p.proowner"
+						   " WHERE p.oid = to_regprocedure($1)",
+						   2, argtypes);
+		SPI_keepplan(plan);
+	}
+	values[0] = CStringGetTextDatum(signature);
+	values[1] = ObjectIdGetDatum(get_role_oid(job->owner, false));
+	SPI_execute_plan(plan, values, NULL, true, 1);
+	if (SPI_processed == 0)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("function %s does not exist", signature)));
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("function %s belongs neither to role \"%s\", as which it would run, "
+						"nor to a superuser",
+						signature, job->owner)));
+}
+
 static void
 job_body(void *arg)
 {
@@ -463,18 +548,19 @@ job_body(void *arg)
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
 
+	SPI_connect();
+	check_function(job);
+
 	GetUserIdAndSecContext(&save_user, &save_context);
 	become_owner(job->owner);
 	guc_level = NewGUCNestLevel();
-
-	SPI_connect();
 	SPI_execute_with_args(psprintf("SELECT %s($1)", job->call), 1, argtypes, values, NULL, false,
 						  0);
-	SPI_finish();
 
 	/* Whatever the job has SET, the next one starts from our settings. */
 	AtEOXact_GUC(false, guc_level);
 	SetUserIdAndSecContext(save_user, save_context);
+	SPI_finish();
 }
 
 /* The row says how the latest run ended; it is written when that changes. */
@@ -503,8 +589,30 @@ outcome_body(void *arg)
 	SPI_finish();
 }
 
+/*
+ * Whether the same could be neither recorded nor, therefore, remembered in the
+ * row a moment ago: what fails every second on a full disk is told once a minute.
+ */
+static bool
+told_lately(MonJobStats *stats, const char *job_error)
+{
+	uint32 hash = job_error ? hash_bytes((const unsigned char *) job_error, strlen(job_error)) : 0;
+	TimestampTz now = GetCurrentTimestamp();
+	bool told;
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	told = stats->told == hash && !TimestampDifferenceExceeds(stats->told_at, now, RETELL_MS);
+	if (!told)
+	{
+		stats->told = hash;
+		stats->told_at = now;
+	}
+	LWLockRelease(mon_workers->lock);
+	return told;
+}
+
 static void
-write_outcome(Job *job)
+write_outcome(Job *job, MonJobStats *stats)
 {
 	bool was_failed = job->last_state && strcmp(job->last_state, "failed") == 0;
 	bool was_ok = job->last_state && strcmp(job->last_state, "ok") == 0;
@@ -512,6 +620,8 @@ write_outcome(Job *job)
 
 	if (job->error ? was_failed && job->last_error && strcmp(job->error, job->last_error) == 0
 				   : was_ok)
+		return;
+	if (told_lately(stats, job->error))
 		return;
 
 	if (job->error)
@@ -542,7 +652,8 @@ run_job(Job *job, TimestampTz due, int timeout)
 
 	job->at = start;
 	if (job->interval <= 0)
-		job->error = psprintf("setting \"%s\" does not exist", job->setting ? job->setting : "");
+		job->error = psprintf("setting \"%s\" %s", job->setting ? job->setting : "",
+							  job->no_interval ? job->no_interval : "does not exist");
 	else if ((error = in_transaction(job_body, job, timeout)) != NULL)
 		job->error = error->message;
 
@@ -560,9 +671,12 @@ run_job(Job *job, TimestampTz due, int timeout)
 	stats->anchor = start - due < job->interval && start >= due ? due : start;
 	LWLockRelease(mon_workers->lock);
 
-	/* Cancelled to make way: nothing is wrong with the job. */
-	if (!(job->error && ShutdownRequestPending && my_outcome == MON_SLOT_FAILED))
-		write_outcome(job);
+	/* Of the session, as DISCARD ALL does it. */
+	LockReleaseAll(USER_LOCKMETHOD, true);
+
+	/* Cancelled to make way, or not even begun: nothing is known about the job. */
+	if (!(ShutdownRequestPending && my_outcome == MON_SLOT_FAILED))
+		write_outcome(job, stats);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -661,7 +775,7 @@ static void
 handle_late_sigterm(SIGNAL_ARGS)
 {
 	if (my_slot->stop)
-		die(postgres_signal_arg);
+		die(MON_SIGNAL_VALUES);
 }
 
 static void
@@ -681,19 +795,23 @@ shut_down(MonSlotState outcome)
 /* ---- main ---- */
 
 static void
+find_extension(void *arg)
+{
+	MonSlotState *found = arg;
+
+	*found = OidIsValid(get_extension_oid(MON_SCHEMA, true)) ? MON_SLOT_PRESENT : MON_SLOT_ABSENT;
+}
+
+static void
 check_extension(void)
 {
-	ExtensionState state;
+	MonSlotState found = MON_SLOT_STOPPED; /* unless we get to look */
+	ErrorData *error = in_transaction(find_extension, &found, RETRY_MS * 10);
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	state = OidIsValid(get_extension_oid(MON_SCHEMA, true)) ? EXTENSION_USABLE : EXTENSION_ABSENT;
-	CommitTransactionCommand();
-
-	if (state == EXTENSION_ABSENT)
-		leave_with(MON_SLOT_ABSENT);
-	if (my_slot->probe)
-		leave_with(MON_SLOT_PRESENT);
+	if (error)
+		ThrowErrorData(error);
+	if (found == MON_SLOT_ABSENT || my_slot->probe)
+		leave_with(found);
 }
 
 static void
@@ -712,12 +830,14 @@ worker_start(void)
 	on_shmem_exit(release_slot, (Datum) 0);
 
 	BackgroundWorkerInitializeConnectionByOid(task.dboid, InvalidOid, 0);
+	HOLD_CANCEL_INTERRUPTS();
+	watch_timeout = RegisterTimeout(USER_TIMEOUT, watch_transaction);
 	pqsignal(SIGTERM, handle_sigterm);
 	mon_worker_pin_settings(true);
-	check_extension();
-
 	cycle_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring worker cycle",
 									  ALLOCSET_DEFAULT_SIZES);
+	check_extension();
+
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	my_slot->state = MON_SLOT_IDLE;
 	LWLockRelease(mon_workers->lock);
@@ -736,8 +856,6 @@ mon_database_worker_main(Datum arg)
 		TimestampTz wake_at;
 
 		ResetLatch(MyLatch);
-		/* A cancel that found no job has nothing to cancel. */
-		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		reload_if_asked();
 

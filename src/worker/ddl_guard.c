@@ -10,6 +10,11 @@
  * that is there.  At the end of the transaction, either way, the guard falls
  * and the launcher looks at those databases again.
  *
+ * A session that restores a dump keeps workers out until it ends: they would
+ * make partitions and write rows that the dump is about to bring.  Like the
+ * server itself, we know it by check_function_bodies, which pg_dump turns off
+ * in what it writes.
+ *
  * Guards and the slots' stop flags are set under mon_workers->lock, where the
  * launcher also looks before it starts a worker and a worker before it
  * connects: nobody slips through in between.
@@ -39,6 +44,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
@@ -50,6 +56,7 @@ static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 
 /* What the end of this transaction has to do. */
 static bool guarding = false;
+static bool restoring = false;     /* lasts beyond the transaction */
 static bool wake_launcher = false; /* on commit: look at this database again */
 static bool wake_worker = false;   /* on commit: its jobs have changed */
 
@@ -62,7 +69,8 @@ mon_database_guarded(Oid dboid)
 	if (mon_workers->nguards == 0)
 		return false;
 	for (int i = 0; i < MaxBackends; i++)
-		if (mon_workers->guards[i].all || mon_workers->guards[i].dboid == dboid)
+		if (mon_workers->guards[i].all || mon_workers->guards[i].dboid == dboid ||
+			mon_workers->guards[i].restoring == dboid)
 			return true;
 	return false;
 }
@@ -88,6 +96,17 @@ mon_worker_register_companion(const MonCompanion *companion)
 	if (ncompanions >= MAX_COMPANIONS)
 		elog(FATAL, "too many companions of the database worker");
 	companions[ncompanions++] = *companion;
+}
+
+bool
+mon_worker_kept_out(Oid dboid)
+{
+	bool guarded;
+
+	LWLockAcquire(mon_workers->lock, LW_SHARED);
+	guarded = mon_database_guarded(dboid);
+	LWLockRelease(mon_workers->lock);
+	return guarded;
 }
 
 /* Put up the guard and tell the worker to stop; its pid, or 0 when there is none. */
@@ -238,17 +257,85 @@ guard_extension(void)
 		guard_database(MyDatabaseId);
 }
 
+/* Of the extension, or of its schema with all that is in it. */
 static bool
 drops_extension(DropStmt *stmt)
 {
 	ListCell *lc;
 
-	if (stmt->removeType != OBJECT_EXTENSION)
+	if (stmt->removeType != OBJECT_EXTENSION && stmt->removeType != OBJECT_SCHEMA)
 		return false;
 	foreach (lc, stmt->objects)
-		if (strcmp(strVal(lfirst(lc)), "monitoring") == 0)
+		if (strcmp(strVal(lfirst(lc)), MON_SCHEMA) == 0)
 			return true;
 	return false;
+}
+
+/* ---- restoring a dump ---- */
+
+static void
+stop_restoring(void)
+{
+	MonGuard *guard = &mon_workers->guards[MonMyProcNumber];
+
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	add_recheck(guard->restoring);
+	guard->restoring = InvalidOid;
+	mon_workers->nguards--;
+	LWLockRelease(mon_workers->lock);
+	restoring = false;
+	mon_launcher_wake();
+}
+
+static void
+restoring_session_ends(int code, Datum arg)
+{
+	if (restoring)
+		stop_restoring();
+}
+
+/* The caller's privileges have been checked. */
+static void
+start_restoring(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+		before_shmem_exit(restoring_session_ends, (Datum) 0);
+	registered = true;
+
+	if (!restoring)
+	{
+		LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+		mon_workers->guards[MonMyProcNumber].restoring = MyDatabaseId;
+		mon_workers->nguards++;
+		LWLockRelease(mon_workers->lock);
+		restoring = true;
+	}
+	guard_database(MyDatabaseId);
+}
+
+/* COPY FROM into one of our tables, by one of the sessions of pg_restore, say. */
+static void
+before_copy(CopyStmt *stmt)
+{
+	Oid owner;
+
+	if (check_function_bodies || restoring || !stmt->is_from || stmt->relation == NULL ||
+		stmt->relation->schemaname == NULL || strcmp(stmt->relation->schemaname, MON_SCHEMA) != 0)
+		return;
+	owner = extension_owner();
+	if (OidIsValid(owner) && has_privs_of_role(GetUserId(), owner))
+		start_restoring();
+}
+
+static void
+before_create_extension(CreateExtensionStmt *stmt)
+{
+	/* Another extension may bring ours along. */
+	wake_launcher = true;
+	if (!check_function_bodies && superuser() && strcmp(stmt->extname, MON_SCHEMA) == 0)
+		start_restoring();
 }
 
 static void
@@ -278,8 +365,10 @@ before_utility(Node *stmt)
 				guard_database_name(((RenameStmt *) stmt)->subname, false);
 			break;
 		case T_CreateExtensionStmt:
-			/* Another extension may bring ours along. */
-			wake_launcher = true;
+			before_create_extension((CreateExtensionStmt *) stmt);
+			break;
+		case T_CopyStmt:
+			before_copy((CopyStmt *) stmt);
 			break;
 		case T_AlterExtensionStmt:
 			if (strcmp(((AlterExtensionStmt *) stmt)->extname, "monitoring") == 0)
@@ -288,6 +377,10 @@ before_utility(Node *stmt)
 		case T_DropStmt:
 			if (drops_extension((DropStmt *) stmt))
 				guard_extension();
+			break;
+		case T_DropOwnedStmt:
+			/* Ours may be among what is owned. */
+			guard_extension();
 			break;
 		default:
 			break;
@@ -341,6 +434,10 @@ guard_xact_callback(XactEvent event, void *arg)
 		mon_worker_wake(MyDatabaseId);
 
 	guarding = wake_launcher = wake_worker = false;
+
+	/* The session goes on with something else. */
+	if (restoring && check_function_bodies)
+		stop_restoring();
 }
 
 /* Trigger: the worker is woken at commit. */

@@ -673,7 +673,11 @@ mon_launcher_main(Datum arg)
 						 Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at)),
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
+		/* A cancel has nothing to cancel here. */
+		HOLD_CANCEL_INTERRUPTS();
 		CHECK_FOR_INTERRUPTS();
+		RESUME_CANCEL_INTERRUPTS();
+		QueryCancelPending = false;
 	}
 
 	/* Exit status 0 would mean "never again"; say so only when the server goes, too. */

@@ -28,6 +28,14 @@ static const struct
 	{"default_transaction_isolation", "read committed"},
 	{"default_transaction_read_only", "off"},
 	{"default_transaction_deferrable", "off"},
+	{"default_table_access_method", "heap"},
+	{"array_nulls", "on"},
+	{"quote_all_identifiers", "off"},
+	{"exit_on_error", "off"},
+	{"restrict_nonsystem_relation_kind", ""}, /* in minor releases since August 2024 */
+	{"plpgsql.extra_errors", "none"},
+	{"plpgsql.extra_warnings", "none"},
+	{"monitoring.transactional", "off"},
 	{"jit", "off"},
 	{"max_parallel_workers_per_gather", "0"},
 	{"max_parallel_maintenance_workers", "0"},
@@ -35,8 +43,9 @@ static const struct
 	{"lock_timeout", "5s"},
 	{"idle_in_transaction_session_timeout", "0"},
 	{"idle_session_timeout", "0"},
-	{"transaction_timeout", "0"},         /* since 17 */
-	{"pg_stat_statements.track", "none"}, /* our own statements are not the users' */
+	{"transaction_timeout", "0"},            /* since 17 */
+	{"pg_stat_statements.track", "none"},    /* our own statements are not the users' */
+	{"auto_explain.log_min_duration", "-1"}, /* it would log parameters, which hold secrets */
 };
 
 void

@@ -32,6 +32,12 @@ typedef struct MonCompanion
 extern void mon_worker_register_companion(const MonCompanion *companion);
 
 /*
+ * Whether DDL keeps our workers out of the database now.  A companion asks
+ * after stop() and active() can find it and before it connects.
+ */
+extern bool mon_worker_kept_out(Oid dboid);
+
+/*
  * Session settings every worker of ours pins against ALTER DATABASE/ROLE SET:
  * synchronous_commit, read-write, isolation, TimeZone, jit, parallelism,
  * search_path, timeouts.  Call after connecting to the database.

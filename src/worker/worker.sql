@@ -20,11 +20,11 @@ CREATE TABLE monitoring.jobs (
 );
 COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
 COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
-COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run.';
+COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run. It must belong to the job''s owner or to a superuser, or be SECURITY DEFINER: nobody else decides what runs with the owner''s rights.';
 COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
-COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting in milliseconds that gives the time between two runs; null if every gives it.';
+COMMENT ON COLUMN monitoring.jobs.setting IS 'Name of a setting whose positive number of milliseconds gives the time between two runs; null if every gives it.';
 COMMENT ON COLUMN monitoring.jobs.priority IS 'Jobs due at the same time run in this order, lowest first.';
-COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled.';
+COMMENT ON COLUMN monitoring.jobs.timeout IS 'A run that takes longer is cancelled; if it catches that and goes on for 5 seconds, its worker ends.';
 COMMENT ON COLUMN monitoring.jobs.enabled IS 'Whether the job runs at all.';
 COMMENT ON COLUMN monitoring.jobs.durable IS 'Whether its commit waits for the local disk. What a job that can be repeated writes may do without.';
 COMMENT ON COLUMN monitoring.jobs.run_on_wake IS 'Run also whenever the worker is woken because there is something to do, whatever the interval.';
@@ -34,11 +34,30 @@ COMMENT ON COLUMN monitoring.jobs.last_state IS 'How the latest run ended: new (
 COMMENT ON COLUMN monitoring.jobs.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first seen: the row is written only when a job''s outcome changes.';
 
-SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', $$WHERE function NOT LIKE 'monitoring.%'$$);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
+
+-- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
+CREATE FUNCTION monitoring.restore_job() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE monitoring.jobs j
+    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
+    WHERE j.name = NEW.name;
+    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_job();
+COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger: wakes the worker of this database at commit, because there is something to do.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE

@@ -46,6 +46,8 @@ typedef struct MonJobStats
 	TimestampTz anchor;   /* when the latest run was due; the next is an interval later */
 	int64 interval;       /* microseconds, 0 while unknown */
 	bool failed;          /* outcome of the latest run */
+	uint32 told;          /* hash of the error that was last logged and to be recorded, 0 none */
+	TimestampTz told_at;
 } MonJobStats;
 
 /*
@@ -69,11 +71,12 @@ typedef struct MonWorkerSlot
 	MonJobStats jobs[MON_MAX_JOBS];
 } MonWorkerSlot;
 
-/* A backend whose transaction keeps workers out of a database. */
+/* A backend that keeps workers out of a database. */
 typedef struct MonGuard
 {
-	Oid dboid; /* InvalidOid: none */
-	bool all;  /* more than one: out of every database */
+	Oid dboid;     /* until its transaction ends; InvalidOid: none */
+	bool all;      /* more than one: out of every database */
+	Oid restoring; /* until it has restored the dump of this database; InvalidOid: none */
 } MonGuard;
 
 typedef struct MonWorkerControl

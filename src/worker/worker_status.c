@@ -198,6 +198,9 @@ mon_worker_status(PG_FUNCTION_ARGS)
 
 	mon_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
+	/* In pg_upgrade there are no workers. */
+	if (mon_workers == NULL)
+		return (Datum) 0;
 
 	LWLockAcquire(mon_workers->lock, LW_SHARED);
 	launcher_pid = mon_workers->launcher_pid;

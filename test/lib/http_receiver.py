@@ -1,26 +1,35 @@
 #!/usr/bin/env python3
 """A small HTTP receiver with fault modes, for tests and the demo.
 
-usage: http_receiver.py LOG [PORT [HOST]]
+usage: http_receiver.py LOG [PORT [HOST [CERT]]]
 
-Prints "port N" once it listens.  Every request is appended to LOG as a line of
-JSON: n, time, method, path, headers (names in lower case), body.  The first
-part of the path chooses the answer:
+Prints "port N" once it listens; with CERT (key and certificate in one PEM
+file) over TLS.  Every request is appended to LOG as a line of JSON: n, time,
+method, path, headers (names in lower case), body.  The first part of the path
+chooses the answer:
 
   /status/CODE       that status
   /fail/N/CODE       CODE for the first N requests of this path, then 200
   /retry/SECONDS     429 with Retry-After on the first request, then 200
   /retry-date/S      the same, Retry-After as an HTTP date
   /hang              never answers
+  /wait/SECONDS      200 after that time
   /redirect          302 to /redirected
   /endless           200 and a body without end
   /bigheaders        200 and a megabyte of headers
   /reset             closes the connection without an answer
   /garbage           an answer that is not HTTP
+  /drip              200 and a body that comes byte by byte
+  /dripheaders       headers that come byte by byte
+  /endlessheaders    headers without end
+  /continue          interim responses without end
+  /short             200 and less of a body than announced
+  /cookie            200 and a cookie
   anything else      200
 """
 import email.utils
 import json
+import ssl
 import sys
 import threading
 import time
@@ -69,6 +78,9 @@ class Receiver(BaseHTTPRequestHandler):
         elif mode == "hang":
             self.close_connection = True
             time.sleep(60)
+        elif mode == "wait":
+            time.sleep(float(args[0]))
+            self.answer(200)
         elif mode == "redirect":
             self.answer(302, [("Location", "/redirected")])
         elif mode == "endless":
@@ -84,8 +96,34 @@ class Receiver(BaseHTTPRequestHandler):
         elif mode == "garbage":
             self.close_connection = True
             self.wfile.write(b"\x00\xff not http \r\n\r\n")
+        elif mode == "drip":
+            self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            self.repeat(b"x", 0.05)
+        elif mode == "dripheaders":
+            self.start_raw(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            self.repeat(b"x", 0.05)
+        elif mode == "endlessheaders":
+            self.start_raw(b"HTTP/1.1 200 OK\r\n")
+            self.repeat(b"X-More: %s\r\n" % (b"x" * 1000))
+        elif mode == "continue":
+            self.start_raw(b"")
+            self.repeat(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif mode == "short":
+            self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort")
+        elif mode == "cookie":
+            self.answer(200, [("Set-Cookie", "a=b; Path=/")])
         else:
             self.answer(200)
+
+    def start_raw(self, data):
+        self.close_connection = True
+        self.wfile.write(data)
+
+    def repeat(self, data, pause=0):
+        end = time.time() + 60
+        while time.time() < end:
+            self.wfile.write(data)
+            time.sleep(pause)
 
     do_POST = do_PUT = do_GET = handle_any
 
@@ -96,6 +134,7 @@ class Receiver(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], OSError):
@@ -107,6 +146,10 @@ def main():
     log = open(sys.argv[1], "a", encoding="utf-8")
     server = Server((sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1",
                      int(sys.argv[2]) if len(sys.argv) > 2 else 0), Receiver)
+    if len(sys.argv) > 4:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[4])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     print("port", server.server_address[1], flush=True)
     server.serve_forever()
 

@@ -34,7 +34,7 @@ distribution_major()
 	if [ -z "$(apt-cache search --names-only '^postgresql-server-dev-' 2>/dev/null)" ]; then
 		refresh_lists
 	fi
-	for major in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn) 15 16 17 18; do
+	for major in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn) 15 16 17 18 19; do
 		if [ -n "$(apt-cache search --names-only "^postgresql-server-dev-$major\$" 2>/dev/null)" ]; then
 			echo "$major"
 			return
@@ -92,6 +92,7 @@ missing_packages()
 		test)
 			have_ipc_run || echo libipc-run-perl
 			command -v pgrep >/dev/null || echo procps
+			command -v openssl >/dev/null || echo openssl
 			have_fuzzer || printf '%s\n' clang libclang-rt-dev
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck

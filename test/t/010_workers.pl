@@ -7,7 +7,8 @@ use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use IPC::Run;
+use Time::HiRes qw(time usleep);
 
 my $node = PostgreSQL::Test::Cluster->new('workers');
 $node->init(allows_streaming => 1);
@@ -69,7 +70,10 @@ BEGIN;
 CREATE EXTENSION monitoring;
 UPDATE monitoring.jobs SET enabled = false;
 CREATE TABLE public.trace (job text, who name DEFAULT current_user, path text DEFAULT current_setting('search_path'),
-                           zone text DEFAULT current_setting('TimeZone'));
+                           zone text DEFAULT current_setting('TimeZone'),
+                           others text DEFAULT concat_ws(' ', current_setting('default_table_access_method'),
+                               current_setting('array_nulls'), current_setting('exit_on_error'),
+                               current_setting('plpgsql.extra_errors', true), current_setting('monitoring.transactional')));
 CREATE FUNCTION public.tick(at timestamptz) RETURNS void LANGUAGE sql
     AS $$ INSERT INTO public.trace (job) VALUES ('tick') $$;
 CREATE FUNCTION public.last(at timestamptz) RETURNS void LANGUAGE sql
@@ -79,6 +83,28 @@ INSERT INTO monitoring.jobs (name, function, every, run_at_shutdown) VALUES ('la
 COMMIT;
 SQL
 	return;
+}
+
+# The job for the end has had its first run, too, after which only ends make it run.
+sub settle
+{
+	my ($db) = @_;
+	return $node->poll_query_until($db, 'SELECT (' . status_of('runs', 'last') . ') > 0');
+}
+
+# kill -9, then wait until the server has noticed and is up again. Not by queries, whose psql might die midway.
+sub kill_hard
+{
+	my ($victim) = @_;
+	my $log = -s $node->logfile;
+	kill 'KILL', $victim;
+	$node->wait_for_log(qr/\(PID $victim\) was terminated by signal 9/, $log);
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		return 1 if system('pg_isready', '-q', '-h', $node->host, '-p', $node->port) == 0;
+		usleep(100_000);
+	}
+	return 0;
 }
 
 sub traces
@@ -115,11 +141,20 @@ CREATE ROLE jobber;
 ALTER DATABASE one SET search_path = 'nowhere';
 ALTER DATABASE one SET default_transaction_read_only = on;
 ALTER DATABASE one SET TimeZone = 'Asia/Tokyo';
+ALTER DATABASE one SET exit_on_error = on;
+ALTER DATABASE one SET plpgsql.extra_errors = 'all';
+ALTER DATABASE one SET array_nulls = off;
 SQL
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler;
+ALTER DATABASE one SET default_table_access_method = 'other';
+SQL
+ok(settle('one'), 'all jobs have run');
 my $pid = worker_pid('one');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok(wait_for_worker('one', $pid), 'a worker that got SIGTERM is replaced');
-is(traces('one', 'last'), '1', 'after the jobs for the end have run');
+is(traces('one', 'last'), '2', 'after the jobs for the end have run');
 
 $node->safe_psql('one', <<'SQL');
 SET default_transaction_read_only = off;
@@ -129,6 +164,11 @@ CREATE FUNCTION public.fail(at timestamptz) RETURNS void LANGUAGE plpgsql
 CREATE FUNCTION public.slow(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_sleep(600)';
 CREATE FUNCTION public.owned(at timestamptz) RETURNS void LANGUAGE plpgsql
     AS $$ BEGIN INSERT INTO public.trace (job) VALUES ('owned'); PERFORM set_config('search_path', 'evil', false); END $$;
+CREATE FUNCTION public.planted(at timestamptz) RETURNS void LANGUAGE sql AS $$ INSERT INTO public.trace (job) VALUES ('planted') $$;
+ALTER FUNCTION public.planted OWNER TO jobber;
+CREATE FUNCTION public.definer(at timestamptz) RETURNS void LANGUAGE sql SECURITY DEFINER AS $$ INSERT INTO public.trace (job) VALUES ('definer') $$;
+ALTER FUNCTION public.definer OWNER TO jobber;
+CREATE FUNCTION public.locker(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_advisory_lock(4711)';
 CREATE FUNCTION public.climb(at timestamptz) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; SET SESSION AUTHORIZATION DEFAULT; END $$;
 INSERT INTO monitoring.jobs (name, function, every, priority, timeout, owner) VALUES
     ('fail', 'public.fail', '200 milliseconds', 1, '30 seconds', current_user),
@@ -136,9 +176,12 @@ INSERT INTO monitoring.jobs (name, function, every, priority, timeout, owner) VA
     ('owned', 'public.owned', '200 milliseconds', 3, '30 seconds', 'jobber'),
     ('climb', 'public.climb', '200 milliseconds', 4, '30 seconds', 'jobber'),
     ('nothing', 'public.nothing', '200 milliseconds', 5, '30 seconds', current_user),
-    ('nobody', 'public.tick', '200 milliseconds', 6, '30 seconds', 'nobody_at_all');
+    ('nobody', 'public.tick', '200 milliseconds', 6, '30 seconds', 'nobody_at_all'),
+    ('planted', 'public.planted', '200 milliseconds', 7, '30 seconds', current_user),
+    ('definer', 'public.definer', '200 milliseconds', 8, '30 seconds', current_user),
+    ('locker', 'public.locker', '200 milliseconds', 9, '30 seconds', 'jobber');
 SQL
-ok($node->poll_query_until('one', "SELECT count(*) = 5 FROM monitoring.jobs WHERE last_state = 'failed'"),
+ok($node->poll_query_until('one', "SELECT count(*) = 6 FROM monitoring.jobs WHERE last_state = 'failed'"),
 	'failing jobs are recorded');
 my %error = map { split /\|/, $_, 2 } split /\n/,
 	$node->safe_psql('one', "SELECT name, last_error FROM monitoring.jobs WHERE last_state = 'failed'");
@@ -148,6 +191,14 @@ like($error{climb}, qr/cannot set parameter "(role|session_authorization)" withi
 	'of trying to become somebody else');
 like($error{nothing}, qr/function public\.nothing\(timestamp with time zone\) does not exist/, 'of a missing function');
 like($error{nobody}, qr/role "nobody_at_all" does not exist/, 'of a missing owner');
+like($error{planted}, qr/belongs neither to role "postgres", as which it would run, nor to a superuser/,
+	'of a function that another role could change');
+is(traces('one', 'planted'), '0', 'which is not run');
+ok(wait_for_runs('one', 'definer', 1), 'a SECURITY DEFINER function of another role is');
+is($node->safe_psql('one', "SELECT DISTINCT who FROM public.trace WHERE job = 'definer'"), 'jobber', 'with its own rights');
+ok(wait_for_runs('one', 'locker', 2), 'a job takes a lock of the session');
+ok($node->poll_query_until('one', "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711"),
+	'which does not outlast the run');
 
 my $row = $node->safe_psql('one', "SELECT xmin, last_error_at FROM monitoring.jobs WHERE name = 'fail'");
 ok(wait_for_runs('one', 'fail', 3), 'a failing job is tried again');
@@ -158,8 +209,8 @@ is($node->safe_psql('one', status_of('state, failures = runs, last_error', 'fail
 	'status of a job that fails');
 ok(wait_for_runs('one', 'owned', 2), 'jobs beside it run');
 ok(wait_for_runs('one', 'tick', 2), 'those of a later priority, too');
-is($node->safe_psql('one', "SELECT DISTINCT who, path, zone FROM public.trace WHERE job = 'owned'"),
-	'jobber|pg_catalog, pg_temp|UTC', 'a job runs as its owner, with pinned settings, whatever a run before has set');
+is($node->safe_psql('one', "SELECT DISTINCT who, path, zone, others FROM public.trace WHERE job = 'owned'"),
+	'jobber|pg_catalog, pg_temp|UTC|heap on off none off', 'a job runs as its owner, with pinned settings, whatever a run before has set');
 is($node->safe_psql('one', "SELECT count(DISTINCT path || zone) FROM public.trace"), '1', 'the others, too');
 
 $node->safe_psql('one', <<'SQL');
@@ -170,7 +221,7 @@ ok($node->poll_query_until('one', "SELECT last_state = 'ok' FROM monitoring.jobs
 	'a job that works again is ok again');
 $node->safe_psql('one', <<'SQL');
 SET default_transaction_read_only = off;
-DELETE FROM monitoring.jobs WHERE name IN ('fail', 'slow', 'owned', 'climb', 'nothing', 'nobody', 'tick');
+DELETE FROM monitoring.jobs WHERE name IN ('fail', 'slow', 'owned', 'climb', 'nothing', 'nobody', 'planted', 'definer', 'locker', 'tick');
 SQL
 ok($node->poll_query_until('one', "SELECT count(*) = 1 FROM monitoring.status WHERE database = 'one'"),
 	'a job that is deleted is gone from status at once');
@@ -182,15 +233,109 @@ SQL
 $node->safe_psql('one', <<'SQL');
 SET default_transaction_read_only = off;
 INSERT INTO monitoring.jobs (name, function, setting) VALUES
-    ('by setting', 'public.tick', 'monitoring.evaluation_interval'), ('unset', 'public.tick', 'monitoring.no_such');
+    ('by setting', 'public.tick', 'monitoring.evaluation_interval'), ('unset', 'public.tick', 'monitoring.no_such'),
+    ('no number', 'public.tick', 'search_path');
 SQL
 ok(wait_for_runs('one', 'by setting', 1), 'a setting gives the interval');
 ok($node->poll_query_until('one', "SELECT last_error = 'setting \"monitoring.no_such\" does not exist' FROM monitoring.jobs WHERE name = 'unset'"),
 	'one that does not exist is an error of the job');
+ok($node->poll_query_until('one', "SELECT last_error = 'setting \"search_path\" is no positive number' FROM monitoring.jobs WHERE name = 'no number'"),
+	'one that is no number, too');
 $node->append_conf('postgresql.conf', 'monitoring.evaluation_interval = 100');
 $node->reload;
 ok(wait_for_runs('one', 'by setting', 20), 'a changed setting takes effect');
-$node->safe_psql('one', "SET default_transaction_read_only = off; DELETE FROM monitoring.jobs WHERE name IN ('by setting', 'unset')");
+$node->safe_psql('one', "SET default_transaction_read_only = off; DELETE FROM monitoring.jobs WHERE name IN ('by setting', 'unset', 'no number')");
+
+# A cancel means the running job, and nothing when there is none.
+$pid = worker_pid('one');
+my $launcher_pid = $node->safe_psql('one', "SELECT pid FROM monitoring.status WHERE worker = 'launcher'");
+$node->safe_psql('one', "SELECT pg_cancel_backend(pid) FROM pg_stat_activity, generate_series(1, 20) WHERE pid IN ($pid, $launcher_pid)");
+$node->safe_psql('one', "SET default_transaction_read_only = off; INSERT INTO monitoring.jobs (name, function, every) VALUES ('tick', 'public.tick', '10 milliseconds')");
+ok(wait_for_runs('one', 'tick', 2), 'the worker goes on after cancels');
+$node->safe_psql('one', "SELECT pg_cancel_backend($pid) FROM generate_series(1, 2000)");
+is(worker_pid('one'), $pid, 'and after a lot of them');
+is($node->safe_psql('one', "SELECT pid FROM monitoring.status WHERE worker = 'launcher'"), $launcher_pid, 'and so does the launcher');
+
+# A job that does not let itself be cancelled.
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+CREATE FUNCTION public.stubborn(at timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    LOOP
+        BEGIN
+            PERFORM pg_catalog.pg_sleep(600);
+        EXCEPTION WHEN query_canceled THEN
+        END;
+    END LOOP;
+END $$;
+UPDATE monitoring.jobs SET function = 'public.stubborn', every = '1 hour', timeout = '100 milliseconds' WHERE name = 'tick';
+INSERT INTO monitoring.jobs (name, function, every) VALUES ('stubborn', 'public.stubborn', '1 second');
+SQL
+ok($node->poll_query_until('one', status_of("state = 'running'", 'stubborn')), 'a job runs that catches its cancellation');
+my $sent = time();
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'SIGTERM ends its worker');
+cmp_ok(time() - $sent, '<', 15, 'soon');
+$node->safe_psql('one', <<'SQL');
+SET default_transaction_read_only = off;
+UPDATE monitoring.jobs SET timeout = '100 milliseconds' WHERE name = 'stubborn';
+SQL
+ok(wait_for_worker('one', $pid), 'another one comes');
+$pid = worker_pid('one');
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"),
+	'a timeout that is caught ends the worker in the end');
+$node->safe_psql('one', "SET default_transaction_read_only = off; DELETE FROM monitoring.jobs WHERE name IN ('tick', 'stubborn')");
+ok(wait_for_worker('one', $pid), 'and another one comes');
+
+# ---- partitions ----
+
+# Privileges of tables change while partitions are attached to them: neither a deadlock nor a catalog row changed by both.
+$node->safe_psql('two', 'CREATE ROLE looker');
+my ($in, $result, $errors) = ('', '', '');
+my $maker = $node->background_psql('two');
+$maker->query_safe("BEGIN; SELECT monitoring.ensure_partition('alert_history', '2024-05-05')");
+my $grant = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('two') . ' application_name=grant', '-c',
+		"SELECT monitoring.grant_access('looker', 'viewer')", '-c', "SELECT monitoring.revoke_access('looker')" ],
+	'<', \$in, '>', \$result, '2>', \$errors);
+ok($node->poll_query_until('two', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'grant' AND wait_event_type = 'Lock'"),
+	'grant_access waits for who attaches a partition');
+$maker->query_safe("SELECT monitoring.ensure_partition('delivery_attempts', '2024-05-05'); COMMIT");
+$maker->quit;
+$grant->finish;
+is($errors, '', 'and both go on');
+$node->safe_psql('two', 'DROP ROLE looker');
+pass('nothing is left of a level that was revoked');
+
+$node->safe_psql('two', <<'SQL');
+DELETE FROM monitoring.retention_policies;
+CREATE TABLE monitoring.aa (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE monitoring.zz (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep) SELECT r, '1 day', 0, '3 days' FROM unnest('{aa,zz}'::text[]) r;
+SELECT monitoring.ensure_partition('aa', '2024-05-05');
+SQL
+$maker = $node->background_psql('two');
+$maker->query_safe("BEGIN; SELECT pg_advisory_xact_lock(77, hashtext('monitoring.aa'))");
+$node->safe_psql('two', "SET lock_timeout = '2s'; SELECT monitoring.ensure_partition('aa', '2024-05-06')");
+pass('no advisory lock that anybody could take keeps partitions from being made');
+$maker->query_safe("ROLLBACK; BEGIN; SELECT monitoring.ensure_partition('aa', '2024-05-07')");
+$node->safe_psql('two', "SET lock_timeout = '2s'; INSERT INTO monitoring.aa VALUES ('2024-05-05'); SELECT count(*) FROM monitoring.aa");
+pass('readers and writers do not wait for who makes a partition');
+my ($code, $made, $why) = $node->psql('two', "SELECT monitoring.ensure_partition('aa', '2024-05-08')");
+like($why, qr/canceling statement due to lock timeout/, 'another maker waits, but not for ever');
+$maker->query_safe('ROLLBACK; BEGIN; LOCK TABLE monitoring.zz IN SHARE UPDATE EXCLUSIVE MODE');
+($in, $result, $errors) = ('', '', '');
+my $retention = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('two') . ' application_name=retention', '-c',
+		"SELECT relation, made, dropped FROM monitoring.apply_retention('2024-05-20')" ], '<', \$in, '>', \$result, '2>', \$errors);
+ok($node->poll_query_until('two', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'retention' AND wait_event_type = 'Lock'"),
+	'retention waits to make a partition');
+$node->safe_psql('two', "SET lock_timeout = '2s'; SELECT count(*) FROM monitoring.aa");
+pass('and keeps no reader from the tables whose partitions it drops');
+$maker->query_safe('ROLLBACK');
+$maker->quit;
+$retention->finish;
+is($result, "aa|1|2\nzz|1|0\n", 'it goes on');
+$node->safe_psql('two', "DELETE FROM monitoring.retention_policies; DROP TABLE monitoring.aa, monitoring.zz");
+
 
 # ---- DDL ----
 
@@ -256,7 +401,11 @@ ok( $node->poll_query_until('one', "SELECT count(*) = 0 FROM monitoring.status W
 $node->safe_psql('two', 'DROP TABLE public.trace; DROP FUNCTION public.tick, public.last');
 set_up_jobs('two');
 ok(wait_for_worker('two'), 'a worker again after CREATE EXTENSION');
-$node->safe_psql('two', 'DROP SCHEMA monitoring CASCADE');
+$session = $node->background_psql('two');
+$session->query_safe('SET client_min_messages = error; BEGIN; DROP SCHEMA monitoring CASCADE');
+is(worker_pid('two'), '', 'the worker has gone before the extension is dropped with its schema');
+$session->query_safe('COMMIT');
+$session->quit;
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = 'two'"),
 	'the worker goes when the extension is dropped with its schema');
 $node->safe_psql('two', 'DROP TABLE public.trace; DROP FUNCTION public.tick, public.last');
@@ -281,14 +430,48 @@ is(worker_pid('one'), $pid, 'it takes over the workers');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok(wait_for_worker('one', $pid), 'and replaces them');
 
+# SIGTERM at any moment: the jobs for the end run each time, once.
+srand(20240505);
+$node->safe_psql('two', <<'SQL');
+INSERT INTO monitoring.jobs (name, function, every, priority) SELECT 'busy ' || n, 'public.tick', '1 millisecond', n FROM generate_series(1, 5) n;
+SQL
+ok(settle('two'), 'all jobs have run');
+$node->safe_psql('two', 'TRUNCATE public.trace');
+my $rounds = 20;
+for my $round (1 .. $rounds)
+{
+	$node->poll_query_until('two', "SELECT pid > 0 AND pid <> @{[ $pid || 0 ]} AND runs > 0 FROM monitoring.status WHERE database = 'two' AND job = 'busy 1'")
+		or die 'no worker in round ' . $round;
+	$pid = worker_pid('two');
+	usleep(rand 20000);
+	kill 'TERM', $pid;
+	$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid") or die "no end in round $round";
+}
+is(traces('two', 'last'), $rounds, "$rounds times SIGTERM in the midst of work: the jobs for the end ran each time");
+is($node->safe_psql('two', "SELECT count(*) FROM monitoring.jobs WHERE last_state = 'failed'"), '0', 'no job is said to have failed');
+$node->safe_psql('two', "DELETE FROM monitoring.jobs WHERE name LIKE 'busy%'");
+
+# kill -9 at any moment, of a worker or of the launcher.
+for my $round (1 .. 5)
+{
+	ok(wait_for_worker('one'), "kill -9, round $round: there is a worker");
+	my $victim = $round % 2 ? worker_pid('one')
+		: $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring launcher'");
+	usleep(rand 50000);
+	ok(kill_hard($victim), "kill -9, round $round: the server comes back");
+}
+$node->stop('immediate');
+$node->start;
+ok(wait_for_worker('one'), 'a worker after an immediate stop');
+
 $pid = worker_pid('one');
-kill 'KILL', $pid;
-ok($node->poll_query_until('postgres', 'SELECT true'), 'kill -9 of a worker: the server comes back');
+ok(kill_hard($pid), 'kill -9 of a worker: the server comes back');
 ok(wait_for_worker('one', $pid), 'and its worker');
 ok(wait_for_worker('two'), 'and the other one');
 
 # ---- shutdown ----
 
+ok(settle('two'), 'all jobs have run');
 $node->safe_psql('two', <<'SQL');
 TRUNCATE public.trace;
 CREATE FUNCTION public.slow(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT pg_catalog.pg_sleep(600)';
@@ -327,7 +510,19 @@ $standby->init_from_backup($node, 'base', has_streaming => 1);
 $standby->start;
 is($standby->safe_psql('one', 'SELECT worker, worker_state FROM monitoring.status'), 'launcher|not running',
 	'a standby has no launcher');
+# Who reads on the standby keeps reading while the primary flushes, and flushes of the promoted server go on from there.
+sub on_standby { return $standby->safe_psql('one', "SELECT monitoring.value('m', 'sum', '1 hour')"); }
+for my $round (1 .. 3)
+{
+	$node->safe_psql('one', "SET default_transaction_read_only = off; SELECT monitoring.increment('m'); SELECT monitoring.flush()");
+	$node->wait_for_catchup($standby);
+	is(on_standby(), $round, "a read on the standby after flush $round of the primary");
+}
 $standby->promote;
+$standby->safe_psql('one', "SET default_transaction_read_only = off; SELECT monitoring.increment('m'); SELECT monitoring.flush()");
+is(on_standby(), '4', 'nothing is lost after promotion');
+is($standby->safe_psql('one', 'SELECT count(DISTINCT seq) = 4 AND max(seq) = (SELECT seq FROM monitoring.flush_state) FROM monitoring.segments'), 't',
+	'flushes are numbered on');
 ok( $standby->poll_query_until('one',
 		"SELECT count(*) > 0 FROM monitoring.status WHERE database = 'one' AND worker_state = 'idle'"),
 	'after promotion it has, and workers');

@@ -81,7 +81,7 @@ is($node->safe_psql('postgres', q{SELECT monitoring.value('victim_total', 'sum')
 
 # A clean restart loses nothing.
 $node->safe_psql('postgres', q{SELECT monitoring.increment('restart_total', 7)});
-$node->restart('fast');
+$node->restart;
 is($node->safe_psql('postgres', q{SELECT monitoring.value('restart_total', 'sum', '1 hour'), monitoring.value('conc', 'count', '1 hour')}),
 	'7|' . 2 * $per_round * $rounds, 'a fast shutdown flushes what is in memory');
 
@@ -130,6 +130,12 @@ is($node->safe_psql('postgres', q{
 	'50000', 'recording into full memory raises nothing');
 is($node->safe_psql('postgres', q{SELECT monitoring.value('full_total', 'sum', '1 hour')}), '50000', 'and the total is right');
 is($node->safe_psql('postgres', q{SELECT overflow > 0, dropped, accepted = persisted + pending + dropped FROM monitoring.self}), 't|0|t', 'overflow is counted');
+# Series that got a slot but no memory for their first value are flushed too.
+$node->restart;
+$node->safe_psql('postgres', q{SELECT count(monitoring.record('crowd_seconds', i, jsonb_build_object('k', i))) FROM generate_series(1, 30000) i});
+$node->safe_psql('postgres', 'SELECT monitoring.flush()');
+is($node->safe_psql('postgres', q{SELECT monitoring.value('crowd_seconds', 'count', '1 hour'), monitoring.value('crowd_seconds', 'sum', '1 hour')}),
+	'30000|450015000', 'what was flushed without memory can be read');
 
 # Not preloaded
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''\nmonitoring.shared_memory = 16MB");

@@ -209,6 +209,103 @@ foreach my $version ('1.4', '1.7', '1.8', '1.9')
 	is(sql($database, "SELECT count(*) $slow"), '1', "version $version: history stays");
 }
 
+# ---- one entry for both levels: before 1.9 the same statement has two rows that cannot be told apart ----
+
+create_database('levels', "CREATE EXTENSION pg_stat_statements VERSION '1.8'");
+my $both = q{SET pg_stat_statements.track = 'all'; SELECT sum(n) AS both_levels FROM generate_series(1, 3) AS n;
+	DO $$ BEGIN PERFORM 1; EXECUTE 'SELECT sum(n) AS both_levels FROM generate_series(1, 3) AS n'; END $$};
+sql('levels', $both);
+is(snapshot('levels', 420), '0', 'two rows of one statement: baseline');
+sql('levels', $both) foreach 1 .. 2;
+snapshot('levels', 430);
+my $levels = "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid) WHERE q.query LIKE '%both_levels%' AND q.query LIKE 'SELECT%'";
+is(sql('levels', $levels), '4', 'two rows of one statement are added up');
+
+# ---- another version of the extension: what it newly counts did not happen now ----
+
+sql('levels', "SELECT pg_sleep(0.2), 'before'") foreach 1 .. 3;
+snapshot('levels', 440);
+sql('levels', "ALTER EXTENSION pg_stat_statements UPDATE TO '1.10'");
+is(snapshot('levels', 450), '0', 'after an update of the extension the counters are only noted');
+is(sql('levels', 'SELECT resets FROM monitoring.statement_source'), '0', 'which is no reset');
+sql('levels', $both);
+sql('levels', 'CREATE SCHEMA elsewhere; DROP EXTENSION pg_stat_statements');
+is(snapshot('levels', 455), '0', 'no extension, no snapshot');
+sql('levels', q{CREATE EXTENSION pg_stat_statements VERSION '1.10'; ALTER EXTENSION pg_stat_statements SET SCHEMA elsewhere});
+sql('levels', $both);
+snapshot('levels', 460);
+is(sql('levels', $levels), '8', 'then counting goes on, wherever the extension goes');
+is(sql('levels', "SELECT calls FROM monitoring.slow_queries WHERE query LIKE 'SELECT pg_sleep(%'"), '3', 'what was watched before stays');
+
+# ---- texts that this database cannot hold ----
+
+sql('postgres', "CREATE DATABASE $_->[0] TEMPLATE template0 ENCODING '$_->[1]' LOCALE 'C'")
+  foreach [ 'bytes', 'SQL_ASCII' ], [ 'unicode', 'UTF8' ];
+sql('bytes', "SELECT 1 /* caf\xe9 */, true, false, true");
+sql('unicode', "BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name = 'statements'; COMMIT;
+	CREATE EXTENSION pg_stat_statements");
+snapshot('unicode', 470);
+sql('unicode', 'SELECT pg_sleep(0.2), false, false');
+cmp_ok(snapshot('unicode', 480), '>', 0, 'unreadable texts do not keep numbers from being stored');
+is(sql('unicode', 'SELECT count(*) > 0, count(query) FROM monitoring.slow_queries'), 't|0', 'without texts');
+like(sql('unicode', 'SELECT hint FROM monitoring.statement_source'), qr/^Texts of statements cannot be read: invalid byte sequence/, 'and a hint says why');
+sql('unicode', 'SELECT pg_stat_statements_reset()');
+snapshot('unicode', 5000);
+is(sql('unicode', 'SELECT hint FROM monitoring.statement_source'), '', 'which goes when they can be read again');
+
+# ---- newer versions, played by functions of our own ----
+
+create_database('newer', 'CREATE EXTENSION pg_stat_statements');
+sql('newer', q{
+	ALTER EXTENSION pg_stat_statements DROP VIEW pg_stat_statements;
+	ALTER EXTENSION pg_stat_statements DROP VIEW pg_stat_statements_info;
+	ALTER EXTENSION pg_stat_statements DROP FUNCTION pg_stat_statements(boolean);
+	ALTER EXTENSION pg_stat_statements DROP FUNCTION pg_stat_statements_info();
+	DROP VIEW pg_stat_statements, pg_stat_statements_info;
+	DROP FUNCTION pg_stat_statements(boolean), pg_stat_statements_info();
+	CREATE TABLE entry (calls bigint, total float8, low float8, high float8, since timestamptz);
+	CREATE SEQUENCE readings;
+	CREATE TABLE reset_while_reading AS SELECT false AS yes;
+	-- 1.12
+	CREATE FUNCTION pg_stat_statements(showtext boolean, OUT userid oid, OUT dbid oid, OUT toplevel bool, OUT queryid bigint, OUT query text,
+		OUT calls bigint, OUT total_exec_time float8, OUT min_exec_time float8, OUT max_exec_time float8, OUT rows bigint,
+		OUT shared_blks_hit bigint, OUT shared_blk_read_time float8, OUT local_blk_read_time float8, OUT wal_bytes numeric,
+		OUT wal_buffers_full bigint, OUT jit_deform_time float8, OUT parallel_workers_launched bigint,
+		OUT stats_since timestamptz, OUT minmax_stats_since timestamptz)
+	RETURNS SETOF record LANGUAGE sql AS $$
+		SELECT 10, d.oid, true, 99, 'select newer', e.calls, e.total, e.low, e.high, e.calls, 2 * e.calls, 1000 * e.calls, 500 * e.calls, 7 * e.calls,
+			1, 250 * e.calls, 1, e.since, e.since
+		FROM public.entry AS e, pg_database AS d WHERE d.datname = current_database()
+	$$;
+	CREATE FUNCTION pg_stat_statements_info(OUT dealloc bigint, OUT stats_reset timestamptz) LANGUAGE sql AS $$
+		SELECT 0, '2030-01-01'::timestamptz + CASE WHEN yes THEN nextval('public.readings') ELSE 0 END * interval '1 s' FROM public.reset_while_reading
+	$$;
+	ALTER EXTENSION pg_stat_statements ADD FUNCTION pg_stat_statements(boolean);
+	ALTER EXTENSION pg_stat_statements ADD FUNCTION pg_stat_statements_info();
+	INSERT INTO entry VALUES (10, 1000, 50, 150, '2030-01-01')});
+is(snapshot('newer', 600), '0', 'version 1.12: baseline');
+sql('newer', 'UPDATE entry SET calls = 12, total = 2000, high = 600');
+is(snapshot('newer', 610), '1', 'version 1.12: an increase');
+is(sql('newer', 'SELECT calls, mean_seconds, max_seconds, rows, shared_hit_bytes, io_read_seconds, wal_bytes, jit_seconds FROM monitoring.statement_history'),
+	'2|0.5|0.6|2|32768|3|14|0.5', 'version 1.12: its columns');
+sql('newer', "UPDATE entry SET calls = 20, total = 4000, low = 10, high = 700, since = '2031-01-01 12:10:12+00'");
+snapshot('newer', 620);
+is(sql('newer', "SELECT calls, total_seconds FROM monitoring.statement_history WHERE bucket = '2031-01-01 12:10:20+00'"), '20|4',
+	'an entry that is new counts from zero, though its counters are above those of the old one');
+# the reset of minimum and maximum only
+sql('newer', 'UPDATE entry SET calls = 21, total = 4200, low = 200, high = 200');
+snapshot('newer', 630);
+is(sql('newer', "SELECT calls, round(total_seconds::numeric, 6), max_seconds FROM monitoring.statement_history WHERE bucket = '2031-01-01 12:10:30+00'"),
+	'1|0.200000|', 'a reset of minimum and maximum only is no reset');
+is(sql('newer', 'SELECT calls, max_seconds FROM monitoring.statements'), '23|0.7', 'the longest execution stays known');
+# a reset between the two readings of a snapshot would be counted twice
+sql('newer', 'UPDATE entry SET calls = 1; UPDATE reset_while_reading SET yes = true');
+my ($reset_status, $reset_out, $reset_err) = $node->psql('newer', "SELECT monitoring.snapshot_statements('2031-01-01 12:10:40+00')");
+like($reset_err, qr/was reset during a snapshot/, 'a reset during a snapshot is an error');
+sql('newer', 'UPDATE reset_while_reading SET yes = false');
+snapshot('newer', 650);
+is(sql('newer', "SELECT sum(calls) FROM monitoring.statement_history WHERE bucket > '2031-01-01 12:10:30+00'"), '1', 'and nothing is counted twice');
+
 # ---- standing in the way ----
 
 sql('s2', 'CREATE ROLE outsider LOGIN; GRANT USAGE ON SCHEMA monitoring TO outsider; GRANT EXECUTE ON FUNCTION monitoring.snapshot_statements(timestamptz) TO outsider');

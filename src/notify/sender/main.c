@@ -107,7 +107,7 @@ put_hello(void)
 }
 
 static void
-put_outcome(uint64_t tag, const Outcome *o)
+put_outcome(uint64_t tag, const SenderOutcome *o)
 {
 	uint32_t error_len = strlen(o->error);
 	uint32_t len = 1 + 8 + 1 + 4 + 8 + 8 + 4 + error_len;
@@ -124,9 +124,13 @@ put_outcome(uint64_t tag, const Outcome *o)
 	buffer_add(&output, o->error, error_len);
 }
 
+/* Only printable ASCII leaves the sender, whatever a peer, a resolver or a url put into a message. */
 static void
-answer(Transfer *t, const Outcome *o)
+answer(Transfer *t, SenderOutcome *o)
 {
+	for (char *c = o->error; *c; c++)
+		if (*c < 0x20 || *c > 0x7e)
+			*c = '?';
 	put_outcome(t->tag, o);
 	transfer_free(t);
 }
@@ -135,7 +139,7 @@ static void
 accept_request(SenderReader *r)
 {
 	Transfer *t = transfer_parse(r);
-	Outcome out;
+	SenderOutcome out;
 
 	if (!t)
 		die(4);
@@ -235,7 +239,7 @@ active_to_host(const Transfer *other)
 static void
 start_transfer(Transfer *t)
 {
-	Outcome out;
+	SenderOutcome out;
 
 	t->started_us = now_us();
 	if (!transfer_prepare(t, &out))
@@ -253,7 +257,7 @@ start_transfer(Transfer *t)
 static void
 expire_queued(Transfer *t)
 {
-	Outcome out;
+	SenderOutcome out;
 
 	memset(&out, 0, sizeof(out));
 	out.kind = SENDER_NETWORK;
@@ -306,7 +310,7 @@ finish_done(void)
 	{
 		Transfer *t;
 		Transfer **link = &active_head;
-		Outcome out;
+		SenderOutcome out;
 		CURLcode code = msg->data.result;
 
 		if (msg->msg != CURLMSG_DONE)

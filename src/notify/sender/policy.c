@@ -20,50 +20,117 @@
 
 /* ---- host names ---- */
 
-static bool
-entry_matches(const char *entry, size_t len, const char *host, size_t host_len)
+/* A piece of a string, not terminated. */
+typedef struct Text
 {
-	if (len == 1 && entry[0] == '*')
-		return true;
-	if (len > 2 && entry[0] == '*' && entry[1] == '.')
+	const char *s;
+	size_t len;
+} Text;
+
+static bool
+skip_prefix(Text *t, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	if (t->len < len || strncasecmp(t->s, prefix, len) != 0)
+		return false;
+	t->s += len;
+	t->len -= len;
+	return true;
+}
+
+static Text
+trimmed(Text t)
+{
+	while (t.len > 0 && (isspace((unsigned char) *t.s) || *t.s == '"'))
+		t.s++, t.len--;
+	while (t.len > 0 && (isspace((unsigned char) t.s[t.len - 1]) || t.s[t.len - 1] == '"'))
+		t.len--;
+	return t;
+}
+
+/* An IPv6 address without its brackets; a name without the dot that only says it is complete. */
+static Text
+bare_host(Text t)
+{
+	if (t.len > 1 && t.s[0] == '[' && t.s[t.len - 1] == ']')
 	{
-		entry++;
-		len--;
-		return host_len > len && strncasecmp(host + host_len - len, entry, len) == 0;
+		t.s++;
+		t.len -= 2;
 	}
-	return len == host_len && strncasecmp(host, entry, len) == 0;
+	else if (t.len > 0 && t.s[t.len - 1] == '.')
+		t.len--;
+	return t;
+}
+
+/* Take ":port" off an entry; 0 if it has none, -1 if that is not a port. */
+static int
+take_port(Text *t)
+{
+	size_t at = t->len;
+	int port = 0;
+
+	while (at > 0 && t->s[at - 1] != ':' && t->s[at - 1] != ']')
+		at--;
+	if (at == 0 || t->s[at - 1] != ':')
+		return 0;
+	if (t->s[0] != '[' && memchr(t->s, ':', at - 1))
+		return 0; /* an IPv6 address without brackets */
+	if (at == t->len || t->len - at > 5)
+		return -1;
+	for (size_t i = at; i < t->len; i++)
+	{
+		if (!isdigit((unsigned char) t->s[i]))
+			return -1;
+		port = port * 10 + (t->s[i] - '0');
+	}
+	t->len = at - 1;
+	return port > 0 ? port : -1;
+}
+
+static bool
+entry_matches(Text entry, bool https, Text host, int port)
+{
+	int only_port;
+
+	if (skip_prefix(&entry, "https://"))
+	{
+		if (!https)
+			return false;
+	}
+	else if (skip_prefix(&entry, "http://") && https)
+		return false;
+	only_port = take_port(&entry);
+	if (only_port != 0 && only_port != port)
+		return false;
+	entry = bare_host(entry);
+
+	if (entry.len == 1 && entry.s[0] == '*')
+		return true;
+	if (entry.len > 2 && entry.s[0] == '*' && entry.s[1] == '.')
+	{
+		entry.s++;
+		entry.len--;
+		return host.len > entry.len &&
+			strncasecmp(host.s + host.len - entry.len, entry.s, entry.len) == 0;
+	}
+	return entry.len > 0 && entry.len == host.len && strncasecmp(host.s, entry.s, host.len) == 0;
 }
 
 bool
-policy_host_allowed(const char *list, const char *host)
+policy_host_allowed(const char *list, bool https, const char *host, int port)
 {
-	size_t host_len = strlen(host);
+	Text name = bare_host((Text){host, strlen(host)});
 
-	/* A trailing dot only says that the name is complete. */
-	if (host_len > 0 && host[host_len - 1] == '.')
-		host_len--;
-	if (host_len > 1 && host[0] == '[' && host[host_len - 1] == ']')
-	{
-		host++;
-		host_len -= 2;
-	}
-	if (host_len == 0)
+	if (name.len == 0)
 		return false;
-
 	while (*list)
 	{
 		size_t len = strcspn(list, ",");
-		const char *entry = list;
 
-		list += len + (list[len] == ',');
-		while (len > 0 && (isspace((unsigned char) *entry) || *entry == '"'))
-			entry++, len--;
-		while (len > 0 && (isspace((unsigned char) entry[len - 1]) || entry[len - 1] == '"'))
-			len--;
-		if (len > 1 && entry[0] == '[' && entry[len - 1] == ']')
-			entry++, len -= 2;
-		if (len > 0 && entry_matches(entry, len, host, host_len))
+		if (entry_matches(trimmed((Text){list, len}), https, name, port))
 			return true;
+		list += len + (list[len] == ',');
 	}
 	return false;
 }
@@ -122,14 +189,18 @@ v6_private(const uint8_t b[16])
 	if (memcmp(b, nat64_local, 6) == 0)
 		return true;
 
-	/* 6to4 embeds an IPv4 address; Teredo hides one. */
+	/* 6to4 embeds an IPv4 address. */
 	if (b[0] == 0x20 && b[1] == 0x02)
 		return v4_private(v4_at(b + 2));
-	if (b[0] == 0x20 && b[1] == 0x01 && b[2] == 0 && b[3] == 0)
+
+	/* Protocol assignments, 2001::/23: Teredo, which hides an IPv4 address, benchmarks, ORCHID. */
+	if (b[0] == 0x20 && b[1] == 0x01 && (b[2] & 0xfe) == 0)
 		return true;
 
-	/* Documentation, 2001:db8::/32. */
+	/* Documentation, 2001:db8::/32 and 3fff::/20. */
 	if (b[0] == 0x20 && b[1] == 0x01 && b[2] == 0x0d && b[3] == 0xb8)
+		return true;
+	if (b[0] == 0x3f && b[1] == 0xff && (b[2] & 0xf0) == 0)
 		return true;
 
 	/*

@@ -14,8 +14,12 @@
 #include <stddef.h>
 #include <sys/socket.h>
 
-/* Does the comma-separated list ("name", "*.suffix" or "*") allow the host?  Empty allows none. */
-extern bool policy_host_allowed(const char *list, const char *host);
+/*
+ * Does the comma-separated list allow the host?  An entry is "name", "*.suffix"
+ * or "*", with "https://" before it if only that is allowed, and ":port" after
+ * it if only that port is.  Empty allows none.
+ */
+extern bool policy_host_allowed(const char *list, bool https, const char *host, int port);
 
 /*
  * Is the address anything but a public unicast one: loopback, private,

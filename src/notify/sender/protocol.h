@@ -19,7 +19,9 @@
  *              (printable ASCII, never holds a path, query or header)
  *
  * Every request gets exactly one outcome, in any order.  The sender exits at
- * end of file.
+ * end of file.  Whoever is sent anything else ends the conversation: the sender
+ * exits, the worker ends the sender, which strangers may have taken over, and
+ * sends again what was not answered.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +34,10 @@
 
 #define SENDER_PROTOCOL_VERSION 1
 
-#define SENDER_MAX_FRAME (1024 * 1024)
+#define SENDER_MAX_FRAME (1024 * 1024) /* to the sender */
+#define SENDER_MAX_ANSWER 1024         /* to the worker */
+#define SENDER_MAX_ERROR 512           /* with its terminator */
+#define SENDER_MAX_RETRY_AFTER (7 * 24 * 3600)
 #define SENDER_MAX_TIMEOUT_MS 60000
 
 /* Longest time a request may wait in the sender for a free connection. */
@@ -116,6 +121,48 @@ sender_get_str(SenderReader *r, size_t *len)
 	r->p += n;
 	*len = n;
 	return s;
+}
+
+typedef struct SenderOutcome
+{
+	uint64_t tag;
+	uint8_t kind;
+	uint32_t status;
+	uint64_t latency_us;
+	int64_t retry_after;
+	char error[SENDER_MAX_ERROR];
+} SenderOutcome;
+
+/* Read the fields of an outcome, up to the end of the frame; false unless all are as described above. */
+static inline bool
+sender_get_outcome(SenderReader *r, SenderOutcome *o)
+{
+	size_t len;
+	const char *error;
+
+	o->tag = sender_get_u64(r);
+	o->kind = sender_get_u8(r);
+	o->status = sender_get_u32(r);
+	o->latency_us = sender_get_u64(r);
+	o->retry_after = (int64_t) sender_get_u64(r);
+	error = sender_get_str(r, &len);
+	if (r->bad || r->p != r->end || len >= SENDER_MAX_ERROR)
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if (error[i] < 0x20 || error[i] > 0x7e)
+			return false;
+	memcpy(o->error, error, len);
+	o->error[len] = '\0';
+
+	if (o->kind == SENDER_RESPONSE)
+	{
+		if (o->status < 100 || o->status > 999)
+			return false;
+	}
+	else if ((o->kind != SENDER_NETWORK && o->kind != SENDER_REFUSED) || o->status != 0)
+		return false;
+	return o->latency_us <= 10 * SENDER_MAX_TIMEOUT_MS * UINT64_C(1000) && o->retry_after >= -1 &&
+		o->retry_after <= SENDER_MAX_RETRY_AFTER;
 }
 
 #endif /* MONITORING_SENDER_PROTOCOL_H */

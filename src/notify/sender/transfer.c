@@ -25,7 +25,6 @@
 
 #define MAX_RESPONSE_HEADERS (64 * 1024)
 #define MAX_RESPONSE_BODY (64 * 1024)
-#define MAX_RETRY_AFTER (7 * 24 * 3600)
 
 static char *
 copy_string(const char *s, size_t len)
@@ -123,7 +122,7 @@ transfer_parse(SenderReader *r)
 }
 
 static bool
-refuse(Outcome *out, const char *why)
+refuse(SenderOutcome *out, const char *why)
 {
 	memset(out, 0, sizeof(*out));
 	out->kind = SENDER_REFUSED;
@@ -132,57 +131,65 @@ refuse(Outcome *out, const char *why)
 	return false;
 }
 
-/* Host and port as libcurl itself will read them: a second parser could disagree. */
 static char *
-url_host(const char *url, int *port, bool *has_credentials)
+url_part(CURLU *url, CURLUPart part, unsigned int flags)
 {
-	CURLU *u = curl_url();
-	char *host = NULL, *part = NULL, *copy = NULL;
+	char *value = NULL, *copy = NULL;
 
-	*has_credentials = false;
-	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
-		curl_url_get(u, CURLUPART_HOST, &host, 0) == CURLUE_OK)
-	{
-		if (curl_url_get(u, CURLUPART_USER, &part, 0) == CURLUE_OK)
-			*has_credentials = true;
-		curl_free(part);
-		part = NULL;
-		if (curl_url_get(u, CURLUPART_PASSWORD, &part, 0) == CURLUE_OK)
-			*has_credentials = true;
-		curl_free(part);
-		part = NULL;
-		if (curl_url_get(u, CURLUPART_PORT, &part, CURLU_DEFAULT_PORT) == CURLUE_OK)
-			*port = atoi(part);
-		curl_free(part);
-
-		copy = copy_string(host, strlen(host));
-		for (char *c = copy; c && *c; c++)
-			*c = tolower((unsigned char) *c);
-	}
-	curl_free(host);
-	curl_url_cleanup(u);
+	if (curl_url_get(url, part, &value, flags) == CURLUE_OK)
+		copy = copy_string(value, strlen(value));
+	curl_free(value);
 	return copy;
 }
 
-bool
-transfer_check(Transfer *t, Outcome *out)
+static bool
+url_has(CURLU *url, CURLUPart part)
 {
-	bool has_credentials;
+	char *value = url_part(url, part, 0);
 
+	free(value);
+	return value != NULL;
+}
+
+/* Split the url by libcurl's own parser, as a second one could disagree with it. */
+static bool
+parse_url(Transfer *t)
+{
+	char *port, *scheme;
+
+	t->parsed = curl_url();
+	if (!t->parsed || curl_url_set(t->parsed, CURLUPART_URL, t->url, 0) != CURLUE_OK)
+		return false;
+	t->host = url_part(t->parsed, CURLUPART_HOST, 0);
+	port = url_part(t->parsed, CURLUPART_PORT, CURLU_DEFAULT_PORT);
+	if (port)
+		t->port = atoi(port);
+	free(port);
+	scheme = url_part(t->parsed, CURLUPART_SCHEME, 0);
+	t->https = scheme && strcmp(scheme, "https") == 0;
+	free(scheme);
+	for (char *c = t->host; c && *c; c++)
+		*c = tolower((unsigned char) *c);
+	return t->host != NULL;
+}
+
+bool
+transfer_check(Transfer *t, SenderOutcome *out)
+{
 	if (t->url[0] == '\0')
 		return refuse(out, "the url is not a plain http or https url");
 	if (t->method[0] == '\0')
 		return refuse(out, "the method or a header is malformed");
-	t->host = url_host(t->url, &t->port, &has_credentials);
-	if (!t->host)
+	if (!parse_url(t))
 		return refuse(out, "the url cannot be parsed");
-	if (has_credentials)
+	if (url_has(t->parsed, CURLUPART_USER) || url_has(t->parsed, CURLUPART_PASSWORD))
 		return refuse(out, "the url holds credentials");
-	if (!policy_host_allowed(t->allowed_hosts, t->host))
+	if (!policy_host_allowed(t->allowed_hosts, t->https, t->host, t->port))
 	{
 		refuse(out, "");
 		snprintf(out->error, sizeof(out->error),
-				 "host \"%.200s\" is not in monitoring.allowed_hosts", t->host);
+				 "%s://%.200s:%d is not in monitoring.allowed_hosts", t->https ? "https" : "http",
+				 t->host, t->port);
 		return false;
 	}
 	if (t->total_ms == 0 || t->total_ms > SENDER_MAX_TIMEOUT_MS)
@@ -215,6 +222,7 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 		deny_address(t, ip);
 		return CURL_SOCKET_BAD;
 	}
+	t->tried = true;
 	return socket(addr->family, addr->socktype | SOCK_CLOEXEC, addr->protocol);
 }
 
@@ -228,6 +236,7 @@ before_request(void *arg, char *primary_ip, char *local_ip, int primary_port, in
 	(void) local_port;
 	if (!t->allow_private && policy_ip_private(primary_ip))
 	{
+		t->tried = false;
 		deny_address(t, primary_ip);
 		return CURL_PREREQFUNC_ABORT;
 	}
@@ -250,7 +259,7 @@ on_header(char *data, size_t size, size_t n, void *arg)
 		long status = 0;
 
 		curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
-		t->headers_done = status >= 200;
+		t->headers_done = status >= 200 && status <= 999;
 	}
 	return len;
 }
@@ -285,11 +294,15 @@ set_safety(CURL *e)
 	SET(CURLOPT_FOLLOWLOCATION, 0L);
 	SET(CURLOPT_PROXY, "");
 	SET(CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
-	SET(CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
 	SET(CURLOPT_SSL_VERIFYPEER, 1L);
 	SET(CURLOPT_SSL_VERIFYHOST, 2L);
 	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
 	SET(CURLOPT_NOSIGNAL, 1L);
+
+	/* Leave a name that does not resolve in time to its thread: waiting for that would hold up all others. */
+#if LIBCURL_VERSION_NUM >= 0x075700
+	SET(CURLOPT_QUICK_EXIT, 1L);
+#endif
 	return rc;
 }
 
@@ -299,7 +312,7 @@ set_request(Transfer *t)
 	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
-	SET(CURLOPT_URL, t->url);
+	SET(CURLOPT_CURLU, t->parsed);
 	SET(CURLOPT_HTTPHEADER, t->headers);
 	SET(CURLOPT_USERAGENT, "postgresql-monitoring/1.0");
 	if (strcmp(t->method, "GET") == 0 && t->body_len == 0)
@@ -329,7 +342,7 @@ set_request(Transfer *t)
 }
 
 bool
-transfer_prepare(Transfer *t, Outcome *out)
+transfer_prepare(Transfer *t, SenderOutcome *out)
 {
 	t->easy = curl_easy_init();
 	if (t->easy && set_safety(t->easy) == CURLE_OK && set_request(t) == CURLE_OK)
@@ -339,19 +352,9 @@ transfer_prepare(Transfer *t, Outcome *out)
 	return false;
 }
 
-/* Only printable ASCII leaves the sender, whatever a peer or a resolver put into a message. */
-static void
-set_error(Outcome *out, const char *text)
-{
-	snprintf(out->error, sizeof(out->error), "%s", text);
-	for (char *c = out->error; *c; c++)
-		if ((unsigned char) *c < 0x20 || (unsigned char) *c >= 0x7f)
-			*c = '?';
-}
-
 /* libcurl's own words, unless they quote what follows the host in the url: tokens live there. */
 static void
-set_curl_error(Transfer *t, CURLcode code, Outcome *out)
+set_curl_error(Transfer *t, CURLcode code, SenderOutcome *out)
 {
 	const char *text = t->errbuf[0] ? t->errbuf : curl_easy_strerror(code);
 	const char *rest = strstr(t->url, "://");
@@ -360,11 +363,24 @@ set_curl_error(Transfer *t, CURLcode code, Outcome *out)
 		rest = strpbrk(rest + 3, "/?#");
 	if (rest && rest[1] && strstr(text, rest + 1))
 		text = curl_easy_strerror(code);
-	set_error(out, text);
+	snprintf(out->error, sizeof(out->error), "%s", text);
+}
+
+/* The limit that was reached, rather than the time it took. */
+static void
+set_timeout_error(Transfer *t, SenderOutcome *out)
+{
+	curl_off_t ready_us = 0;
+	bool in_all;
+
+	curl_easy_getinfo(t->easy, CURLINFO_PRETRANSFER_TIME_T, &ready_us);
+	in_all = ready_us > 0 || out->latency_us >= t->total_ms * UINT64_C(1000);
+	snprintf(out->error, sizeof(out->error), "no %s within %.6g s",
+			 in_all ? "response" : "connection", (in_all ? t->total_ms : t->connect_ms) / 1e3);
 }
 
 void
-transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out)
+transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out)
 {
 	long status = 0;
 	curl_off_t retry_after = 0;
@@ -373,7 +389,8 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out)
 	out->latency_us = now_us - t->started_us;
 	out->retry_after = -1;
 
-	if (t->denied && !t->headers_done)
+	/* Final unless an address that is allowed was there too: it may answer the next time. */
+	if (t->denied && !t->tried && !t->headers_done)
 	{
 		refuse(out, "");
 		snprintf(out->error, sizeof(out->error),
@@ -390,7 +407,8 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out)
 		out->kind = SENDER_RESPONSE;
 		out->status = (uint32_t) status;
 		if (retry_after > 0)
-			out->retry_after = retry_after > MAX_RETRY_AFTER ? MAX_RETRY_AFTER : retry_after;
+			out->retry_after = retry_after > SENDER_MAX_RETRY_AFTER ? SENDER_MAX_RETRY_AFTER
+																	: retry_after;
 		if (status >= 300 && status < 400)
 			snprintf(out->error, sizeof(out->error), "HTTP status %ld: redirects are not followed",
 					 status);
@@ -401,10 +419,9 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out)
 
 	out->kind = SENDER_NETWORK;
 	if (t->header_bytes > MAX_RESPONSE_HEADERS)
-		set_error(out, "the response has more than 64 kB of headers");
+		snprintf(out->error, sizeof(out->error), "the response has more than 64 kB of headers");
 	else if (code == CURLE_OPERATION_TIMEDOUT)
-		snprintf(out->error, sizeof(out->error), "no response within %.3g s",
-				 out->latency_us / 1e6);
+		set_timeout_error(t, out);
 	else
 		set_curl_error(t, code, out);
 }
@@ -415,6 +432,7 @@ transfer_free(Transfer *t)
 	if (t->easy)
 		curl_easy_cleanup(t->easy);
 	curl_slist_free_all(t->headers);
+	curl_url_cleanup(t->parsed);
 	free(t->allowed_hosts);
 	free(t->method);
 	free(t->url);

@@ -22,8 +22,10 @@ typedef struct Transfer
 	char *allowed_hosts;
 	char *method;
 	char *url;
-	char *host; /* lower case, as libcurl reads it from the url */
+	CURLU *parsed; /* the url as libcurl reads it: what is checked is what is used */
+	char *host;    /* its host in lower case */
 	int port;
+	bool https;
 	char *body;
 	size_t body_len;
 	struct curl_slist *headers;
@@ -34,30 +36,22 @@ typedef struct Transfer
 	size_t header_bytes;
 	size_t body_bytes; /* of the response */
 	bool headers_done; /* the final response's headers are complete */
+	bool tried;        /* a socket was opened */
 	bool denied;       /* an address was refused */
 	char denied_ip[64];
 	char errbuf[CURL_ERROR_SIZE];
 } Transfer;
 
-typedef struct Outcome
-{
-	uint8_t kind;
-	uint32_t status;
-	uint64_t latency_us;
-	int64_t retry_after;
-	char error[512];
-} Outcome;
-
 /* Takes the fields of a request frame; NULL only when out of memory or the frame is malformed. */
 extern Transfer *transfer_parse(SenderReader *r);
 
 /* Check everything that needs no network; on false *out holds the refusal. */
-extern bool transfer_check(Transfer *t, Outcome *out);
+extern bool transfer_check(Transfer *t, SenderOutcome *out);
 
 /* Make the libcurl handle; on false *out holds the failure. */
-extern bool transfer_prepare(Transfer *t, Outcome *out);
+extern bool transfer_prepare(Transfer *t, SenderOutcome *out);
 
-extern void transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, Outcome *out);
+extern void transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out);
 extern void transfer_free(Transfer *t);
 
 #endif /* MONITORING_SENDER_TRANSFER_H */

@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * fuzz_sender.c
+ *	  libFuzzer target: what the sender reads from the worker, what the worker
+ *	  reads from the sender, and the policy in between.
+ *
+ * The first byte chooses one of them.  Any input must be refused or give a
+ * request without line breaks to an allowed host, or an outcome in its bounds;
+ * an address is judged alike in all of its forms.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "notify/sender/policy.h"
+#include "notify/sender/transfer.h"
+
+static void
+check(bool good)
+{
+	if (!good)
+		abort();
+}
+
+static bool
+one_line(const char *s)
+{
+	return strpbrk(s, "\r\n") == NULL;
+}
+
+static void
+fuzz_request(SenderReader r)
+{
+	Transfer *t = transfer_parse(&r);
+	SenderOutcome out;
+
+	if (!t)
+		return;
+	if (transfer_check(t, &out))
+	{
+		check(t->url[0] && one_line(t->url) && t->method[0] && one_line(t->method));
+		check(policy_host_allowed(t->allowed_hosts, t->https, t->host, t->port));
+		check(t->total_ms >= 1 && t->total_ms <= SENDER_MAX_TIMEOUT_MS);
+		check(t->connect_ms >= 1 && t->connect_ms <= t->total_ms);
+		for (struct curl_slist *h = t->headers; h; h = h->next)
+			check(one_line(h->data) && strpbrk(h->data, ":;"));
+	}
+	else
+		check(out.kind == SENDER_REFUSED && out.status == 0 && out.error[0]);
+	transfer_free(t);
+}
+
+static void
+fuzz_outcome(SenderReader r)
+{
+	SenderOutcome o;
+
+	if (!sender_get_outcome(&r, &o))
+		return;
+	check(strlen(o.error) < SENDER_MAX_ERROR && o.status <= 999);
+	check(o.retry_after >= -1 && o.retry_after <= SENDER_MAX_RETRY_AFTER);
+	for (const char *c = o.error; *c; c++)
+		check(*c >= 0x20 && *c <= 0x7e);
+}
+
+static void
+fuzz_address(SenderReader r)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
+	char text[INET6_ADDRSTRLEN];
+	uint8_t *b = in6.sin6_addr.s6_addr;
+
+	sender_get(&r, b, 16);
+	inet_ntop(AF_INET6, b, text, sizeof(text));
+	check(policy_ip_private(text) == policy_address_private((struct sockaddr *) &in6));
+
+	/* The last four bytes on their own, mapped, behind NAT64. */
+	memcpy(&in.sin_addr, b + 12, 4);
+	memcpy(b, "\0\0\0\0\0\0\0\0\0\0\xff\xff", 12);
+	check(policy_address_private((struct sockaddr *) &in) ==
+		  policy_address_private((struct sockaddr *) &in6));
+	memcpy(b, "\0\x64\xff\x9b\0\0\0\0\0\0\0\0", 12);
+	check(policy_address_private((struct sockaddr *) &in) ==
+		  policy_address_private((struct sockaddr *) &in6));
+}
+
+/* A host and a list as two strings. */
+static void
+fuzz_hosts(SenderReader r)
+{
+	size_t n = r.end - r.p;
+	char *list = malloc(n + 1), *host;
+
+	memcpy(list, r.p, n);
+	list[n] = '\0';
+	host = memchr(list, '\n', n);
+	if (host)
+	{
+		*host++ = '\0';
+		(void) policy_host_allowed(list, true, host, 443);
+		check(!policy_host_allowed("", true, host, 443));
+		if (!policy_host_allowed("*", true, host, 443))
+			check(!policy_host_allowed(list, true, host, 443));
+		(void) policy_ip_private(host);
+	}
+	free(list);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	SenderReader r = {.p = (const char *) data, .end = (const char *) data + size};
+
+	switch (sender_get_u8(&r) % 4)
+	{
+		case 0:
+			fuzz_request(r);
+			break;
+		case 1:
+			fuzz_outcome(r);
+			break;
+		case 2:
+			fuzz_address(r);
+			break;
+		default:
+			fuzz_hosts(r);
+			break;
+	}
+	return 0;
+}

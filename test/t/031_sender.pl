@@ -1,0 +1,313 @@
+# The sender program by itself, spoken to as the notifier does (see src/notify/sender/protocol.h): what it refuses, what
+# hostile receivers and resolvers can do to it, and that nothing of its surroundings gets into a request.
+use strict;
+use warnings;
+
+use FindBin;
+use IO::Select;
+use IO::Socket::INET;
+use IPC::Run;
+use JSON::PP;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Socket;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+my $tmp = $PostgreSQL::Test::Utils::tmp_check;
+my $sender = $ENV{MONITORING_SENDER};
+if (!$sender)
+{
+	my ($out, $err) = run_command([ 'pg_config', '--pkglibdir' ]);
+	$sender = "$out/monitoring_sender";
+}
+
+# ---- receivers ----
+
+my $log = "$tmp/receiver.jsonl";
+my @receivers;
+
+sub start_receiver
+{
+	my (@more) = @_;
+	my ($in, $out) = ('', '');
+	my $handle = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log, 0, '127.0.0.1', @more ],
+		'<', \$in, '>', \$out, IPC::Run::timeout($timeout * 3));
+	IPC::Run::pump($handle) until $out =~ /port (\d+)\n/;
+	push @receivers, $handle;
+	return $1;
+}
+
+sub requests
+{
+	my ($path) = @_;
+	open my $fh, '<:raw', $log or return ();
+	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
+	close $fh;
+	return @all;
+}
+
+# ---- the protocol ----
+
+sub start_sender
+{
+	my (%env) = @_;
+	socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!";
+	my $pid = fork() // die "fork: $!";
+	if ($pid == 0)
+	{
+		POSIX::dup2(fileno($its), 0);
+		POSIX::dup2(fileno($its), 1);
+		%ENV = %env;
+		exec($sender) or POSIX::_exit(127);
+	}
+	close $its;
+	return { pid => $pid, sock => $ours, in => '' };
+}
+
+# Bytes or undef at the end of the file; dies when nothing comes.
+sub read_more
+{
+	my ($s) = @_;
+	IO::Select->new($s->{sock})->can_read($timeout) or die 'the sender does not answer';
+	return sysread($s->{sock}, $s->{in}, 65536, length $s->{in}) ? 1 : undef;
+}
+
+sub read_frame
+{
+	my ($s) = @_;
+	until (length $s->{in} >= 4 && length $s->{in} >= 4 + unpack('L', $s->{in}))
+	{
+		read_more($s) or return;
+	}
+	my $len = unpack('L', substr($s->{in}, 0, 4, ''));
+	return substr($s->{in}, 0, $len, '');
+}
+
+sub write_bytes
+{
+	my ($s, $bytes) = @_;
+	local $SIG{PIPE} = 'IGNORE';
+	while (length $bytes)
+	{
+		my $n = syswrite($s->{sock}, $bytes) // return;
+		substr($bytes, 0, $n, '');
+	}
+	return;
+}
+
+sub request_frame
+{
+	my (%r) = (tag => 1, connect => 5000, total => 5000, private => 1, hosts => '*', method => 'POST', body => '{}', headers => [], @_);
+	my $frame = pack('C Q L L C L/a* L/a* L/a* L/a* L', ord('R'), @r{qw(tag connect total private hosts method url body)},
+		@{ $r{headers} } / 2);
+	$frame .= pack('L/a*', $_) for @{ $r{headers} };
+	return pack('L/a*', $frame);
+}
+
+sub send_request { my ($s, @r) = @_; return write_bytes($s, request_frame(@r)); }
+
+sub read_outcome
+{
+	my ($s) = @_;
+	my $frame = read_frame($s) // return { kind => 'end' };
+	my %o;
+	(my $type, @o{qw(tag kind status latency retry_after error)}) = unpack('a Q a L Q q L/a*', $frame);
+	die "frame of type $type" if $type ne 'O';
+	return \%o;
+}
+
+# One request, its outcome as "kind|status|error".
+sub try_request
+{
+	my ($s, @r) = @_;
+	send_request($s, @r);
+	my $o = read_outcome($s);
+	return join('|', map { $_ // '' } @$o{qw(kind status error)});
+}
+
+# Wait for the process to end by itself; its exit status, or -1.
+sub ended
+{
+	my ($s) = @_;
+	my $end = time() + $timeout;
+	while (time() < $end)
+	{
+		return $? >> 8 if waitpid($s->{pid}, POSIX::WNOHANG()) == $s->{pid};
+		select(undef, undef, undef, 0.02);
+	}
+	return -1;
+}
+
+sub stop_sender
+{
+	my ($s) = @_;
+	close $s->{sock};
+	return ended($s);
+}
+
+my $port = start_receiver();
+my $url = "http://127.0.0.1:$port";
+
+# ---- conversation ----
+
+my $s = start_sender();
+is(unpack('H*', read_frame($s)), unpack('H*', pack('a L', 'H', 1)), 'hello with the version of the protocol');
+is(try_request($s, url => "$url/ok", body => 'text', headers => [ 'X-A' => 'b', 'X-Empty' => '' ]), 'r|200|', 'a request is sent');
+my ($got) = requests('/ok');
+is("$got->{method} $got->{body} $got->{headers}{'x-a'}|$got->{headers}{'x-empty'}|", 'POST text b||', '... with method, body and headers');
+is(stop_sender($s), 0, 'it ends at the end of its input');
+
+for my $case (
+	[ 'a frame without end', pack('L', 0xffffffff) ],
+	[ 'an empty frame', pack('L', 0) ],
+	[ 'a frame of another type', pack('L/a*', 'Xabc') ],
+	[ 'a request cut short', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -4)) ],
+	[ 'a string longer than its frame', pack('L/a*', pack('C Q L L C L', ord('R'), 1, 1, 1, 1, 0xffffffff)) ],
+	[ 'headers without end', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -4) . pack('L', 0xffffffff)) ])
+{
+	$s = start_sender();
+	read_frame($s);
+	write_bytes($s, $case->[1]);
+	is(ended($s), 4, "$case->[0] ends it");
+}
+
+$s = start_sender();
+read_frame($s);
+
+# ---- what is refused ----
+
+my @refused = (
+	[ 'ftp',               [ url => 'ftp://127.0.0.1/' ],               'the url is not a plain http or https url' ],
+	[ 'file',              [ url => 'file:///etc/passwd' ],             'the url is not a plain http or https url' ],
+	[ 'no scheme',         [ url => '127.0.0.1' ],                      'the url is not a plain http or https url' ],
+	[ 'CR LF in the url',  [ url => "$url/\r\nX: y" ],                  'the url is not a plain http or https url' ],
+	[ 'NUL in the url',    [ url => "$url/\0" ],                        'the url is not a plain http or https url' ],
+	[ 'user',              [ url => "http://user\@127.0.0.1:$port/" ],  'the url holds credentials' ],
+	[ 'password',          [ url => "http://:p\@127.0.0.1:$port/" ],    'the url holds credentials' ],
+	[ 'port 65536',        [ url => 'http://127.0.0.1:65536/' ],        'the url cannot be parsed' ],
+	[ 'no host',           [ url => 'http://:80/' ],                    'the url cannot be parsed' ],
+	[ 'CONNECT',           [ method => 'CONNECT' ],                     'the method or a header is malformed' ],
+	[ 'CR LF in a method', [ method => "GET / HTTP/1.1\r\n" ],          'the method or a header is malformed' ],
+	[ 'CR LF in a header', [ headers => [ 'X-A' => "b\r\nX-B: c" ] ],   'the method or a header is malformed' ],
+	[ 'NUL in a header',   [ headers => [ 'X-A' => "b\0" ] ],           'the method or a header is malformed' ],
+	[ 'colon in a name',   [ headers => [ 'X-A:' => 'b' ] ],            'the method or a header is malformed' ],
+	[ 'Host',              [ headers => [ 'hOST' => 'evil' ] ],         'the method or a header is malformed' ],
+	[ 'Content-Length',    [ headers => [ 'Content-Length' => '1' ] ],  'the method or a header is malformed' ],
+	[ 'no list',           [ hosts => '' ],                             "$url is not in monitoring.allowed_hosts" ],
+	[ 'other host',        [ hosts => 'a.com' ],                        "$url is not in monitoring.allowed_hosts" ],
+	[ 'other port',        [ hosts => '127.0.0.1:1' ],                  "$url is not in monitoring.allowed_hosts" ],
+	[ 'other scheme',      [ hosts => 'https://127.0.0.1' ],            "$url is not in monitoring.allowed_hosts" ],
+	[ 'host in percents',  [ url => 'http://%31%32.a.com/', hosts => 'b.com' ], 'http://12.a.com:80 is not in monitoring.allowed_hosts' ],
+	[ 'host not ASCII',    [ url => 'http://%ff.a.com/', hosts => 'b.com' ], 'http://?.a.com:80 is not in monitoring.allowed_hosts' ]);
+for my $case (@refused)
+{
+	my ($name, $r, $error) = @$case;
+	is(try_request($s, url => "$url/refused", @$r), "x|0|$error", "refused: $name");
+}
+is(try_request($s, url => "$url/listed", hosts => "a.com, http://127.0.0.1:$port"), 'r|200|', 'host, scheme and port are listed');
+
+for my $host ('127.0.0.1', '127.1', '2130706433', '0x7f000001', '0x7f.1', '017700000001', '0', '0.0.0.0', '127.0.0.1.', 'localhost',
+	'LOCALHOST', 'x.localhost', '%6c%6fcalhost', '[::1]', '[::]', '[::127.0.0.1]', '[::ffff:127.0.0.1]', '[::ffff:7f00:1]',
+	'[0:0:0:0:0:ffff:127.0.0.1]', '[64:ff9b::127.0.0.1]', '[fe80::1]', '[fe80::1%251]', '[fd00::1]', '[2002:7f00:1::]',
+	'169.254.169.254', '10.0.0.1', '172.16.0.1', '192.168.0.1', '100.64.0.1', '224.0.0.1', '255.255.255.255')
+{
+	like(try_request($s, url => "http://$host:$port/private", private => 0, total => 2000),
+		qr/^x\|0\|address .* is not public and monitoring\.allow_private_networks is off$|^n\|0\|Could not resolve host/, "not public: $host");
+}
+is(try_request($s, url => "$url/ok", private => 0), 'x|0|address 127.0.0.1 is not public and monitoring.allow_private_networks is off',
+	'not public: a connection that is kept alive');
+is(scalar(requests('/refused')) + scalar(requests('/private')), 0, 'none of these was sent');
+
+# ---- hostile receivers ----
+
+is(try_request($s, url => "$url/status/503"), 'r|503|HTTP status 503', 'status 503');
+is(try_request($s, url => "$url/redirect"), 'r|302|HTTP status 302: redirects are not followed', 'redirect');
+is(scalar(requests('/redirected')), 0, '... is not followed');
+is(try_request($s, url => "$url/hang", total => 500), 'n|0|no response within 0.5 s', 'hangs');
+is(try_request($s, url => "$url/dripheaders", total => 500), 'n|0|no response within 0.5 s', 'headers drip');
+is(try_request($s, url => "$url/drip", total => 500), 'r|200|', 'body drips: its status counts');
+is(try_request($s, url => "$url/short"), 'r|200|', 'body ends early: its status counts');
+is(try_request($s, url => "$url/endless", total => 30_000), 'r|200|', 'endless body');
+is(try_request($s, url => "$url/endlessheaders", total => 30_000), 'n|0|the response has more than 64 kB of headers', 'endless headers');
+is(try_request($s, url => "$url/continue", total => 30_000), 'n|0|the response has more than 64 kB of headers', 'endless interim responses');
+like(try_request($s, url => "$url/garbage"), qr/^n\|0\|./, 'not HTTP');
+like(try_request($s, url => "$url/reset"), qr/^n\|0\|Empty reply/, 'closes without an answer');
+like(try_request($s, url => "https://127.0.0.1:$port/tls"), qr/^n\|0\|.*SSL/i, 'https where there is none');
+
+# A listener that never accepts.
+my $mute = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1', Proto => 'tcp') or die "listen: $!";
+is(try_request($s, url => 'https://127.0.0.1:' . $mute->sockport . '/', connect => 300, total => 5000), 'n|0|no connection within 0.3 s',
+	'TLS handshake hangs');
+my $closed = $mute->sockport;
+close $mute;
+like(try_request($s, url => "http://127.0.0.1:$closed/token"), qr/^n\|0\|Failed to connect to 127\.0\.0\.1 port $closed/, 'nobody listens');
+
+my $pem = "$tmp/cert.pem";
+run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1',
+	'-keyout', $pem, '-out', "$tmp/cert.crt" ]) or die 'openssl';
+append_to_file($pem, slurp_file("$tmp/cert.crt"));
+my $tls_port = start_receiver($pem);
+like(try_request($s, url => "https://127.0.0.1:$tls_port/tls"), qr/^n\|0\|SSL certificate problem/, 'a certificate nobody vouches for');
+is(scalar(requests('/tls')), 0, '... gets no request');
+
+try_request($s, url => "$url/cookie");
+try_request($s, url => "$url/cookie");
+is((requests('/cookie'))[1]{headers}{cookie}, undef, 'cookies are not kept');
+
+# ---- many at once ----
+
+my $other = start_receiver();
+my $begin = time();
+send_request($s, url => "$url/hang?many", tag => 1000 + $_, total => 2500) for 1 .. 70;
+send_request($s, url => "http://127.0.0.1:$other/beside", tag => $_) for 1 .. 100;
+my %outcome;
+$outcome{ $_->{tag} } = $_ for map { read_outcome($s) } 1 .. 100;
+is(scalar(grep { $_ <= 100 && $outcome{$_}{status} == 200 } keys %outcome), 100, '100 requests pass 70 that hang');
+cmp_ok(time() - $begin, '<', 2.5, '... without waiting for them');
+$outcome{ $_->{tag} } = $_ for map { read_outcome($s) } 1 .. 70;
+is(scalar(keys %outcome), 170, 'each request has one outcome');
+is(scalar(grep { $_->{error} eq 'no response within 2.5 s' } values %outcome), 70, 'a request that waited for its turn has all its time');
+is(stop_sender($s), 0, 'it ends');
+
+# ---- resolvers ----
+
+my $preload = "$tmp/resolver.so";
+run_log([ 'cc', '-shared', '-fPIC', '-o', $preload, "$FindBin::Bin/../lib/resolver.c", '-ldl' ]) or die 'cc';
+$s = start_sender(LD_PRELOAD => $preload,
+	TEST_HOSTS => 'slow.test=slow meta.test=169.254.169.254 mapped.test=::ffff:10.0.0.1 nat.test=64:ff9b::10.0.0.1 fine.test=127.0.0.1');
+read_frame($s);
+is(try_request($s, url => "http://fine.test:$port/fine"), 'r|200|', 'the resolver of this test is used');
+for my $case ([ 'meta.test', '169.254.169.254' ], [ 'mapped.test', '::ffff:10.0.0.1' ], [ 'nat.test', '64:ff9b::a00:1' ])
+{
+	is(try_request($s, url => "http://$case->[0]/", private => 0, total => 2000),
+		"x|0|address $case->[1] is not public and monitoring.allow_private_networks is off", "a name for $case->[1]");
+}
+is(try_request($s, url => "http://fine.test:$port/fine", private => 0),
+	'x|0|address 127.0.0.1 is not public and monitoring.allow_private_networks is off', 'a name that is resolved already');
+$begin = time();
+send_request($s, url => 'http://slow.test/', tag => 1, total => 500);
+my $slow = read_outcome($s);
+like("$slow->{kind}|$slow->{error}", qr/^n\|no (connection|response) within 0\.5 s$/, 'a name that takes a minute to resolve times out');
+is(try_request($s, url => "$url/ok", tag => 2), 'r|200|', '... and the next request is sent');
+cmp_ok(time() - $begin, '<', 10, '... without waiting for the name');
+kill 'KILL', $s->{pid};
+waitpid($s->{pid}, 0);
+
+# ---- surroundings ----
+
+my $home = "$tmp/home";
+mkdir $home;
+append_to_file("$home/.netrc", "machine 127.0.0.1 login netrc password netrc\n");
+append_to_file("$home/.curlrc", "user = curlrc:curlrc\n");
+my $proxy = "http://127.0.0.1:$closed";
+$s = start_sender(HOME => $home, map { $_ => $proxy } qw(http_proxy HTTP_PROXY https_proxy all_proxy ALL_PROXY));
+read_frame($s);
+is(try_request($s, url => "$url/surroundings"), 'r|200|', 'a proxy of the environment is not used');
+($got) = requests('/surroundings');
+is($got->{headers}{authorization}, undef, 'nor .netrc or .curlrc');
+is(stop_sender($s), 0, 'it ends');
+
+$_->kill_kill(grace => 1) for @receivers;
+done_testing();

@@ -1,0 +1,138 @@
+# pg_dump and restore of a database with metrics, rules, receivers and history: no error, nothing lost, nothing made
+# twice, while the workers are as busy as settings allow; and the rule that makes it so: workers stay out of a database
+# that is being restored.
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('dump');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'monitoring'
+monitoring.shared_memory = 16MB
+monitoring.flush_interval = 100ms
+max_worker_processes = 16
+CONF
+$node->start;
+
+sub worker
+{
+	my ($db) = @_;
+	return $node->safe_psql('postgres',
+		"SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = '$db'");
+}
+
+sub wait_for_worker
+{
+	my ($db) = @_;
+	return $node->poll_query_until($db,
+		"SELECT EXISTS (SELECT FROM monitoring.status WHERE database = '$db' AND worker_state IN ('idle', 'running') AND job IS NOT NULL)");
+}
+
+# ---- a database in use ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE source');
+$node->safe_psql('source', <<'SQL');
+BEGIN;
+CREATE EXTENSION monitoring;
+UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts');
+COMMIT;
+SQL
+ok(wait_for_worker('source'), 'the worker runs');
+$node->safe_psql('source', <<'SQL');
+SELECT monitoring.record('wait_seconds', x / 7.0, jsonb_build_object('kind', x % 3)) FROM generate_series(1, 1000) x;
+SELECT monitoring.increment('sold_total', x, '{"shop": "a"}') FROM generate_series(1, 100) x;
+SELECT monitoring.set_gauge('queue', 42);
+SELECT monitoring.create_receiver('hook', 'webhook', 'https://hooks.example.com/x');
+SELECT monitoring.create_alert_rule('full', 'queue', 'last', '1 hour', '>', 1);
+SELECT monitoring.evaluate_alerts();
+SELECT monitoring.apply_retention();
+UPDATE monitoring.retention_policies SET keep = '1000 days' WHERE relation = 'segments';
+UPDATE monitoring.jobs SET every = '1 hour' WHERE name = 'retention';
+CREATE TABLE monitoring.own (at timestamptz NOT NULL, x int, PRIMARY KEY (at, x)) PARTITION BY RANGE (at);
+INSERT INTO monitoring.retention_policies VALUES ('own', '1 day', 1, '3 days');
+SELECT monitoring.ensure_partition('own', '2024-05-05');
+INSERT INTO monitoring.own VALUES ('2024-05-05', 1);
+CREATE FUNCTION public.own_job(at timestamptz) RETURNS void LANGUAGE sql AS '';
+INSERT INTO monitoring.jobs (name, function, every) VALUES ('own', 'public.own_job', '1 year');
+SQL
+ok($node->poll_query_until('source', 'SELECT pending = 0 AND persisted > 0 FROM monitoring.self'), 'all is stored');
+
+my $now = $node->safe_psql('source', 'SELECT clock_timestamp()');
+my %look = (
+	'value()' => join(' UNION ALL ', map { "SELECT '$_', monitoring.value('wait_seconds', '$_', '1 hour', '{}', '$now')" } qw(count sum min max p50 p99)),
+	'value() of one series' => "SELECT monitoring.value('sold_total', 'increase', '1 hour', '{\"shop\": \"a\"}', '$now'), monitoring.value('queue', 'last', '1 hour', '{}', '$now')",
+	'query()' => "SELECT * FROM monitoring.query('wait_seconds', 'p95', date_bin('1 hour', '$now'::timestamptz - interval '1 hour', '2000-01-01'), '$now', '10 minutes', '{}', '{kind}')",
+	'series' => 'SELECT metric, labels, kind, series_id FROM monitoring.series ORDER BY series_id',
+	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
+	'alerts' => 'SELECT s.* FROM monitoring.alert_states s ORDER BY alert_id',
+	'history' => 'SELECT h.* FROM monitoring.alert_history h ORDER BY id',
+	'receivers' => 'SELECT r.* FROM monitoring.receiver_defs r ORDER BY name',
+	'notifications' => 'SELECT o.* FROM monitoring.outbox o ORDER BY id',
+	'policies' => 'SELECT p.* FROM monitoring.retention_policies p ORDER BY relation',
+	'jobs' => 'SELECT name, function, every, setting, priority, timeout, enabled FROM monitoring.jobs ORDER BY name',
+	'partitions' => 'SELECT parent, partition, since, until FROM monitoring.partitions() ORDER BY 1, 2',
+	'indexes' => "SELECT i.indexdef FROM pg_indexes i WHERE i.schemaname = 'monitoring' ORDER BY 1",
+	'own table' => 'SELECT * FROM monitoring.own');
+my %before = map { $_ => $node->safe_psql('source', $look{$_}) } sort keys %look;
+isnt($before{$_}, '', "there are $_ to compare") for sort keys %look;
+like($before{indexes}, qr/CREATE UNIQUE INDEX segments_p\w+_pkey .* \(slot_start, seq, part\)/, 'partitions have keys');
+
+sub same
+{
+	my ($db, $how) = @_;
+	ok(wait_for_worker($db), "$how: the worker takes over");
+	is($node->safe_psql($db, $look{$_}), $before{$_}, "$how: the same $_") for sort keys %look;
+	# It goes on where the other stopped.
+	$node->safe_psql($db, "SELECT monitoring.set_gauge('queue', 43); SELECT monitoring.apply_retention()");
+	ok( $node->poll_query_until($db, 'SELECT pending = 0 AND persisted > 0 FROM monitoring.self'),
+		"$how: what is recorded now is stored");
+	is($node->safe_psql($db, "SELECT monitoring.value('queue', 'last', '1 hour'), monitoring.value('wait_seconds', 'count', '2 hours')"),
+		'43|1000', "$how: new and old are read as one");
+	is($node->safe_psql($db, "SELECT count(*) FROM monitoring.jobs WHERE last_state = 'failed'"), '0', "$how: no job fails");
+	return;
+}
+
+# ---- restored in one session ----
+
+my $dump = $node->basedir . '/plain.sql';
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('source'), '-f', $dump ], 'pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE plain');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('plain'), '-f', $dump ], 'psql');
+same('plain', 'plain text');
+
+# ---- restored by several sessions ----
+
+$dump = $node->basedir . '/custom.dump';
+$node->command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('source'), '-f', $dump ], 'pg_dump -Fc');
+$node->safe_psql('postgres', 'CREATE DATABASE parallel');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-j', '3', '-d', $node->connstr('parallel'), $dump ], 'pg_restore -j');
+same('parallel', 'in parallel');
+
+# ---- the rule ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE target');
+$node->safe_psql('postgres', 'CREATE DATABASE other');
+my $session = $node->background_psql('target');
+$session->query_safe('SET check_function_bodies = off; CREATE EXTENSION monitoring');
+$node->safe_psql('other', 'CREATE EXTENSION monitoring');
+ok(wait_for_worker('other'), 'the launcher has looked at a database that was made later');
+is(worker('target'), '0', 'no worker where a session restores a dump');
+$session->query_safe('SET check_function_bodies = on');
+ok(wait_for_worker('target'), 'a worker when the session turns to something else');
+$session->query_safe("SET check_function_bodies = off; COPY monitoring.series_catalog FROM '/dev/null'");
+is(worker('target'), '0', 'none when it brings rows');
+$session->quit;
+ok(wait_for_worker('target'), 'a worker when the session has ended');
+
+my $pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = 'target'");
+$node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN');
+$node->psql('target', "SET check_function_bodies = off; SET ROLE stranger; COPY monitoring.series_catalog FROM STDIN");
+is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = 'target'"),
+	$pid, 'a stranger cannot send the worker away so');
+
+$node->stop;
+done_testing();
