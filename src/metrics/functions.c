@@ -9,7 +9,6 @@
 
 #include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 
 static const struct
 {
@@ -44,7 +43,7 @@ mon_parse_fn(text *name, ReadFn *fn)
 		strspn(s + 1, "0123456789.") == strlen(s) - 1 && s[1] != '.' &&
 		strchr(s, '.') == strrchr(s, '.'))
 	{
-		double p = float8in_internal(s + 1, NULL, "double precision", s);
+		double p = DatumGetFloat8(DirectFunctionCall1(float8in, CStringGetDatum(s + 1)));
 
 		if (p <= 100)
 		{
