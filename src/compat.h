@@ -70,11 +70,11 @@ typedef JsonbInState MonJsonbState;
 #define mon_push_jsonb pushJsonbValue
 #endif
 
-/* What a handler declared with SIGNAL_ARGS got, to be passed on. */
+/* 19 also tells die() who sent the signal; nobody did where we call it. */
 #if PG_VERSION_NUM < 190000
-#define MON_SIGNAL_VALUES postgres_signal_arg
+#define mon_die() die(SIGTERM)
 #else
-#define MON_SIGNAL_VALUES postgres_signal_arg, pg_siginfo
+#define mon_die() die(SIGTERM, &(pg_signal_info){0})
 #endif
 
 #if PG_VERSION_NUM >= 180000
