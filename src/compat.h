@@ -71,11 +71,18 @@ typedef JsonbInState MonJsonbState;
 #endif
 
 /* 19 also tells die() who sent the signal; nobody did where we call it. */
+#include "tcop/tcopprot.h"
+static inline void
+mon_die(void)
+{
 #if PG_VERSION_NUM < 190000
-#define mon_die() die(SIGTERM)
+	die(SIGTERM);
 #else
-#define mon_die() die(SIGTERM, &(pg_signal_info){0})
+	pg_signal_info nobody = {0};
+
+	die(SIGTERM, &nobody);
 #endif
+}
 
 #if PG_VERSION_NUM >= 180000
 #define MON_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "monitoring", .version = "1.0")
