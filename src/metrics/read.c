@@ -37,6 +37,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #define MAX_RETRIES 20
 #define MAX_BUCKETS 100000
@@ -167,13 +168,13 @@ note_kind(ReadState *state, MonMetricKind kind)
 static Jsonb *
 group_labels(const ReadState *state, Jsonb *labels)
 {
-	JsonbParseState *ps = NULL;
+	MonJsonbState built = {0};
 	Datum *names;
 	bool *nulls;
 	int n;
 
 	deconstruct_array(state->by, TEXTOID, -1, false, 'i', &names, &nulls, &n);
-	pushJsonbValue(&ps, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&built, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < n; i++)
 	{
 		JsonbValue key, *value;
@@ -187,10 +188,11 @@ group_labels(const ReadState *state, Jsonb *labels)
 											 NULL);
 		if (!value)
 			continue;
-		pushJsonbValue(&ps, WJB_KEY, &key);
-		pushJsonbValue(&ps, WJB_VALUE, value);
+		mon_push_jsonb(&built, WJB_KEY, &key);
+		mon_push_jsonb(&built, WJB_VALUE, value);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&ps, WJB_END_OBJECT, NULL));
+	mon_push_jsonb(&built, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(built.result);
 }
 
 static int

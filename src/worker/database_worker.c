@@ -226,7 +226,7 @@ watch_transaction(void)
 
 	if (making_way ? ++watches_since_sigterm >= SHUTDOWN_WATCHES
 				   : GetCurrentTimestamp() > overrun_at)
-		die(SIGTERM);
+		mon_die();
 }
 
 /* Caller is in a transaction, to whose end the lock lasts. */
@@ -797,7 +797,7 @@ static void
 handle_late_sigterm(SIGNAL_ARGS)
 {
 	if (my_slot->stop)
-		die(MON_SIGNAL_VALUES);
+		mon_die();
 }
 
 static void
