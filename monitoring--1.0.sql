@@ -223,11 +223,8 @@ CREATE TABLE monitoring.retention_policies (
     premake        int NOT NULL DEFAULT 2 CHECK (premake BETWEEN 0 AND 100),
     keep           interval NOT NULL CHECK (keep > interval '0'),
     enabled        boolean NOT NULL DEFAULT true,
-<<<<<<< HEAD
-    guard          text CHECK (cardinality(parse_ident(guard)) = 2)
-=======
+    guard          text CHECK (cardinality(parse_ident(guard)) = 2),
     indexes        text[] NOT NULL DEFAULT '{}'
->>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
@@ -408,17 +405,12 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-<<<<<<< HEAD
-    policy    monitoring.retention_policies;
-    drop_before timestamptz;
-    part      record;
-=======
     policy  monitoring.retention_policies;
     part    record;
+    drop_before timestamptz;
     existed bigint;
     created jsonb := '{}';
     failed  jsonb := '{}';
->>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
         RAISE EXCEPTION 'at must be a finite time' USING ERRCODE = 'datetime_field_overflow';
@@ -441,25 +433,15 @@ BEGIN
         made := coalesce((created ->> policy.relation)::int, 0);
         dropped := 0;
         busy := 0;
-<<<<<<< HEAD
-        PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
-        FROM generate_series(0, policy.premake) i;
-        made := (SELECT count(*) FROM monitoring.partitions(policy.relation)) - made;
-
+        error := failed ->> policy.relation;
         drop_before := at - policy.keep;
         IF policy.guard IS NOT NULL THEN
             EXECUTE format('SELECT least(%s($1), $2)', policy.guard) INTO drop_before USING policy.relation, drop_before;
         END IF;
         FOR part IN
-            SELECT p.partition FROM monitoring.partitions(policy.relation) p
-            WHERE policy.enabled AND p.until <= drop_before ORDER BY p.until
-=======
-        error := failed ->> policy.relation;
-        FOR part IN
             SELECT p.partition
             FROM monitoring.partition_ranges(to_regclass(format('monitoring.%I', policy.relation))) p
-            WHERE policy.enabled AND upper(p.range) <= at - policy.keep ORDER BY upper(p.range)
->>>>>>> a7851c16bb4254532755f54182158c0535e98ada
+            WHERE policy.enabled AND upper(p.range) <= drop_before ORDER BY upper(p.range)
         LOOP
             IF monitoring.drop_partition(policy.relation, part.partition) THEN
                 dropped := dropped + 1;
@@ -517,7 +499,6 @@ CREATE TABLE monitoring.segments (
     points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.segments ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
-<<<<<<< HEAD
 COMMENT ON TABLE monitoring.segments IS 'Observations as they were flushed: a row per flush and 10-second slot, of all series, or of a range of series ids where there are many. The format is described in src/metrics/segment.c; read it with value() and query().';
 
 CREATE TABLE monitoring.minutes (
@@ -528,8 +509,7 @@ CREATE TABLE monitoring.minutes (
     first_id   bigint NOT NULL,
     last_id    bigint NOT NULL,
     directory  bytea NOT NULL,
-    points     bytea NOT NULL,
-    PRIMARY KEY (slot_start, part)
+    points     bytea NOT NULL
 ) PARTITION BY RANGE (slot_start);
 ALTER TABLE monitoring.minutes ALTER directory SET STORAGE EXTERNAL, ALTER points SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the segments of each minute merged, in the same format. seq is the last flush when it was made.';
@@ -537,8 +517,7 @@ COMMENT ON TABLE monitoring.minutes IS 'One-minute points of the last hours: the
 CREATE TABLE monitoring.chunks (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.chunks ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and hour (period is its start). The format is described in src/metrics/chunk_codec.c.';
@@ -546,8 +525,7 @@ COMMENT ON TABLE monitoring.chunks IS 'One-minute points: a row per series and h
 CREATE TABLE monitoring.hourly (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.hourly ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, made from chunks. Same format.';
@@ -555,8 +533,7 @@ COMMENT ON TABLE monitoring.hourly IS 'Hourly points: a row per series and day, 
 CREATE TABLE monitoring.daily (
     series_id bigint NOT NULL,
     period    timestamptz NOT NULL,
-    data      bytea NOT NULL,
-    PRIMARY KEY (series_id, period)
+    data      bytea NOT NULL
 ) PARTITION BY RANGE (period);
 ALTER TABLE monitoring.daily ALTER data SET STORAGE EXTERNAL;
 COMMENT ON TABLE monitoring.daily IS 'Daily points: a row per series and month, made from hourly. Same format.';
@@ -571,15 +548,12 @@ CREATE TABLE monitoring.late (
 ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
 CREATE INDEX late_period_idx ON monitoring.late (period);
 COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
-=======
-COMMENT ON TABLE monitoring.segments IS 'Stored observations: a row per flush and 10-second slot. The format is described in src/metrics/segment.c; read it with value() and query().';
 COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
 COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
 COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
 COMMENT ON COLUMN monitoring.segments.series IS 'How many series the row holds.';
 COMMENT ON COLUMN monitoring.segments.directory IS 'Ids of the series in ascending order, each with the offset of its point.';
 COMMENT ON COLUMN monitoring.segments.points IS 'One encoded point per series, in the order of the directory.';
->>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 
 CREATE TABLE monitoring.flush_state (
     only_row   boolean PRIMARY KEY CHECK (only_row),
@@ -587,7 +561,6 @@ CREATE TABLE monitoring.flush_state (
     sealed_at  timestamptz NOT NULL,
     flushed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-<<<<<<< HEAD
 COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments. What was observed before sealed_at is stored.';
 
 CREATE TABLE monitoring.compaction_state (
@@ -612,22 +585,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
 
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard) VALUES
-('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
-('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before'),
-('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before'),
-('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before'),
-('daily', '360 days', 1, '5 years', NULL);
-=======
-COMMENT ON TABLE monitoring.flush_state IS 'Number and time of the last flush; advanced in the transaction that writes its segments.';
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
+('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),
+('minutes', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, part)"}'),
+('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
+('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
+('daily', '360 days', 1, '5 years', NULL, '{"PRIMARY KEY (series_id, period)"}');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.compaction_state', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('segments', '1 day', 2, '90 days', '{"PRIMARY KEY (slot_start, seq, part)"}');
->>>>>>> a7851c16bb4254532755f54182158c0535e98ada
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -784,6 +754,7 @@ CREATE TABLE monitoring.deleted_series (
     deleted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE monitoring.deleted_series IS 'Series whose observations up to flush seq were deleted: rows of segments and minutes hold many series and are not rewritten, so reads and compaction leave these out. Emptied when those rows have gone.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.deleted_series', '');
 
 CREATE FUNCTION monitoring.flush_before_delete() RETURNS bigint
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_flush_before_delete';
@@ -1393,7 +1364,7 @@ BEGIN
 	-- a character has at most four bytes, so this never cuts more than needed
 	LOOP
 		excess := octet_length(cut) - max_bytes;
-		EXIT WHEN excess <= 0;
+		EXIT WHEN excess <= 0 OR cut = '';
 		cut := left(cut, -((excess + 3) / 4));
 	END LOOP;
 	RETURN cut;
@@ -2913,7 +2884,8 @@ BEGIN
 	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true)
 	WHERE r.name = enable_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
@@ -2923,7 +2895,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	DELETE FROM monitoring.receiver_defs AS r WHERE r.name = drop_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
@@ -3122,7 +3095,8 @@ BEGIN
 	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	ELSIF NOT is_enabled THEN
 		RAISE EXCEPTION 'receiver "%" is disabled', name
 			USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Enable it with monitoring.enable_receiver.';

@@ -70,12 +70,19 @@ typedef JsonbInState MonJsonbState;
 #define mon_push_jsonb pushJsonbValue
 #endif
 
-/* What a handler declared with SIGNAL_ARGS got, to be passed on. */
+/* 19 also tells die() who sent the signal; nobody did where we call it. */
+#include "tcop/tcopprot.h"
+static inline void
+mon_die(void)
+{
 #if PG_VERSION_NUM < 190000
-#define MON_SIGNAL_VALUES postgres_signal_arg
+	die(SIGTERM);
 #else
-#define MON_SIGNAL_VALUES postgres_signal_arg, pg_siginfo
+	pg_signal_info nobody = {0};
+
+	die(SIGTERM, &nobody);
 #endif
+}
 
 #if PG_VERSION_NUM >= 180000
 #define MON_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "monitoring", .version = "1.0")

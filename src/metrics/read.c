@@ -34,6 +34,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #define MAX_RETRIES 20
 #define MAX_CELLS 500000     /* buckets of all groups: bounds the memory of a read */

@@ -769,7 +769,7 @@ handle_sigterm(SIGNAL_ARGS)
 	int save_errno = errno;
 
 	if (ShutdownRequestPending)
-		die(postgres_signal_arg);
+		mon_die();
 	ShutdownRequestPending = true;
 	if (cancelable)
 	{

@@ -190,7 +190,8 @@ BEGIN
 	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true)
 	WHERE r.name = enable_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
@@ -200,7 +201,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	DELETE FROM monitoring.receiver_defs AS r WHERE r.name = drop_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
@@ -399,7 +401,8 @@ BEGIN
 	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION 'receiver "%" does not exist', name USING ERRCODE = 'undefined_object';
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	ELSIF NOT is_enabled THEN
 		RAISE EXCEPTION 'receiver "%" is disabled', name
 			USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Enable it with monitoring.enable_receiver.';

@@ -363,7 +363,7 @@ BEGIN
 	-- a character has at most four bytes, so this never cuts more than needed
 	LOOP
 		excess := octet_length(cut) - max_bytes;
-		EXIT WHEN excess <= 0;
+		EXIT WHEN excess <= 0 OR cut = '';
 		cut := left(cut, -((excess + 3) / 4));
 	END LOOP;
 	RETURN cut;

@@ -226,7 +226,7 @@ watch_transaction(void)
 
 	if (making_way ? ++watches_since_sigterm >= SHUTDOWN_WATCHES
 				   : GetCurrentTimestamp() > overrun_at)
-		die(SIGTERM);
+		mon_die();
 }
 
 /* Caller is in a transaction, to whose end the lock lasts. */
@@ -531,6 +531,23 @@ check_function(const Job *job)
 						signature, job->owner)));
 }
 
+/* The list of jobs may be some time old when others have run before this one. */
+static bool
+still_enabled(const Job *job)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid argtypes[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(job->name)};
+
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("SELECT FROM monitoring.jobs WHERE name = $1 AND enabled", 1, argtypes);
+		SPI_keepplan(plan);
+	}
+	SPI_execute_plan(plan, values, NULL, true, 1);
+	return SPI_processed > 0;
+}
+
 static void
 job_body(void *arg)
 {
@@ -549,6 +566,11 @@ job_body(void *arg)
 								 GUC_ACTION_LOCAL, true, 0, false);
 
 	SPI_connect();
+	if (!still_enabled(job))
+	{
+		SPI_finish();
+		return;
+	}
 	check_function(job);
 
 	GetUserIdAndSecContext(&save_user, &save_context);
@@ -775,7 +797,7 @@ static void
 handle_late_sigterm(SIGNAL_ARGS)
 {
 	if (my_slot->stop)
-		die(MON_SIGNAL_VALUES);
+		mon_die();
 }
 
 static void

@@ -22,7 +22,6 @@ shared_preload_libraries = 'monitoring'
 monitoring.allowed_hosts = '127.0.0.1'
 monitoring.allow_private_networks = on
 max_worker_processes = 16
-log_min_messages = log
 log_statement = none
 restart_after_crash = on
 CONF
@@ -97,12 +96,12 @@ sub one_key
 # ---- a transaction that fails ----
 
 create('slow', '/wait/1?locked');
+my $locker = $node->background_psql('postgres', on_error_stop => 1);
+$locker->query_safe('BEGIN; LOCK TABLE monitoring.delivery_attempts IN ACCESS EXCLUSIVE MODE');
+my $offset = -s $node->logfile;
 my $id = message('slow');
 wait_until(sub { requests('/wait/1?locked') });
 my $before = notifier();
-my $offset = -s $node->logfile;
-my $locker = $node->background_psql('postgres', on_error_stop => 1);
-$locker->query_safe('BEGIN; LOCK TABLE monitoring.delivery_attempts IN ACCESS EXCLUSIVE MODE');
 ok(log_has($offset, qr/canceling statement due to lock timeout/), 'an outcome cannot be recorded');
 $locker->query_safe('COMMIT');
 $locker->quit;

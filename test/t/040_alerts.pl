@@ -17,6 +17,7 @@ CONF
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements; CREATE EXTENSION monitoring');
 $node->safe_psql('postgres', q{UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts'});
+$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM monitoring.status WHERE job = 'evaluate_alerts')});
 
 sub q1
 {

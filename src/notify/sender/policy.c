@@ -120,17 +120,18 @@ entry_matches(Text entry, bool https, Text host, int port)
 bool
 policy_host_allowed(const char *list, bool https, const char *host, int port)
 {
-	Text name = bare_host((Text){host, strlen(host)});
+	Text given = {host, strlen(host)};
+	Text name = bare_host(given);
 
 	if (name.len == 0)
 		return false;
 	while (*list)
 	{
-		size_t len = strcspn(list, ",");
+		Text entry = {list, strcspn(list, ",")};
 
-		if (entry_matches(trimmed((Text){list, len}), https, name, port))
+		if (entry_matches(trimmed(entry), https, name, port))
 			return true;
-		list += len + (list[len] == ',');
+		list += entry.len + (list[entry.len] == ',');
 	}
 	return false;
 }
