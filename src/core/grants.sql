@@ -7,9 +7,10 @@ CREATE TABLE monitoring.access_levels (
     includes    text[] NOT NULL,
     views       text[] NOT NULL,
     functions   text[] NOT NULL,
+    insertable  text[] NOT NULL,
     description text NOT NULL
 );
-COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly), call (functions, all signatures of a name) and insert into (views), on top of the levels it includes. An asterisk stands for all views or functions.';
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
@@ -18,16 +19,17 @@ INSERT INTO monitoring.access_levels VALUES
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number,
-   labels_match,segment_entries,chunk_points}',
+   labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{}', '{record,increment,set_gauge,record_at}', 'records metrics'),
-('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', 'works on alerts'),
-('auditor', '{viewer}', '{}', '{}', 'reads everything that is recorded about use and access'),
-('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', 'configures everything');
+('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',
+ 'records metrics'),
+('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', '{}', 'works on alerts'),
+('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
+('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 
 -- The objects of a level and of all it includes.
 CREATE FUNCTION monitoring.access_objects(level text)
-RETURNS TABLE (kind text, object text)
+RETURNS TABLE (privilege text, kind text, object text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -43,16 +45,21 @@ BEGIN
         UNION
         SELECT i.* FROM levels JOIN monitoring.access_levels i ON i.level = ANY (levels.includes)
     )
-    SELECT 'TABLE', c.oid::regclass::text
+    SELECT 'SELECT', 'TABLE', c.oid::regclass::text
     FROM pg_class c JOIN levels l ON c.relname = ANY (l.views) OR '*' = ANY (l.views) AND c.relkind = 'v'
     WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('v', 'p') AND NOT c.relispartition
     UNION
-    SELECT CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
+    SELECT 'INSERT', 'TABLE', c.oid::regclass::text
+    FROM pg_class c JOIN levels l ON c.relname = ANY (l.insertable) OR '*' = ANY (l.insertable)
+    WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind = 'v'
+      AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
+    UNION
+    SELECT 'EXECUTE', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
     FROM pg_proc p JOIN levels l ON p.proname = ANY (l.functions) OR '*' = ANY (l.functions)
     WHERE p.pronamespace = 'monitoring'::regnamespace;
 END
 $$;
-COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
+COMMENT ON FUNCTION monitoring.access_objects(text) IS 'What an access level may do with which tables, views and functions.';
 
 CREATE FUNCTION monitoring.grant_access(role name, level text) RETURNS void
 LANGUAGE plpgsql
@@ -63,8 +70,7 @@ DECLARE
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
     FOR o IN SELECT * FROM monitoring.access_objects(level) LOOP
-        EXECUTE format('GRANT %s ON %s %s TO %I',
-                       CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
+        EXECUTE format('GRANT %s ON %s %s TO %I', o.privilege, o.kind, o.object, role);
     END LOOP;
 END
 $$;
