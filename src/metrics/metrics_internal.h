@@ -172,6 +172,18 @@ extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
 								int64 *pending, int64 *persisted);
 
+/* For residue.c: the postmaster alone calls these. */
+extern void mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg);
+extern void mon_registry_restore_db(Oid dboid, uint64 next_seq);
+extern MonSeries *mon_registry_restore_series(Oid dboid, const MonSeriesKey *key, bool overflow);
+extern void mon_registry_restore_slot(MonSeries *series, const MonSlot *saved, const uint8 *sketch,
+									  size_t sketch_len);
+
+/* ---- residue.c ---- */
+
+/* Read what the last stop left in memory, and see to it that this one leaves the same. */
+extern void mon_residue_init(void);
+
 /* ---- record.c ---- */
 extern void mon_record_init(void);
 /* Move this backend's own records into the registry. */

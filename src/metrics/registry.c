@@ -47,6 +47,14 @@ typedef struct Registry
 
 static Registry *registry = NULL;
 static LWLockPadded *locks = NULL;
+/* While the postmaster restores what a stop has left. */
+static Oid restoring_db = InvalidOid;
+
+static inline Oid
+own_db(void)
+{
+	return OidIsValid(restoring_db) ? restoring_db : MyDatabaseId;
+}
 
 static Size
 series_buckets(void)
@@ -86,6 +94,8 @@ registry_shmem_init(LWLockPadded *slice_locks)
 		mon_memory_setup(area, registry_size() - registry_header_size());
 	}
 	mon_memory_attach(area, &locks[LOCK_MEMORY].lock);
+	if (!found)
+		mon_residue_init();
 }
 
 void
@@ -257,7 +267,7 @@ mon_registry_definition(const char *name, MetricDefinition *def)
 	bool known;
 
 	mon_index_lock(LW_SHARED);
-	m = mon_registry_find_metric(name, MyDatabaseId);
+	m = mon_registry_find_metric(name, own_db());
 	known = m && (m->series || m->definers > 0);
 	if (known)
 	{
@@ -272,7 +282,7 @@ mon_registry_definition(const char *name, MetricDefinition *def)
 static MonMetric *
 create_metric(const char *name, MonMetricKind kind, int max_series, int scale)
 {
-	MonMetric **bucket = metric_bucket(name, MyDatabaseId);
+	MonMetric **bucket = metric_bucket(name, own_db());
 	MonMetric *m = registry->free_metrics;
 
 	if (m)
@@ -283,7 +293,7 @@ create_metric(const char *name, MonMetricKind kind, int max_series, int scale)
 	else if ((m = alloc_zeroed(sizeof(MonMetric), true)) == NULL)
 		return NULL;
 
-	m->dboid = MyDatabaseId;
+	m->dboid = own_db();
 	m->kind = kind;
 	m->max_series = max_series;
 	m->scale = scale;
@@ -297,7 +307,7 @@ create_metric(const char *name, MonMetricKind kind, int max_series, int scale)
 static MonMetric *
 find_or_create_metric(const MonSeriesKey *key)
 {
-	MonMetric *m = mon_registry_find_metric(key->metric, MyDatabaseId);
+	MonMetric *m = mon_registry_find_metric(key->metric, own_db());
 
 	if (!m)
 		return create_metric(key->metric, key->kind, key->max_series, key->scale);
@@ -313,7 +323,7 @@ mon_registry_pin(const char *name, const MetricDefinition *stored)
 	MonMetric *m;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	m = mon_registry_find_metric(name, MyDatabaseId);
+	m = mon_registry_find_metric(name, own_db());
 	if (!m)
 		m = create_metric(name, stored->kind, stored->max_series, stored->scale);
 	else if (!m->series && m->definers == 0)
@@ -331,7 +341,7 @@ mon_registry_unpin(const char *name, const MetricDefinition *def)
 	MonMetric *m;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	m = mon_registry_find_metric(name, MyDatabaseId);
+	m = mon_registry_find_metric(name, own_db());
 	if (m && m->definers > 0)
 	{
 		m->definers--;
@@ -377,9 +387,9 @@ series_bucket(int64 id, Oid dboid)
 static MonSeries *
 find_series(int64 id)
 {
-	MonSeries *s = *series_bucket(id, MyDatabaseId);
+	MonSeries *s = *series_bucket(id, own_db());
 
-	while (s && (s->id != id || s->dboid != MyDatabaseId))
+	while (s && (s->id != id || s->dboid != own_db()))
 		s = s->next;
 	return s;
 }
@@ -409,8 +419,8 @@ take_series_struct(bool reserve)
 static MonSeries *
 create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 {
-	MonSeries **bucket = series_bucket(id, MyDatabaseId);
-	MonDb *db = find_or_create_db(MyDatabaseId);
+	MonSeries **bucket = series_bucket(id, own_db());
+	MonDb *db = find_or_create_db(own_db());
 	Size actual;
 	Jsonb *copy;
 	MonSeries *s;
@@ -427,7 +437,7 @@ create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 	s->metric = metric;
 	s->db = db;
 	s->id = id;
-	s->dboid = MyDatabaseId;
+	s->dboid = own_db();
 	s->kind = metric->kind;
 	s->last_used = GetCurrentTimestamp();
 	s->is_overflow = overflow;
@@ -520,7 +530,7 @@ mon_registry_scale(MonSeries *series, const MonSeriesKey *key)
 	if (!series)
 		return scale;
 	mon_series_lock(series, LW_SHARED);
-	if (series->dboid == MyDatabaseId)
+	if (series->dboid == own_db())
 		scale = series->metric->scale;
 	mon_series_unlock(series);
 	return scale;
@@ -532,7 +542,7 @@ mon_registry_first_overflow(MonSeries *series)
 	bool first = false;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	if (series->dboid == MyDatabaseId && series->is_overflow && !series->metric->full_logged)
+	if (series->dboid == own_db() && series->is_overflow && !series->metric->full_logged)
 		first = series->metric->full_logged = true;
 	mon_index_unlock();
 	return first;
@@ -753,7 +763,7 @@ add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
 	bool done = false;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	if (series->dboid == MyDatabaseId)
+	if (series->dboid == own_db())
 		overflow = overflow_series(series->metric);
 	if (overflow)
 	{
@@ -782,7 +792,7 @@ mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *del
 
 	mon_series_lock(series, LW_EXCLUSIVE);
 	is_overflow = series->is_overflow;
-	if (series->dboid != MyDatabaseId || (series->id != key->id && !is_overflow) ||
+	if (series->dboid != own_db() || (series->id != key->id && !is_overflow) ||
 		series->kind != key->kind || strcmp(series->metric->name, key->metric) != 0)
 	{
 		mon_series_unlock(series);
@@ -1056,4 +1066,70 @@ mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int6
 			}
 		}
 	mon_index_unlock();
+}
+
+/* ---- what a stop has left: see residue.c ---- */
+
+void
+mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg)
+{
+	for (MonDb *db = registry->dbs; db; db = db->next)
+		if (OidIsValid(db->dboid))
+			fn(db, arg);
+}
+
+void
+mon_registry_restore_db(Oid dboid, uint64 next_seq)
+{
+	MonDb *db = find_or_create_db(dboid);
+
+	if (db)
+		db->next_seq = next_seq;
+}
+
+/* NULL when there is no memory for it. */
+MonSeries *
+mon_registry_restore_series(Oid dboid, const MonSeriesKey *key, bool overflow)
+{
+	MonMetric *metric;
+	MonSeries *s = NULL;
+
+	restoring_db = dboid;
+	metric = find_or_create_metric(key);
+	if (metric)
+		s = create_series(metric, key->id, key->labels, overflow);
+	restoring_db = InvalidOid;
+	return s;
+}
+
+void
+mon_registry_restore_slot(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
+						  size_t sketch_len)
+{
+	bool reserve = s->is_overflow;
+	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
+	MonSlot *slot = new_slot(s, saved->start);
+	size_t used;
+
+	if (!slot)
+		return;
+	slot->seq = saved->seq;
+	slot->last_at = saved->last_at;
+	slot->count = saved->count;
+	slot->sum = saved->sum;
+	slot->min = saved->min;
+	slot->max = saved->max;
+	slot->first = saved->first;
+	slot->last = saved->last;
+	if (s->kind == MON_DISTRIBUTION &&
+		expo_decode(&slot->sketch, sketch, sketch_len, &used, &alloc) != EXPO_OK)
+	{
+		expo_free(&slot->sketch, &alloc);
+		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
+		drop_if_empty(s, slot);
+		return;
+	}
+	s->last_used = Max(s->last_used, saved->start);
+	pg_atomic_fetch_add_u64(&s->db->accepted,
+							s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
 }
