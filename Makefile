@@ -43,8 +43,8 @@ PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
 
-# -O3 pays in the sketch's loops.
-src/sketch/%.o src/metrics/chunk_codec.o: CFLAGS += -O3
+# -O3 pays in the loops of sketches and chunks.
+src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o: CFLAGS += -O3
 
 all: $(SENDER) monitoring--1.0.sql
 $(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)

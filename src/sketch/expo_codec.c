@@ -30,7 +30,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "expo_internal.h"
+#include "expo_bits.h"
 
 #include <float.h>
 #include <math.h>
@@ -86,14 +86,6 @@ outermost(const ExpoSketch *s, bool top, int32_t *index)
 	return true;
 }
 
-static uint64_t
-zigzag(int32_t v)
-{
-	uint64_t twice = (uint64_t) v << 1;
-
-	return v < 0 ? ~twice : twice;
-}
-
 /* ---- encoding ---- */
 
 static size_t
@@ -135,12 +127,6 @@ typedef struct Plan
 	uint64_t rice_bits;
 } Plan;
 
-static int
-log2_floor(uint64_t v)
-{
-	return 63 - __builtin_clzll(v | 1);
-}
-
 /* Sizes of both modes; k is the best of three next to the logarithm of the mean distance. */
 static Plan
 plan_buckets(const ExpoBuckets *b, uint64_t total)
@@ -152,7 +138,7 @@ plan_buckets(const ExpoBuckets *b, uint64_t total)
 
 	if (total == 0)
 		return plan;
-	k = log2_floor((uint64_t) (b->hi - b->lo) / total);
+	k = expo_log2_floor((uint64_t) (b->hi - b->lo) / total);
 	k = k > 0 ? k - 1 : 0;
 	for (int32_t i = b->lo; i <= b->hi; i++)
 	{
@@ -213,31 +199,14 @@ put_tokens(uint8_t *p, const ExpoBuckets *b)
 	return p;
 }
 
-typedef struct BitWriter
-{
-	uint8_t *p;
-	uint64_t bits;
-	int n; /* bits waiting, less than 8 between calls */
-} BitWriter;
-
-/* n <= 48 */
-static inline void
-put_bits(BitWriter *w, uint64_t bits, int n)
-{
-	w->bits |= bits << w->n;
-	w->n += n;
-	for (; w->n >= 8; w->n -= 8, w->bits >>= 8)
-		*w->p++ = (uint8_t) w->bits;
-}
-
 static uint8_t *
 put_rice(uint8_t *p, const ExpoBuckets *b, int k)
 {
-	BitWriter w = {p, 0, 0};
+	ExpoBitWriter w = {p, 0, 0};
 	int32_t last = b->lo;
 	uint64_t mask = (UINT64_C(1) << k) - 1;
 
-	put_bits(&w, (uint64_t) k, 4);
+	expo_put_bits(&w, (uint64_t) k, 4);
 	for (int32_t i = b->lo; i <= b->hi; i++)
 	{
 		uint64_t repeats = expo_get(b, i);
@@ -251,15 +220,13 @@ put_rice(uint8_t *p, const ExpoBuckets *b, int k)
 			uint64_t quotient = delta >> k;
 
 			for (; quotient >= 32; quotient -= 32)
-				put_bits(&w, 0, 32);
-			put_bits(&w, UINT64_C(1) << quotient, (int) quotient + 1);
-			put_bits(&w, delta & mask, k);
+				expo_put_bits(&w, 0, 32);
+			expo_put_bits(&w, UINT64_C(1) << quotient, (int) quotient + 1);
+			expo_put_bits(&w, delta & mask, k);
 			last = i;
 		}
 	}
-	if (w.n > 0)
-		*w.p++ = (uint8_t) w.bits;
-	return w.p;
+	return expo_flush_bits(&w);
 }
 
 static uint8_t *
@@ -267,7 +234,7 @@ put_buckets(uint8_t *p, const ExpoBuckets *b, const Plan *plan, bool rice)
 {
 	if (plan->total == 0)
 		return p;
-	p = put_varint(p, zigzag(b->lo));
+	p = put_varint(p, expo_zigzag(b->lo));
 	return rice ? put_rice(p, b, plan->k) : put_tokens(p, b);
 }
 
@@ -377,14 +344,8 @@ expo_encode(const ExpoSketch *s, uint8_t *buf)
 
 /* ---- decoding ---- */
 
-typedef struct Reader
-{
-	const uint8_t *p;
-	const uint8_t *end;
-} Reader;
-
 static bool
-get_long_varint(Reader *r, uint64_t *v)
+get_long_varint(ExpoReader *r, uint64_t *v)
 {
 	uint64_t result = 0;
 
@@ -405,7 +366,7 @@ get_long_varint(Reader *r, uint64_t *v)
 }
 
 static inline bool
-get_varint(Reader *r, uint64_t *v)
+get_varint(ExpoReader *r, uint64_t *v)
 {
 	if (EXPO_LIKELY(r->p < r->end && *r->p < 0x80))
 	{
@@ -416,7 +377,7 @@ get_varint(Reader *r, uint64_t *v)
 }
 
 static bool
-get_bytes(Reader *r, int n, int length, uint64_t *x)
+get_bytes(ExpoReader *r, int n, int length, uint64_t *x)
 {
 	*x = 0;
 	if (length > n || length > r->end - r->p)
@@ -436,7 +397,7 @@ typedef struct Header
 
 /* The third byte. */
 static bool
-get_extension(Reader *r, Header *h, bool *zero, bool *neg)
+get_extension(ExpoReader *r, Header *h, bool *zero, bool *neg)
 {
 	uint8_t byte;
 
@@ -450,7 +411,7 @@ get_extension(Reader *r, Header *h, bool *zero, bool *neg)
 }
 
 static bool
-get_counts(Reader *r, Header *h, bool zero, bool neg)
+get_counts(ExpoReader *r, Header *h, bool zero, bool neg)
 {
 	if (!get_varint(r, &h->pos) || (neg && !get_varint(r, &h->neg)) ||
 		(zero && !get_varint(r, &h->zero)))
@@ -463,7 +424,7 @@ get_counts(Reader *r, Header *h, bool zero, bool neg)
 }
 
 static bool
-get_numbers(Reader *r, Header *h)
+get_numbers(ExpoReader *r, Header *h)
 {
 	Numbers *n = &h->numbers;
 
@@ -475,7 +436,7 @@ get_numbers(Reader *r, Header *h)
 }
 
 static bool
-get_header(Reader *r, Header *h)
+get_header(ExpoReader *r, Header *h)
 {
 	uint8_t byte;
 	bool zero = false;
@@ -540,7 +501,7 @@ add_to_target(Target *t, int32_t index, uint64_t n)
 }
 
 static bool
-read_tokens(Target *t, Reader *r, uint64_t total, int32_t *index)
+read_tokens(Target *t, ExpoReader *r, uint64_t total, int32_t *index)
 {
 	for (;;)
 	{
@@ -561,50 +522,18 @@ read_tokens(Target *t, Reader *r, uint64_t total, int32_t *index)
 	}
 }
 
-typedef struct BitReader
-{
-	Reader *r;
-	uint64_t bits;
-	int n; /* bits in hand */
-} BitReader;
-
-static inline void
-refill(BitReader *br)
-{
-	Reader *r = br->r;
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	if (EXPO_LIKELY(r->end - r->p >= 8 && br->n < 56))
-	{
-		uint64_t word;
-		int bytes = (63 - br->n) / 8;
-
-		memcpy(&word, r->p, sizeof(word));
-		br->bits |= (word & ((UINT64_C(1) << (8 * bytes)) - 1)) << br->n;
-		br->n += 8 * bytes;
-		r->p += bytes;
-		return;
-	}
-#endif
-	while (br->n <= 56 && r->p < r->end)
-	{
-		br->bits |= (uint64_t) *r->p++ << br->n;
-		br->n += 8;
-	}
-}
-
 static bool
-get_rice(BitReader *br, int k, int32_t *delta)
+get_rice(ExpoBitReader *br, int k, int32_t *delta)
 {
 	int32_t quotient = 0;
 
 	if (br->n < 32)
-		refill(br);
+		expo_refill(br);
 	while (br->bits == 0)
 	{
 		quotient += br->n;
 		br->n = 0;
-		refill(br);
+		expo_refill(br);
 		if (br->n == 0 || quotient > EXPO_MAX_BUCKETS)
 			return false;
 	}
@@ -616,7 +545,7 @@ get_rice(BitReader *br, int k, int32_t *delta)
 		br->n -= zeroes + 1;
 	}
 	if (br->n < k)
-		refill(br);
+		expo_refill(br);
 	if (br->n < k || quotient > EXPO_MAX_BUCKETS)
 		return false;
 	*delta = (quotient << k) | (int32_t) (br->bits & ((UINT64_C(1) << k) - 1));
@@ -626,12 +555,12 @@ get_rice(BitReader *br, int k, int32_t *delta)
 }
 
 static bool
-read_rice(Target *t, Reader *r, uint64_t total, int32_t *index)
+read_rice(Target *t, ExpoReader *r, uint64_t total, int32_t *index)
 {
-	BitReader br = {r, 0, 0};
+	ExpoBitReader br = {r, 0, 0};
 	int k;
 
-	refill(&br);
+	expo_refill(&br);
 	if (br.n < 4)
 		return false;
 	k = br.bits & 15;
@@ -654,7 +583,7 @@ read_rice(Target *t, Reader *r, uint64_t total, int32_t *index)
 
 /* One sign's buckets; *lo and *hi are the outermost encoded indexes. */
 static bool
-read_buckets(Target *t, Reader *r, const Header *h, uint64_t total, int32_t *lo, int32_t *hi)
+read_buckets(Target *t, ExpoReader *r, const Header *h, uint64_t total, int32_t *lo, int32_t *hi)
 {
 	uint64_t first;
 
@@ -662,7 +591,7 @@ read_buckets(Target *t, Reader *r, const Header *h, uint64_t total, int32_t *lo,
 		return true;
 	if (!get_varint(r, &first) || first > INT32_MAX)
 		return false;
-	*lo = (int32_t) (first >> 1) ^ -(int32_t) (first & 1);
+	*lo = (int32_t) expo_unzigzag(first);
 	t->limit = expo_index(DBL_MAX, h->scale);
 	if (*lo < expo_index(DBL_TRUE_MIN, h->scale) || *lo > t->limit)
 		return false;
@@ -744,7 +673,7 @@ int
 expo_merge_encoded(ExpoSketch *dst, const uint8_t *buf, size_t len, size_t *used,
 				   const ExpoAllocator *a)
 {
-	Reader r = {buf, buf + len};
+	ExpoReader r = {buf, buf + len};
 	Header h;
 	ExpoSketch outer; /* no counters, only the outermost indexes */
 	Target pos = {.dst = dst, .b = &dst->pos, .a = a};

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * expo_internal.h
- *	  What the three plain C files of the sketch share.
+ *	  What the plain C files of the sketch share, and the codec of chunks with them.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,5 +94,13 @@ extern bool expo_prepare(ExpoSketch *s, uint64_t n, bool pos, bool neg, const Ex
  * is refused or the span passes EXPO_MAX_BUCKETS, lowers s->scale.
  */
 extern void expo_fit(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, const ExpoAllocator *a);
+
+/*
+ * The first block of a sign that will hold lo..hi (indexes at s->scale, spanning
+ * at most EXPO_MAX_BUCKETS), all counters zero; both ends count as populated.  May
+ * lower s->scale as expo_fit(); false when not even the smallest block was given.
+ */
+extern bool expo_begin(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, bool wide,
+					   const ExpoAllocator *a);
 
 #endif /* EXPO_INTERNAL_H */

@@ -262,6 +262,17 @@ expo_prepare(ExpoSketch *s, uint64_t n, bool pos, bool neg, const ExpoAllocator 
 	return true;
 }
 
+bool
+expo_begin(ExpoSketch *s, ExpoBuckets *b, int32_t lo, int32_t hi, bool wide, const ExpoAllocator *a)
+{
+	uint8_t width = wide ? 8 : 4;
+
+	if (!grow(b, lo, hi, width, a) && !grow(b, 0, 0, width, a))
+		return false;
+	expo_fit(s, b, lo, hi, a);
+	return true;
+}
+
 /* ---- adding ---- */
 
 static void

@@ -9,43 +9,10 @@
  *
  *-------------------------------------------------------------------------
  */
-#include <stdlib.h>
-#include <string.h>
+#include "fuzz.h"
 
-#include "sketch/expo_sketch.h"
-
-/* Two signs, each with an old and a new block while it grows. */
-#define MEMORY_BOUND (2 * 2 * EXPO_MAX_BUCKETS * sizeof(uint64_t))
-
-static size_t in_use = 0;
-
-static void *
-fuzz_alloc(void *ctx, size_t size, size_t *actual)
-{
-	(void) ctx;
-	in_use += size;
-	if (in_use > 4 * MEMORY_BOUND) /* three sketches at most live at a time */
-		abort();
-	*actual = size;
-	return malloc(size);
-}
-
-static void
-fuzz_free(void *ctx, void *ptr, size_t actual)
-{
-	(void) ctx;
-	in_use -= actual;
-	free(ptr);
-}
-
-static const ExpoAllocator heap = {fuzz_alloc, fuzz_free, NULL};
-
-static void
-check(int good)
-{
-	if (!good)
-		abort();
-}
+/* Three sketches at most live at a time, a fourth while it grows. */
+const size_t memory_bound = 4 * SKETCH_BOUND;
 
 /* Encode, decode, encode: the same bytes. */
 static void
@@ -100,8 +67,6 @@ check_merge(const uint8_t *data, size_t size, size_t used)
 	expo_free(&a, &heap);
 	expo_free(&b, &heap);
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

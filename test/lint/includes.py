@@ -2,9 +2,10 @@
 """includes.py SRC: which file may include which.
 
 Slices build on each other in one direction (docs/architecture.md); a slice
-includes its own files and those of lower slices.  The sketch's plain C part
-and the sender program use no server headers.  PG_VERSION_NUM is tested in
-compat.h only.  Prints one line per offence; exit status 1 when there is one.
+includes its own files and those of lower slices.  The plain C parts of
+sketches and chunks and the sender program use no server headers.
+PG_VERSION_NUM is tested in compat.h only.  Prints one line per offence; exit
+status 1 when there is one.
 """
 import pathlib
 import re
@@ -13,7 +14,8 @@ import sys
 LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "server": 3, "health": 3, "business": 3,
          "alerts": 4, "notify": 5, "reports": 5, "console": 6}
 # Compiled without the server: file or directory below src -> what it may include besides system headers.
-PLAIN_C = {"sketch/expo_": "sketch/expo_", "notify/sender/": "notify/sender/"}
+PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/chunk_codec", "sketch/expo_"),
+           "notify/sender/": ("notify/sender/",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 
