@@ -7,13 +7,15 @@ CREATE TABLE monitoring.access_levels (
     includes    text[] NOT NULL,
     views       text[] NOT NULL,
     functions   text[] NOT NULL,
+    insertable  text[] NOT NULL,
     description text NOT NULL
 );
-COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly) and call (functions, all signatures of a name), on top of the levels it includes. An asterisk stands for all views or functions.';
+COMMENT ON TABLE monitoring.access_levels IS 'What each level of grant_access() may read (views, and the partitioned tables that users read directly), call (functions, all signatures of a name) and insert into (views), on top of the levels it includes. An asterisk stands for all views or functions.';
 COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given to grant_access().';
 COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
 COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
 COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 
 INSERT INTO monitoring.access_levels VALUES
@@ -23,16 +25,17 @@ INSERT INTO monitoring.access_levels VALUES
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number,
-   labels_match,segment_entries,chunk_points}',
+   labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{}', '{record,increment,set_gauge,record_at}', 'records metrics'),
-('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', 'works on alerts'),
-('auditor', '{viewer}', '{}', '{}', 'reads everything that is recorded about use and access'),
-('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', 'configures everything');
+('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',
+ 'records metrics'),
+('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', '{}', 'works on alerts'),
+('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
+('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 
 -- The objects of a level and of all it includes.
 CREATE FUNCTION monitoring.access_objects(level text)
-RETURNS TABLE (kind text, object text)
+RETURNS TABLE (privilege text, kind text, object text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -48,16 +51,21 @@ BEGIN
         UNION
         SELECT i.* FROM levels JOIN monitoring.access_levels i ON i.level = ANY (levels.includes)
     )
-    SELECT 'TABLE', c.oid::regclass::text
+    SELECT 'SELECT', 'TABLE', c.oid::regclass::text
     FROM pg_class c JOIN levels l ON c.relname = ANY (l.views) OR '*' = ANY (l.views) AND c.relkind = 'v'
     WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('v', 'p') AND NOT c.relispartition
     UNION
-    SELECT CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
+    SELECT 'INSERT', 'TABLE', c.oid::regclass::text
+    FROM pg_class c JOIN levels l ON c.relname = ANY (l.insertable) OR '*' = ANY (l.insertable)
+    WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind = 'v'
+      AND EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid)
+    UNION
+    SELECT 'EXECUTE', CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, p.oid::regprocedure::text
     FROM pg_proc p JOIN levels l ON p.proname = ANY (l.functions) OR '*' = ANY (l.functions)
     WHERE p.pronamespace = 'monitoring'::regnamespace;
 END
 $$;
-COMMENT ON FUNCTION monitoring.access_objects(text) IS 'The tables, views and functions that an access level may use.';
+COMMENT ON FUNCTION monitoring.access_objects(text) IS 'What an access level may do with which tables, views and functions.';
 
 -- Changing the privileges of a table and attaching a partition to it both write
 -- the table's row of pg_class: take the lock that makers of partitions take,
@@ -82,12 +90,11 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object, privilege LOOP
         IF o.kind = 'TABLE' THEN
             PERFORM monitoring.lock_for_grant(o.object::regclass);
         END IF;
-        EXECUTE format('GRANT %s ON %s %s TO %I',
-                       CASE o.kind WHEN 'TABLE' THEN 'SELECT' ELSE 'EXECUTE' END, o.kind, o.object, role);
+        EXECUTE format('GRANT %s ON %s %s TO %I', o.privilege, o.kind, o.object, role);
     END LOOP;
 END
 $$;

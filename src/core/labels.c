@@ -11,6 +11,7 @@
 #include "core/core.h"
 
 #include "common/hashfn.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
@@ -120,10 +121,11 @@ mon_check_metric_name(const char *name, int len)
 			(i > 0 && c >= '0' && c <= '9');
 	}
 	if (!ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("invalid metric name \"%.*s\"", Min(len, MAX_METRIC_NAME), name),
-				 errdetail("A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most %d "
-						   "characters.",
-						   MAX_METRIC_NAME)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_NAME),
+			 errmsg("invalid metric name \"%.*s\"", pg_mbcliplen(name, len, MAX_METRIC_NAME), name),
+			 errdetail("A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most %d "
+					   "characters.",
+					   MAX_METRIC_NAME)));
 }

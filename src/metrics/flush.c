@@ -15,6 +15,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "metrics/define.h"
 #include "metrics/late.h"
 #include "metrics/levels.h"
 #include "metrics/metrics_internal.h"
@@ -417,6 +418,7 @@ mon_metrics_init(void)
 {
 	mon_registry_init();
 	mon_record_init();
+	mon_define_init();
 	mon_late_init();
 	/* Callbacks run in the opposite order: what was flushed is dropped before series are forgotten. */
 	mon_manage_init();

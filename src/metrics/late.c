@@ -54,8 +54,16 @@ typedef struct PendingSeries
 static MemoryContext pending_cxt = NULL;
 static HTAB *pending = NULL;
 static HTAB *pending_series = NULL;
-/* Observations that this transaction has written. */
-static uint64 written = 0;
+
+/* Observations that a subtransaction has written, in TopTransactionContext. */
+typedef struct Written
+{
+	struct Written *next;
+	SubTransactionId subid;
+	uint64 count;
+} Written;
+
+static Written *written = NULL;
 
 /* ---- catalogs ---- */
 
@@ -194,6 +202,43 @@ mon_late_write(LatePoint *points, int n)
 	MemoryContextDelete(cxt);
 }
 
+/* ---- what was written, for the account ---- */
+
+static void
+add_written(SubTransactionId subid, uint64 count)
+{
+	Written *w = written;
+
+	while (w && w->subid != subid)
+		w = w->next;
+	if (!w)
+	{
+		w = MemoryContextAllocZero(TopTransactionContext, sizeof(Written));
+		w->subid = subid;
+		w->next = written;
+		written = w;
+	}
+	w->count += count;
+}
+
+/* A subtransaction ended: what it wrote is its parent's, or has gone. */
+static void
+end_written(SubTransactionId subid, SubTransactionId parent, bool commit)
+{
+	for (Written **link = &written; *link; link = &(*link)->next)
+	{
+		Written *w = *link;
+
+		if (w->subid != subid)
+			continue;
+		*link = w->next;
+		if (commit)
+			add_written(parent, w->count);
+		pfree(w);
+		return;
+	}
+}
+
 /* ---- what record_at() has observed ---- */
 
 static void
@@ -270,6 +315,7 @@ write_pending_points(SubTransactionId subid)
 										MCXT_ALLOC_HUGE);
 	HASH_SEQ_STATUS seq;
 	PendingPoint *p;
+	uint64 count = 0;
 	int n = 0;
 
 	hash_seq_init(&seq, pending);
@@ -279,21 +325,28 @@ write_pending_points(SubTransactionId subid)
 			continue;
 		points[n].series_id = p->key.series_id;
 		points[n].point = p->point;
-		written += p->point.count;
+		count += p->point.count;
 		n++;
 		hash_search(pending, &p->key, HASH_REMOVE, NULL);
 	}
 	mon_late_write(points, n);
+	add_written(subid, count);
 }
 
-/* Write as the owner of the tables: callers need no right to them. */
+/*
+ * Write as the owner of the tables: callers need no right to them.  A
+ * transaction that was set read-only after it had recorded keeps what it has,
+ * as it keeps the rows it wrote.
+ */
 static void
 write_pending(void)
 {
 	OwnerScope caller;
+	bool read_only = XactReadOnly;
 
 	if (!pending)
 		return;
+	XactReadOnly = false; /* an error restores it with the (sub)transaction */
 	mon_become_owner(&caller);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
@@ -302,12 +355,13 @@ write_pending(void)
 	SPI_finish();
 	PopActiveSnapshot();
 	mon_restore_caller(&caller);
+	XactReadOnly = read_only;
 	if (hash_get_num_entries(pending) == 0)
 		forget_pending();
 }
 
 void
-mon_late_observe(const MonSeriesKey *key, TimestampTz at, double value)
+mon_late_observe(const MonSeriesKey *key, int scale, TimestampTz at, double value)
 {
 	PendingKey k;
 	PendingPoint *p;
@@ -327,6 +381,7 @@ mon_late_observe(const MonSeriesKey *key, TimestampTz at, double value)
 	{
 		p->series = *remember_series(key);
 		mon_point_init(&p->point, key->kind);
+		expo_init(&p->point.sketch, scale);
 	}
 
 	mon_point_init(&one, key->kind);
@@ -337,7 +392,8 @@ mon_late_observe(const MonSeriesKey *key, TimestampTz at, double value)
 	if (key->kind == MON_DISTRIBUTION)
 		expo_add(&p->point.sketch, value, 1, &alloc);
 
-	if (hash_get_num_entries(pending) >= MAX_PENDING)
+	/* While other processes work for this statement, nothing can be written. */
+	if (hash_get_num_entries(pending) >= MAX_PENDING && !IsInParallelMode())
 		write_pending();
 }
 
@@ -359,12 +415,12 @@ mon_late_each(void (*fn)(const MonSeriesKey *key, const MonPoint *point, void *a
 static void
 count_written(void)
 {
-	MonDb *db = written > 0 ? mon_registry_db(MyDatabaseId) : NULL;
+	MonDb *db = written ? mon_registry_db(MyDatabaseId) : NULL;
 
-	if (db)
+	for (Written *w = written; db && w; w = w->next)
 	{
-		pg_atomic_fetch_add_u64(&db->accepted, written);
-		pg_atomic_fetch_add_u64(&db->persisted, written);
+		pg_atomic_fetch_add_u64(&db->accepted, w->count);
+		pg_atomic_fetch_add_u64(&db->persisted, w->count);
 	}
 }
 
@@ -382,8 +438,8 @@ late_xact_callback(XactEvent event, void *arg)
 			count_written();
 			/* FALLTHROUGH */
 		case XACT_EVENT_ABORT:
-			written = 0;
-			pending_cxt = NULL; /* it goes with the transaction */
+			written = NULL; /* these go with the transaction */
+			pending_cxt = NULL;
 			pending = NULL;
 			pending_series = NULL;
 			break;
@@ -394,28 +450,24 @@ late_xact_callback(XactEvent event, void *arg)
 
 /* A subtransaction's points become its parent's, or go. */
 static void
-late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
-					  void *arg)
+end_pending(SubTransactionId subid, SubTransactionId parent, bool commit)
 {
-	ExpoAllocator alloc;
+	ExpoAllocator alloc = mon_palloc_allocator(pending_cxt);
 	HASH_SEQ_STATUS seq;
 	PendingPoint *p;
 
-	if (!pending || (event != SUBXACT_EVENT_PRE_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB))
-		return;
-	alloc = mon_palloc_allocator(pending_cxt);
 	hash_seq_init(&seq, pending);
 	while ((p = hash_seq_search(&seq)) != NULL)
 	{
-		if (p->key.subid != mySubid)
+		if (p->key.subid != subid)
 			continue;
-		if (event == SUBXACT_EVENT_PRE_COMMIT_SUB)
+		if (commit)
 		{
 			PendingKey k = p->key;
 			PendingPoint *outer;
 			bool found;
 
-			k.subid = parentSubid;
+			k.subid = parent;
 			outer = hash_search(pending, &k, HASH_ENTER, &found);
 			if (!found)
 			{
@@ -424,8 +476,22 @@ late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransacti
 			}
 			mon_point_merge(&outer->point, &p->point, true, &alloc);
 		}
+		expo_free(&p->point.sketch, &alloc);
 		hash_search(pending, &p->key, HASH_REMOVE, NULL);
 	}
+}
+
+static void
+late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+					  void *arg)
+{
+	bool commit = event == SUBXACT_EVENT_PRE_COMMIT_SUB;
+
+	if (!commit && event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	if (pending)
+		end_pending(mySubid, parentSubid, commit);
+	end_written(mySubid, parentSubid, commit);
 }
 
 void

@@ -24,9 +24,10 @@ extern void mon_late_write(LatePoint *points, int n);
 
 /*
  * Observe a value in the past.  It is kept in backend memory and written when
- * the transaction commits, or before when there is much of it.
+ * the transaction commits, or before when there is much of it.  Its sketch is
+ * made with the given scale.
  */
-extern void mon_late_observe(const MonSeriesKey *key, TimestampTz at, double value);
+extern void mon_late_observe(const MonSeriesKey *key, int scale, TimestampTz at, double value);
 
 /* Call fn for the points of this transaction that are not written yet. */
 extern void mon_late_each(void (*fn)(const MonSeriesKey *key, const MonPoint *point, void *arg),

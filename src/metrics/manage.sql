@@ -66,7 +66,7 @@ BEGIN
     PERFORM monitoring.delete_observations(ids);
     DELETE FROM monitoring.series_catalog s WHERE s.series_id = ANY (ids);
     DELETE FROM monitoring.metric_catalog m
-    WHERE m.metric = delete_series.metric
+    WHERE m.metric = delete_series.metric AND NOT m.defined
       AND NOT EXISTS (SELECT FROM monitoring.series_catalog s WHERE s.metric = m.metric);
     PERFORM monitoring.forget_series(ids);
     RETURN cardinality(ids);

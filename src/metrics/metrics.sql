@@ -2,14 +2,24 @@
 -- metrics: recording, storage and reading of metrics.
 
 CREATE TABLE monitoring.metric_catalog (
-    metric     text PRIMARY KEY,
-    kind       smallint NOT NULL CHECK (kind IN (1, 2, 3)),
-    first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
+    metric      text PRIMARY KEY,
+    kind        smallint NOT NULL CHECK (kind IN (1, 2, 3)),
+    first_seen  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    unit        text,
+    description text,
+    max_series  int CHECK (max_series > 0),
+    scale       smallint NOT NULL DEFAULT 6 CHECK (scale BETWEEN 0 AND 8),
+    defined     boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored; kind 1 counter, 2 gauge, 3 distribution.';
+COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored or defined; kind 1 counter, 2 gauge, 3 distribution. unit, description, max_series and scale are what define_metric() said, when defined.';
 COMMENT ON COLUMN monitoring.metric_catalog.metric IS 'Name of the metric.';
 COMMENT ON COLUMN monitoring.metric_catalog.kind IS '1 counter, 2 gauge, 3 distribution.';
-COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored.';
+COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored or defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.unit IS 'Unit of its values, as defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.description IS 'What it measures, as defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.max_series IS 'Series it may have in memory; null for monitoring.max_series.';
+COMMENT ON COLUMN monitoring.metric_catalog.scale IS 'Resolution of a distribution''s sketches.';
+COMMENT ON COLUMN monitoring.metric_catalog.defined IS 'True once define_metric() was called for it.';
 
 CREATE TABLE monitoring.series_catalog (
     series_id  bigint PRIMARY KEY,
@@ -179,6 +189,67 @@ CREATE FUNCTION monitoring.record_at(metric text, value float8, at timestamptz, 
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_at';
 COMMENT ON FUNCTION monitoring.record_at(text, float8, timestamptz, jsonb, text) IS 'Record an observation that was made at another time: as record(), increment() or set_gauge() by kind distribution, counter or gauge. Up to a minute ago it is recorded as they do; what is older is stored when the transaction commits (in one-minute points), and rolls back with it. Errors besides theirs: more than a minute in the future, or older than one-minute points are kept (22008), unknown kind (22023).';
 
+-- Many observations at once
+
+CREATE FUNCTION monitoring.record_values(metric text, observations float8[], labels jsonb DEFAULT '{}') RETURNS bigint
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_values';
+COMMENT ON FUNCTION monitoring.record_values(text, float8[], jsonb) IS 'Record many observations of one series of a distribution, the fastest way there is. Returns how many were recorded: NaN and infinite values are refused and counted in monitoring.self. Otherwise as record(). Errors besides its: a null element (22004).';
+
+CREATE FUNCTION monitoring.record_batch(metrics text[], observations float8[], labels jsonb[] DEFAULT NULL,
+                                        kinds text[] DEFAULT NULL, times timestamptz[] DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_batch';
+COMMENT ON FUNCTION monitoring.record_batch(text[], float8[], jsonb[], text[], timestamptz[]) IS 'Record a batch: the elements at one position of the arrays are an observation, as in record_at(). Without labels, kinds or times they are {}, distribution and now. All are recorded or, after an error, none; the error''s context says which element it was. Returns how many were recorded: NaN and infinite values are refused and counted. Errors besides those of record_at(): arrays of different lengths or several dimensions (2202E), a null element (22004).';
+
+CREATE FUNCTION monitoring.record_json(batch jsonb) RETURNS bigint
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_json';
+COMMENT ON FUNCTION monitoring.record_json(jsonb) IS 'Record a batch given as a JSON array of objects: metric and value, and if need be labels ({}), kind (distribution) and ts (now; text with a time, or seconds since 1970). As record_batch(). Errors besides its: an object of another form (22023).';
+
+CREATE FUNCTION monitoring.ingest_row() RETURNS trigger
+LANGUAGE c AS 'MODULE_PATHNAME', 'mon_ingest_row';
+COMMENT ON FUNCTION monitoring.ingest_row() IS 'The trigger that records what is inserted into the view ingest.';
+
+CREATE VIEW monitoring.ingest AS
+SELECT NULL::text AS metric, NULL::float8 AS value, NULL::jsonb AS labels, NULL::text AS kind, NULL::timestamptz AS ts
+WHERE false;
+COMMENT ON VIEW monitoring.ingest IS 'Rows inserted here, by COPY, INSERT or a driver''s bulk insert, are observations: as record_at(), with labels {}, kind distribution and the time now where those are null or left out. It has no rows to be selected. An error ends the statement; rows before it are recorded unless monitoring.transactional is on or they are more than a minute old.';
+
+COMMENT ON COLUMN monitoring.ingest.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.ingest.value IS 'What was observed.';
+COMMENT ON COLUMN monitoring.ingest.labels IS 'Labels, a JSON object of scalars; null for none.';
+COMMENT ON COLUMN monitoring.ingest.kind IS 'counter, gauge or distribution; null for distribution.';
+COMMENT ON COLUMN monitoring.ingest.ts IS 'When it was observed; null for now.';
+
+CREATE TRIGGER ingest_row INSTEAD OF INSERT ON monitoring.ingest
+FOR EACH ROW EXECUTE FUNCTION monitoring.ingest_row();
+
+-- Definitions
+
+CREATE FUNCTION monitoring.pin_definition(metric text, kind text, max_series int, scale int) RETURNS smallint
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_pin_definition';
+COMMENT ON FUNCTION monitoring.pin_definition(text, text, int, int) IS 'Check a definition and apply it to the metrics in memory when the transaction commits; part of define_metric(). Returns the kind as the catalog has it.';
+
+CREATE FUNCTION monitoring.define_metric(metric text, kind text, unit text DEFAULT NULL, description text DEFAULT NULL,
+                                         max_series int DEFAULT NULL, scale int DEFAULT 6) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    code smallint := monitoring.pin_definition(metric, kind, max_series, scale);
+BEGIN
+    INSERT INTO monitoring.metric_catalog AS m (metric, kind, unit, description, max_series, scale, defined)
+    VALUES (define_metric.metric, code, define_metric.unit, define_metric.description, define_metric.max_series,
+            define_metric.scale, true)
+    ON CONFLICT ON CONSTRAINT metric_catalog_pkey DO UPDATE
+    SET unit = EXCLUDED.unit, description = EXCLUDED.description, max_series = EXCLUDED.max_series,
+        scale = EXCLUDED.scale, defined = true
+    WHERE m.kind = EXCLUDED.kind;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'metric "%" exists already with another kind', metric USING ERRCODE = 'wrong_object_type';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION monitoring.define_metric(text, text, text, text, int, int) IS 'Say what a metric is: its kind (counter, gauge or distribution), unit and meaning, how many series it may have in memory (instead of monitoring.max_series), and the resolution of a distribution: at scale 6 percentiles are within 0.54 %, each step up to 8 halves the error and down to 0 doubles it. Called again it replaces all but the kind. Takes effect when the transaction commits, the scale with the next slot of 10 seconds; a metric need not be defined to be recorded. Errors: invalid name (42602), unknown kind, scale outside 0 to 8, limit below 1 (22023), the metric is of another kind (42809).';
+
 -- Reading
 
 CREATE FUNCTION monitoring.labels_match(labels jsonb, selector jsonb) RETURNS boolean
@@ -242,11 +313,17 @@ COMMENT ON COLUMN monitoring.series.last_recorded IS 'Time of the last observati
 COMMENT ON COLUMN monitoring.series.first_seen IS 'When it was first stored; null before the first flush.';
 
 CREATE VIEW monitoring.metrics AS
-SELECT s.metric, s.kind, count(*) AS series, count(*) FILTER (WHERE s.live) AS live_series,
-       bool_or(s.overflow) AS overflowing, max(s.last_recorded) AS last_recorded, min(s.first_seen) AS first_seen
-FROM monitoring.series s
-GROUP BY s.metric, s.kind;
-COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, and whether some were folded into its overflow series.';
+SELECT coalesce(s.metric, m.metric) AS metric,
+       coalesce(s.kind, CASE m.kind WHEN 1 THEN 'counter' WHEN 2 THEN 'gauge' WHEN 3 THEN 'distribution' END) AS kind,
+       coalesce(s.series, 0) AS series, coalesce(s.live_series, 0) AS live_series,
+       coalesce(s.overflowing, false) AS overflowing, s.last_recorded, coalesce(s.first_seen, m.first_seen) AS first_seen,
+       m.unit, m.description, m.max_series, m.scale
+FROM (SELECT e.metric, e.kind, count(*) AS series, count(*) FILTER (WHERE e.live) AS live_series,
+             bool_or(e.overflow) AS overflowing, max(e.last_recorded) AS last_recorded, min(e.first_seen) AS first_seen
+      FROM monitoring.series e
+      GROUP BY e.metric, e.kind) s
+FULL JOIN monitoring.metric_catalog m ON m.metric = s.metric;
+COMMENT ON VIEW monitoring.metrics IS 'Every metric: its kind, how many series it has and how many of them are live in memory, whether some were folded into its overflow series, and what define_metric() said of it (max_series is null where the setting holds).';
 COMMENT ON COLUMN monitoring.metrics.metric IS 'Name of the metric.';
 COMMENT ON COLUMN monitoring.metrics.kind IS 'counter, gauge or distribution.';
 COMMENT ON COLUMN monitoring.metrics.series IS 'Series, live or stored.';
@@ -254,6 +331,10 @@ COMMENT ON COLUMN monitoring.metrics.live_series IS 'Series in memory.';
 COMMENT ON COLUMN monitoring.metrics.overflowing IS 'True if some label sets were folded into the overflow series.';
 COMMENT ON COLUMN monitoring.metrics.last_recorded IS 'Time of the last observation; null if no series is live.';
 COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored; null before the first flush.';
+COMMENT ON COLUMN monitoring.metrics.unit IS 'Unit of its values, as defined.';
+COMMENT ON COLUMN monitoring.metrics.description IS 'What it measures, as defined.';
+COMMENT ON COLUMN monitoring.metrics.max_series IS 'Series it may have in memory; null for monitoring.max_series.';
+COMMENT ON COLUMN monitoring.metrics.scale IS 'Resolution of a distribution''s sketches; null before the first flush.';
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,

@@ -62,9 +62,13 @@ typedef struct MonMetric
 {
 	struct MonMetric *next; /* hash chain, or free list */
 	Oid dboid;              /* 0 = free */
-	MonMetricKind kind;
-	int nseries; /* overflow series not counted */
+	MonMetricKind kind;     /* anything while there is neither a series nor a definer */
+	int8 scale;             /* of new sketches */
 	bool full_logged;
+	bool idle;                /* had no series at the last sweep */
+	int max_series;           /* 0 = monitoring.max_series */
+	int nseries;              /* overflow series not counted */
+	int definers;             /* transactions that are defining it */
 	struct MonSeries *series; /* list through next_in_metric */
 	struct MonSeries *overflow;
 	char name[METRIC_NAME_MAX + 1];
@@ -89,10 +93,20 @@ typedef struct MonSeries
 	Jsonb *labels; /* canonical; a block of the allocator */
 } MonSeries;
 
-/* Identity of a series as a backend keeps it. */
+/* What define_metric() says that matters to recording. */
+typedef struct MetricDefinition
+{
+	MonMetricKind kind;
+	int max_series; /* 0 = monitoring.max_series */
+	int8 scale;
+} MetricDefinition;
+
+/* Identity of a series as a backend keeps it, and what its metric is made with. */
 typedef struct MonSeriesKey
 {
 	MonMetricKind kind;
+	int8 scale;
+	int max_series;
 	int64 id;
 	const char *metric;
 	const Jsonb *labels;
@@ -123,7 +137,18 @@ extern MonDb *mon_registry_db(Oid dboid);
 extern uint32 mon_registry_tick(void);
 extern void mon_registry_bump_tick(void);
 extern MonMetric *mon_registry_find_metric(const char *name, Oid dboid);
-extern bool mon_registry_metric_kind(const char *name, MonMetricKind *kind);
+/* The definition of a metric that has series, or is being defined. */
+extern bool mon_registry_definition(const char *name, MetricDefinition *def);
+/* Keep a metric in memory while it is defined; made by its stored definition if it is new. */
+extern bool mon_registry_pin(const char *name, const MetricDefinition *stored);
+extern void mon_registry_unpin(const char *name, const MetricDefinition *def);
+/* Moves when metrics may have room for more series. */
+extern uint32 mon_registry_room_tick(void);
+/* The scale that a series' sketches begin with. */
+extern int mon_registry_scale(MonSeries *series, const MonSeriesKey *key);
+/* Whether nobody has said yet that the metric of this overflow series is full. */
+extern bool mon_registry_first_overflow(MonSeries *series);
+extern const Jsonb *mon_overflow_labels(void);
 extern MonSeries *mon_registry_series(const MonSeriesKey *key);
 extern bool mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *delta,
 							 TimestampTz now);

@@ -293,7 +293,7 @@ copy_registry(ReadState *state, MonDb *db)
 	next_seq = db->next_seq;
 	mon_index_lock(LW_SHARED);
 	metric = mon_registry_find_metric(state->metric, MyDatabaseId);
-	if (metric)
+	if (metric && metric->series)
 	{
 		kind = metric->kind;
 		if (state->fn.metric_kinds & (1 << (kind - 1)))
@@ -356,8 +356,8 @@ add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 	TimestampTz now = GetCurrentTimestamp();
 
 	mon_point_init(&p, key->kind);
-	p.start = mon_floor_time(now, SLOT_USECS);
-	p.last_at = now;
+	p.start = d->slot ? d->slot : mon_floor_time(now, SLOT_USECS);
+	p.last_at = d->slot ? d->slot : now;
 	p.count = d->count;
 	p.sum = d->sum;
 	p.min = d->min;

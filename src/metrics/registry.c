@@ -34,7 +34,8 @@ enum
 
 typedef struct Registry
 {
-	pg_atomic_uint32 tick; /* moves when a reader wants recent data */
+	pg_atomic_uint32 tick;      /* moves when a reader wants recent data */
+	pg_atomic_uint32 room_tick; /* moves when metrics may have room for more series */
 	uint32 next_lockno;
 	uint32 series_mask;
 	MonDb *dbs;
@@ -80,6 +81,7 @@ registry_shmem_init(LWLockPadded *slice_locks)
 	{
 		memset(registry, 0, registry_header_size());
 		pg_atomic_init_u32(&registry->tick, 0);
+		pg_atomic_init_u32(&registry->room_tick, 0);
 		registry->series_mask = series_buckets() - 1;
 		mon_memory_setup(area, registry_size() - registry_header_size());
 	}
@@ -144,6 +146,12 @@ void
 mon_registry_bump_tick(void)
 {
 	pg_atomic_fetch_add_u32(&registry->tick, 1);
+}
+
+uint32
+mon_registry_room_tick(void)
+{
+	return pg_atomic_read_u32(&registry->room_tick);
 }
 
 /* ---- allocation of the type-stable structs (index lock held exclusively) ---- */
@@ -243,20 +251,26 @@ mon_registry_find_metric(const char *name, Oid dboid)
 }
 
 bool
-mon_registry_metric_kind(const char *name, MonMetricKind *kind)
+mon_registry_definition(const char *name, MetricDefinition *def)
 {
 	MonMetric *m;
+	bool known;
 
 	mon_index_lock(LW_SHARED);
 	m = mon_registry_find_metric(name, MyDatabaseId);
-	if (m)
-		*kind = m->kind;
+	known = m && (m->series || m->definers > 0);
+	if (known)
+	{
+		def->kind = m->kind;
+		def->max_series = m->max_series;
+		def->scale = m->scale;
+	}
 	mon_index_unlock();
-	return m != NULL;
+	return known;
 }
 
 static MonMetric *
-create_metric(const char *name, MonMetricKind kind)
+create_metric(const char *name, MonMetricKind kind, int max_series, int scale)
 {
 	MonMetric **bucket = metric_bucket(name, MyDatabaseId);
 	MonMetric *m = registry->free_metrics;
@@ -271,10 +285,85 @@ create_metric(const char *name, MonMetricKind kind)
 
 	m->dboid = MyDatabaseId;
 	m->kind = kind;
+	m->max_series = max_series;
+	m->scale = scale;
 	strlcpy(m->name, name, sizeof(m->name));
 	m->next = *bucket;
 	*bucket = m;
 	return m;
+}
+
+/* The metric of a key; NULL when it has another kind, or no memory. */
+static MonMetric *
+find_or_create_metric(const MonSeriesKey *key)
+{
+	MonMetric *m = mon_registry_find_metric(key->metric, MyDatabaseId);
+
+	if (!m)
+		return create_metric(key->metric, key->kind, key->max_series, key->scale);
+	if (!m->series && m->definers == 0)
+		m->kind = key->kind;
+	m->idle = false;
+	return m->kind == key->kind ? m : NULL;
+}
+
+bool
+mon_registry_pin(const char *name, const MetricDefinition *stored)
+{
+	MonMetric *m;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	m = mon_registry_find_metric(name, MyDatabaseId);
+	if (!m)
+		m = create_metric(name, stored->kind, stored->max_series, stored->scale);
+	else if (!m->series && m->definers == 0)
+		m->kind = stored->kind;
+	if (m)
+		m->definers++;
+	mon_index_unlock();
+	return m != NULL;
+}
+
+/* The transaction that pinned it ended: with a new definition, or without (NULL). */
+void
+mon_registry_unpin(const char *name, const MetricDefinition *def)
+{
+	MonMetric *m;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	m = mon_registry_find_metric(name, MyDatabaseId);
+	if (m && m->definers > 0)
+	{
+		m->definers--;
+		if (def)
+		{
+			m->max_series = def->max_series;
+			m->scale = def->scale;
+			m->full_logged = false;
+			pg_atomic_fetch_add_u32(&registry->room_tick, 1);
+		}
+	}
+	mon_index_unlock();
+}
+
+/* A metric without series costs memory; one with a definition of its own stays. */
+static bool
+metric_is_idle(MonMetric *m)
+{
+	bool idle = !m->series && m->definers == 0 && m->max_series == 0 &&
+		m->scale == EXPO_DEFAULT_SCALE;
+	bool was_idle = m->idle;
+
+	m->idle = idle;
+	return idle && was_idle;
+}
+
+static void
+free_metric(MonMetric *m)
+{
+	m->dboid = InvalidOid;
+	m->next = registry->free_metrics;
+	registry->free_metrics = m;
 }
 
 /* ---- series ---- */
@@ -340,6 +429,7 @@ create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 	s->id = id;
 	s->dboid = MyDatabaseId;
 	s->kind = metric->kind;
+	s->last_used = GetCurrentTimestamp();
 	s->is_overflow = overflow;
 	s->labels = copy;
 	s->next = *bucket;
@@ -354,11 +444,11 @@ create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 }
 
 /*
- * The labels {"overflow": "true"} as jsonb bytes, spelt out here because this
- * must work where nothing may be allocated.
+ * The labels {"overflow": "true"} as jsonb, spelt out here because this must
+ * work where nothing may be allocated.
  */
-static const Jsonb *
-overflow_labels(int64 *id, const char *metric)
+const Jsonb *
+mon_overflow_labels(void)
 {
 	static pg_attribute_aligned(8) char image[64];
 	struct varlena *varlena = (struct varlena *) image;
@@ -374,22 +464,20 @@ overflow_labels(int64 *id, const char *metric)
 		SET_VARSIZE(varlena, offsetof(Jsonb, root.children) + 2 * sizeof(JEntry) + 12);
 		jsonb->root.header = JB_FOBJECT | 1;
 	}
-	*id = mon_series_id(metric, strlen(metric), "{\"overflow\": \"true\"}", 20);
 	return jsonb;
+}
+
+static int64
+overflow_id(const char *metric)
+{
+	return mon_series_id(metric, strlen(metric), "{\"overflow\": \"true\"}", 20);
 }
 
 static MonSeries *
 overflow_series(MonMetric *metric)
 {
-	int64 id;
-	const Jsonb *labels = overflow_labels(&id, metric->name);
-
 	if (!metric->overflow)
-	{
-		MonSeries *s = find_series(id);
-
-		metric->overflow = s ? s : create_series(metric, id, labels, true);
-	}
+		(void) create_series(metric, overflow_id(metric->name), mon_overflow_labels(), true);
 	return metric->overflow;
 }
 
@@ -411,21 +499,43 @@ mon_registry_series(const MonSeriesKey *key)
 
 	mon_index_lock(LW_EXCLUSIVE);
 	s = find_series(key->id);
-	if (!s)
+	if (!s && (metric = find_or_create_metric(key)) != NULL)
 	{
-		metric = mon_registry_find_metric(key->metric, MyDatabaseId);
-		if (!metric)
-			metric = create_metric(key->metric, key->kind);
-		if (metric && metric->kind == key->kind)
-		{
-			if (metric->nseries < mon_max_series)
-				s = create_series(metric, key->id, key->labels, false);
-			if (!s)
-				s = overflow_series(metric);
-		}
+		int limit = metric->max_series > 0 ? metric->max_series : mon_max_series;
+
+		if (metric->nseries < limit && key->id != overflow_id(metric->name))
+			s = create_series(metric, key->id, key->labels, false);
+		if (!s)
+			s = overflow_series(metric);
 	}
 	mon_index_unlock();
 	return s;
+}
+
+int
+mon_registry_scale(MonSeries *series, const MonSeriesKey *key)
+{
+	int scale = key->scale;
+
+	if (!series)
+		return scale;
+	mon_series_lock(series, LW_SHARED);
+	if (series->dboid == MyDatabaseId)
+		scale = series->metric->scale;
+	mon_series_unlock(series);
+	return scale;
+}
+
+bool
+mon_registry_first_overflow(MonSeries *series)
+{
+	bool first = false;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	if (series->dboid == MyDatabaseId && series->is_overflow && !series->metric->full_logged)
+		first = series->metric->full_logged = true;
+	mon_index_unlock();
+	return first;
 }
 
 /* ---- slots (series lock held) ---- */
@@ -528,7 +638,7 @@ new_slot(MonSeries *s, TimestampTz start)
 	slot->max = -INFINITY;
 	slot->last_at = DT_NOBEGIN;
 	if (s->kind == MON_DISTRIBUTION)
-		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
+		expo_init(&slot->sketch, s->metric->scale);
 	while (*link && (*link)->start > start)
 		link = &(*link)->older;
 	slot->older = *link;
@@ -849,9 +959,7 @@ mon_registry_forget(Oid dboid, bool gone)
 				free_series(s);
 			}
 			*link = m->next;
-			m->dboid = InvalidOid;
-			m->next = registry->free_metrics;
-			registry->free_metrics = m;
+			free_metric(m);
 		}
 	}
 	db = find_db(dboid);
@@ -861,29 +969,57 @@ mon_registry_forget(Oid dboid, bool gone)
 	mon_seal_unlock();
 }
 
-/* Reclaim the series that have been idle and are safely stored. */
+/* Whether a series can be reclaimed: idle, and safely stored or never used at all. */
+static bool
+series_is_idle(const MonSeries *s, TimestampTz now)
+{
+	return s->slots == NULL && (s->persisted || s->persist_seq == 0) &&
+		s->last_used < now - SERIES_IDLE_USECS;
+}
+
+static void
+sweep_metric(MonMetric *m, TimestampTz now)
+{
+	MonSeries **link = &m->series;
+
+	while (*link)
+	{
+		MonSeries *s = *link;
+
+		if (series_is_idle(s, now))
+		{
+			*link = s->next_in_metric;
+			free_series(s);
+			pg_atomic_fetch_add_u32(&registry->room_tick, 1);
+		}
+		else
+			link = &s->next_in_metric;
+	}
+}
+
+/* Reclaim what has been idle: series, then metrics without any. */
 void
 mon_registry_sweep(TimestampTz now)
 {
 	mon_index_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < METRIC_BUCKETS; i++)
-		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+	{
+		MonMetric **link = &registry->metrics[i];
+
+		while (*link)
 		{
-			MonSeries **link = &m->series;
+			MonMetric *m = *link;
 
-			while (*link)
+			sweep_metric(m, now);
+			if (metric_is_idle(m))
 			{
-				MonSeries *s = *link;
-
-				if (s->slots == NULL && s->persisted && s->last_used < now - SERIES_IDLE_USECS)
-				{
-					*link = s->next_in_metric;
-					free_series(s);
-				}
-				else
-					link = &s->next_in_metric;
+				*link = m->next;
+				free_metric(m);
 			}
+			else
+				link = &m->next;
 		}
+	}
 	mon_index_unlock();
 }
 
