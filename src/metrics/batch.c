@@ -103,12 +103,6 @@ record_batch(Batch *b)
 
 /* ---- arrays ---- */
 
-static void
-null_argument(const char *name)
-{
-	ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
-}
-
 /* The elements of a one-dimensional array without nulls; NULL when the argument is null. */
 static Datum *
 get_elements(FunctionCallInfo fcinfo, int arg, const char *name, int *n)
@@ -149,7 +143,7 @@ get_equal_elements(FunctionCallInfo fcinfo, int arg, const char *name, int n)
 		ereport(ERROR,
 				(errcode(ERRCODE_ARRAY_SUBSCRIPT_ERROR),
 				 errmsg("the arrays of a batch must have equal lengths"),
-				 errdetail("metrics has %d elements, %s has %d.", n, name, m)));
+				 errdetail("The length of metrics is %d, that of %s is %d.", n, name, m)));
 	return elements;
 }
 
@@ -161,18 +155,20 @@ PG_FUNCTION_INFO_V1(mon_record_batch);
 Datum
 mon_record_batch(PG_FUNCTION_ARGS)
 {
-	int n = 0;
-	Datum *metrics = get_elements(fcinfo, 0, "metrics", &n);
-	Datum *values = get_equal_elements(fcinfo, 1, "observations", n);
-	Datum *labels = get_equal_elements(fcinfo, 2, "labels", n);
-	Datum *kinds = get_equal_elements(fcinfo, 3, "kinds", n);
-	Datum *times = get_equal_elements(fcinfo, 4, "times", n);
+	Datum *metrics, *values, *labels, *kinds, *times;
 	Batch b;
+	int n;
 
-	if (!metrics)
-		null_argument("metrics");
-	if (!values)
-		null_argument("observations");
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("metrics and observations must not be null")));
+	metrics = get_elements(fcinfo, 0, "metrics", &n);
+	values = get_equal_elements(fcinfo, 1, "observations", n);
+	labels = get_equal_elements(fcinfo, 2, "labels", n);
+	kinds = get_equal_elements(fcinfo, 3, "kinds", n);
+	times = get_equal_elements(fcinfo, 4, "times", n);
+
 	begin_batch(&b, n);
 	for (; b.current < n; b.current++)
 	{

@@ -234,8 +234,9 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    code smallint := monitoring.pin_definition(metric, kind, max_series, scale);
+    code smallint;
 BEGIN
+    code := monitoring.pin_definition(metric, kind, max_series, scale);
     INSERT INTO monitoring.metric_catalog AS m (metric, kind, unit, description, max_series, scale, defined)
     VALUES (define_metric.metric, code, define_metric.unit, define_metric.description, define_metric.max_series,
             define_metric.scale, true)
