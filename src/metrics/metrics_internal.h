@@ -172,6 +172,18 @@ extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
 								int64 *pending, int64 *persisted);
 
+/* ---- slots.c: series lock held ---- */
+
+/* Add to the slot of the delta's time; what found no memory stays in *rest (false). */
+extern bool mon_slots_add(MonSeries *s, MonDelta *rest, TimestampTz now);
+/*
+ * Merge the two oldest slots that are both open or both sealed; false when
+ * there is no such pair.
+ */
+extern bool mon_slots_merge_oldest(MonSeries *s, bool sealed);
+/* Free a slot that is off the list. */
+extern void mon_slot_free(MonSeries *s, MonSlot *slot);
+
 /* ---- record.c ---- */
 extern void mon_record_init(void);
 /* Move this backend's own records into the registry. */
