@@ -476,12 +476,12 @@ CREATE TABLE monitoring.metric_catalog (
 COMMENT ON TABLE monitoring.metric_catalog IS 'Every metric that was ever stored or defined; kind 1 counter, 2 gauge, 3 distribution. unit, description, max_series and scale are what define_metric() said, when defined.';
 COMMENT ON COLUMN monitoring.metric_catalog.metric IS 'Name of the metric.';
 COMMENT ON COLUMN monitoring.metric_catalog.kind IS '1 counter, 2 gauge, 3 distribution.';
-COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored.';
-COMMENT ON COLUMN monitoring.metric_catalog.unit IS 'Unit of the values, as defined.';
-COMMENT ON COLUMN monitoring.metric_catalog.description IS 'Help text, as defined.';
-COMMENT ON COLUMN monitoring.metric_catalog.max_series IS 'Series it may have in memory; null: monitoring.max_series.';
-COMMENT ON COLUMN monitoring.metric_catalog.scale IS 'Scale of the sketches of a distribution, 0 to 8.';
-COMMENT ON COLUMN monitoring.metric_catalog.defined IS 'Whether define_metric() was called.';
+COMMENT ON COLUMN monitoring.metric_catalog.first_seen IS 'When it was first stored or defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.unit IS 'Unit of its values, as defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.description IS 'What it measures, as defined.';
+COMMENT ON COLUMN monitoring.metric_catalog.max_series IS 'Series it may have in memory; null for monitoring.max_series.';
+COMMENT ON COLUMN monitoring.metric_catalog.scale IS 'Resolution of a distribution''s sketches.';
+COMMENT ON COLUMN monitoring.metric_catalog.defined IS 'True once define_metric() was called for it.';
 
 CREATE TABLE monitoring.series_catalog (
     series_id  bigint PRIMARY KEY,
@@ -675,6 +675,12 @@ SELECT NULL::text AS metric, NULL::float8 AS value, NULL::jsonb AS labels, NULL:
 WHERE false;
 COMMENT ON VIEW monitoring.ingest IS 'Rows inserted here, by COPY, INSERT or a driver''s bulk insert, are observations: as record_at(), with labels {}, kind distribution and the time now where those are null or left out. It has no rows to be selected. An error ends the statement; rows before it are recorded unless monitoring.transactional is on or they are more than a minute old.';
 
+COMMENT ON COLUMN monitoring.ingest.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.ingest.value IS 'What was observed.';
+COMMENT ON COLUMN monitoring.ingest.labels IS 'Labels, a JSON object of scalars; null for none.';
+COMMENT ON COLUMN monitoring.ingest.kind IS 'counter, gauge or distribution; null for distribution.';
+COMMENT ON COLUMN monitoring.ingest.ts IS 'When it was observed; null for now.';
+
 CREATE TRIGGER ingest_row INSTEAD OF INSERT ON monitoring.ingest
 FOR EACH ROW EXECUTE FUNCTION monitoring.ingest_row();
 
@@ -787,7 +793,11 @@ COMMENT ON COLUMN monitoring.metrics.series IS 'Series, live or stored.';
 COMMENT ON COLUMN monitoring.metrics.live_series IS 'Series in memory.';
 COMMENT ON COLUMN monitoring.metrics.overflowing IS 'True if some label sets were folded into the overflow series.';
 COMMENT ON COLUMN monitoring.metrics.last_recorded IS 'Time of the last observation; null if no series is live.';
-COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored or defined; null before the first flush.';
+COMMENT ON COLUMN monitoring.metrics.first_seen IS 'When it was first stored; null before the first flush.';
+COMMENT ON COLUMN monitoring.metrics.unit IS 'Unit of its values, as defined.';
+COMMENT ON COLUMN monitoring.metrics.description IS 'What it measures, as defined.';
+COMMENT ON COLUMN monitoring.metrics.max_series IS 'Series it may have in memory; null for monitoring.max_series.';
+COMMENT ON COLUMN monitoring.metrics.scale IS 'Resolution of a distribution''s sketches; null before the first flush.';
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
@@ -3435,6 +3445,7 @@ COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given
 COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
 COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
 COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 
@@ -3510,7 +3521,7 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object, privilege LOOP
         IF o.kind = 'TABLE' THEN
             PERFORM monitoring.lock_for_grant(o.object::regclass);
         END IF;

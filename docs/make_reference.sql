@@ -16,7 +16,7 @@ SET search_path = pg_catalog, pg_temp;
 CREATE TEMP TABLE topics (position int GENERATED ALWAYS AS IDENTITY, title text, intro text, objects text[]);
 INSERT INTO topics (title, intro, objects) VALUES
 ('Recording metrics', 'Guide: [howto.md](howto.md#record-metrics). Names: [metrics.md](metrics.md).',
-	'{record,increment,set_gauge,flush}'),
+	'{record,increment,set_gauge,record_at,record_values,record_batch,record_json,ingest,define_metric,flush}'),
 ('Reading metrics', 'Guide: [howto.md](howto.md#dashboards).',
 	'{value,percentile(text,query,series_values,metrics,series,live_series,check_fn}'),
 ('Sketches', 'A sketch is the distribution of many values. Guide: [howto.md](howto.md#percentiles-of-your-own-tables).',
@@ -30,7 +30,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Workers and the extension itself', 'What to do when something is wrong: [runbook.md](runbook.md).',
 	'{status,self,jobs,worker_status,self_values,wake_worker}'),
 ('Retention', 'Tables that grow are partitioned by time.',
-	'{retention_policies,apply_retention,partitions,ensure_partition,drop_partition}'),
+	'{storage_usage,retention_policies,apply_retention,partitions,ensure_partition,drop_partition}'),
 ('Access', 'Guide: [howto.md](howto.md#who-may-do-what).',
 	'{grant_access,revoke_access,access_levels,access_objects}');
 

@@ -15,6 +15,7 @@ COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given
 COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
 COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
 COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
+COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 
@@ -90,7 +91,7 @@ DECLARE
     o record;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA monitoring TO %I', role);
-    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object LOOP
+    FOR o IN SELECT * FROM monitoring.access_objects(level) ORDER BY kind, object, privilege LOOP
         IF o.kind = 'TABLE' THEN
             PERFORM monitoring.lock_for_grant(o.object::regclass);
         END IF;

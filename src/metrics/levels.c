@@ -285,9 +285,10 @@ void
 mon_builder_add(ChunkBuilder *b, MonPoint *p)
 {
 	int unit = (p->start - b->period) / mon_chunk_levels[b->level].unit;
-	uint64 bit = UINT64CONST(1) << unit;
+	uint64 bit;
 
 	Assert(unit >= 0 && unit < CHUNK_MAX_UNITS);
+	bit = UINT64CONST(1) << unit;
 	if (b->kind == 0)
 		b->kind = p->kind;
 	else if (b->kind != p->kind)

@@ -172,12 +172,25 @@ extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
 								int64 *pending, int64 *persisted);
 
+/* ---- slots.c: series lock held ---- */
+
+/* Add to the slot of the delta's time; what found no memory stays in *rest (false). */
+extern bool mon_slots_add(MonSeries *s, MonDelta *rest, TimestampTz now);
+/*
+ * Merge the two oldest slots that are both open or both sealed; false when
+ * there is no such pair.
+ */
+extern bool mon_slots_merge_oldest(MonSeries *s, bool sealed);
+/* Put back a slot that a stop has left; without memory it is lost. */
+extern void mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
+							 size_t sketch_len);
+/* Free a slot that is off the list. */
+extern void mon_slot_free(MonSeries *s, MonSlot *slot);
+
 /* For residue.c: the postmaster alone calls these. */
 extern void mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg);
 extern void mon_registry_restore_db(Oid dboid, uint64 next_seq);
 extern MonSeries *mon_registry_restore_series(Oid dboid, const MonSeriesKey *key, bool overflow);
-extern void mon_registry_restore_slot(MonSeries *series, const MonSlot *saved, const uint8 *sketch,
-									  size_t sketch_len);
 
 /* ---- residue.c ---- */
 

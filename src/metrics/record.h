@@ -71,8 +71,7 @@ extern SeriesRef *mon_cached_ref(FmgrInfo *flinfo, RefKey key, MonMetricKind kin
 
 extern const char *mon_kind_name(MonMetricKind kind);
 extern MonMetricKind mon_parse_kind(const char *name, int len);
-extern void mon_wrong_kind(const char *metric, MonMetricKind is, MonMetricKind wanted)
-	pg_attribute_noreturn();
+pg_noreturn extern void mon_wrong_kind(const char *metric, MonMetricKind is, MonMetricKind wanted);
 
 /* ---- record.c ---- */
 

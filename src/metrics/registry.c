@@ -548,206 +548,7 @@ mon_registry_first_overflow(MonSeries *series)
 	return first;
 }
 
-/* ---- slots (series lock held) ---- */
-
-static void *
-shared_alloc(void *ctx, size_t size, size_t *actual)
-{
-	return mon_memory_alloc(size, actual, *(bool *) ctx);
-}
-
-static void
-shared_free(void *ctx, void *ptr, size_t actual)
-{
-	mon_memory_free(ptr, actual);
-}
-
-static Size
-slot_size(MonMetricKind kind)
-{
-	return kind == MON_DISTRIBUTION ? sizeof(MonSlot) : offsetof(MonSlot, sketch);
-}
-
-static void
-free_slot(MonSeries *s, MonSlot *slot)
-{
-	bool reserve = true;
-	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
-
-	if (s->kind == MON_DISTRIBUTION)
-		expo_free(&slot->sketch, &alloc);
-	mon_memory_free(slot, slot_size(s->kind));
-	s->nslots--;
-}
-
-static void
-merge_scalars(MonSlot *into, const MonSlot *from)
-{
-	if (from->count > 0 && (into->count == 0 || from->start <= into->start))
-		into->first = from->first;
-	into->count += from->count;
-	into->sum += from->sum;
-	into->min = Min(into->min, from->min);
-	into->max = Max(into->max, from->max);
-	if (from->last_at > into->last_at)
-	{
-		into->last = from->last;
-		into->last_at = from->last_at;
-	}
-}
-
-/*
- * Merge the two oldest slots that are both open or both sealed into the younger
- * one, which takes the older's start; false when there is no such pair.  Only
- * the flush may ask for sealed ones, since it reads them without lock.
- */
-static bool
-merge_oldest(MonSeries *s, bool sealed)
-{
-	MonSlot *pair = NULL;
-	MonSlot *old;
-	bool reserve = true;
-	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
-
-	for (MonSlot *slot = s->slots; slot && slot->older; slot = slot->older)
-		if ((slot->seq > 0) == sealed && (slot->older->seq > 0) == sealed)
-			pair = slot;
-	if (!pair)
-		return false;
-
-	old = pair->older;
-	if (s->kind == MON_DISTRIBUTION && !expo_merge(&pair->sketch, &old->sketch, &alloc))
-		return false;
-	merge_scalars(pair, old);
-	pair->start = Min(pair->start, old->start);
-	pair->older = old->older;
-	free_slot(s, old);
-	pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
-	return true;
-}
-
-/* A new slot, put where its start belongs. */
-static MonSlot *
-new_slot(MonSeries *s, TimestampTz start)
-{
-	Size actual;
-	MonSlot *slot;
-	MonSlot **link = &s->slots;
-
-	if (s->nslots >= MAX_SLOTS)
-		merge_oldest(s, false);
-	slot = mon_memory_alloc(slot_size(s->kind), &actual, s->is_overflow);
-	if (!slot && merge_oldest(s, false))
-		slot = mon_memory_alloc(slot_size(s->kind), &actual, s->is_overflow);
-	if (!slot)
-		return NULL;
-
-	memset(slot, 0, slot_size(s->kind));
-	slot->start = start;
-	slot->min = INFINITY;
-	slot->max = -INFINITY;
-	slot->last_at = DT_NOBEGIN;
-	if (s->kind == MON_DISTRIBUTION)
-		expo_init(&slot->sketch, s->metric->scale);
-	while (*link && (*link)->start > start)
-		link = &(*link)->older;
-	slot->older = *link;
-	*link = slot;
-	s->nslots++;
-	return slot;
-}
-
-/* The slot that observations made now belong to, or NULL. */
-static MonSlot *
-current_slot(MonSeries *s, TimestampTz now)
-{
-	TimestampTz start = now - now % SLOT_USECS;
-	MonSlot *newest = s->slots;
-	MonSlot *slot;
-
-	/* A clock that stepped back does not open slots in the past. */
-	if (newest && newest->seq == 0 && start <= newest->start)
-		return newest;
-	slot = new_slot(s, start);
-	if (!slot && newest && newest->seq == 0)
-	{
-		pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
-		return newest; /* coarser, but counted */
-	}
-	return slot;
-}
-
-/* The slot that starts at a time given by the caller, or NULL. */
-static MonSlot *
-slot_at(MonSeries *s, TimestampTz start)
-{
-	for (MonSlot *slot = s->slots; slot && slot->start >= start; slot = slot->older)
-		if (slot->start == start && slot->seq == 0)
-			return slot;
-	return new_slot(s, start);
-}
-
-/* Take what fits of *rest into the slot and leave the remainder in *rest. */
-static bool
-add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
-{
-	bool reserve = s->is_overflow;
-	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
-
-	if (s->kind == MON_DISTRIBUTION)
-	{
-		size_t taken;
-
-		if (rest->sketch)
-			return expo_merge(&slot->sketch, rest->sketch, &alloc);
-		taken = expo_add_many(&slot->sketch, rest->values, rest->nvalues, &alloc);
-		rest->values += taken;
-		rest->nvalues -= taken;
-		return rest->nvalues == 0;
-	}
-	if (slot->count == 0)
-		slot->first = rest->first;
-	slot->count += rest->count;
-	slot->sum += rest->sum;
-	slot->min = Min(slot->min, rest->min);
-	slot->max = Max(slot->max, rest->max);
-	if (now >= slot->last_at)
-	{
-		slot->last = rest->last;
-		slot->last_at = now;
-	}
-	return true;
-}
-
-/* A slot without observations must not be flushed: a stored point has some. */
-static void
-drop_if_empty(MonSeries *s, MonSlot *slot)
-{
-	MonSlot **link = &s->slots;
-
-	if (slot->seq > 0 || slot->count > 0 || (s->kind == MON_DISTRIBUTION && slot->sketch.count > 0))
-		return;
-	while (*link != slot)
-		link = &(*link)->older;
-	*link = slot->older;
-	free_slot(s, slot);
-}
-
-static bool
-add_locked(MonSeries *s, MonDelta *rest, TimestampTz now)
-{
-	MonSlot *slot = rest->slot ? slot_at(s, rest->slot) : current_slot(s, now);
-
-	if (!slot)
-		return false;
-	if (!add_to_slot(s, slot, rest, now))
-	{
-		drop_if_empty(s, slot);
-		return false;
-	}
-	s->last_used = Max(s->last_used, now);
-	return true;
-}
+/* ---- adding observations ---- */
 
 static uint64
 delta_count(const MonDelta *d)
@@ -768,7 +569,7 @@ add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
 	if (overflow)
 	{
 		mon_series_lock(overflow, LW_EXCLUSIVE);
-		done = add_locked(overflow, rest, now);
+		done = mon_slots_add(overflow, rest, now);
 		mon_series_unlock(overflow);
 	}
 	mon_index_unlock();
@@ -799,7 +600,7 @@ mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *del
 		return false;
 	}
 	db = series->db;
-	done = add_locked(series, &rest, now);
+	done = mon_slots_add(series, &rest, now);
 	mon_series_unlock(series);
 
 	pg_atomic_fetch_add_u64(&db->accepted, n);
@@ -846,14 +647,14 @@ drop_sealed(MonSeries *s, void *arg)
 			pg_atomic_fetch_add_u64(&s->db->persisted,
 									s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
 			*link = slot->older;
-			free_slot(s, slot);
+			mon_slot_free(s, slot);
 		}
 		else
 			link = &slot->older;
 	}
 	if (s->persist_seq > 0 && s->persist_seq <= seq)
 		s->persisted = true;
-	while (s->nslots > MAX_SLOTS && merge_oldest(s, true))
+	while (s->nslots > MAX_SLOTS && mon_slots_merge_oldest(s, true))
 		;
 	mon_series_unlock(s);
 }
@@ -883,7 +684,7 @@ free_series(MonSeries *s)
 		MonSlot *slot = s->slots;
 
 		s->slots = slot->older;
-		free_slot(s, slot);
+		mon_slot_free(s, slot);
 	}
 	if (s->metric->overflow == s)
 		s->metric->overflow = NULL;
@@ -1100,36 +901,4 @@ mon_registry_restore_series(Oid dboid, const MonSeriesKey *key, bool overflow)
 		s = create_series(metric, key->id, key->labels, overflow);
 	restoring_db = InvalidOid;
 	return s;
-}
-
-void
-mon_registry_restore_slot(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
-						  size_t sketch_len)
-{
-	bool reserve = s->is_overflow;
-	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
-	MonSlot *slot = new_slot(s, saved->start);
-	size_t used;
-
-	if (!slot)
-		return;
-	slot->seq = saved->seq;
-	slot->last_at = saved->last_at;
-	slot->count = saved->count;
-	slot->sum = saved->sum;
-	slot->min = saved->min;
-	slot->max = saved->max;
-	slot->first = saved->first;
-	slot->last = saved->last;
-	if (s->kind == MON_DISTRIBUTION &&
-		expo_decode(&slot->sketch, sketch, sketch_len, &used, &alloc) != EXPO_OK)
-	{
-		expo_free(&slot->sketch, &alloc);
-		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
-		drop_if_empty(s, slot);
-		return;
-	}
-	s->last_used = Max(s->last_used, saved->start);
-	pg_atomic_fetch_add_u64(&s->db->accepted,
-							s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
 }

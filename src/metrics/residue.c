@@ -305,7 +305,7 @@ get_slot(Reader *r)
 	slot.first = s.first;
 	slot.last = s.last;
 	if (r->series)
-		mon_registry_restore_slot(r->series, &slot, (const uint8 *) sketch, s.sketch_len);
+		mon_slot_restore(r->series, &slot, (const uint8 *) sketch, s.sketch_len);
 	r->slots++;
 	return true;
 }

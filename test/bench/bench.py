@@ -329,7 +329,51 @@ def breach_latency(bench):
               "median %.2f s" % statistics.median(latencies), "-", "≤ 2.5 s", max(latencies) <= 2.5)
 
 
-SECTIONS = {"record": record_cost, "scaling": scaling, "aggregates": aggregates, "errors": errors,
+INGEST_ROWS = """SELECT 'http_request_seconds' AS metric, round(random()::numeric, 6)::float8 AS value,
+    jsonb_build_object('route', '/api/v1/' || i %% 10, 'method', (ARRAY['GET', 'POST', 'PUT', 'DELETE', 'HEAD'])[i / 10 %% 5 + 1],
+                       'status', (200 + i / 50 %% 5)::text, 'instance', 'web-' || i / 250) AS labels
+    FROM (SELECT (random() * 999)::int AS i FROM generate_series(1, %d)) AS r"""
+
+
+def bulk(bench):
+    """COPY into the view ingest and batches, against the same rows into a plain table with one two-column index."""
+    sql = Psql(bench, "bench")
+    n = RECORD_ROWS
+    rows = INGEST_ROWS % n
+    path = bench.options.data + "/bench_rows"
+    sql.run("COPY (%s) TO '%s'" % (rows, path))
+    sql.run("CREATE TABLE plain (metric text, value float8, labels jsonb, kind text, ts timestamptz DEFAULT now())")
+    sql.run("CREATE INDEX ON plain (metric, ts)")
+    sql.run("CREATE UNLOGGED TABLE arrays AS SELECT array_agg(metric) AS m, array_agg(value) AS v, array_agg(labels) AS l, "
+            "jsonb_agg(jsonb_build_object('metric', metric, 'value', value, 'labels', labels)) AS j "
+            "FROM (SELECT *, row_number() OVER () / 1000 AS batch FROM (%s) AS r) AS r GROUP BY batch" % rows)
+
+    def rate(statement):
+        sql.run("TRUNCATE plain")
+        return n / sql.milliseconds(statement) * 1e3
+
+    copied, ingested, inserted, *batches = per_round(
+        5, lambda: rate("COPY plain (metric, value, labels) FROM '%s'" % path),
+        lambda: rate("COPY monitoring.ingest (metric, value, labels) FROM '%s'" % path),
+        lambda: rate("INSERT INTO plain (metric, value, labels) SELECT u.* FROM arrays, unnest(m, v, l) AS u"),
+        lambda: rate("SELECT sum(monitoring.record_batch(m, v, l)) FROM arrays"),
+        lambda: rate("SELECT sum(monitoring.record_json(j)) FROM arrays"),
+        lambda: rate("SELECT sum(monitoring.record_values('http_request_seconds', v)) FROM arrays"))
+    recorded(sql, "http_request_seconds", 20 * n)
+
+    def line(what, ours, peer, floor):
+        ratio = statistics.median(ratios(ours, peer))
+        bench.add(what, "%.2f M/s" % (statistics.median(ours) / 1e6), "%.2f M/s" % (statistics.median(peer) / 1e6),
+                  "%.1f ×" % ratio, "≥ %.1f M/s" % (floor / 1e6), statistics.median(ours) >= floor and ratio > 1)
+
+    line("COPY into ingest, 4 labels, 1,000 series; peer: COPY into a table, two-column index", ingested, copied, 3e5)
+    for what, ours in zip(("record_batch", "record_json", "record_values"), batches):
+        line("%s, 1,000 a call; peer: INSERT … SELECT of the same" % what, ours, inserted, 1.5e6)
+    sql.run("DROP TABLE plain, arrays")
+    sql.close()
+
+
+SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
             "breach": breach_latency, "overhead": library_overhead, "transaction": record_overhead}
 
 
