@@ -231,6 +231,7 @@ SELECT count(monitoring.record_at('late_total', 1, now() - interval '1 hour' - i
 FROM generate_series(1, 25000) i;
 ROLLBACK TO a;
 SELECT monitoring.value('late_total', 'sum', '2 hours');
+RELEASE a;
 SET TRANSACTION READ ONLY;
 COMMIT;
 SELECT monitoring.value('late_total', 'sum', '2 hours');
