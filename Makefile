@@ -2,6 +2,7 @@
 #
 #   make demo        see it work in a private server      make demo-stop
 #   make test        install what is missing, run every test
+#   make fuzz        the fuzz targets for ten minutes each (FUZZ_SECONDS)
 #   make test-compat the same on the PostgreSQL of other Debian releases (root)
 #   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
 #   make bench       figures, ours and peers' side by side
@@ -69,9 +70,11 @@ test:
 	@./test/run
 test-compat:
 	@./test/compat/run
+fuzz:
+	@ONLY=fuzz FUZZ_SECONDS=$${FUZZ_SECONDS:-600} ./test/run
 bench:
 	@./test/bench/run
 reference:
 	@./docs/make_reference
 
-.PHONY: demo demo-stop test test-compat bench reference install-sender uninstall-sender
+.PHONY: demo demo-stop test test-compat fuzz bench reference install-sender uninstall-sender

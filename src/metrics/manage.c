@@ -6,6 +6,7 @@
  *-------------------------------------------------------------------------
  */
 #include "metrics/levels.h"
+#include "metrics/segment_codec.h"
 
 #include "access/detoast.h"
 #include "access/xact.h"

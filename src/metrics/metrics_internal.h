@@ -237,12 +237,10 @@ extern void mon_segment_add(SegmentBuilder *b, int64 series_id, const MonPoint *
 /* One of the two columns as a bytea. */
 extern Datum mon_segment_column(StringInfo buf);
 
-#define SEGMENT_DIRECTORY_ENTRY 12 /* bytes */
-
 /* A stored segment, as a reader sees it. */
 typedef struct SegmentReader
 {
-	const char *directory;
+	const uint8_t *directory;
 	int nseries;
 	Size points_len;
 } SegmentReader;

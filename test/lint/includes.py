@@ -3,7 +3,7 @@
 
 Slices build on each other in one direction (docs/architecture.md); a slice
 includes its own files and those of lower slices.  The plain C parts of
-sketches and chunks and the sender program use no server headers.
+sketches, chunks and segments and the sender program use no server headers.
 PG_VERSION_NUM is tested in compat.h only.  Prints one line per offence; exit
 status 1 when there is one.
 """
@@ -15,6 +15,7 @@ LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "serve
          "alerts": 4, "notify": 5, "reports": 5, "console": 6}
 # Compiled without the server: file or directory below src -> what it may include besides system headers.
 PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/chunk_codec", "sketch/expo_"),
+           "metrics/segment_codec": ("metrics/segment_codec", "sketch/expo_"),
            "notify/sender/": ("notify/sender/",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
