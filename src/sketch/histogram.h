@@ -17,9 +17,7 @@ typedef struct MonHistogramFormat
 	const char *hint;
 } MonHistogramFormat;
 
-extern void mon_invalid_histogram(const MonHistogramFormat *f, const char *detail)
-	pg_attribute_noreturn();
-extern void mon_histogram_out_of_range(const MonHistogramFormat *f, const char *detail)
-	pg_attribute_noreturn();
+pg_noreturn extern void mon_invalid_histogram(const MonHistogramFormat *f, const char *detail);
+pg_noreturn extern void mon_histogram_out_of_range(const MonHistogramFormat *f, const char *detail);
 
 #endif /* SKETCH_HISTOGRAM_H */
