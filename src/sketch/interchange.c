@@ -404,37 +404,37 @@ next_element(Elements *e, JsonbValue *v)
 /* ---- writing jsonb ---- */
 
 static void
-push_key(JsonbParseState **state, const char *key)
+push_key(MonJsonbState *state, const char *key)
 {
 	JsonbValue v = {.type = jbvString};
 
 	v.val.string.val = unconstify(char *, key);
 	v.val.string.len = (int) strlen(key);
-	(void) pushJsonbValue(state, WJB_KEY, &v);
+	mon_push_jsonb(state, WJB_KEY, &v);
 }
 
 static void
-push_string(JsonbParseState **state, JsonbIteratorToken token, const char *text)
+push_string(MonJsonbState *state, JsonbIteratorToken token, const char *text)
 {
 	JsonbValue v = {.type = jbvString};
 
 	v.val.string.val = pstrdup(text);
 	v.val.string.len = (int) strlen(text);
-	(void) pushJsonbValue(state, token, &v);
+	mon_push_jsonb(state, token, &v);
 }
 
 static void
-push_integer(JsonbParseState **state, JsonbIteratorToken token, int64 n)
+push_integer(MonJsonbState *state, JsonbIteratorToken token, int64 n)
 {
 	JsonbValue v = {.type = jbvNumeric};
 
 	v.val.numeric = int64_to_numeric(n);
-	(void) pushJsonbValue(state, token, &v);
+	mon_push_jsonb(state, token, &v);
 }
 
 /* protobuf's JSON has 64-bit integers as strings: a double could not hold them. */
 static void
-push_uint64_string(JsonbParseState **state, JsonbIteratorToken token, uint64_t n)
+push_uint64_string(MonJsonbState *state, JsonbIteratorToken token, uint64_t n)
 {
 	char text[24];
 
@@ -444,7 +444,7 @@ push_uint64_string(JsonbParseState **state, JsonbIteratorToken token, uint64_t n
 
 /* The shortest digits that read back as the same double; strings for what JSON has no number. */
 static void
-push_double(JsonbParseState **state, double value)
+push_double(MonJsonbState *state, double value)
 {
 	JsonbValue v = {.type = jbvNumeric};
 	char text[DOUBLE_SHORTEST_DECIMAL_LEN];
@@ -457,25 +457,25 @@ push_double(JsonbParseState **state, double value)
 	}
 	v.val.numeric = DatumGetNumeric(DirectFunctionCall3(
 		numeric_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	(void) pushJsonbValue(state, WJB_VALUE, &v);
+	mon_push_jsonb(state, WJB_VALUE, &v);
 }
 
 static void
-key_integer(JsonbParseState **state, const char *key, int64 n)
+key_integer(MonJsonbState *state, const char *key, int64 n)
 {
 	push_key(state, key);
 	push_integer(state, WJB_VALUE, n);
 }
 
 static void
-key_double(JsonbParseState **state, const char *key, double value)
+key_double(MonJsonbState *state, const char *key, double value)
 {
 	push_key(state, key);
 	push_double(state, value);
 }
 
 static void
-key_uint64_string(JsonbParseState **state, const char *key, uint64_t n)
+key_uint64_string(MonJsonbState *state, const char *key, uint64_t n)
 {
 	push_key(state, key);
 	push_uint64_string(state, WJB_VALUE, n);
@@ -484,19 +484,19 @@ key_uint64_string(JsonbParseState **state, const char *key, uint64_t n)
 /* ---- OTLP ---- */
 
 static void
-push_otlp_buckets(JsonbParseState **state, const char *key, const ExpoBuckets *b)
+push_otlp_buckets(MonJsonbState *state, const char *key, const ExpoBuckets *b)
 {
 	if (expo_is_empty(b))
 		return;
 	push_key(state, key);
-	(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(state, WJB_BEGIN_OBJECT, NULL);
 	key_integer(state, "offset", b->lo);
 	push_key(state, "bucketCounts");
-	(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_BEGIN_ARRAY, NULL);
 	for (int32_t i = b->lo; i <= b->hi; i++)
 		push_uint64_string(state, WJB_ELEM, expo_get(b, i));
-	(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
-	(void) pushJsonbValue(state, WJB_END_OBJECT, NULL);
+	mon_push_jsonb(state, WJB_END_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_END_OBJECT, NULL);
 }
 
 /* to_otlp(sketch) */
@@ -504,9 +504,9 @@ Datum
 mon_sketch_to_otlp(PG_FUNCTION_ARGS)
 {
 	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
-	JsonbParseState *state = NULL;
+	MonJsonbState state = {0};
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	key_uint64_string(&state, "count", s.count);
 	key_double(&state, "sum", s.sum);
 	key_integer(&state, "scale", s.scale);
@@ -519,7 +519,8 @@ mon_sketch_to_otlp(PG_FUNCTION_ARGS)
 		key_double(&state, "min", s.min);
 		key_double(&state, "max", s.max);
 	}
-	PG_RETURN_JSONB_P(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	mon_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(state.result));
 }
 
 static void
@@ -597,32 +598,32 @@ next_empty(const ExpoBuckets *b, int32_t i)
 
 /* Offsets count from the end of the span before; that of the first is a bucket's number. */
 static void
-push_spans(JsonbParseState **state, const char *key, const ExpoBuckets *b)
+push_spans(MonJsonbState *state, const char *key, const ExpoBuckets *b)
 {
 	int32_t previous = -PROMETHEUS_SHIFT;
 
 	push_key(state, key);
-	(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_BEGIN_ARRAY, NULL);
 	for (int32_t i = next_populated(b, b->lo); i <= b->hi; i = next_populated(b, previous))
 	{
 		int32_t end = next_empty(b, i);
 
-		(void) pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
+		mon_push_jsonb(state, WJB_BEGIN_OBJECT, NULL);
 		key_integer(state, "offset", (int64) i - previous);
 		key_integer(state, "length", (int64) end - i);
-		(void) pushJsonbValue(state, WJB_END_OBJECT, NULL);
+		mon_push_jsonb(state, WJB_END_OBJECT, NULL);
 		previous = end;
 	}
-	(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_END_ARRAY, NULL);
 }
 
 static void
-push_deltas(JsonbParseState **state, const char *key, const ExpoBuckets *b)
+push_deltas(MonJsonbState *state, const char *key, const ExpoBuckets *b)
 {
 	int64 previous = 0;
 
 	push_key(state, key);
-	(void) pushJsonbValue(state, WJB_BEGIN_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_BEGIN_ARRAY, NULL);
 	for (int32_t i = b->lo; i <= b->hi; i++)
 	{
 		int64 count = (int64) expo_get(b, i);
@@ -632,7 +633,7 @@ push_deltas(JsonbParseState **state, const char *key, const ExpoBuckets *b)
 		push_integer(state, WJB_ELEM, count - previous);
 		previous = count;
 	}
-	(void) pushJsonbValue(state, WJB_END_ARRAY, NULL);
+	mon_push_jsonb(state, WJB_END_ARRAY, NULL);
 }
 
 /* to_prometheus(sketch) */
@@ -640,14 +641,14 @@ Datum
 mon_sketch_to_prometheus(PG_FUNCTION_ARGS)
 {
 	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
-	JsonbParseState *state = NULL;
+	MonJsonbState state = {0};
 
 	if (s.scale < MIN_SCHEMA)
 		ereport(ERROR, errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				errmsg("a sketch of scale %d cannot become a %s", s.scale, prometheus.name),
 				errdetail("The lowest schema of Prometheus is %d.", MIN_SCHEMA),
 				errhint("Use monitoring.to_otlp(), which has no such limit."));
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	mon_push_jsonb(&state, WJB_BEGIN_OBJECT, NULL);
 	key_integer(&state, "schema", s.scale);
 	key_double(&state, "zero_threshold", 0);
 	key_integer(&state, "zero_count", (int64) s.zero_count);
@@ -657,7 +658,8 @@ mon_sketch_to_prometheus(PG_FUNCTION_ARGS)
 	push_deltas(&state, "positive_deltas", &s.pos);
 	push_spans(&state, "negative_spans", &s.neg);
 	push_deltas(&state, "negative_deltas", &s.neg);
-	PG_RETURN_JSONB_P(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+	mon_push_jsonb(&state, WJB_END_OBJECT, NULL);
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(state.result));
 }
 
 typedef struct Span
