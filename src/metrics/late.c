@@ -427,24 +427,16 @@ count_written(void)
 static void
 late_xact_callback(XactEvent event, void *arg)
 {
-	switch (event)
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
+		write_pending();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+		count_written();
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE || event == XACT_EVENT_ABORT)
 	{
-		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
-			write_pending();
-			break;
-		case XACT_EVENT_COMMIT:
-		case XACT_EVENT_PREPARE:
-			count_written();
-			/* FALLTHROUGH */
-		case XACT_EVENT_ABORT:
-			written = NULL; /* these go with the transaction */
-			pending_cxt = NULL;
-			pending = NULL;
-			pending_series = NULL;
-			break;
-		default:
-			break;
+		written = NULL; /* these go with the transaction */
+		pending_cxt = NULL;
+		pending = NULL;
+		pending_series = NULL;
 	}
 }
 
