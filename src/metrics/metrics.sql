@@ -128,10 +128,11 @@ LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
-                                          WHEN 'chunks' THEN c.hourly WHEN 'hourly' THEN c.daily END
+                                          WHEN 'chunks' THEN least(c.hourly, (SELECT min(l.period) FROM monitoring.late l))
+                                          WHEN 'hourly' THEN c.daily END
                      FROM monitoring.compaction_state c), '-infinity')
 $$;
-COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one, late points included; guards retention.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
 ('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),
@@ -259,13 +260,13 @@ COMMENT ON FUNCTION monitoring.labels_match(jsonb, jsonb) IS 'Whether labels mat
 
 CREATE FUNCTION monitoring.check_fn(fn text) RETURNS void
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_fn';
-COMMENT ON FUNCTION monitoring.check_fn(text) IS 'Error 22023 unless value() knows the function: count, sum, avg, min, max, last, rate, increase, or a percentile such as p95 or p99.9.';
+COMMENT ON FUNCTION monitoring.check_fn(text) IS 'Error 22023 unless value() knows the function: count, sum, avg, min, max, first, last, delta, rate, increase, series, stddev, share_below(x), apdex(t), or a percentile such as p95 or p99.9.';
 
 CREATE FUNCTION monitoring.value(metric text, fn text, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
                                  at timestamptz DEFAULT clock_timestamp()) RETURNS float8
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'mon_value';
-COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels contain the given ones: count, sum, avg, min, max, last (gauges), rate (per second), increase, or a percentile (p50, p95, p99.9; relative error at most 0.5415 %). NULL without data, also for a metric that does not exist. Counters have count (of calls), sum, avg, rate and increase; gauges count, sum, avg, min, max and last; distributions all but last, with rate and increase of their count. Time is kept in slots of 10 seconds; every slot that overlaps the window counts, and rate divides by the time they cover. Errors: unknown fn, window not longer than zero, invalid labels (22023), fn that does not go with the metric''s kind (42809), time that is not finite (22008).';
+COMMENT ON FUNCTION monitoring.value(text, text, interval, jsonb, timestamptz) IS 'One number over the window that ends at a time, of all series whose labels match a selector (labels_match) taken together. fn: count, sum, avg; min, max; first and last in time and delta = last - first (gauges); rate (per second) and increase, of a counter''s sum or a distribution''s count; series, the number of series with data; and from the sketch of a distribution: a percentile (p50, p95, p99.9; relative error at most 0.5415 %), stddev (of the population; off by at most 0.5415 % of the root mean square of the values), share_below(x) = the share of values <= x (exact where x is a bound of a bucket, 2^(i/64), otherwise that of the lower or the upper bound of the bucket that holds x, within 0.55 % of x), apdex(t) = (share_below(t) + share_below(4t)) / 2. NULL without data, also for a metric that does not exist. Counters have count (of calls), sum, avg, rate, increase and series; gauges count, sum, avg, min, max, first, last, delta and series; distributions all but first, last and delta. Time is kept in slots of 10 seconds; every slot that overlaps the window counts, and rate divides by the time they cover. What is older than a few hours or came late is kept in one-minute points, later in hours, then days: the beginning of the window is rounded down to what is left. Errors: unknown fn, window not longer than zero, invalid labels (22023), fn that does not go with the metric''s kind (42809), time that is not finite (22008).';
 
 CREATE FUNCTION monitoring.percentile(metric text, q float8, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
                                       at timestamptz DEFAULT clock_timestamp()) RETURNS float8
@@ -285,6 +286,52 @@ RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
 COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
+
+CREATE FUNCTION monitoring.rolling(metric text, fn text, since timestamptz, until timestamptz, step interval, over interval,
+                                   labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
+RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_rolling';
+COMMENT ON FUNCTION monitoring.rolling(text, text, timestamptz, timestamptz, interval, interval, jsonb, text[]) IS 'Moving windows: as query(), but the value of a bucket is that of the window of length over which ends where the bucket ends. Percentiles are those of all values in the window, by merging; every stored point is read once, however long the window is. A point counts in the windows in which it starts; rate divides by over. At most 100,000 steps (54000), those before since that the first window needs included. Otherwise as query().';
+
+CREATE FUNCTION monitoring.sketch_over(metric text, over interval DEFAULT '5 minutes', labels jsonb DEFAULT '{}',
+                                       at timestamptz DEFAULT clock_timestamp()) RETURNS monitoring.sketch
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_sketch_over';
+COMMENT ON FUNCTION monitoring.sketch_over(text, interval, jsonb, timestamptz) IS 'The sketch of a distribution over the window that ends at a time, of all series whose labels match, for your own calculations. NULL without data. Errors as value(); the metric is no distribution (42809).';
+
+CREATE FUNCTION monitoring.sketches(metric text, since timestamptz, until timestamptz, step interval,
+                                    labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
+RETURNS TABLE (bucket timestamptz, series_labels jsonb, sketch monitoring.sketch)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_sketches';
+COMMENT ON FUNCTION monitoring.sketches(text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'As query(), but with the sketch of each bucket instead of a value: NULL where there is no data. Errors as query(); the metric is no distribution (42809).';
+
+CREATE FUNCTION monitoring.top(metric text, fn text, by text[], over interval DEFAULT '5 minutes', n int DEFAULT 10,
+                               labels jsonb DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (series_labels jsonb, value float8)
+LANGUAGE sql STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 10
+AS $$
+    SELECT v.series_labels, v.value
+    FROM monitoring.series_values(metric, fn, over, labels, by, at) v
+    ORDER BY v.value DESC, v.series_labels
+    LIMIT n
+$$;
+COMMENT ON FUNCTION monitoring.top(text, text, text[], interval, int, jsonb, timestamptz) IS 'The n combinations of the labels named in by with the highest values, highest first: series_values() in order. Errors as value(); n is negative (2201W).';
+
+CREATE FUNCTION monitoring.compare(metric text, fn text, over interval DEFAULT '5 minutes', shift interval DEFAULT '1 day',
+                                   labels jsonb DEFAULT '{}', by text[] DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (series_labels jsonb, value float8, previous float8, change float8, ratio float8)
+LANGUAGE sql STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100
+AS $$
+    SELECT coalesce(n.series_labels, p.series_labels), n.value, p.value, n.value - p.value, n.value / nullif(p.value, 0)
+    FROM monitoring.series_values(metric, fn, over, labels, by, at) n
+    FULL JOIN monitoring.series_values(metric, fn, over, labels, by, at - shift) p ON p.series_labels = n.series_labels
+    ORDER BY 1
+$$;
+COMMENT ON FUNCTION monitoring.compare(text, text, interval, interval, jsonb, text[], timestamptz) IS 'The value over a window and over the one that ends shift earlier (yesterday, last week), as value(), one row for each combination of the labels named in by that has data in one of them. change = value - previous, ratio = value / previous (NULL when that is 0). Days and months of shift follow the calendar of the session''s time zone. Errors as value().';
 
 CREATE FUNCTION monitoring.live_series()
 RETURNS TABLE (series_id bigint, metric text, kind smallint, labels jsonb, is_overflow boolean, pending_slots int, last_recorded timestamptz)

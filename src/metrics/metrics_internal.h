@@ -255,6 +255,20 @@ extern int64 mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, ui
  */
 extern bool mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *offset,
 							 uint32 *end);
+/* The same for a stored segment of which only slices of the two columns are read. */
+typedef struct SegmentSlices
+{
+	Datum directory;
+	int nseries;
+	Size points_len;
+	int64 first_id, last_id;
+	const uint8_t *slice; /* entries from <= i < to of the directory */
+	int from, to;
+} SegmentSlices;
+
+extern void mon_segment_slices_open(SegmentSlices *s, Datum directory, Datum points, int64 first_id,
+									int64 last_id);
+extern bool mon_segment_slices_find(SegmentSlices *s, int64 series_id, uint32 *offset, uint32 *end);
 extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 							   const ExpoAllocator *alloc);
 

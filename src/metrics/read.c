@@ -10,9 +10,8 @@
  *	   come: the last flush and the watermarks of the levels;
  *	3. if a flush began after the copy and has committed by then, start over;
  *	4. drop the copied slots that this snapshot finds in storage;
- *	5. add what storage holds: each piece of the time asked for from the coarsest
- *	   level that is exact for it (see plan()), late rows for all of it, and what
- *	   this transaction has recorded and not published.
+ *	5. add what storage holds (read_storage.c), and what this transaction has
+ *	   recorded and not published.
  *
  * Time: a point counts where it starts.  value() and its kin ask for every slot
  * of 10 seconds that overlaps the window.  Where only coarser points are left,
@@ -22,10 +21,8 @@
  */
 #include "metrics/read.h"
 
-#include "access/detoast.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "executor/spi.h"
 #include "fmgr.h"
 #include "metrics/late.h"
 #include "miscadmin.h"
@@ -34,12 +31,10 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
-#include "utils/tuplestore.h"
 
 #define MAX_RETRIES 20
-#define MAX_CELLS 500000     /* buckets of all groups: bounds the memory of a read */
-#define SLICED_READS_UP_TO 8 /* series; for more, whole segments are read */
-#define IDS_UP_TO 1000       /* series that chunks are looked up for by id; for more, by period */
+#define MAX_CELLS 500000                   /* buckets of all groups: bounds the memory of a read */
+#define MAX_SEEN_BYTES (128 * 1024 * 1024) /* of all series' bitmaps of buckets */
 
 typedef struct GroupEntry
 {
@@ -80,7 +75,7 @@ struct MemorySeries
 {
 	int64 id;
 	Jsonb *labels;
-	int group;
+	MatchedSeries *match;
 };
 
 /* ---- selection ---- */
@@ -93,8 +88,8 @@ mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels)
 	mon_selector_parse(&state->selector, labels);
 }
 
-static void
-note_kind(ReadState *state, MonMetricKind kind)
+void
+mon_read_note_kind(ReadState *state, MonMetricKind kind)
 {
 	mon_check_fn_kind(&state->fn, state->metric, kind);
 	state->kind = kind;
@@ -169,9 +164,9 @@ make_cells(ReadState *state)
 	return cells;
 }
 
-/* Remember a matching series; returns its group. */
-static int
-match_series(ReadState *state, int64 id, Jsonb *labels)
+/* Remember a matching series. */
+MatchedSeries *
+mon_read_match(ReadState *state, int64 id, Jsonb *labels)
 {
 	bool found;
 	MatchedSeries *m = hash_search(state->series, &id, HASH_ENTER, &found);
@@ -180,8 +175,15 @@ match_series(ReadState *state, int64 id, Jsonb *labels)
 	{
 		m->group = find_or_add_group(state, group_labels(state, labels));
 		m->deleted_seq = 0;
+		m->seen = NULL;
 	}
-	return m->group;
+	return m;
+}
+
+MatchedSeries *
+mon_read_find(const ReadState *state, int64 id)
+{
+	return hash_search(state->series, &id, HASH_FIND, NULL);
 }
 
 ReadGroup *
@@ -194,21 +196,62 @@ mon_read_only_group(ReadState *state)
 
 /* ---- adding up ---- */
 
-static void
-add_point(ReadState *state, int group, MonPoint *p)
+/* The bucket where a point counts; the first one takes what was rounded outward. */
+static int64
+bucket_of(const ReadState *state, TimestampTz start)
 {
-	ReadGroup *g = &state->groups[group];
-	int64 bucket = 0;
+	int64 after = start - state->origin;
+	int64 bucket;
+
+	if (state->nbuckets == 1 || after <= 0)
+		return 0;
+	bucket = after / state->step;
+	if (state->split == 0)
+		return bucket;
+	return 2 * bucket + (after % state->step >= state->split);
+}
+
+/* Note that a series has data in a bucket; false when it is known. */
+static bool
+first_seen(ReadState *state, MatchedSeries *m, int64 bucket)
+{
+	uint64 bit = UINT64CONST(1) << (bucket % 64);
+
+	if (!m->seen)
+	{
+		Size size = sizeof(uint64) * ((state->nbuckets + 63) / 64);
+
+		state->seen_bytes += size;
+		if (state->seen_bytes > MAX_SEEN_BYTES)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("too many series and steps to count series"),
+					 errhint("Ask for a shorter range, a longer step, or fewer series.")));
+		m->seen = MemoryContextAllocZero(state->cxt, size);
+	}
+	if (m->seen[bucket / 64] & bit)
+		return false;
+	m->seen[bucket / 64] |= bit;
+	return true;
+}
+
+void
+mon_read_add(ReadState *state, MatchedSeries *m, MonPoint *p)
+{
+	ReadGroup *g = &state->groups[m->group];
+	int64 bucket;
 
 	if (p->kind != state->kind)
 		return;
-	if (state->nbuckets > 1)
-		bucket = Max(p->start - state->origin, 0) / state->step;
+	bucket = bucket_of(state, p->start);
 	if (bucket >= state->nbuckets)
 		return;
 	if (!g->cells)
 		g->cells = make_cells(state);
-	mon_point_merge(&g->cells[bucket], p, state->fn.needs_sketch, &state->alloc);
+	if (state->fn.kind == FN_SERIES)
+		g->cells[bucket].count += first_seen(state, m, bucket);
+	else
+		mon_point_merge(&g->cells[bucket], p, state->fn.needs_sketch, &state->alloc);
 }
 
 static bool
@@ -304,7 +347,7 @@ copy_registry(ReadState *state, MonDb *db)
 	mon_seal_unlock();
 
 	if (metric)
-		note_kind(state, kind);
+		mon_read_note_kind(state, kind);
 	return next_seq;
 }
 
@@ -314,7 +357,8 @@ match_copied_series(ReadState *state)
 	for (int i = 0; i < state->nmemory; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		state->memory[i].group = match_series(state, state->memory[i].id, state->memory[i].labels);
+		state->memory[i].match = mon_read_match(state, state->memory[i].id,
+												state->memory[i].labels);
 	}
 }
 
@@ -327,7 +371,7 @@ add_copied_points(ReadState *state, uint64 flushed)
 		MemoryPoint *mp = &state->points[i];
 
 		if (mp->seq == 0 || mp->seq > flushed)
-			add_point(state, state->memory[mp->series].group, &mp->point);
+			mon_read_add(state, state->memory[mp->series].match, &mp->point);
 	}
 }
 
@@ -341,11 +385,11 @@ add_own_point(ReadState *state, const MonSeriesKey *key, MonPoint *p)
 		!mon_selector_match(&state->selector, (Jsonb *) key->labels) || !wanted(state, p->start) ||
 		p->count == 0)
 		return;
-	note_kind(state, key->kind);
+	mon_read_note_kind(state, key->kind);
 	expo_init(&p->sketch, EXPO_DEFAULT_SCALE);
 	if (key->kind == MON_DISTRIBUTION && state->fn.needs_sketch)
 		expo_copy(&p->sketch, &shared, &state->alloc);
-	add_point(state, match_series(state, key->id, (Jsonb *) key->labels), p);
+	mon_read_add(state, mon_read_match(state, key->id, (Jsonb *) key->labels), p);
 }
 
 /* What this transaction has recorded with monitoring.transactional. */
@@ -383,375 +427,6 @@ add_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
 
 	p.start = mon_floor_time(p.start, USECS_PER_MINUTE);
 	add_own_point(arg, key, &p);
-}
-
-/* ---- segments and minutes ---- */
-
-static SPIPlanPtr
-prepare(const char *query, int nargs, Oid *types)
-{
-	SPIPlanPtr plan = SPI_prepare(query, nargs, types);
-
-	if (!plan)
-		elog(ERROR, "could not prepare a read of metrics: %s", SPI_result_code_string(SPI_result));
-	SPI_keepplan(plan);
-	return plan;
-}
-
-static int
-compare_matched(const void *a, const void *b)
-{
-	int64 x = ((const MatchedSeries *) a)->id;
-	int64 y = ((const MatchedSeries *) b)->id;
-
-	return x < y ? -1 : x > y;
-}
-
-static void
-sort_matched(ReadState *state)
-{
-	HASH_SEQ_STATUS seq;
-	MatchedSeries *m;
-
-	state->nmatched = 0;
-	state->matched = palloc_extended(
-		sizeof(MatchedSeries) * (hash_get_num_entries(state->series) + 1), MCXT_ALLOC_HUGE);
-	hash_seq_init(&seq, state->series);
-	while ((m = hash_seq_search(&seq)) != NULL)
-		state->matched[state->nmatched++] = *m;
-	qsort(state->matched, state->nmatched, sizeof(MatchedSeries), compare_matched);
-}
-
-/* Note what was deleted of the matching series and is still in rows of several series. */
-static void
-note_deleted(ReadState *state)
-{
-	static SPIPlanPtr plan = NULL;
-
-	if (!plan)
-		plan = prepare("SELECT series_id, seq FROM monitoring.deleted_series", 0, NULL);
-	if (SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read what was deleted");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[i];
-		bool isnull;
-		int64 id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull));
-		MatchedSeries *m = hash_search(state->series, &id, HASH_FIND, NULL);
-
-		if (m)
-			m->deleted_seq = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* Find the series of the metric that match, stored ones too; checks the function. */
-static void
-match_stored_series(ReadState *state)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[2] = {TEXTOID, JSONBOID};
-	Datum values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector.equal)};
-
-	if (!plan)
-	{
-		plan = SPI_prepare(
-			"SELECT s.series_id, s.labels, m.kind FROM monitoring.series_catalog s "
-			"JOIN monitoring.metric_catalog m ON m.metric OPERATOR(pg_catalog.=) s.metric "
-			"WHERE s.metric OPERATOR(pg_catalog.=) $1 AND s.labels OPERATOR(pg_catalog.@>) $2",
-			2, types);
-		SPI_keepplan(plan);
-	}
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the series catalog");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-		MemoryContext old = MemoryContextSwitchTo(state->cxt);
-		Jsonb *labels = DatumGetJsonbPCopy(SPI_getbinval(tuple, desc, 2, &isnull));
-
-		if (i == 0)
-			note_kind(state, DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull)));
-		if (mon_selector_match(&state->selector, labels))
-			match_series(state, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)), labels);
-		MemoryContextSwitchTo(old);
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* One row of segments or minutes; temporary memory is the caller's to reset. */
-static void
-add_segment_row(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	bool isnull;
-	TimestampTz start = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 1, &isnull));
-	int64 seq = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
-	bytea *directory = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
-	Datum points_datum = SPI_getbinval(tuple, desc, 4, &isnull);
-	bytea *points = state->nmatched > SLICED_READS_UP_TO ? DatumGetByteaPP(points_datum) : NULL;
-	SegmentReader r;
-	int hint = 0;
-
-	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
-					 toast_raw_datum_size(points_datum) - VARHDRSZ);
-	for (int i = 0; i < state->nmatched; i++)
-	{
-		const MatchedSeries *m = &state->matched[i];
-		uint32 offset, end;
-		const char *data;
-		MonPoint p;
-
-		if (!mon_segment_find(&r, m->id, &hint, &offset, &end) || seq <= m->deleted_seq)
-			continue;
-		if (points)
-			data = VARDATA_ANY(points) + offset;
-		else
-			data = VARDATA_ANY(DatumGetByteaPSlice(points_datum, offset, end - offset));
-		mon_segment_decode(data, end - offset, start, &p, &state->alloc);
-		add_point(state, m->group, &p);
-		expo_free(&p.sketch, &state->alloc);
-	}
-}
-
-/* Run a plan and hand every row over, with a memory context of its own. */
-static void
-for_each_row(ReadState *state, SPIPlanPtr plan, Datum *values,
-			 void (*add)(ReadState *state, HeapTuple tuple, TupleDesc desc))
-{
-	MemoryContext row_cxt = AllocSetContextCreate(state->cxt, "metrics row",
-												  ALLOCSET_DEFAULT_SIZES);
-	Portal portal = SPI_cursor_open(NULL, plan, values, NULL, true);
-
-	do
-	{
-		SPI_cursor_fetch(portal, true, 50);
-		for (uint64 i = 0; i < SPI_processed; i++)
-		{
-			MemoryContext old = MemoryContextSwitchTo(row_cxt);
-
-			CHECK_FOR_INTERRUPTS();
-			add(state, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
-			MemoryContextSwitchTo(old);
-			MemoryContextReset(row_cxt);
-		}
-		SPI_freetuptable(SPI_tuptable);
-	} while (SPI_processed > 0);
-	SPI_cursor_close(portal);
-	MemoryContextDelete(row_cxt);
-}
-
-/* Add the rows of segments or minutes that start in a piece of time. */
-static void
-read_segments(ReadState *state, bool minutes, TimestampTz from, TimestampTz to)
-{
-	static SPIPlanPtr plans[2] = {NULL, NULL};
-	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
-	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to),
-					   Int64GetDatum(state->matched[0].id),
-					   Int64GetDatum(state->matched[state->nmatched - 1].id)};
-
-	if (!plans[minutes])
-		plans[minutes] = prepare(
-			psprintf("SELECT slot_start, seq, directory, points FROM monitoring.%s "
-					 "WHERE slot_start OPERATOR(pg_catalog.>=) $1 "
-					 "AND slot_start OPERATOR(pg_catalog.<) $2 "
-					 "AND last_id OPERATOR(pg_catalog.>=) $3 "
-					 "AND first_id OPERATOR(pg_catalog.<=) $4",
-					 minutes ? "minutes" : "segments"),
-			4, types);
-	for_each_row(state, plans[minutes], values, add_segment_row);
-}
-
-/* ---- chunks ---- */
-
-static void
-add_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc, ChunkLevel level, bool late)
-{
-	ChunkPoint points[CHUNK_MAX_UNITS];
-	int64 unit = mon_chunk_levels[level].unit;
-	bool isnull;
-	int64 id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull));
-	TimestampTz period = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 2, &isnull));
-	MatchedSeries *m = hash_search(state->series, &id, HASH_FIND, NULL);
-	bytea *data;
-	int n, kind;
-
-	if (!m)
-		return;
-	data = DatumGetByteaPP(SPI_getbinval(tuple, desc, 3, &isnull));
-	if (chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), state->fn.needs_sketch,
-					 points, &n, &kind, &state->alloc) != EXPO_OK)
-		mon_chunk_corrupt(late ? "late" : mon_chunk_levels[level].table, id, period);
-	for (int i = 0; i < n; i++)
-	{
-		MonPoint p;
-
-		mon_point_from_chunk(&p, kind, &points[i], period, unit);
-		if (p.start >= state->piece_from && p.start < state->piece_to)
-			add_point(state, m->group, &p);
-		expo_free(&p.sketch, &state->alloc);
-	}
-}
-
-static void
-add_minute_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	add_chunk(state, tuple, desc, LEVEL_CHUNKS, false);
-}
-
-static void
-add_hourly_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	add_chunk(state, tuple, desc, LEVEL_HOURLY, false);
-}
-
-static void
-add_daily_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	add_chunk(state, tuple, desc, LEVEL_DAILY, false);
-}
-
-static void
-add_late_chunk(ReadState *state, HeapTuple tuple, TupleDesc desc)
-{
-	add_chunk(state, tuple, desc, LEVEL_CHUNKS, true);
-}
-
-#define CHUNK_SOURCES (CHUNK_LEVELS + 1) /* the last one is monitoring.late */
-
-static const struct
-{
-	const char *table;
-	ChunkLevel level;
-	void (*add)(ReadState *state, HeapTuple tuple, TupleDesc desc);
-} chunk_sources[CHUNK_SOURCES] = {
-	{"chunks", LEVEL_CHUNKS, add_minute_chunk},
-	{"hourly", LEVEL_HOURLY, add_hourly_chunk},
-	{"daily", LEVEL_DAILY, add_daily_chunk},
-	{"late", LEVEL_CHUNKS, add_late_chunk},
-};
-
-static Datum
-id_array(const ReadState *state)
-{
-	Datum *ids = palloc(sizeof(Datum) * state->nmatched);
-
-	for (int i = 0; i < state->nmatched; i++)
-		ids[i] = Int64GetDatum(state->matched[i].id);
-	return PointerGetDatum(construct_array(ids, state->nmatched, INT8OID, 8, true, 'd'));
-}
-
-/* Add the points of a table of chunks that start in a piece of time. */
-static void
-read_chunks(ReadState *state, int source, TimestampTz from, TimestampTz to)
-{
-	static SPIPlanPtr plans[CHUNK_SOURCES][2];
-	bool by_id = state->nmatched <= IDS_UP_TO;
-	Oid types[3] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8ARRAYOID};
-	Datum values[3] = {
-		TimestampTzGetDatum(mon_period_start(chunk_sources[source].level, from)),
-		TimestampTzGetDatum(to),
-		0,
-	};
-
-	if (by_id)
-		values[2] = id_array(state);
-	if (!plans[source][by_id])
-		plans[source][by_id] = prepare(
-			psprintf("SELECT series_id, period, data FROM monitoring.%s "
-					 "WHERE period OPERATOR(pg_catalog.>=) $1 "
-					 "AND period OPERATOR(pg_catalog.<) $2%s",
-					 chunk_sources[source].table,
-					 by_id ? " AND series_id OPERATOR(pg_catalog.=) ANY ($3)" : ""),
-			by_id ? 3 : 2, types);
-	state->piece_from = from;
-	state->piece_to = to;
-	for_each_row(state, plans[source][by_id], values, chunk_sources[source].add);
-}
-
-/* ---- the plan: which level serves which piece of time ---- */
-
-/* Whether buckets begin and end where points of that width do. */
-static bool
-exact_for(const ReadState *state, int64 unit)
-{
-	return state->nbuckets == 1 ||
-		(state->step % unit == 0 && mon_floor_time(state->origin, unit) == state->origin);
-}
-
-/*
- * Slots of 10 seconds: the edges of the other levels, and what is not compacted
- * yet.  Where segments are dropped already, the minutes that hold the edge.
- */
-static void
-plan_slots(ReadState *state, TimestampTz from, TimestampTz to)
-{
-	TimestampTz oldest = mon_oldest_partition("segments");
-
-	oldest = Min(mon_ceil_time(oldest, USECS_PER_MINUTE), state->storage.minutes);
-	if (from < oldest)
-	{
-		TimestampTz lo = mon_floor_time(from, USECS_PER_MINUTE);
-		TimestampTz hi = Min(mon_ceil_time(Min(to, oldest), USECS_PER_MINUTE), oldest);
-		TimestampTz chunked = state->storage.complete[LEVEL_CHUNKS];
-
-		if (lo < chunked)
-			read_chunks(state, LEVEL_CHUNKS, lo, Min(hi, chunked));
-		if (hi > chunked)
-			read_segments(state, true, Max(lo, chunked), hi);
-		from = hi;
-	}
-	if (from < to)
-		read_segments(state, false, from, to);
-}
-
-static void
-plan_minutes(ReadState *state, TimestampTz from, TimestampTz to)
-{
-	TimestampTz lo = mon_ceil_time(from, USECS_PER_MINUTE);
-	TimestampTz hi = mon_floor_time(Min(to, state->storage.minutes), USECS_PER_MINUTE);
-	TimestampTz chunked = state->storage.complete[LEVEL_CHUNKS];
-
-	if (!state->storage.compacted || lo >= hi || !exact_for(state, USECS_PER_MINUTE))
-	{
-		plan_slots(state, from, to);
-		return;
-	}
-	if (from < lo)
-		plan_slots(state, from, lo);
-	if (lo < chunked)
-		read_chunks(state, LEVEL_CHUNKS, lo, Min(hi, chunked));
-	if (hi > chunked)
-		read_segments(state, true, Max(lo, chunked), hi);
-	if (hi < to)
-		plan_slots(state, hi, to);
-}
-
-/* Hours and days: the whole ones from this level, the edges from finer ones. */
-static void
-plan(ReadState *state, ChunkLevel level, TimestampTz from, TimestampTz to)
-{
-	int64 unit = mon_chunk_levels[level].unit;
-	TimestampTz lo = mon_ceil_time(from, unit);
-	TimestampTz hi = mon_floor_time(Min(to, state->storage.complete[level]), unit);
-
-	if (level == LEVEL_CHUNKS)
-	{
-		plan_minutes(state, from, to);
-		return;
-	}
-	if (!state->storage.compacted || lo >= hi || !exact_for(state, unit))
-	{
-		plan(state, level - 1, from, to);
-		return;
-	}
-	if (from < lo)
-		plan(state, level - 1, from, lo);
-	read_chunks(state, level, lo, hi);
-	if (hi < to)
-		plan(state, level - 1, hi, to);
 }
 
 /* ---- one read ---- */
@@ -798,23 +473,6 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 			 errmsg("metrics were flushed too often during a read")));
 }
 
-static void
-read_storage(ReadState *state)
-{
-	SPI_connect();
-	match_stored_series(state);
-	MemoryContextSwitchTo(state->cxt);
-	note_deleted(state);
-	sort_matched(state);
-	if (state->nmatched > 0)
-	{
-		plan(state, LEVEL_DAILY, state->from, state->to);
-		read_chunks(state, CHUNK_SOURCES - 1, mon_floor_time(state->from, USECS_PER_MINUTE),
-					state->to);
-	}
-	SPI_finish();
-}
-
 /* Memory and storage, as of one moment. */
 static void
 read_memory_and_storage(ReadState *state)
@@ -831,7 +489,7 @@ read_memory_and_storage(ReadState *state)
 
 	copy_and_snapshot(state, db);
 	match_copied_series(state);
-	read_storage(state);
+	mon_read_storage(state);
 	PopActiveSnapshot();
 	add_copied_points(state, state->storage.seq);
 	mon_record_each_transactional(add_own, state);
@@ -844,7 +502,7 @@ read_storage_only(ReadState *state)
 {
 	PushActiveSnapshot(GetLatestSnapshot());
 	mon_read_storage_state(&state->storage);
-	read_storage(state);
+	mon_read_storage(state);
 	PopActiveSnapshot();
 }
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * read_sql.c
- *	  value(), percentile(), series_values(), query() and live_series().
+ *	  value(), percentile(), series_values(), query(), rolling(), sketch_over(),
+ *	  sketches() and live_series().
  *
  *-------------------------------------------------------------------------
  */
@@ -11,6 +12,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "sketch/sketch.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -39,6 +41,15 @@ check_finite(TimestampTz t, const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 				 errmsg("%s must be a finite time", what)));
+}
+
+static void
+too_many_steps(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("the range has more than %d steps", MAX_BUCKETS),
+			 errhint("Ask for a shorter range or a longer step.")));
 }
 
 static void
@@ -139,6 +150,25 @@ mon_series_values(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+PG_FUNCTION_INFO_V1(mon_sketch_over);
+/* sketch_over(metric text, over interval, labels jsonb, at timestamptz) returns sketch */
+Datum
+mon_sketch_over(PG_FUNCTION_ARGS)
+{
+	ReadState state = {0};
+
+	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(2));
+	mon_sketch_fn(&state.fn);
+	set_window(&state, PG_GETARG_INTERVAL_P(1), PG_GETARG_TIMESTAMPTZ(3));
+	state.by = construct_empty_array(TEXTOID);
+	mon_read(&state);
+	if (state.ngroups == 0 || !state.groups[0].cells)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(mon_sketch_datum(&state.groups[0].cells[0].sketch));
+}
+
+/* ---- series of buckets ---- */
+
 static void
 set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval *step)
 {
@@ -156,10 +186,7 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 	/* unsigned: the range of timestamps is wider than an int64 */
 	n = ((uint64) until - (uint64) since + state->step - 1) / state->step;
 	if (n > MAX_BUCKETS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the range has more than %d steps", MAX_BUCKETS),
-				 errhint("Ask for a shorter range or a longer step.")));
+		too_many_steps();
 	state->nbuckets = n;
 	state->origin = since;
 	state->seconds = Max(state->step, SLOT_USECS) / (double) USECS_PER_SEC;
@@ -167,20 +194,68 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 	state->to = until;
 }
 
-static void
-put_buckets(const ReadState *state, const ReadGroup *g, ReturnSetInfo *rsinfo)
+/* Rows of (bucket, series_labels, value) in the making. */
+typedef struct BucketRows
 {
-	for (int b = 0; b < state->nbuckets; b++)
-	{
-		double value = 0;
-		Datum values[3];
-		bool nulls[3] = {false, false, false};
+	ReturnSetInfo *rsinfo;
+	const ReadState *state;
+	TimestampTz first; /* bucket */
+	Jsonb *labels;
+} BucketRows;
 
-		values[0] = TimestampTzGetDatum(state->origin + b * state->step);
-		values[1] = JsonbPGetDatum(g->labels);
-		nulls[2] = !group_value(state, g, b, &value);
+/* The row of a bucket; point NULL: there is no data. */
+static void
+put_bucket(int bucket, const MonPoint *point, void *arg)
+{
+	BucketRows *rows = arg;
+	const ReadState *state = rows->state;
+	Datum values[3];
+	bool nulls[3] = {false, false, false};
+	double value = 0;
+
+	values[0] = TimestampTzGetDatum(rows->first + bucket * state->step);
+	values[1] = JsonbPGetDatum(rows->labels);
+	values[2] = 0;
+	if (state->fn.kind == FN_SKETCH)
+	{
+		nulls[2] = !point || point->count == 0;
+		if (!nulls[2])
+			values[2] = mon_sketch_datum(&point->sketch);
+	}
+	else
+	{
+		nulls[2] = !point || !mon_fn_value(&state->fn, point, state->seconds, &value);
 		values[2] = Float8GetDatum(value);
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	tuplestore_putvalues(rows->rsinfo->setResult, rows->rsinfo->setDesc, values, nulls);
+	if (state->fn.kind == FN_SKETCH && !nulls[2])
+		pfree(DatumGetPointer(values[2]));
+}
+
+/* Without grouping there is always one group, so that a chart shows its gaps. */
+static bool
+is_ungrouped(const ReadState *state)
+{
+	return ArrayGetNItems(ARR_NDIM(state->by), ARR_DIMS(state->by)) == 0;
+}
+
+static void
+put_buckets(FunctionCallInfo fcinfo, ReadState *state)
+{
+	BucketRows rows = {(ReturnSetInfo *) fcinfo->resultinfo, state, state->origin};
+
+	if (is_ungrouped(state))
+		(void) mon_read_only_group(state);
+	InitMaterializedSRF(fcinfo, 0);
+	for (int g = 0; g < state->ngroups; g++)
+	{
+		const ReadGroup *group = &state->groups[g];
+
+		if (!group->cells && !is_ungrouped(state))
+			continue;
+		rows.labels = group->labels;
+		for (int b = 0; b < state->nbuckets; b++)
+			put_bucket(b, group->cells ? &group->cells[b] : NULL, &rows);
 	}
 }
 
@@ -189,25 +264,120 @@ PG_FUNCTION_INFO_V1(mon_query);
 Datum
 mon_query(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	ReadState state = {0};
-	bool ungrouped;
 
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(5));
 	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
 	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INTERVAL_P(4));
 	state.by = PG_GETARG_ARRAYTYPE_P(6);
 	mon_read(&state);
+	put_buckets(fcinfo, &state);
+	return (Datum) 0;
+}
 
-	/* Without grouping there is always one group, so that a chart shows its gaps. */
-	ungrouped = ArrayGetNItems(ARR_NDIM(state.by), ARR_DIMS(state.by)) == 0;
-	if (ungrouped)
-		(void) mon_read_only_group(&state);
+PG_FUNCTION_INFO_V1(mon_sketches);
+/* sketches(metric, since, until, step, labels, by) -> (bucket, series_labels, sketch) */
+Datum
+mon_sketches(PG_FUNCTION_ARGS)
+{
+	ReadState state = {0};
 
+	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(4));
+	mon_sketch_fn(&state.fn);
+	set_range(&state, PG_GETARG_TIMESTAMPTZ(1), PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_INTERVAL_P(3));
+	state.by = PG_GETARG_ARRAYTYPE_P(5);
+	mon_read(&state);
+	put_buckets(fcinfo, &state);
+	return (Datum) 0;
+}
+
+/* ---- moving windows ---- */
+
+/*
+ * Have cells before the first bucket, so that its window is whole.  Where the
+ * window is no multiple of the step, each step is two cells, divided where
+ * windows begin.
+ */
+static void
+widen_range(ReadState *state, const Interval *over_arg, ReadWindows *w)
+{
+	int64 over = interval_usecs(over_arg, "window");
+	int64 whole = over / state->step;
+	int64 rest = over % state->step;
+	int64 lead = rest > 0 ? whole : whole - 1; /* steps before the first bucket */
+
+	w->n = state->nbuckets;
+	w->stride = rest > 0 ? 2 : 1;
+	w->first = rest > 0 ? 1 : 0;
+	if (lead > MAX_BUCKETS || (w->n + lead) * w->stride > MAX_BUCKETS)
+		too_many_steps();
+	w->width = rest > 0 ? 2 * whole + 1 : whole;
+	state->split = rest > 0 ? state->step - rest : 0;
+	state->nbuckets = (w->n + lead) * w->stride;
+	if (state->origin < MIN_TIMESTAMP + lead * state->step)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
+	state->origin -= lead * state->step;
+	state->from = state->origin + state->split;
+	state->seconds = Max(over, SLOT_USECS) / (double) USECS_PER_SEC;
+}
+
+static void
+put_series_counts(BucketRows *rows, const int *counts, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		MonPoint p = {0};
+
+		p.count = counts ? counts[i] : 0;
+		put_bucket(i, &p, rows);
+	}
+}
+
+static void
+put_windows(FunctionCallInfo fcinfo, ReadState *state, const ReadWindows *w, TimestampTz first)
+{
+	BucketRows rows = {(ReturnSetInfo *) fcinfo->resultinfo, state, first};
+	int **series = state->fn.kind == FN_SERIES ? mon_roll_series(state, w) : NULL;
+
+	if (is_ungrouped(state))
+		(void) mon_read_only_group(state);
 	InitMaterializedSRF(fcinfo, 0);
-	for (int g = 0; g < state.ngroups; g++)
-		if (ungrouped || state.groups[g].cells)
-			put_buckets(&state, &state.groups[g], rsinfo);
+	for (int g = 0; g < state->ngroups; g++)
+	{
+		const ReadGroup *group = &state->groups[g];
+
+		rows.labels = group->labels;
+		if (!group->cells)
+		{
+			if (is_ungrouped(state))
+				for (int i = 0; i < w->n; i++)
+					put_bucket(i, NULL, &rows);
+		}
+		else if (series)
+			put_series_counts(&rows, series[g], w->n);
+		else
+			mon_roll(state, group, w, put_bucket, &rows);
+	}
+}
+
+PG_FUNCTION_INFO_V1(mon_rolling);
+/* rolling(metric, fn, since, until, step, over, labels, by) -> (bucket, series_labels, value) */
+Datum
+mon_rolling(PG_FUNCTION_ARGS)
+{
+	ReadState state = {0};
+	ReadWindows windows;
+	TimestampTz first;
+
+	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(6));
+	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
+	set_range(&state, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INTERVAL_P(4));
+	first = state.origin;
+	widen_range(&state, PG_GETARG_INTERVAL_P(5), &windows);
+	state.by = PG_GETARG_ARRAYTYPE_P(7);
+	mon_read(&state);
+	put_windows(fcinfo, &state, &windows, first);
 	return (Datum) 0;
 }
 

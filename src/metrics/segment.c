@@ -10,6 +10,11 @@
 #include "metrics/metrics_internal.h"
 #include "metrics/segment_codec.h"
 
+#include "access/detoast.h"
+#include "fmgr.h"
+
+#define SLICE_ENTRIES 128 /* of a directory, read at once where not all of it is needed */
+
 /* ---- writing ---- */
 
 /* The two buffers start with room for a varlena header, so that they can be stored as they are. */
@@ -134,6 +139,95 @@ mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *off
 	}
 	*hint = lo;
 	return lo < r->nseries && mon_segment_entry(r, lo, offset, end) == series_id;
+}
+
+/* ---- reading by slices ---- */
+
+void
+mon_segment_slices_open(SegmentSlices *s, Datum directory, Datum points, int64 first_id,
+						int64 last_id)
+{
+	Size len = toast_raw_datum_size(directory) - VARHDRSZ;
+
+	if (len % SEGMENT_DIRECTORY_ENTRY != 0)
+		corrupt();
+	s->directory = directory;
+	s->nseries = len / SEGMENT_DIRECTORY_ENTRY;
+	s->points_len = toast_raw_datum_size(points) - VARHDRSZ;
+	s->first_id = first_id;
+	s->last_id = last_id;
+	s->slice = NULL;
+	s->from = s->to = 0;
+}
+
+/* Have some entries around a position at hand, at least that one and the next. */
+static void
+load_slice(SegmentSlices *s, int at)
+{
+	bytea *slice;
+
+	if (at >= s->from && (at + 1 < s->to || (at < s->to && s->to == s->nseries)))
+		return;
+	s->from = Max(at - SLICE_ENTRIES / 2, 0);
+	s->to = Min(s->from + SLICE_ENTRIES, s->nseries);
+	slice = DatumGetByteaPSlice(s->directory, s->from * SEGMENT_DIRECTORY_ENTRY,
+								(s->to - s->from) * SEGMENT_DIRECTORY_ENTRY);
+	if (VARSIZE_ANY_EXHDR(slice) != (s->to - s->from) * SEGMENT_DIRECTORY_ENTRY)
+		corrupt();
+	s->slice = (const uint8_t *) VARDATA_ANY(slice);
+}
+
+/* Where an id is to be expected among entries lo..hi, as ids are hashes. */
+static int
+expected_at(int64 id, int lo, int hi, double lo_id, double hi_id)
+{
+	double share = hi_id > lo_id ? ((double) id - lo_id) / (hi_id - lo_id) : 0;
+
+	return lo + (int) ((hi - lo) * Max(Min(share, 1.0), 0.0));
+}
+
+bool
+mon_segment_slices_find(SegmentSlices *s, int64 series_id, uint32 *offset, uint32 *end)
+{
+	int lo = 0;
+	int hi = s->nseries - 1;
+	double lo_id = s->first_id;
+	double hi_id = s->last_id;
+
+	while (lo <= hi)
+	{
+		int at = expected_at(series_id, lo, hi, lo_id, hi_id);
+		int64 id;
+
+		load_slice(s, at);
+		/* Within the slice, bisect; an end of it that is passed narrows lo..hi. */
+		for (int from = Max(lo, s->from), to = Min(hi, s->to - 1); from <= to;)
+		{
+			at = from + (to - from) / 2;
+			id = segment_entry_id(s->slice, at - s->from);
+			if (id == series_id)
+			{
+				load_slice(s, at);
+				*offset = segment_entry_offset(s->slice, at - s->from);
+				*end = at + 1 < s->nseries ? segment_entry_offset(s->slice, at + 1 - s->from)
+										   : s->points_len;
+				if (*offset >= *end || *end > s->points_len)
+					corrupt();
+				return true;
+			}
+			if (id < series_id)
+			{
+				from = lo = at + 1;
+				lo_id = id;
+			}
+			else
+			{
+				to = hi = at - 1;
+				hi_id = id;
+			}
+		}
+	}
+	return false;
 }
 
 void

@@ -82,6 +82,18 @@ extern uint64_t expo_rank(const ExpoSketch *s, double q);
 extern double expo_quantile(const ExpoSketch *s, double q);
 /* The same for many q in any order, in one pass. */
 extern void expo_quantiles(const ExpoSketch *s, const double *q, size_t n, double *out);
+/*
+ * How many values are <= x: exactly for an x outside [min, max), for 0 and for
+ * an upper bound of a positive bucket, else as if all values of the bucket that
+ * holds x were its representative.
+ */
+extern uint64_t expo_count_below(const ExpoSketch *s, double x);
+/*
+ * Standard deviation of the population, NaN when empty.  It is off by at most
+ * expo_max_relative_error() times the root mean square of the values, since it
+ * is a norm of their differences.
+ */
+extern double expo_stddev(const ExpoSketch *s);
 /* Guaranteed relative error of the sketch's percentiles: (base-1)/(base+1) in the normal range. */
 extern double expo_max_relative_error(const ExpoSketch *s);
 

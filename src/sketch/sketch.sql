@@ -84,6 +84,10 @@ CREATE FUNCTION monitoring.sketch_min(sketch monitoring.sketch) RETURNS float8
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_min';
 CREATE FUNCTION monitoring.sketch_max(sketch monitoring.sketch) RETURNS float8
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_max';
+CREATE FUNCTION monitoring.sketch_stddev(sketch monitoring.sketch) RETURNS float8
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_stddev';
+CREATE FUNCTION monitoring.share_below(sketch monitoring.sketch, x float8) RETURNS float8
+	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_share_below';
 CREATE FUNCTION monitoring.percentile(sketch monitoring.sketch, q float8) RETURNS float8
 	LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sketch_percentile';
 CREATE FUNCTION monitoring.percentiles(sketch monitoring.sketch, q float8[]) RETURNS float8[]
@@ -101,6 +105,10 @@ COMMENT ON FUNCTION monitoring.sketch_min(monitoring.sketch) IS
 	'Smallest value of the sketch; exact; NULL for an empty sketch.';
 COMMENT ON FUNCTION monitoring.sketch_max(monitoring.sketch) IS
 	'Largest value of the sketch; exact; NULL for an empty sketch.';
+COMMENT ON FUNCTION monitoring.sketch_stddev(monitoring.sketch) IS
+	'Standard deviation of the population (as stddev_pop), estimated: off by at most max_relative_error(sketch) times the root mean square of the values. NULL for an empty sketch.';
+COMMENT ON FUNCTION monitoring.share_below(monitoring.sketch, float8) IS
+	'Share (0..1) of the values that are <= x. Exact for an x outside minimum and maximum, for 0 and where x is the upper bound of a bucket of positive values, as powers of two are; otherwise the share at the lower or the upper bound of the bucket that holds x, within 0.55 % of x at the default resolution. NULL for an empty sketch; error 22003 for NaN.';
 COMMENT ON FUNCTION monitoring.percentile(monitoring.sketch, float8) IS
 	'Value at fraction q (0..1) of the sketch, as percentile_disc, within max_relative_error(sketch); q = 0 and 1 are exact. NULL for an empty sketch; error 22003 for a q outside 0..1.';
 COMMENT ON FUNCTION monitoring.percentiles(monitoring.sketch, float8[]) IS

@@ -12,6 +12,8 @@
  */
 #include "sketch/sketch.h"
 
+#include <math.h>
+
 #include "catalog/pg_type.h"
 #include "common/base64.h"
 #include "common/hashfn.h"
@@ -36,6 +38,8 @@ PG_FUNCTION_INFO_V1(mon_sketch_sum);
 PG_FUNCTION_INFO_V1(mon_sketch_avg);
 PG_FUNCTION_INFO_V1(mon_sketch_min);
 PG_FUNCTION_INFO_V1(mon_sketch_max);
+PG_FUNCTION_INFO_V1(mon_sketch_stddev);
+PG_FUNCTION_INFO_V1(mon_sketch_share_below);
 PG_FUNCTION_INFO_V1(mon_sketch_percentile);
 PG_FUNCTION_INFO_V1(mon_sketch_percentiles);
 PG_FUNCTION_INFO_V1(mon_sketch_max_relative_error);
@@ -290,6 +294,29 @@ mon_check_fraction(double q)
 		ereport(ERROR, errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				errmsg("percentile value %g is not between 0 and 1", q),
 				errhint("The 95th percentile is 0.95."));
+}
+
+Datum
+mon_sketch_stddev(PG_FUNCTION_ARGS)
+{
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
+
+	if (s.count == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8(expo_stddev(&s));
+}
+
+Datum
+mon_sketch_share_below(PG_FUNCTION_ARGS)
+{
+	ExpoSketch s = mon_sketch_arg(fcinfo, 0);
+	double x = PG_GETARG_FLOAT8(1);
+
+	if (isnan(x))
+		ereport(ERROR, (errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE), errmsg("x must not be NaN")));
+	if (s.count == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_FLOAT8((double) expo_count_below(&s, x) / (double) s.count);
 }
 
 Datum

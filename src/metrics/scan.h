@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * scan.h
+ *	  Rows of the tables of storage, straight from their indexes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef METRICS_SCAN_H
+#define METRICS_SCAN_H
+
+#include "metrics/metrics_internal.h"
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "utils/relcache.h"
+
+#define SCAN_COLUMNS 6
+
+typedef struct StorageScan
+{
+	Relation parent;
+	const char *const *names; /* of the columns, by which values[] is ordered */
+	int ncolumns;
+	TimestampTz from, to; /* rows whose time (names[time_column]) is from <= t < to ... */
+	int time_column;
+	int next_partition;
+	Relation rel; /* open now: a partition, or the parent if it has none */
+	Oid index;    /* its primary key; rows are found without it, too */
+	AttrNumber attnums[SCAN_COLUMNS];
+	ScanKeyData keys[2]; /* of the time */
+	SysScanDesc scan;
+	Datum values[SCAN_COLUMNS]; /* of the row; they point into it */
+} StorageScan;
+
+/*
+ * Open a table of ours for rows of a piece of time.  The lock on it is kept
+ * until the transaction ends, so that no partition is dropped meanwhile.
+ */
+extern void mon_scan_open(StorageScan *s, const char *table, const char *const *names, int ncolumns,
+						  int time_column, TimestampTz from, TimestampTz to);
+extern void mon_scan_close(StorageScan *s);
+/* Go to the next partition that may hold such rows; false after the last one. */
+extern bool mon_scan_next_partition(StorageScan *s);
+extern BlockNumber mon_scan_pages(const StorageScan *s);
+/* Begin with the rows of the partition: those with an id in the first column, or all. */
+extern void mon_scan_begin(StorageScan *s, const int64 *id, bool use_index);
+/* The next row; at the end the scan of the partition has ended, too. */
+extern bool mon_scan_next(StorageScan *s);
+
+#endif /* METRICS_SCAN_H */
