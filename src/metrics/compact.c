@@ -9,8 +9,10 @@
  * remember in compaction_state where to go on; until the last batch is done the
  * watermark stays, and readers do not look at what is there already.
  *
- * Rows of monitoring.late are worked into chunks, by the step that makes the
- * chunk or afterwards, and deleted in the same transaction.
+ * Rows of monitoring.late are worked into chunks, and deleted in the same
+ * transaction, when the segments of their hour have been dropped: as long as
+ * there are any, reads take the edges of a window from them, and the late rows
+ * must be found beside.
  *
  * Locks (heavyweight, see metrics_internal.h): LOCK_COMPACT throughout, and
  * LOCK_FLUSH where minutes are made, since a flush decides by their watermark
@@ -340,18 +342,17 @@ batch_end(TimestampTz hour, int64 lo)
 
 /* The rows of a table of chunks for one period and a range of series. */
 static void
-fetch_period(ChunkRows *rows, const char *table, const char *seq, TimestampTz period, int64 lo,
-			 int64 hi)
+fetch_period(ChunkRows *rows, const char *table, TimestampTz period, int64 lo, int64 hi)
 {
 	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum values[3] = {TimestampTzGetDatum(period), Int64GetDatum(lo), Int64GetDatum(hi)};
 
 	mon_rows_fetch(rows,
-				   psprintf("SELECT series_id, period, %s, data FROM monitoring.%s "
+				   psprintf("SELECT series_id, period, 0::bigint, data FROM monitoring.%s "
 							"WHERE period OPERATOR(pg_catalog.=) $1 "
 							"AND series_id OPERATOR(pg_catalog.>=) $2 "
 							"AND series_id OPERATOR(pg_catalog.<=) $3 ORDER BY 1",
-							seq, table),
+							table),
 				   3, types, values, 0);
 }
 
@@ -360,24 +361,20 @@ static void
 build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 {
 	Entries list = {0};
-	ChunkRows late = {0};
 	ChunkRows stored = {0}; /* none, unless the state was lost */
 	ChunkRows built = {0};
 	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
-	int i = 0, j = 0, k = 0;
+	int i = 0, k = 0;
 
 	gather(c, &list, "minutes", hour, hour + USECS_PER_HOUR, lo, hi);
-	fetch_period(&late, "late", "seq", hour, lo, hi);
-	fetch_period(&stored, "chunks", "0::bigint", hour, lo, hi);
-	while (i < list.n || j < late.n || k < stored.n)
+	fetch_period(&stored, "chunks", hour, lo, hi);
+	while (i < list.n || k < stored.n)
 	{
 		int64 id = PG_INT64_MAX;
 
 		CHECK_FOR_INTERRUPTS();
 		if (i < list.n)
 			id = Min(id, list.entry[i].id);
-		if (j < late.n)
-			id = Min(id, late.row[j].id);
 		if (k < stored.n)
 			id = Min(id, stored.row[k].id);
 
@@ -389,8 +386,6 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 			decode_entry(c, &list.entry[i], &p);
 			mon_builder_add(b, &p);
 		}
-		for (; j < late.n && late.row[j].id == id; j++)
-			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, late.row[j].data);
 		for (; k < stored.n && stored.row[k].id == id; k++)
 			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, stored.row[k].data);
 		mon_rows_add(&built, id, hour, 0, mon_builder_finish(b));
@@ -398,7 +393,6 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 	}
 	mon_rows_replace(LEVEL_CHUNKS, &built);
 	c->rows += built.n;
-	mon_rows_delete_late(&late);
 	MemoryContextReset(c->cxt);
 }
 
@@ -556,12 +550,23 @@ refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *changed)
 	roll_up(c, level, &source);
 }
 
+/* Late rows of earlier periods may be worked in: chunks hold them, segments do not any more. */
+static TimestampTz
+late_before(const Compaction *c)
+{
+	TimestampTz oldest = mon_oldest_partition("segments");
+
+	if (oldest > DT_NOBEGIN && oldest < DT_NOEND)
+		oldest = mon_floor_time(oldest, USECS_PER_HOUR);
+	return Min(oldest, c->state.complete[LEVEL_CHUNKS]);
+}
+
 /* Work a batch of late rows into chunks that exist already; false when there was none. */
 static bool
 compact_late_batch(Compaction *c)
 {
-	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT8ARRAYOID};
-	Datum values[3] = {TimestampTzGetDatum(c->state.complete[LEVEL_CHUNKS]), 0, 0};
+	Oid types[1] = {TIMESTAMPTZOID};
+	Datum values[1] = {TimestampTzGetDatum(late_before(c))};
 	Oid pair[2] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID};
 	Datum pairs[2];
 	ChunkRows late = {0};

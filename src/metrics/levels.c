@@ -246,7 +246,7 @@ mon_point_from_chunk(MonPoint *p, int kind, const ChunkPoint *c, TimestampTz per
 {
 	p->kind = kind;
 	p->start = period + c->unit * unit;
-	p->last_at = p->start;
+	p->last_at = p->start + unit - 1; /* so that of the same unit the later comer is the last */
 	p->count = c->count;
 	p->sum = c->sum;
 	p->min = c->min;
