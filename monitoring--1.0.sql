@@ -2913,7 +2913,7 @@ COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s n
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
 CREATE FUNCTION monitoring.check_receiver_url(url text) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	authority text := substring(url FROM '^[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)');
 BEGIN
@@ -2936,7 +2936,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.check_receiver_url(text) IS 'Raises 22023 unless the text is an http or https url without credentials, spaces or control characters.';
 
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
-LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[] || kind_keys;
 	bad text;

@@ -53,7 +53,7 @@ SELECT monitoring.apply_retention();
 UPDATE monitoring.retention_policies SET keep = '1000 days' WHERE relation = 'segments';
 UPDATE monitoring.jobs SET every = '1 hour' WHERE name = 'retention';
 CREATE TABLE monitoring.own (at timestamptz NOT NULL, x int, PRIMARY KEY (at, x)) PARTITION BY RANGE (at);
-INSERT INTO monitoring.retention_policies VALUES ('own', '1 day', 1, '3 days');
+INSERT INTO monitoring.retention_policies VALUES ('own', '1 day', 1, '3 days', false);
 SELECT monitoring.ensure_partition('own', '2024-05-05');
 INSERT INTO monitoring.own VALUES ('2024-05-05', 1);
 CREATE FUNCTION public.own_job(at timestamptz) RETURNS void LANGUAGE sql AS '';
