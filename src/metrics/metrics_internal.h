@@ -27,6 +27,7 @@
 #include "sketch/expo_sketch.h"
 
 #define SLOT_USECS (10 * USECS_PER_SEC) /* width of a slot */
+#define MAX_SKEW_USECS USECS_PER_MINUTE /* how far in the future, or in the past in memory */
 #define MAX_SLOTS 60                    /* slots a series may hold before the oldest are merged */
 #define METRIC_NAME_MAX 200
 

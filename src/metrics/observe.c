@@ -17,7 +17,6 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
-#define MAX_SKEW_USECS USECS_PER_MINUTE /* how far in the future, or in the past in memory */
 #define REFRESH_RETENTION_USECS USECS_PER_MINUTE
 
 void
@@ -138,12 +137,9 @@ mon_observation_record(Observation *o)
 						 o->value);
 		return true;
 	}
+	/* Not left to the push, which may come when another slot has begun. */
 	if (o->timed)
-	{
 		slot = mon_floor_time(o->at, SLOT_USECS);
-		if (slot == mon_floor_time(GetCurrentTimestamp(), SLOT_USECS))
-			slot = 0;
-	}
 	mon_record_take(o->ref, slot, o->value);
 	return true;
 }

@@ -200,7 +200,7 @@ mon_read_only_group(ReadState *state)
 static int64
 bucket_of(const ReadState *state, TimestampTz start)
 {
-	int64 after = start - state->origin;
+	int64 after = Max(start, state->from) - state->origin;
 	int64 bucket;
 
 	if (state->nbuckets == 1 || after <= 0)
@@ -429,6 +429,14 @@ add_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
 	add_own_point(arg, key, &p);
 }
 
+static void
+note_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
+{
+	ReadState *state = arg;
+
+	state->has_late |= strcmp(key->metric, state->metric) == 0;
+}
+
 /* ---- one read ---- */
 
 static void
@@ -489,6 +497,7 @@ read_memory_and_storage(ReadState *state)
 
 	copy_and_snapshot(state, db);
 	match_copied_series(state);
+	mon_late_each(note_own_late, state);
 	mon_read_storage(state);
 	PopActiveSnapshot();
 	add_copied_points(state, state->storage.seq);

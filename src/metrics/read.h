@@ -114,6 +114,7 @@ typedef struct ReadState
 	int maxgroups;
 	int64 ncells;
 	Size seen_bytes;      /* of the bitmaps of all series */
+	bool has_late;        /* there are late points: known before storage is read, for gauges */
 	MemorySeries *memory; /* copied from the registry */
 	int nmemory;
 	int maxmemory;

@@ -285,6 +285,7 @@ typedef struct ChunkRead
 	const char *table;
 	ChunkLevel level;
 	TimestampTz from, to;
+	bool only_look; /* for late rows, and note whether there are some */
 } ChunkRead;
 
 static void
@@ -322,7 +323,9 @@ scan_chunks(StorageRead *r, const ChunkRead *c, StorageScan *scan, MatchedSeries
 		MemoryContext old = MemoryContextSwitchTo(r->row_cxt);
 
 		CHECK_FOR_INTERRUPTS();
-		if (found)
+		if (found && c->only_look)
+			r->state->has_late = true;
+		else if (found)
 			add_chunk(r, c, found, scan->values);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(r->row_cxt);
@@ -359,9 +362,30 @@ read_level(StorageRead *r, ChunkLevel level, TimestampTz from, TimestampTz to)
 
 /* ---- the plan: which level serves which piece of time ---- */
 
+/*
+ * Whether points that wide tell what came first or last in a bucket: of several
+ * series, or of a series and its late points, only the start of the point is known.
+ */
+static bool
+order_is_known(const ReadState *state, int64 unit)
+{
+	switch (state->fn.kind)
+	{
+		case FN_FIRST:
+		case FN_LAST:
+		case FN_DELTA:
+			return unit <= USECS_PER_MINUTE ||
+				(!state->has_late && state->nmatched <= state->ngroups);
+		default:
+			return true;
+	}
+}
+
 static bool
 exact_for(const ReadState *state, int64 unit)
 {
+	if (!order_is_known(state, unit))
+		return false;
 	return state->nbuckets == 1 ||
 		(state->step % unit == 0 && state->split % unit == 0 &&
 		 mon_floor_time(state->origin, unit) == state->origin);
@@ -477,10 +501,11 @@ plan(StorageRead *r, ReadLevel level, TimestampTz from, TimestampTz to)
 /* ---- one read ---- */
 
 static void
-read_late(StorageRead *r)
+read_late(StorageRead *r, bool only_look)
 {
 	ReadState *state = r->state;
-	ChunkRead c = {"late", LEVEL_CHUNKS, mon_floor_time(state->from, USECS_PER_MINUTE), state->to};
+	ChunkRead c = {"late", LEVEL_CHUNKS, mon_floor_time(state->from, USECS_PER_MINUTE), state->to,
+				   only_look};
 
 	read_chunk_table(r, &c);
 }
@@ -502,11 +527,13 @@ mon_read_storage(ReadState *state)
 	r.row_cxt = AllocSetContextCreate(state->cxt, "metrics row", ALLOCSET_DEFAULT_SIZES);
 	if (state->storage.compacted)
 	{
+		if (state->kind == MON_GAUGE)
+			read_late(&r, true);
 		find_gone(&r);
 		plan(&r, READ_DAYS, state->from, state->to);
 	}
 	else
 		read_piece(&r, READ_SLOTS, state->from, state->to);
-	read_late(&r);
+	read_late(&r, false);
 	MemoryContextDelete(r.row_cxt);
 }

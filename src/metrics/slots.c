@@ -119,26 +119,6 @@ new_slot(MonSeries *s, TimestampTz start)
 	return slot;
 }
 
-/* The slot that observations made now belong to, or NULL. */
-static MonSlot *
-current_slot(MonSeries *s, TimestampTz now)
-{
-	TimestampTz start = now - now % SLOT_USECS;
-	MonSlot *newest = s->slots;
-	MonSlot *slot;
-
-	/* A clock that stepped back does not open slots in the past. */
-	if (newest && newest->seq == 0 && start <= newest->start)
-		return newest;
-	slot = new_slot(s, start);
-	if (!slot && newest && newest->seq == 0)
-	{
-		pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
-		return newest; /* coarser, but counted */
-	}
-	return slot;
-}
-
 /* The slot that starts at a time given by the caller, or NULL. */
 static MonSlot *
 slot_at(MonSeries *s, TimestampTz start)
@@ -147,6 +127,29 @@ slot_at(MonSeries *s, TimestampTz start)
 		if (slot->start == start && slot->seq == 0)
 			return slot;
 	return new_slot(s, start);
+}
+
+/*
+ * The slot that observations made now belong to, or NULL.  A newer one is there
+ * when somebody has recorded for the minute to come.  If it is newer than that,
+ * the clock has stepped back: that does not open slots in the past.
+ */
+static MonSlot *
+current_slot(MonSeries *s, TimestampTz now)
+{
+	TimestampTz start = now - now % SLOT_USECS;
+	MonSlot *newest = s->slots;
+	MonSlot *slot;
+
+	if (newest && newest->seq == 0 && newest->start > now + MAX_SKEW_USECS)
+		return newest;
+	slot = slot_at(s, start);
+	if (!slot && newest && newest->seq == 0)
+	{
+		pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);
+		return newest; /* coarser, but counted */
+	}
+	return slot;
 }
 
 /* Take what fits of *rest into the slot and leave the remainder in *rest. */
