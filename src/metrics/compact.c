@@ -14,6 +14,9 @@
  * there are any, reads take the edges of a window from them, and the late rows
  * must be found beside.
  *
+ * What is damaged stops nothing: steps leave it out, with a warning, and it
+ * stays where it is for check_storage() to find.
+ *
  * Locks (heavyweight, see metrics_internal.h): LOCK_COMPACT throughout, and
  * LOCK_FLUSH where minutes are made, since a flush decides by their watermark
  * what is late.
@@ -50,6 +53,7 @@ typedef struct Compaction
 	HTAB *deleted;            /* series deleted lately, or NULL */
 	MemoryContext series_cxt; /* of one series */
 	int64 rows;               /* written */
+	int64 damaged;            /* left out of the current step */
 } Compaction;
 
 /* A point found in segments or minutes. */
@@ -79,6 +83,20 @@ static bool
 out_of_time(const Compaction *c)
 {
 	return c->deadline != DT_NOEND && GetCurrentTimestamp() >= c->deadline;
+}
+
+/* Tell what a step has left out. */
+static void
+warn_damaged(Compaction *c, const char *table, TimestampTz since)
+{
+	if (c->damaged > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("compaction of metrics leaves out what is damaged"),
+				 errdetail("Table monitoring.%s, from %s on: " INT64_FORMAT " points or rows.",
+						   table, timestamptz_to_str(since), c->damaged),
+				 errhint("See monitoring.check_storage().")));
+	c->damaged = 0;
 }
 
 /* ---- state ---- */
@@ -128,12 +146,17 @@ next_row_time(const char *table, const char *column, TimestampTz from)
 	return isnull ? DT_NOEND : DatumGetTimestampTz(found);
 }
 
-/* The first run: nothing is compacted, and nothing before the first segment exists. */
+/*
+ * The first run: nothing is compacted, and nothing before the first segment
+ * exists.  No flush may write an earlier one meanwhile.
+ */
 static void
 begin_state(StorageState *s, TimestampTz until)
 {
-	TimestampTz first = next_row_time("segments", "slot_start", DT_NOBEGIN);
+	TimestampTz first;
 
+	(void) mon_lock_storage(LOCK_FLUSH, true);
+	first = next_row_time("segments", "slot_start", DT_NOBEGIN);
 	s->minutes = mon_floor_time(Min(first, until), USECS_PER_MINUTE);
 	for (int i = 0; i < CHUNK_LEVELS; i++)
 		s->complete[i] = mon_period_start(i, s->minutes);
@@ -168,7 +191,7 @@ is_deleted(const Compaction *c, int64 id, int64 seq)
 }
 
 static void
-add_segment_entries(const Compaction *c, Entries *list, HeapTuple tuple, TupleDesc desc, int64 lo,
+add_segment_entries(Compaction *c, Entries *list, HeapTuple tuple, TupleDesc desc, int64 lo,
 					int64 hi)
 {
 	bool isnull;
@@ -178,14 +201,20 @@ add_segment_entries(const Compaction *c, Entries *list, HeapTuple tuple, TupleDe
 	bytea *points = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 4, &isnull));
 	SegmentReader r;
 
-	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
-					 VARSIZE_ANY_EXHDR(points));
+	if (!mon_segment_try_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+							  VARSIZE_ANY_EXHDR(points)))
+	{
+		c->damaged++;
+		return;
+	}
 	for (int i = 0; i < r.nseries; i++)
 	{
+		int64 id;
 		uint32 offset, end;
-		int64 id = mon_segment_entry(&r, i, &offset, &end);
 
-		if (id >= lo && id <= hi && !is_deleted(c, id, seq))
+		if (!mon_segment_try_entry(&r, i, &id, &offset, &end))
+			c->damaged++;
+		else if (id >= lo && id <= hi && !is_deleted(c, id, seq))
 			add_entry(list, id, start, VARDATA_ANY(points) + offset, end - offset);
 	}
 }
@@ -203,8 +232,8 @@ compare_entries(const void *a, const void *b)
 
 /* The points of a range of series and time in segments or minutes, by series and time. */
 static void
-gather(const Compaction *c, Entries *list, const char *table, TimestampTz from, TimestampTz to,
-	   int64 lo, int64 hi)
+gather(Compaction *c, Entries *list, const char *table, TimestampTz from, TimestampTz to, int64 lo,
+	   int64 hi)
 {
 	Oid types[4] = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID};
 	Datum values[4] = {TimestampTzGetDatum(from), TimestampTzGetDatum(to), Int64GetDatum(lo),
@@ -231,30 +260,38 @@ gather(const Compaction *c, Entries *list, const char *table, TimestampTz from, 
 	qsort(list->entry, list->n, sizeof(Entry), compare_entries);
 }
 
-static void
+static bool
 decode_entry(Compaction *c, const Entry *e, MonPoint *p)
 {
 	ExpoAllocator alloc = mon_palloc_allocator(c->series_cxt);
 
-	mon_segment_decode(e->data, e->len, e->start, p, &alloc);
+	if (mon_segment_try_decode(e->data, e->len, e->start, p, &alloc))
+		return true;
+	c->damaged++;
+	return false;
 }
 
 /* ---- segments to minutes ---- */
 
-/* Merge the entries of one series from i on into one point; returns the next i. */
+/*
+ * Merge the entries of one series from i on into one point, which has a count of
+ * 0 when all are damaged; returns the next i.
+ */
 static int
 merge_minute(Compaction *c, const Entries *list, int i, MonPoint *merged)
 {
 	ExpoAllocator alloc = mon_palloc_allocator(c->series_cxt);
 	int64 id = list->entry[i].id;
-	MonPoint p;
 
-	decode_entry(c, &list->entry[i], &p);
-	mon_point_init(merged, p.kind);
-	mon_point_merge(merged, &p, true, &alloc);
-	for (i++; i < list->n && list->entry[i].id == id; i++)
+	merged->count = 0;
+	for (; i < list->n && list->entry[i].id == id; i++)
 	{
-		decode_entry(c, &list->entry[i], &p);
+		MonPoint p;
+
+		if (!decode_entry(c, &list->entry[i], &p))
+			continue;
+		if (merged->count == 0)
+			mon_point_init(merged, p.kind);
 		if (p.kind == merged->kind)
 			mon_point_merge(merged, &p, true, &alloc);
 	}
@@ -280,12 +317,16 @@ compact_minute(Compaction *c, TimestampTz minute)
 			CHECK_FOR_INTERRUPTS();
 			i = merge_minute(c, &list, i, &merged);
 			merged.start = minute;
-			mon_segment_add(&b, id, &merged);
+			if (merged.count > 0)
+				mon_segment_add(&b, id, &merged);
 			MemoryContextReset(c->series_cxt);
 		}
+		if (b.nseries == 0)
+			break;
 		mon_segment_write("minutes", &b, minute, c->state.seq, part++);
 		c->rows++;
 	}
+	warn_damaged(c, "segments", minute);
 	MemoryContextReset(c->cxt);
 }
 
@@ -356,6 +397,35 @@ fetch_period(ChunkRows *rows, const char *table, TimestampTz period, int64 lo, i
 				   3, types, values, 0);
 }
 
+/*
+ * Add the rows of one series and period from i on, and note those that could be
+ * read in *added, if given; returns the next i.
+ */
+static int
+add_chunk_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id,
+			   ChunkRows *added)
+{
+	for (; i < rows->n && rows->row[i].id == id && rows->row[i].period == b->period; i++)
+	{
+		const ChunkRow *row = &rows->row[i];
+
+		if (!mon_builder_add_chunk(b, b->level, b->period, row->data))
+			c->damaged++;
+		else if (added)
+			mon_rows_add(added, id, row->period, row->seq, NULL);
+	}
+	return i;
+}
+
+static void
+add_built(ChunkRows *built, int64 id, ChunkBuilder *b)
+{
+	bytea *data = mon_builder_finish(b);
+
+	if (data)
+		mon_rows_add(built, id, b->period, 0, data);
+}
+
 /* Build the chunks of a range of series for an hour. */
 static void
 build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
@@ -383,16 +453,16 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 		{
 			MonPoint p;
 
-			decode_entry(c, &list.entry[i], &p);
-			mon_builder_add(b, &p);
+			if (decode_entry(c, &list.entry[i], &p))
+				mon_builder_add(b, &p);
 		}
-		for (; k < stored.n && stored.row[k].id == id; k++)
-			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, hour, stored.row[k].data);
-		mon_rows_add(&built, id, hour, 0, mon_builder_finish(b));
+		k = add_chunk_rows(c, b, &stored, k, id, NULL);
+		add_built(&built, id, b);
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(LEVEL_CHUNKS, &built);
 	c->rows += built.n;
+	warn_damaged(c, "minutes", hour);
 	MemoryContextReset(c->cxt);
 }
 
@@ -412,12 +482,31 @@ advance(StorageState *s, ChunkLevel level, bool period_done, int64 last_id)
 	}
 }
 
+/*
+ * Whether a level can take over another period, given how far the finer one is
+ * complete.  Periods of which that holds nothing are passed over.
+ */
+static bool
+is_due(StorageState *s, ChunkLevel level, const char *finer, const char *column,
+	   TimestampTz finer_complete)
+{
+	TimestampTz next;
+
+	if (mon_period_end(level, s->complete[level]) > finer_complete)
+		return false;
+	if (s->in_progress[level])
+		return true;
+	next = Min(next_row_time(finer, column, s->complete[level]), finer_complete);
+	s->complete[level] = Max(s->complete[level], mon_period_start(level, next));
+	return mon_period_end(level, s->complete[level]) <= finer_complete;
+}
+
 static void
 compact_chunks(Compaction *c)
 {
 	StorageState *s = &c->state;
 
-	while (s->complete[LEVEL_CHUNKS] + USECS_PER_HOUR <= s->minutes && !out_of_time(c))
+	while (!out_of_time(c) && is_due(s, LEVEL_CHUNKS, "minutes", "slot_start", s->minutes))
 	{
 		TimestampTz hour = s->complete[LEVEL_CHUNKS];
 		int64 lo = s->in_progress[LEVEL_CHUNKS] ? s->next_series[LEVEL_CHUNKS] : PG_INT64_MIN;
@@ -430,6 +519,18 @@ compact_chunks(Compaction *c)
 
 /* ---- chunks to hourly, hourly to daily ---- */
 
+/* Add the rows of the finer level for one series and period from i on; returns the next i. */
+static int
+add_finer_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id)
+{
+	for (; i < rows->n && rows->row[i].id == id &&
+		 mon_period_start(b->level, rows->row[i].period) == b->period;
+		 i++)
+		if (!mon_builder_add_chunk(b, b->level - 1, rows->row[i].period, rows->row[i].data))
+			c->damaged++;
+	return i;
+}
+
 /* Roll up rows of the finer level, ordered by series and period. */
 static void
 roll_up(Compaction *c, ChunkLevel level, const ChunkRows *source)
@@ -440,15 +541,11 @@ roll_up(Compaction *c, ChunkLevel level, const ChunkRows *source)
 	for (int i = 0; i < source->n;)
 	{
 		int64 id = source->row[i].id;
-		TimestampTz period = mon_period_start(level, source->row[i].period);
 
 		CHECK_FOR_INTERRUPTS();
-		mon_builder_begin(b, level, period, c->series_cxt);
-		for (; i < source->n && source->row[i].id == id &&
-			 mon_period_start(level, source->row[i].period) == period;
-			 i++)
-			mon_builder_add_chunk(b, level - 1, id, source->row[i].period, source->row[i].data);
-		mon_rows_add(&built, id, period, 0, mon_builder_finish(b));
+		mon_builder_begin(b, level, mon_period_start(level, source->row[i].period), c->series_cxt);
+		i = add_finer_rows(c, b, source, i, id);
+		add_built(&built, id, b);
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(level, &built);
@@ -482,6 +579,7 @@ roll_up_batch(Compaction *c, ChunkLevel level, TimestampTz period, int64 lo, int
 		if (i == 0 || source.row[i].id != source.row[i - 1].id)
 			series++;
 	roll_up(c, level, &source);
+	warn_damaged(c, finer, period);
 	*last = source.n > 0 ? source.row[source.n - 1].id : PG_INT64_MAX;
 	MemoryContextReset(c->cxt);
 	return series < SERIES_PER_BATCH / 4 || *last == PG_INT64_MAX;
@@ -492,7 +590,8 @@ compact_level(Compaction *c, ChunkLevel level)
 {
 	StorageState *s = &c->state;
 
-	while (mon_period_end(level, s->complete[level]) <= s->complete[level - 1] && !out_of_time(c))
+	while (!out_of_time(c) &&
+		   is_due(s, level, mon_chunk_levels[level - 1].table, "period", s->complete[level - 1]))
 	{
 		int64 lo = s->in_progress[level] ? s->next_series[level] : PG_INT64_MIN;
 		int64 last;
@@ -502,7 +601,7 @@ compact_level(Compaction *c, ChunkLevel level)
 	}
 }
 
-/* ---- late points ---- */
+/* ---- what changes in hours that were rolled up ---- */
 
 /* Whether a coarser level holds a period already, wholly or so far as this series. */
 static bool
@@ -512,43 +611,94 @@ rolled_up(const StorageState *s, ChunkLevel level, TimestampTz period, int64 id)
 		(period == s->complete[level] && s->in_progress[level] && id < s->next_series[level]);
 }
 
-/* Make the rows of a coarser level anew for those series and periods that changed. */
+/* The rows of a level within periods of series, which begin and end as given. */
 static void
-refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *changed)
+fetch_periods(ChunkRows *rows, ChunkLevel level, const ChunkRows *begin, const ChunkRows *end)
 {
 	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
-	ChunkRows wanted = {0};
-	ChunkRows ends = {0};
-	ChunkRows source = {0};
-	Datum values[3];
+	Datum values[3] = {mon_rows_ids(begin, false), mon_rows_periods(begin), mon_rows_periods(end)};
 
-	for (int i = 0; i < changed->n; i++)
-	{
-		int64 id = changed->row[i].id;
-		TimestampTz period = mon_period_start(level, changed->row[i].period);
-
-		if (!rolled_up(&c->state, level, period, id) ||
-			(wanted.n > 0 && wanted.row[wanted.n - 1].id == id &&
-			 wanted.row[wanted.n - 1].period == period))
-			continue;
-		mon_rows_add(&wanted, id, period, 0, NULL);
-		mon_rows_add(&ends, id, mon_period_end(level, period), 0, NULL);
-	}
-	if (wanted.n == 0)
-		return;
-	values[0] = mon_rows_ids(&wanted, false);
-	values[1] = mon_rows_periods(&wanted);
-	values[2] = mon_rows_periods(&ends);
-	mon_rows_fetch(&source,
+	mon_rows_fetch(rows,
 				   psprintf("SELECT t.series_id, t.period, 0::bigint, t.data "
 							"FROM unnest($1, $2, $3) AS u(i, s, e) JOIN monitoring.%s AS t "
 							"ON t.series_id OPERATOR(pg_catalog.=) u.i "
 							"AND t.period OPERATOR(pg_catalog.>=) u.s "
 							"AND t.period OPERATOR(pg_catalog.<) u.e ORDER BY 1, 2",
-							mon_chunk_levels[level - 1].table),
+							mon_chunk_levels[level].table),
 				   3, types, values, 0);
-	roll_up(c, level, &source);
 }
+
+/* The periods of a coarser level that hold changed ones and are rolled up already. */
+static void
+list_changed_periods(const Compaction *c, ChunkLevel level, const ChunkRows *change,
+					 ChunkRows *begin, ChunkRows *end)
+{
+	for (int i = 0; i < change->n; i++)
+	{
+		int64 id = change->row[i].id;
+		TimestampTz period = mon_period_start(level, change->row[i].period);
+
+		if (!rolled_up(&c->state, level, period, id) ||
+			(begin->n > 0 && begin->row[begin->n - 1].id == id &&
+			 begin->row[begin->n - 1].period == period))
+			continue;
+		mon_rows_add(begin, id, period, 0, NULL);
+		mon_rows_add(end, id, mon_period_end(level, period), 0, NULL);
+	}
+}
+
+/* Position of the first row at or after i of a series and from a time on. */
+static int
+seek_row(const ChunkRows *rows, int i, int64 id, TimestampTz from)
+{
+	while (i < rows->n &&
+		   (rows->row[i].id < id || (rows->row[i].id == id && rows->row[i].period < from)))
+		i++;
+	return i;
+}
+
+/*
+ * Make the rows of a coarser level anew for those series and periods that have
+ * changed in the finer one.  `change` is what was worked in there; *carried, what
+ * that is in this level.
+ */
+static void
+refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *change, ChunkRows *carried)
+{
+	ChunkRows begin = {0}, end = {0};
+	ChunkRows finer = {0}, stored = {0}, built = {0};
+	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
+	ChunkBuilder *before = palloc(sizeof(ChunkBuilder));
+	ChunkBuilder *added = palloc(sizeof(ChunkBuilder));
+	int f = 0, s = 0, a = 0;
+
+	list_changed_periods(c, level, change, &begin, &end);
+	if (begin.n == 0)
+		return;
+	fetch_periods(&finer, level - 1, &begin, &end);
+	fetch_periods(&stored, level, &begin, &end);
+	for (int i = 0; i < begin.n; i++)
+	{
+		int64 id = begin.row[i].id;
+		TimestampTz period = begin.row[i].period;
+
+		CHECK_FOR_INTERRUPTS();
+		mon_builder_begin(b, level, period, c->series_cxt);
+		mon_builder_begin(before, level, period, c->series_cxt);
+		mon_builder_begin(added, level, period, c->series_cxt);
+		f = add_finer_rows(c, b, &finer, seek_row(&finer, f, id, period), id);
+		s = add_chunk_rows(c, before, &stored, seek_row(&stored, s, id, period), id, NULL);
+		a = add_finer_rows(c, added, change, seek_row(change, a, id, period), id);
+		add_built(carried, id, added);
+		mon_builder_keep(b, before, added);
+		add_built(&built, id, b);
+		MemoryContextReset(c->series_cxt);
+	}
+	mon_rows_replace(level, &built);
+	c->rows += built.n;
+}
+
+/* ---- late points ---- */
 
 /* Late rows of earlier periods may be worked in: chunks hold them, segments do not any more. */
 static TimestampTz
@@ -561,62 +711,113 @@ late_before(const Compaction *c)
 	return Min(oldest, c->state.complete[LEVEL_CHUNKS]);
 }
 
-/* Work a batch of late rows into chunks that exist already; false when there was none. */
-static bool
-compact_late_batch(Compaction *c)
+/* The next late rows that may be worked in, after one that was seen before. */
+static void
+fetch_late(const Compaction *c, const ChunkRow *after, ChunkRows *late)
 {
-	Oid types[1] = {TIMESTAMPTZOID};
-	Datum values[1] = {TimestampTzGetDatum(late_before(c))};
-	Oid pair[2] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum pairs[2];
-	ChunkRows late = {0};
-	ChunkRows stored = {0};
-	ChunkRows built = {0};
-	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
-	int k = 0;
+	Oid types[4] = {TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID};
+	Datum values[4] = {TimestampTzGetDatum(late_before(c)), Int64GetDatum(after->id),
+					   TimestampTzGetDatum(after->period), Int64GetDatum(after->seq)};
 
-	mon_rows_fetch(&late,
+	mon_rows_fetch(late,
 				   "SELECT series_id, period, seq, data FROM monitoring.late "
-				   "WHERE period OPERATOR(pg_catalog.<) $1 ORDER BY 1, 2, 3",
-				   1, types, values, LATE_PER_BATCH);
-	if (late.n == 0)
-		return false;
-	pairs[0] = mon_rows_ids(&late, false);
-	pairs[1] = mon_rows_periods(&late);
-	mon_rows_fetch(&stored,
+				   "WHERE period OPERATOR(pg_catalog.<) $1 "
+				   "AND ROW(series_id, period, seq) OPERATOR(pg_catalog.>) ROW($2, $3, $4) "
+				   "ORDER BY 1, 2, 3",
+				   4, types, values, LATE_PER_BATCH);
+}
+
+/* The chunks that late rows belong to. */
+static void
+fetch_chunks_of(const ChunkRows *late, ChunkRows *stored)
+{
+	Oid types[2] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum values[2] = {mon_rows_ids(late, false), mon_rows_periods(late)};
+
+	mon_rows_fetch(stored,
 				   "SELECT t.series_id, t.period, 0::bigint, t.data "
 				   "FROM (SELECT DISTINCT i, p FROM unnest($1, $2) AS u(i, p)) AS u "
 				   "JOIN monitoring.chunks AS t ON t.series_id OPERATOR(pg_catalog.=) u.i "
 				   "AND t.period OPERATOR(pg_catalog.=) u.p ORDER BY 1, 2",
-				   2, pair, pairs, 0);
+				   2, types, values, 0);
+}
+
+/*
+ * Work a batch of late rows into chunks, or make these; false when there was
+ * none.  *after is where to go on: what is damaged, or belongs to a chunk that
+ * is, stays for somebody to repair it.
+ */
+static bool
+compact_late_batch(Compaction *c, ChunkRow *after)
+{
+	ChunkRows late = {0}, stored = {0}, built = {0}, worked_in = {0};
+	ChunkRows change = {0}, hours = {0}, days = {0};
+	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
+	ChunkBuilder *added = palloc(sizeof(ChunkBuilder));
+	int k = 0;
+
+	fetch_late(c, after, &late);
+	if (late.n == 0)
+		return false;
+	*after = late.row[late.n - 1];
+	fetch_chunks_of(&late, &stored);
 	for (int i = 0; i < late.n;)
 	{
 		int64 id = late.row[i].id;
 		TimestampTz period = late.row[i].period;
+		ChunkRows readable = {0};
+		int64 before = c->damaged;
+		int64 damaged;
 
 		CHECK_FOR_INTERRUPTS();
 		mon_builder_begin(b, LEVEL_CHUNKS, period, c->series_cxt);
-		if (k < stored.n && stored.row[k].id == id && stored.row[k].period == period)
-			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, stored.row[k++].data);
-		for (; i < late.n && late.row[i].id == id && late.row[i].period == period; i++)
-			mon_builder_add_chunk(b, LEVEL_CHUNKS, id, period, late.row[i].data);
-		mon_rows_add(&built, id, period, 0, mon_builder_finish(b));
+		mon_builder_begin(added, LEVEL_CHUNKS, period, c->series_cxt);
+		k = add_chunk_rows(c, b, &stored, seek_row(&stored, k, id, period), id, NULL);
+		damaged = c->damaged - before;
+		(void) add_chunk_rows(c, added, &late, i, id, NULL);
+		c->damaged = before + damaged; /* the same rows again */
+		i = add_chunk_rows(c, b, &late, i, id, &readable);
+		if (damaged == 0 && readable.n > 0)
+		{
+			add_built(&built, id, b);
+			add_built(&change, id, added);
+			for (int r = 0; r < readable.n; r++)
+				mon_rows_add(&worked_in, id, period, readable.row[r].seq, NULL);
+		}
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(LEVEL_CHUNKS, &built);
 	c->rows += built.n;
-	mon_rows_delete_late(&late);
-	refresh_level(c, LEVEL_HOURLY, &built);
-	refresh_level(c, LEVEL_DAILY, &built);
+	mon_rows_delete_late(&worked_in);
+	refresh_level(c, LEVEL_HOURLY, &change, &hours);
+	refresh_level(c, LEVEL_DAILY, &hours, &days);
 	MemoryContextReset(c->cxt);
 	return true;
+}
+
+/* The worker comes by every few seconds: it need not say so each time. */
+static void
+warn_late(Compaction *c)
+{
+	static TimestampTz warned_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (c->damaged > 0 && now - warned_at > USECS_PER_HOUR)
+	{
+		warn_damaged(c, "late", DT_NOBEGIN);
+		warned_at = now;
+	}
+	c->damaged = 0;
 }
 
 static void
 compact_late(Compaction *c)
 {
-	while (!out_of_time(c) && compact_late_batch(c))
+	ChunkRow after = {PG_INT64_MIN, DT_NOBEGIN, PG_INT64_MIN, NULL};
+
+	while (!out_of_time(c) && compact_late_batch(c, &after))
 		;
+	warn_late(c);
 }
 
 /* ---- deleted series ---- */
@@ -626,7 +827,8 @@ load_deleted(Compaction *c)
 {
 	HASHCTL ctl = {0};
 
-	if (SPI_execute("SELECT series_id, seq FROM monitoring.deleted_series", true, 0) !=
+	/* Not with the caller's snapshot: who deleted may have committed while we waited for the lock. */
+	if (SPI_execute("SELECT series_id, seq FROM monitoring.deleted_series", false, 0) !=
 		SPI_OK_SELECT)
 		elog(ERROR, "could not read what was deleted");
 	if (SPI_processed > 0)
@@ -729,7 +931,7 @@ mon_compact(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("at must be a finite time")));
 	mon_lock_storage(LOCK_COMPACT, true);
-	mon_flush_now(true);
+	mon_flush_now(true, false);
 	begin_compaction(&c, DT_NOEND, at);
 	compact_minutes(&c, at);
 	compact_levels(&c);

@@ -359,9 +359,12 @@ seal(SealState *state, MonDb *db)
 	sort_sealed(state);
 }
 
-/* Returns the number of points written; -1 when another flush is under way. */
+/*
+ * Returns the number of points written; -1 when another flush is under way.
+ * With `always` something is written in any case.
+ */
 int64
-mon_flush_now(bool wait)
+mon_flush_now(bool wait, bool always)
 {
 	MonDb *db;
 	StorageState stored;
@@ -380,7 +383,7 @@ mon_flush_now(bool wait)
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
 	seal(&state, db);
-	if (state.nsealed == 0 && stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
+	if (!always && state.nsealed == 0 && stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
 		return 0;
 
 	SPI_connect();
@@ -446,7 +449,12 @@ Datum
 mon_flush(PG_FUNCTION_ARGS)
 {
 	require_writable();
-	PG_RETURN_INT64(mon_flush_now(true));
+
+	/*
+	 * The worker's commits do not wait for the disk.  Whoever asks for a flush may
+	 * rely on what was flushed before, too, once his own commit is on disk.
+	 */
+	PG_RETURN_INT64(mon_flush_now(true, true));
 }
 
 /* Forget the databases that are gone, and series that nobody uses. */
@@ -471,7 +479,7 @@ Datum
 mon_flush_job(PG_FUNCTION_ARGS)
 {
 	require_writable();
-	(void) mon_flush_now(false);
+	(void) mon_flush_now(false, false);
 	sweep(GetCurrentTimestamp());
 	PG_RETURN_VOID();
 }

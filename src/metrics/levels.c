@@ -299,22 +299,52 @@ mon_builder_add(ChunkBuilder *b, MonPoint *p)
 	mon_point_merge(&b->points[unit], p, true, &b->alloc);
 }
 
-void
-mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, int64 series_id, TimestampTz period,
-					  bytea *data)
+bool
+mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, TimestampTz period, bytea *data)
 {
 	ChunkPoint points[CHUNK_MAX_UNITS];
 	int n, kind;
 
 	if (chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), true, points, &n,
 					 &kind, &b->alloc) != EXPO_OK)
-		mon_chunk_corrupt(mon_chunk_levels[level].table, series_id, period);
+		return false;
 	for (int i = 0; i < n; i++)
 	{
 		MonPoint p;
 
 		mon_point_from_chunk(&p, kind, &points[i], period, mon_chunk_levels[level].unit);
 		mon_builder_add(b, &p);
+	}
+	return true;
+}
+
+static inline MonPoint *
+builder_point(ChunkBuilder *b, int unit)
+{
+	return b->present & (UINT64CONST(1) << unit) ? &b->points[unit] : NULL;
+}
+
+void
+mon_builder_keep(ChunkBuilder *b, ChunkBuilder *before, ChunkBuilder *change)
+{
+	if (b->kind != 0 && b->kind != before->kind)
+		return;
+	for (int unit = 0; unit < CHUNK_MAX_UNITS; unit++)
+	{
+		MonPoint *old = builder_point(before, unit);
+		MonPoint *made = builder_point(b, unit);
+		MonPoint *added = builder_point(change, unit);
+		uint64 known = made ? made->count : 0;
+
+		if (added)
+			known -= Min(known, added->count);
+		if (!old || old->count <= known)
+			continue;
+		if (made)
+			mon_point_init(made, made->kind);
+		mon_builder_add(b, old);
+		if (added)
+			mon_builder_add(b, added);
 	}
 }
 

@@ -106,9 +106,15 @@ typedef struct ChunkBuilder
 extern void mon_builder_begin(ChunkBuilder *b, ChunkLevel level, TimestampTz period,
 							  MemoryContext cxt);
 extern void mon_builder_add(ChunkBuilder *b, MonPoint *p);
-/* Add every point of an encoded chunk of this or a finer level. */
-extern void mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, int64 series_id,
-								  TimestampTz period, bytea *data);
+/* Add every point of an encoded chunk of this or a finer level; none, and false, when it is corrupt. */
+extern bool mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, TimestampTz period,
+								  bytea *data);
+/*
+ * b was made anew of the finer level after the points of `change` had been worked
+ * in there.  Where `before`, the row as it is stored, has more than the finer level
+ * knew, because that is damaged or was dropped, keep its point and add the change.
+ */
+extern void mon_builder_keep(ChunkBuilder *b, ChunkBuilder *before, ChunkBuilder *change);
 /* The encoded chunk, palloc'd; NULL when there is no point. */
 extern bytea *mon_builder_finish(ChunkBuilder *b);
 

@@ -36,7 +36,7 @@ mon_flush_before_delete(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("deleting metrics");
 	PreventCommandDuringRecovery("deleting metrics");
 	mon_lock_storage(LOCK_COMPACT, true);
-	mon_flush_now(true);
+	mon_flush_now(true, false);
 	PushActiveSnapshot(GetLatestSnapshot());
 	mon_read_storage_state(&state);
 	PopActiveSnapshot();
@@ -95,16 +95,20 @@ mon_segment_entries(PG_FUNCTION_ARGS)
 	bytea *directory = PG_GETARG_BYTEA_PP(0);
 	SegmentReader r;
 
-	mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
-					 toast_raw_datum_size(PG_GETARG_DATUM(1)) - VARHDRSZ);
 	InitMaterializedSRF(fcinfo, 0);
+	if (!mon_segment_try_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+							  toast_raw_datum_size(PG_GETARG_DATUM(1)) - VARHDRSZ))
+		return (Datum) 0;
 	for (int i = 0; i < r.nseries; i++)
 	{
+		int64 id;
 		uint32 offset, end;
 		Datum values[2];
 		bool nulls[2] = {false, false};
 
-		values[0] = Int64GetDatum(mon_segment_entry(&r, i, &offset, &end));
+		if (!mon_segment_try_entry(&r, i, &id, &offset, &end))
+			continue;
+		values[0] = Int64GetDatum(id);
 		values[1] = Int32GetDatum(end - offset + SEGMENT_DIRECTORY_ENTRY);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
@@ -119,36 +123,24 @@ mon_segment_is_sound(PG_FUNCTION_ARGS)
 	bytea *directory = PG_GETARG_BYTEA_PP(0);
 	bytea *points = PG_GETARG_BYTEA_PP(1);
 	ExpoAllocator alloc = mon_palloc_allocator(CurrentMemoryContext);
-	MemoryContext cxt = CurrentMemoryContext;
-	volatile bool sound = true;
+	SegmentReader r;
+	int64 previous = PG_INT64_MIN;
+	bool sound = mon_segment_try_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
+									  VARSIZE_ANY_EXHDR(points));
 
-	/* Reading raises nothing but the error that a segment is corrupt. */
-	PG_TRY();
+	for (int i = 0; sound && i < r.nseries; i++)
 	{
-		SegmentReader r;
+		int64 id;
+		uint32 offset, end;
+		MonPoint p;
 
-		mon_segment_open(&r, VARDATA_ANY(directory), VARSIZE_ANY_EXHDR(directory),
-						 VARSIZE_ANY_EXHDR(points));
-		for (int i = 0; i < r.nseries; i++)
-		{
-			uint32 offset, end;
-			MonPoint p;
-
-			CHECK_FOR_INTERRUPTS();
-			(void) mon_segment_entry(&r, i, &offset, &end);
-			mon_segment_decode(VARDATA_ANY(points) + offset, end - offset, 0, &p, &alloc);
+		CHECK_FOR_INTERRUPTS();
+		sound = mon_segment_try_entry(&r, i, &id, &offset, &end) && (i == 0 || id > previous) &&
+			mon_segment_try_decode(VARDATA_ANY(points) + offset, end - offset, 0, &p, &alloc);
+		if (sound)
 			expo_free(&p.sketch, &alloc);
-		}
+		previous = id;
 	}
-	PG_CATCH();
-	{
-		if (geterrcode() != ERRCODE_DATA_CORRUPTED)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(cxt);
-		FlushErrorState();
-		sound = false;
-	}
-	PG_END_TRY();
 	PG_RETURN_BOOL(sound);
 }
 

@@ -182,8 +182,8 @@ extern bool mon_slots_add(MonSeries *s, MonDelta *rest, TimestampTz now);
  * there is no such pair.
  */
 extern bool mon_slots_merge_oldest(MonSeries *s, bool sealed);
-/* Put back a slot that a stop has left; without memory it is lost. */
-extern void mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
+/* Put back a slot that a stop has left; false without memory. */
+extern bool mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
 							 size_t sketch_len);
 /* Free a slot that is off the list. */
 extern void mon_slot_free(MonSeries *s, MonSlot *slot);
@@ -191,6 +191,8 @@ extern void mon_slot_free(MonSeries *s, MonSlot *slot);
 /* For residue.c: the postmaster alone calls these. */
 extern void mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg);
 extern void mon_registry_restore_db(Oid dboid, uint64 next_seq);
+/* Count observations that there is no memory for. */
+extern void mon_registry_restore_lost(Oid dboid, uint64 n);
 extern MonSeries *mon_registry_restore_series(Oid dboid, const MonSeriesKey *key, bool overflow);
 
 /* ---- residue.c ---- */
@@ -272,6 +274,13 @@ extern void mon_segment_slices_open(SegmentSlices *s, Datum directory, Datum poi
 extern bool mon_segment_slices_find(SegmentSlices *s, int64 series_id, uint32 *offset, uint32 *end);
 extern void mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
 							   const ExpoAllocator *alloc);
+/* The same, for who goes on without what is damaged: false instead of an error. */
+extern bool mon_segment_try_open(SegmentReader *r, const char *directory, Size directory_len,
+								 Size points_len);
+extern bool mon_segment_try_entry(const SegmentReader *r, int i, int64 *id, uint32 *offset,
+								  uint32 *end);
+extern bool mon_segment_try_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
+								   const ExpoAllocator *alloc);
 
 /* Insert a built segment into a table, and its partition when it is the first part. */
 extern void mon_segment_write(const char *table, SegmentBuilder *b, TimestampTz start, uint64 seq,
@@ -288,8 +297,11 @@ typedef enum StorageLock
 
 extern bool mon_lock_storage(StorageLock lock, bool wait);
 
-/* Flush; returns the number of points written, -1 when another flush is under way. */
-extern int64 mon_flush_now(bool wait);
+/*
+ * Flush; returns the number of points written, -1 when another flush is under
+ * way.  With `always` the transaction has something to commit in any case.
+ */
+extern int64 mon_flush_now(bool wait, bool always);
 
 /* Make sure that next_seq is known: after a start of the server it is not. */
 extern void mon_sync_sequence(MonDb *db);

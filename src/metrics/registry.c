@@ -629,10 +629,17 @@ mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg
 					fn(s, arg);
 }
 
+typedef struct DropSealed
+{
+	uint64 seq;
+	int max_slots; /* of a series; beyond, sealed ones are merged */
+} DropSealed;
+
 static void
 drop_sealed(MonSeries *s, void *arg)
 {
-	uint64 seq = *(uint64 *) arg;
+	const DropSealed *drop = arg;
+	uint64 seq = drop->seq;
 	MonSlot **link = &s->slots;
 
 	if (s->slots == NULL && s->persisted)
@@ -654,17 +661,27 @@ drop_sealed(MonSeries *s, void *arg)
 	}
 	if (s->persist_seq > 0 && s->persist_seq <= seq)
 		s->persisted = true;
-	while (s->nslots > MAX_SLOTS && mon_slots_merge_oldest(s, true))
+	while (s->nslots > drop->max_slots && mon_slots_merge_oldest(s, true))
 		;
 	mon_series_unlock(s);
 }
 
-/* Called by who holds the flush lock: nobody else reads sealed slots without a lock. */
+/*
+ * Called by who holds the flush lock: nobody else reads sealed slots without a
+ * lock.  While flushes fail, every one of them seals what has come since; before
+ * that fills memory, series make do with one sealed slot.
+ */
 void
 mon_registry_drop_sealed(Oid dboid, uint64 seq)
 {
+	DropSealed drop = {seq, MAX_SLOTS};
+	Size used, total;
+
+	mon_memory_usage(&used, &total);
+	if (used > total / 4 * 3)
+		drop.max_slots = 1;
 	mon_index_lock(LW_SHARED);
-	mon_registry_each(dboid, drop_sealed, &seq);
+	mon_registry_each(dboid, drop_sealed, &drop);
 	mon_index_unlock();
 }
 
@@ -886,6 +903,18 @@ mon_registry_restore_db(Oid dboid, uint64 next_seq)
 
 	if (db)
 		db->next_seq = next_seq;
+}
+
+void
+mon_registry_restore_lost(Oid dboid, uint64 n)
+{
+	MonDb *db = find_db(dboid);
+
+	if (db)
+	{
+		pg_atomic_fetch_add_u64(&db->accepted, n);
+		pg_atomic_fetch_add_u64(&db->dropped, n);
+	}
 }
 
 /* NULL when there is no memory for it. */

@@ -106,6 +106,7 @@ put_slot(Writer *w, MonMetricKind kind, const MonSlot *slot)
 
 	if (kind == MON_DISTRIBUTION)
 	{
+		r.count = slot->sketch.count;
 		encoded = palloc(expo_encoded_bound(&slot->sketch));
 		r.sketch_len = expo_encode(&slot->sketch, encoded);
 	}
@@ -202,7 +203,10 @@ residue_save(int code, Datum arg)
 		return;
 	}
 	if (FreeFile(w.file) != 0)
+	{
 		complain("write");
+		unlink(RESIDUE_TEMP);
+	}
 	else if (w.slots == 0)
 		unlink(RESIDUE_TEMP);
 	else
@@ -218,6 +222,7 @@ typedef struct Reader
 	Oid dboid;
 	MonSeries *series;
 	int64 slots;
+	int64 lost; /* of these, without memory */
 } Reader;
 
 /* The CRC was right, so what does not fit is a bug, and not to be read on. */
@@ -304,8 +309,11 @@ get_slot(Reader *r)
 	slot.max = s.max;
 	slot.first = s.first;
 	slot.last = s.last;
-	if (r->series)
-		mon_slot_restore(r->series, &slot, (const uint8 *) sketch, s.sketch_len);
+	if (!r->series || !mon_slot_restore(r->series, &slot, (const uint8 *) sketch, s.sketch_len))
+	{
+		mon_registry_restore_lost(r->dboid, s.count);
+		r->lost++;
+	}
 	r->slots++;
 	return true;
 }
@@ -402,13 +410,17 @@ mon_residue_init(void)
 		return;
 	if (is_intact(data, len))
 	{
-		Reader r = {data + sizeof(uint32), data + len - sizeof(pg_crc32c), InvalidOid, NULL, 0};
+		Reader r = {data + sizeof(uint32), data + len - sizeof(pg_crc32c), InvalidOid, NULL, 0, 0};
 
 		if (restore(&r))
-			ereport(
-				LOG,
-				(errmsg("monitoring found %lld slots of metrics that the last stop left in memory",
-						(long long) r.slots)));
+			ereport(LOG,
+					(errmsg("monitoring found %lld slots of metrics that the last stop left in "
+							"memory",
+							(long long) r.slots),
+					 r.lost > 0 ? errdetail("%lld of them have no room in "
+											"monitoring.shared_memory and are lost.",
+											(long long) r.lost)
+								: 0));
 		else
 			complain("understand");
 	}

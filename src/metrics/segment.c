@@ -95,25 +95,41 @@ corrupt(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED), errmsg("a stored metrics segment is corrupt"),
-			 errhint("Restore the table monitoring.segments, or delete the damaged row.")));
+			 errhint("monitoring.check_storage() lists what is damaged; delete or restore these "
+					 "rows.")));
+}
+
+bool
+mon_segment_try_open(SegmentReader *r, const char *directory, Size directory_len, Size points_len)
+{
+	r->directory = (const uint8_t *) directory;
+	r->nseries = directory_len / SEGMENT_DIRECTORY_ENTRY;
+	r->points_len = points_len;
+	return directory_len % SEGMENT_DIRECTORY_ENTRY == 0;
 }
 
 void
 mon_segment_open(SegmentReader *r, const char *directory, Size directory_len, Size points_len)
 {
-	if (directory_len % SEGMENT_DIRECTORY_ENTRY != 0)
+	if (!mon_segment_try_open(r, directory, directory_len, points_len))
 		corrupt();
-	r->directory = (const uint8_t *) directory;
-	r->nseries = directory_len / SEGMENT_DIRECTORY_ENTRY;
-	r->points_len = points_len;
+}
+
+bool
+mon_segment_try_entry(const SegmentReader *r, int i, int64 *id, uint32 *offset, uint32 *end)
+{
+	*id = segment_entry_id(r->directory, i);
+	return segment_entry_range(r->directory, r->nseries, i, r->points_len, offset, end);
 }
 
 int64
 mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end)
 {
-	if (!segment_entry_range(r->directory, r->nseries, i, r->points_len, offset, end))
+	int64 id;
+
+	if (!mon_segment_try_entry(r, i, &id, offset, end))
 		corrupt();
-	return segment_entry_id(r->directory, i);
+	return id;
 }
 
 bool
@@ -230,14 +246,14 @@ mon_segment_slices_find(SegmentSlices *s, int64 series_id, uint32 *offset, uint3
 	return false;
 }
 
-void
-mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
-				   const ExpoAllocator *alloc)
+bool
+mon_segment_try_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
+					   const ExpoAllocator *alloc)
 {
 	SegmentPoint p;
 
 	if (segment_point_decode((const uint8_t *) data, len, &p, alloc) != EXPO_OK)
-		corrupt();
+		return false;
 	point->kind = p.kind;
 	point->start = start;
 	point->last_at = start + (TimestampTz) (p.last_ms % (USECS_PER_DAY / 1000)) * 1000;
@@ -248,4 +264,13 @@ mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *poin
 	point->first = p.first;
 	point->last = p.last;
 	point->sketch = p.sketch;
+	return true;
+}
+
+void
+mon_segment_decode(const char *data, Size len, TimestampTz start, MonPoint *point,
+				   const ExpoAllocator *alloc)
+{
+	if (!mon_segment_try_decode(data, len, start, point, alloc))
+		corrupt();
 }

@@ -130,8 +130,9 @@ get_varint(Reader *r)
 	return 0;
 }
 
+/* Sums may have overflown; anything else is finite. */
 static double
-get_double(Reader *r)
+get_sum(Reader *r)
 {
 	uint64_t bits;
 	double d;
@@ -144,6 +145,14 @@ get_double(Reader *r)
 	bits = get_bytes(r->p, 8);
 	r->p += 8;
 	memcpy(&d, &bits, sizeof(d));
+	return d;
+}
+
+static double
+get_double(Reader *r)
+{
+	double d = get_sum(r);
+
 	if (!isfinite(d))
 		r->bad = true;
 	return d;
@@ -153,7 +162,7 @@ static void
 get_counter(Reader *r, bool whole, SegmentPoint *p)
 {
 	p->count = get_varint(r);
-	p->sum = whole ? (double) get_varint(r) : get_double(r);
+	p->sum = whole ? (double) get_varint(r) : get_sum(r);
 }
 
 static void
@@ -167,7 +176,7 @@ get_gauge(Reader *r, bool single, SegmentPoint *p)
 		return;
 	}
 	p->count = get_varint(r);
-	p->sum = get_double(r);
+	p->sum = get_sum(r);
 	p->min = get_double(r);
 	p->max = get_double(r);
 	p->first = get_double(r);

@@ -38,8 +38,9 @@ typedef struct SegmentPoint
 	int kind;
 	uint64_t last_ms; /* gauge: milliseconds from the start to last */
 	uint64_t count;
-	double sum, min, max, first, last; /* finite; a counter has its sum only */
-	ExpoSketch sketch;                 /* distributions; holds the rest too */
+	double sum, min, max, first,
+		last;          /* finite but for sums that have overflown; a counter has its sum only */
+	ExpoSketch sketch; /* distributions; holds the rest too */
 } SegmentPoint;
 
 extern size_t segment_point_bound(const SegmentPoint *p);

@@ -214,7 +214,7 @@ mon_slots_add(MonSeries *s, MonDelta *rest, TimestampTz now)
 	return true;
 }
 
-void
+bool
 mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch, size_t sketch_len)
 {
 	bool reserve = s->is_overflow;
@@ -223,8 +223,8 @@ mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch, size_t
 	size_t used;
 
 	if (!slot)
-		return;
-	slot->count = saved->count;
+		return false;
+	slot->count = s->kind == MON_DISTRIBUTION ? 0 : saved->count;
 	slot->sum = saved->sum;
 	slot->min = saved->min;
 	slot->max = saved->max;
@@ -237,10 +237,11 @@ mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch, size_t
 		expo_free(&slot->sketch, &alloc);
 		expo_init(&slot->sketch, EXPO_DEFAULT_SCALE);
 		drop_if_empty(s, slot);
-		return;
+		return false;
 	}
 	slot->seq = saved->seq;
 	s->last_used = Max(s->last_used, saved->start);
 	pg_atomic_fetch_add_u64(&s->db->accepted,
 							s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
+	return true;
 }

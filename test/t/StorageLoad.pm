@@ -1,0 +1,114 @@
+# What the crash and fault tests share: clients that write down what they record, and ways to run and compare them.
+#
+# Every transaction of a client records with monitoring.transactional and enters the same into the table "did"; so as
+# long as nothing is lost, what metrics hold and what the table says are equal to the last observation.
+package StorageLoad;
+
+use strict;
+use warnings;
+use Exporter 'import';
+use IPC::Run;
+use PostgreSQL::Test::Utils;
+use Time::HiRes qw(usleep);
+
+our @EXPORT = qw(seed_from start_sql finish_sql install_load wait_for_sql RECORDED DONE);
+
+# The seed of a test: from the environment, so that a failed run can be repeated.
+sub seed_from
+{
+	my $seed = $ENV{MONITORING_TEST_SEED} || int(rand(2**31));
+	srand($seed);
+	return $seed;
+}
+
+# Run SQL in a psql of its own that is connected when this returns; it may well not live to the end of the SQL.
+sub start_sql
+{
+	my ($node, $db, $sql) = @_;
+	my %run = (in => "\\echo connected\n$sql\n", out => '', err => '');
+	my $timeout = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
+	$run{handle} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($db) ],
+		'<', \$run{in}, '>', \$run{out}, '2>', \$run{err}, $timeout);
+	$run{handle}->pump until $run{out} =~ /connected/;
+	$timeout->reset;
+	return \%run;
+}
+
+sub finish_sql
+{
+	my ($run) = @_;
+	eval { $run->{handle}->finish; 1 };
+	return $run;
+}
+
+# Poll until a query gives true; connections that fail count as false.
+sub wait_for_sql
+{
+	my ($node, $db, $query, $expected) = @_;
+	$expected //= 't';
+	for (1 .. 10 * ($PostgreSQL::Test::Utils::timeout_default || 60))
+	{
+		my ($rc, $out) = $node->psql($db, $query);
+		return 1 if defined $rc && $rc == 0 && $out eq $expected;
+		usleep(100_000);
+	}
+	return 0;
+}
+
+# Sums of whole numbers, so that they are exact in whatever order they are added up.
+use constant RECORDED => <<'SQL';
+SELECT concat_ws(' ', coalesce(monitoring.value('sold_total', 'count', '40 days', '{}', t.at), 0), coalesce(monitoring.value('sold_total', 'sum', '40 days', '{}', t.at), 0),
+                 coalesce(monitoring.value('wait_seconds', 'count', '40 days', '{}', t.at), 0), coalesce(monitoring.value('wait_seconds', 'sum', '40 days', '{}', t.at), 0)),
+       concat_ws(' ', coalesce(monitoring.value('late_seconds', 'count', '40 days', '{}', t.at), 0), coalesce(monitoring.value('late_seconds', 'sum', '40 days', '{}', t.at), 0),
+                 (SELECT coalesce(sum(q.value), 0) FROM monitoring.query('late_seconds', 'count', date_trunc('hour', t.at - interval '4 days'), date_trunc('hour', t.at + interval '1 hour'), '1 hour') q),
+                 (SELECT coalesce(sum(q.value), 0) FROM monitoring.query('late_seconds', 'sum', date_trunc('day', t.at - interval '4 days', 'UTC'), date_trunc('day', t.at + interval '1 day', 'UTC'), '1 day') q))
+FROM (SELECT clock_timestamp() + interval '30 seconds' AS at) t
+SQL
+
+use constant DONE => <<'SQL';
+SELECT concat_ws(' ', coalesce(sum(d.live), 0), coalesce(sum(d.live_sum), 0), coalesce(sum(d.live), 0), coalesce(sum(d.live_sum), 0)),
+       concat_ws(' ', coalesce(sum(d.late), 0), coalesce(sum(d.late_sum), 0), coalesce(sum(d.late), 0), coalesce(sum(d.late_sum), 0))
+FROM public.did d
+SQL
+
+sub install_load
+{
+	my ($node, $db) = @_;
+	$node->safe_psql($db, <<'SQL');
+CREATE EXTENSION monitoring;
+CREATE TABLE public.did (live bigint, live_sum bigint, late bigint, late_sum bigint);
+-- Transactions of some observations now and some in the past, of which a fifth and some savepoints are rolled back.
+CREATE PROCEDURE public.work(transactions int, seed float8) LANGUAGE plpgsql AS $$
+DECLARE
+    live int;
+    late int;
+    keep boolean;
+BEGIN
+    PERFORM setseed(seed);
+    FOR i IN 1 .. transactions LOOP
+        PERFORM set_config('monitoring.transactional', 'on', true);
+        live := 1 + (random() * 20)::int;
+        late := (random() * 4)::int;
+        keep := random() < 0.8;
+        BEGIN
+            PERFORM monitoring.record('wait_seconds', 1), monitoring.increment('sold_total'),
+                    monitoring.record_at('late_seconds', 1, clock_timestamp() - interval '1 day');
+            RAISE EXCEPTION 'rolled back';
+        EXCEPTION WHEN raise_exception THEN
+        END;
+        PERFORM monitoring.record('wait_seconds', x, jsonb_build_object('k', x % 5)),
+                monitoring.increment('sold_total', x, jsonb_build_object('k', x % 5)),
+                monitoring.set_gauge('queue', x)
+        FROM generate_series(1, live) x;
+        PERFORM monitoring.record_at('late_seconds', x, clock_timestamp() - interval '61 seconds' - random() * interval '3 days', jsonb_build_object('k', x % 3))
+        FROM generate_series(1, late) x;
+        INSERT INTO public.did VALUES (live, live * (live + 1) / 2, late, late * (late + 1) / 2);
+        IF keep THEN COMMIT; ELSE ROLLBACK; END IF;
+    END LOOP;
+END
+$$;
+SQL
+	return;
+}
+
+1;
