@@ -272,4 +272,4 @@ FROM counted c, from_buckets(bounds, counts) s ORDER BY name;
 
 -- Usable in indexes and parallel plans, by viewers only.
 SELECT p.oid::regprocedure, provolatile, proisstrict, proparallel, has_function_privilege('pg_monitor', p.oid, 'EXECUTE') AS viewer
-FROM pg_proc p WHERE pronamespace = 'monitoring'::regnamespace AND proname ~ '^(to|from)_(otlp|prometheus|buckets|cumulative)' ORDER BY 1::text;
+FROM pg_proc p WHERE pronamespace = 'monitoring'::regnamespace AND proname ~ '^(to|from)_(otlp|prometheus|buckets|cumulative)' ORDER BY p.oid::regprocedure::text COLLATE "C";
