@@ -86,10 +86,10 @@ parse_argument(const FnInfo *info, const char *s, ReadFn *fn)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("function \"%s\" needs a number in parentheses", info->name),
 				 errhint("For example: %s(0.5).", info->name)));
-	if (info->kind == FN_APDEX && !(fn->argument > 0 && isfinite(fn->argument * APDEX_FACTOR)))
+	if (info->kind == FN_APDEX && !(fn->argument > 0 && fn->argument <= 4e307))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the threshold of apdex must be greater than zero")));
+				 errmsg("the threshold of apdex must be greater than zero and at most 4e307")));
 }
 
 void

@@ -654,6 +654,93 @@ test_corrupt(void)
 	ok(noise, "so is noise");
 }
 
+/* ---- counts below a value, standard deviation ---- */
+
+static double
+share_of(const double *v, int n, double x)
+{
+	int below = 0;
+
+	for (int i = 0; i < n; i++)
+		below += v[i] <= x;
+	return (double) below / n;
+}
+
+/* The estimate lies between the true shares a little below and above x. */
+static bool
+share_is_good(const ExpoSketch *s, const double *v, int n, double x)
+{
+	double got = (double) expo_count_below(s, x) / n;
+
+	return got >= share_of(v, n, x - fabs(x) * 0.0055) &&
+		got <= share_of(v, n, x + fabs(x) * 0.0055);
+}
+
+static bool
+stddev_is_good(const ExpoSketch *s, const double *v, int n)
+{
+	long double sum = 0, squares = 0, deviations = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		sum += v[i];
+		squares += (long double) v[i] * v[i];
+	}
+	for (int i = 0; i < n; i++)
+		deviations += (v[i] - sum / n) * (v[i] - sum / n);
+	return fabsl(expo_stddev(s) - sqrtl(deviations / n)) <=
+		expo_max_relative_error(s) * sqrtl(squares / n) * 1.000001L;
+}
+
+static void
+test_stats(void)
+{
+	enum
+	{
+		N = 1000
+	};
+	double v[N];
+	bool shares = true;
+	bool bounds = true;
+	bool spread = true;
+	ExpoSketch s;
+
+	for (int round = 0; round < 40; round++)
+	{
+		expo_init(&s, EXPO_DEFAULT_SCALE);
+		for (int i = 0; i < N; i++)
+		{
+			v[i] = exp(normal() * (1 + round % 4)) * (round % 3 == 0 && uniform() < 0.4 ? -1 : 1);
+			if (round % 5 == 0 && uniform() < 0.1)
+				v[i] = 0;
+			expo_add(&s, v[i], 1, &heap);
+		}
+		for (int i = 0; i < N; i += 7)
+			shares &= share_is_good(&s, v, N, v[i]) && share_is_good(&s, v, N, v[i] * 1.003);
+		for (int i = -640; i <= 640; i += 13)
+		{
+			double bound = expo_bound(i, EXPO_DEFAULT_SCALE);
+
+			bounds &= (double) expo_count_below(&s, bound) / N == share_of(v, N, bound);
+		}
+		bounds &= (double) expo_count_below(&s, 0) / N == share_of(v, N, 0) &&
+			expo_count_below(&s, s.max) == N && expo_count_below(&s, s.min - 1) == 0;
+		spread &= stddev_is_good(&s, v, N);
+		expo_free(&s, &heap);
+	}
+	ok(shares, "the share of values up to x is that up to a value within 0.55 %");
+	ok(bounds, "and exact at bounds of buckets, zero and the extremes");
+	ok(spread, "the standard deviation is within the error times the root mean square");
+
+	expo_init(&s, EXPO_DEFAULT_SCALE);
+	ok(isnan(expo_stddev(&s)) && expo_count_below(&s, 1) == 0, "nothing of nothing");
+	expo_add(&s, 3.7, 5, &heap);
+	ok(expo_stddev(&s) == 0, "equal values do not spread");
+	expo_add(&s, -1e308, 5, &heap);
+	ok(expo_stddev(&s) > 4.9e307 && expo_stddev(&s) < 5.1e307, "large ones do not overflow");
+	expo_free(&s, &heap);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -666,6 +753,7 @@ main(int argc, char **argv)
 	test_width();
 	test_refused_memory();
 	test_many_quantiles();
+	test_stats();
 	test_properties();
 	test_sizes();
 	test_corrupt();
