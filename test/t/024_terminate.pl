@@ -10,7 +10,7 @@ use StorageLoad;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $rounds = $ENV{MONITORING_TERMINATE_ROUNDS} || 40;
+my $rounds = $ENV{MONITORING_TERMINATE_ROUNDS} || 25;
 my $seed = seed_from();
 note("seed $seed, $rounds rounds");
 
@@ -112,7 +112,7 @@ for my $round (1 .. $rounds)
 	}
 }
 is($bad, 0, "metrics hold what clients committed, always (seed $seed)");
-cmp_ok($observations, '>', 1000 * $rounds / 40, "of $observations observations");
+cmp_ok($observations, '>', 1000 * $rounds / 25, "of $observations observations");
 is($node->safe_psql($_, 'SELECT * FROM monitoring.check_storage()'), '', "storage of $_ is sound") for @databases;
 like($node->safe_psql('one', "SELECT monitoring.value('late_seconds', 'sum', '40 days') = monitoring.value('late_seconds', 'sum', '400 days')"),
 	qr/^t$/, 'however far back one looks');

@@ -25,7 +25,8 @@ sub seed_from
 sub start_sql
 {
 	my ($node, $db, $sql) = @_;
-	my %run = (in => "\\echo connected\n$sql\n", out => '', err => '');
+	# \q, since a server that is started meanwhile inherits the pipe: psql would never see its end.
+	my %run = (in => "\\echo connected\n$sql\n\\q\n", out => '', err => '');
 	my $timeout = IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default);
 	$run{handle} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr($db) ],
 		'<', \$run{in}, '>', \$run{out}, '2>', \$run{err}, $timeout);
