@@ -50,7 +50,7 @@ sub at_most
 sub pids
 {
 	my ($type) = @_;
-	return split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type ~ '$type'");
+	return split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type ~ '$type' AND pid <> pg_backend_pid()");
 }
 
 # Kill a process of the server, or stop all of it at once, and have it run again.
@@ -65,6 +65,7 @@ sub crash
 	elsif ($victim eq 'postmaster')
 	{
 		$node->kill9;
+		kill 'KILL', @$victims; # who is busy would go on for long without noticing
 		# Its children notice it in their own time.
 		for (1 .. 100)
 		{
@@ -73,9 +74,9 @@ sub crash
 			usleep(100_000);
 		}
 	}
-	else
+	elsif (!kill 'KILL', pick(@$victims))
 	{
-		kill 'KILL', pick(@$victims);
+		return crash('immediate stop'); # it has gone by itself
 	}
 	return wait_for_sql($node, 'postgres', 'SELECT NOT pg_is_in_recovery()');
 }
@@ -85,7 +86,7 @@ my %operations = (
 	'flushes' => sub { 'SELECT monitoring.flush() \watch 0.01' },
 	'compaction' => sub { "SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "');\n" x 3 },
 	'rolled back compaction' => sub { "BEGIN; SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "'); ROLLBACK;\n" x 3 },
-	'clients' => sub { sprintf "CALL public.work(10000, %.6f);", rand },
+	'clients' => sub { sprintf "CALL public.work(500, %.6f);", rand },
 	'retention' => sub { 'SELECT monitoring.apply_retention() \watch 0.01' });
 my @victims = ('monitoring worker', 'monitoring launcher', 'client backend', 'checkpointer', 'walwriter', 'postmaster', 'immediate stop');
 
@@ -117,14 +118,12 @@ for my $round (1 .. $rounds)
 	my $name = pick(sort keys %operations);
 	my $victim = pick(@victims);
 	my @runs = (start_sql($node, $db, $operations{$name}->()), start_sql($node, $db, $operations{clients}->()));
-	my @pids = $victim =~ /postmaster|stop/ ? () : pids($victim);
-	if ($victim eq 'monitoring worker' && !@pids)
-	{
-		$victim = 'client backend';
-		@pids = pids($victim);
-	}
+	my @pids = pids($victim eq 'postmaster' ? 'client backend' : $victim);
+	$victim = 'immediate stop' if !@pids;
 	usleep(rand(pick(5_000, 50_000, 200_000)));
 	$crashes += crash($victim, \@pids);
+	# A worker may have gone by itself just before it was killed: then clients are still there.
+	$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
 	finish_sql($_) for @runs;
 	wait_for_sql($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query ~ 'CALL|compact|flush|retention' AND pid <> pg_backend_pid() AND backend_type = 'client backend'});
 
