@@ -610,6 +610,28 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 ('chunks', '1 day', 2, '90 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
 ('hourly', '30 days', 1, '400 days', 'monitoring.compacted_before', '{"PRIMARY KEY (series_id, period)"}'),
 ('daily', '360 days', 1, '5 years', NULL, '{"PRIMARY KEY (series_id, period)"}');
+
+-- Between two sessions of a parallel restore a worker may have flushed or compacted: what the dump says holds.
+CREATE FUNCTION monitoring.restore_state() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DELETE FROM monitoring.%I', TG_TABLE_NAME);
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION monitoring.restore_state() IS 'Trigger: the state that a dump brings replaces the one that is there.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.flush_state
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_state();
+COMMENT ON TRIGGER restore ON monitoring.flush_state IS 'Takes over the state of flushes when a dump is restored.';
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.compaction_state
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_state();
+COMMENT ON TRIGGER restore ON monitoring.compaction_state IS 'Takes over the watermarks when a dump is restored.';
+
 SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.compaction_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.late', '');

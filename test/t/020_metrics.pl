@@ -117,8 +117,16 @@ $node->wait_for_catchup($standby);
 is($standby->safe_psql('postgres', q{SELECT monitoring.value('crash_total', 'sum', '1 hour')}), '7', 'a standby reads stored metrics');
 is($standby->safe_psql('postgres', q{SELECT monitoring.increment('crash_total', 2); SELECT monitoring.value('crash_total', 'sum', '1 hour')}),
 	"\n9", 'and records into memory');
+# Levels made by the primary meanwhile are read, beside what is in the standby's memory, before and after promotion.
+$node->safe_psql('postgres', q{SELECT monitoring.record_at('level_total', 1, now() - interval '2 days', kind => 'counter'), monitoring.increment('level_total', 2);
+	SELECT monitoring.compact(clock_timestamp() + interval '40 days'); SELECT monitoring.increment('level_total', 4), monitoring.flush()});
+$node->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', q{SELECT monitoring.increment('level_total', 8); SELECT monitoring.value('level_total', 'sum', '3 days'), count(*) FROM monitoring.check_storage()}),
+	"\n15|0", 'a standby reads all levels, late rows and its memory');
 $standby->promote;
 ok($standby->poll_query_until('postgres', q{SELECT monitoring.flush() >= 0}), 'after promotion it can flush');
+is($standby->safe_psql('postgres', q{SELECT monitoring.compact() >= 0, monitoring.value('level_total', 'sum', '3 days'), monitoring.value('level_total', 'sum', '3 days') FROM monitoring.self}),
+	't|15|15', 'and compact');
 is($standby->safe_psql('postgres', q{SELECT monitoring.value('crash_total', 'sum', '1 hour')}), '9', 'nothing lost at promotion');
 $standby->stop;
 

@@ -38,7 +38,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql('source', <<'SQL');
 BEGIN;
 CREATE EXTENSION monitoring;
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts');
+UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts', 'compact', 'retention');
 COMMIT;
 SQL
 ok(wait_for_worker('source'), 'the worker runs');
@@ -59,12 +59,26 @@ INSERT INTO monitoring.own VALUES ('2024-05-05', 1);
 CREATE FUNCTION public.own_job(at timestamptz) RETURNS void LANGUAGE sql AS '';
 INSERT INTO monitoring.jobs (name, function, every) VALUES ('own', 'public.own_job', '1 year');
 SQL
+# All levels of storage, late rows that wait, and a deleted series that rows of segments still hold
+$node->safe_psql('source', <<'SQL');
+SELECT monitoring.increment('gone_total', 3), monitoring.increment('kept_total', 5);
+SELECT monitoring.record_at('kept_total', 7, clock_timestamp() - interval '3 days', kind => 'counter');
+SELECT monitoring.compact(clock_timestamp() + interval '40 days');
+SELECT monitoring.delete_series('gone_total');
+SELECT monitoring.increment('kept_total', 11), monitoring.increment('gone_total', 1);
+SELECT monitoring.flush();
+SQL
 ok($node->poll_query_until('source', 'SELECT pending = 0 AND persisted > 0 FROM monitoring.self'), 'all is stored');
 
 my $now = $node->safe_psql('source', 'SELECT clock_timestamp()');
 my %look = (
 	'value()' => join(' UNION ALL ', map { "SELECT '$_', monitoring.value('wait_seconds', '$_', '1 hour', '{}', '$now')" } qw(count sum min max p50 p99)),
 	'value() of one series' => "SELECT monitoring.value('sold_total', 'increase', '1 hour', '{\"shop\": \"a\"}', '$now'), monitoring.value('queue', 'last', '1 hour', '{}', '$now')",
+	'value() of all levels' => "SELECT monitoring.value('kept_total', 'sum', '5 days', '{}', '$now'), monitoring.value('gone_total', 'sum', '5 days', '{}', '$now')",
+	'watermarks' => 'SELECT c.* FROM monitoring.compaction_state c',
+	'late rows' => 'SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l ORDER BY 1, 2, 3',
+	'deleted series' => 'SELECT series_id, seq FROM monitoring.deleted_series ORDER BY 1',
+	'chunks' => q{SELECT c.series_id, c.period, c.data, h.data, d.data FROM monitoring.chunks c, monitoring.hourly h, monitoring.daily d WHERE h.series_id = c.series_id AND d.series_id = c.series_id ORDER BY 1, 2, 3, 4, 5},
 	'query()' => "SELECT * FROM monitoring.query('wait_seconds', 'p95', date_bin('1 hour', '$now'::timestamptz - interval '1 hour', '2000-01-01'), '$now', '10 minutes', '{}', '{kind}')",
 	'series' => 'SELECT metric, labels, kind, series_id FROM monitoring.series ORDER BY series_id',
 	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
@@ -79,6 +93,7 @@ my %look = (
 	'own table' => 'SELECT * FROM monitoring.own');
 my %before = map { $_ => $node->safe_psql('source', $look{$_}) } sort keys %look;
 isnt($before{$_}, '', "there are $_ to compare") for sort keys %look;
+is($before{'value() of all levels'}, '23|1', 'levels, late rows and what was deleted add up');
 like($before{indexes}, qr/CREATE UNIQUE INDEX segments_p\w+_pkey .* \(slot_start, seq, part\)/, 'partitions have keys');
 
 sub same
@@ -111,6 +126,21 @@ $node->command_ok([ 'pg_dump', '-Fc', '-d', $node->connstr('source'), '-f', $dum
 $node->safe_psql('postgres', 'CREATE DATABASE parallel');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-j', '3', '-d', $node->connstr('parallel'), $dump ], 'pg_restore -j');
 same('parallel', 'in parallel');
+
+# A worker that came between two sessions of a parallel restore has flushed and compacted: the dump's state holds.
+$node->safe_psql('postgres', 'CREATE DATABASE between');
+$node->safe_psql('between', 'CREATE EXTENSION monitoring; SELECT monitoring.flush(), monitoring.compact()');
+$node->safe_psql('between', <<'SQL');
+SET check_function_bodies = off;
+COPY monitoring.flush_state (only_row, seq, sealed_at, flushed_at) FROM stdin;
+t	5000	2024-05-05 00:00:00+00	2024-05-05 00:00:00+00
+\.
+COPY monitoring.compaction_state (only_row, minutes, chunks, hourly, daily) FROM stdin;
+t	2024-05-05 00:00:00+00	2024-05-05 00:00:00+00	2024-05-05 00:00:00+00	2024-05-01 00:00:00+00
+\.
+SQL
+is($node->safe_psql('between', "SELECT count(*), min(minutes) < '2024-05-06' OR min(minutes) > now() - interval '1 hour', (SELECT count(*) FROM monitoring.flush_state WHERE seq >= 5000) FROM monitoring.compaction_state"),
+	'1|t|1', 'the state of a dump replaces that of a worker who came too early');
 
 # ---- the rule ----
 
