@@ -9,10 +9,10 @@
  * remember in compaction_state where to go on; until the last batch is done the
  * watermark stays, and readers do not look at what is there already.
  *
- * Rows of monitoring.late are worked into chunks, and deleted in the same
- * transaction, when the segments of their hour have been dropped: as long as
- * there are any, reads take the edges of a window from them, and the late rows
- * must be found beside.
+ * Rows of monitoring.late are worked into chunks (compact_late.c), and deleted
+ * in the same transaction, when the segments of their hour have been dropped: as
+ * long as there are any, reads take the edges of a window from them, and the
+ * late rows must be found beside.
  *
  * What is damaged stops nothing: steps leave it out, with a warning, and it
  * stays where it is for check_storage() to find.
@@ -23,7 +23,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "metrics/chunk_rows.h"
+#include "metrics/compact.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -39,22 +39,9 @@
 #include "utils/timestamp.h"
 
 #define SERIES_PER_BATCH 1024
-#define LATE_PER_BATCH 1000
 #define BUDGET_MS 1000
 /* Minutes are compacted this long after they ended, so that records made with a recent time are not late. */
 #define GRACE_USECS USECS_PER_MINUTE
-
-typedef struct Compaction
-{
-	StorageState state;
-	StorageState stored;      /* as it was at the beginning */
-	TimestampTz deadline;     /* stop after this; DT_NOEND = never */
-	MemoryContext cxt;        /* of one batch; the current context throughout */
-	HTAB *deleted;            /* series deleted lately, or NULL */
-	MemoryContext series_cxt; /* of one series */
-	int64 rows;               /* written */
-	int64 damaged;            /* left out of the current step */
-} Compaction;
 
 /* A point found in segments or minutes. */
 typedef struct Entry
@@ -79,15 +66,15 @@ typedef struct DeletedSeries
 	int64 seq;
 } DeletedSeries;
 
-static bool
-out_of_time(const Compaction *c)
+bool
+mon_compaction_out_of_time(const Compaction *c)
 {
 	return c->deadline != DT_NOEND && GetCurrentTimestamp() >= c->deadline;
 }
 
 /* Tell what a step has left out. */
-static void
-warn_damaged(Compaction *c, const char *table, TimestampTz since)
+void
+mon_compaction_warn(Compaction *c, const char *table, TimestampTz since)
 {
 	if (c->damaged > 0)
 		ereport(WARNING,
@@ -326,7 +313,7 @@ compact_minute(Compaction *c, TimestampTz minute)
 		mon_segment_write("minutes", &b, minute, c->state.seq, part++);
 		c->rows++;
 	}
-	warn_damaged(c, "segments", minute);
+	mon_compaction_warn(c, "segments", minute);
 	MemoryContextReset(c->cxt);
 }
 
@@ -337,7 +324,7 @@ compact_minutes(Compaction *c, TimestampTz until)
 	TimestampTz before = c->state.minutes;
 
 	until = mon_floor_time(until, USECS_PER_MINUTE);
-	while (c->state.minutes < until && !out_of_time(c))
+	while (c->state.minutes < until && !mon_compaction_out_of_time(c))
 	{
 		TimestampTz next = next_row_time("segments", "slot_start", c->state.minutes);
 
@@ -401,9 +388,9 @@ fetch_period(ChunkRows *rows, const char *table, TimestampTz period, int64 lo, i
  * Add the rows of one series and period from i on, and note those that could be
  * read in *added, if given; returns the next i.
  */
-static int
-add_chunk_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id,
-			   ChunkRows *added)
+int
+mon_compaction_add_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id,
+						ChunkRows *added)
 {
 	for (; i < rows->n && rows->row[i].id == id && rows->row[i].period == b->period; i++)
 	{
@@ -417,8 +404,8 @@ add_chunk_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int
 	return i;
 }
 
-static void
-add_built(ChunkRows *built, int64 id, ChunkBuilder *b)
+void
+mon_compaction_add_built(ChunkRows *built, int64 id, ChunkBuilder *b)
 {
 	bytea *data = mon_builder_finish(b);
 
@@ -456,13 +443,13 @@ build_chunks(Compaction *c, TimestampTz hour, int64 lo, int64 hi)
 			if (decode_entry(c, &list.entry[i], &p))
 				mon_builder_add(b, &p);
 		}
-		k = add_chunk_rows(c, b, &stored, k, id, NULL);
-		add_built(&built, id, b);
+		k = mon_compaction_add_rows(c, b, &stored, k, id, NULL);
+		mon_compaction_add_built(&built, id, b);
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(LEVEL_CHUNKS, &built);
 	c->rows += built.n;
-	warn_damaged(c, "minutes", hour);
+	mon_compaction_warn(c, "minutes", hour);
 	MemoryContextReset(c->cxt);
 }
 
@@ -506,7 +493,8 @@ compact_chunks(Compaction *c)
 {
 	StorageState *s = &c->state;
 
-	while (!out_of_time(c) && is_due(s, LEVEL_CHUNKS, "minutes", "slot_start", s->minutes))
+	while (!mon_compaction_out_of_time(c) &&
+		   is_due(s, LEVEL_CHUNKS, "minutes", "slot_start", s->minutes))
 	{
 		TimestampTz hour = s->complete[LEVEL_CHUNKS];
 		int64 lo = s->in_progress[LEVEL_CHUNKS] ? s->next_series[LEVEL_CHUNKS] : PG_INT64_MIN;
@@ -520,8 +508,8 @@ compact_chunks(Compaction *c)
 /* ---- chunks to hourly, hourly to daily ---- */
 
 /* Add the rows of the finer level for one series and period from i on; returns the next i. */
-static int
-add_finer_rows(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id)
+int
+mon_compaction_add_finer(Compaction *c, ChunkBuilder *b, const ChunkRows *rows, int i, int64 id)
 {
 	for (; i < rows->n && rows->row[i].id == id &&
 		 mon_period_start(b->level, rows->row[i].period) == b->period;
@@ -544,8 +532,8 @@ roll_up(Compaction *c, ChunkLevel level, const ChunkRows *source)
 
 		CHECK_FOR_INTERRUPTS();
 		mon_builder_begin(b, level, mon_period_start(level, source->row[i].period), c->series_cxt);
-		i = add_finer_rows(c, b, source, i, id);
-		add_built(&built, id, b);
+		i = mon_compaction_add_finer(c, b, source, i, id);
+		mon_compaction_add_built(&built, id, b);
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(level, &built);
@@ -579,7 +567,7 @@ roll_up_batch(Compaction *c, ChunkLevel level, TimestampTz period, int64 lo, int
 		if (i == 0 || source.row[i].id != source.row[i - 1].id)
 			series++;
 	roll_up(c, level, &source);
-	warn_damaged(c, finer, period);
+	mon_compaction_warn(c, finer, period);
 	*last = source.n > 0 ? source.row[source.n - 1].id : PG_INT64_MAX;
 	MemoryContextReset(c->cxt);
 	return series < SERIES_PER_BATCH / 4 || *last == PG_INT64_MAX;
@@ -590,7 +578,7 @@ compact_level(Compaction *c, ChunkLevel level)
 {
 	StorageState *s = &c->state;
 
-	while (!out_of_time(c) &&
+	while (!mon_compaction_out_of_time(c) &&
 		   is_due(s, level, mon_chunk_levels[level - 1].table, "period", s->complete[level - 1]))
 	{
 		int64 lo = s->in_progress[level] ? s->next_series[level] : PG_INT64_MIN;
@@ -599,225 +587,6 @@ compact_level(Compaction *c, ChunkLevel level)
 
 		advance(s, level, done, last);
 	}
-}
-
-/* ---- what changes in hours that were rolled up ---- */
-
-/* Whether a coarser level holds a period already, wholly or so far as this series. */
-static bool
-rolled_up(const StorageState *s, ChunkLevel level, TimestampTz period, int64 id)
-{
-	return period < s->complete[level] ||
-		(period == s->complete[level] && s->in_progress[level] && id < s->next_series[level]);
-}
-
-/* The rows of a level within periods of series, which begin and end as given. */
-static void
-fetch_periods(ChunkRows *rows, ChunkLevel level, const ChunkRows *begin, const ChunkRows *end)
-{
-	Oid types[3] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum values[3] = {mon_rows_ids(begin, false), mon_rows_periods(begin), mon_rows_periods(end)};
-
-	mon_rows_fetch(rows,
-				   psprintf("SELECT t.series_id, t.period, 0::bigint, t.data "
-							"FROM unnest($1, $2, $3) AS u(i, s, e) JOIN monitoring.%s AS t "
-							"ON t.series_id OPERATOR(pg_catalog.=) u.i "
-							"AND t.period OPERATOR(pg_catalog.>=) u.s "
-							"AND t.period OPERATOR(pg_catalog.<) u.e ORDER BY 1, 2",
-							mon_chunk_levels[level].table),
-				   3, types, values, 0);
-}
-
-/* The periods of a coarser level that hold changed ones and are rolled up already. */
-static void
-list_changed_periods(const Compaction *c, ChunkLevel level, const ChunkRows *change,
-					 ChunkRows *begin, ChunkRows *end)
-{
-	for (int i = 0; i < change->n; i++)
-	{
-		int64 id = change->row[i].id;
-		TimestampTz period = mon_period_start(level, change->row[i].period);
-
-		if (!rolled_up(&c->state, level, period, id) ||
-			(begin->n > 0 && begin->row[begin->n - 1].id == id &&
-			 begin->row[begin->n - 1].period == period))
-			continue;
-		mon_rows_add(begin, id, period, 0, NULL);
-		mon_rows_add(end, id, mon_period_end(level, period), 0, NULL);
-	}
-}
-
-/* Position of the first row at or after i of a series and from a time on. */
-static int
-seek_row(const ChunkRows *rows, int i, int64 id, TimestampTz from)
-{
-	while (i < rows->n &&
-		   (rows->row[i].id < id || (rows->row[i].id == id && rows->row[i].period < from)))
-		i++;
-	return i;
-}
-
-/*
- * Make the rows of a coarser level anew for those series and periods that have
- * changed in the finer one.  `change` is what was worked in there; *carried, what
- * that is in this level.
- */
-static void
-refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *change, ChunkRows *carried)
-{
-	ChunkRows begin = {0}, end = {0};
-	ChunkRows finer = {0}, stored = {0}, built = {0};
-	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
-	ChunkBuilder *before = palloc(sizeof(ChunkBuilder));
-	ChunkBuilder *added = palloc(sizeof(ChunkBuilder));
-	int f = 0, s = 0, a = 0;
-
-	list_changed_periods(c, level, change, &begin, &end);
-	if (begin.n == 0)
-		return;
-	fetch_periods(&finer, level - 1, &begin, &end);
-	fetch_periods(&stored, level, &begin, &end);
-	for (int i = 0; i < begin.n; i++)
-	{
-		int64 id = begin.row[i].id;
-		TimestampTz period = begin.row[i].period;
-
-		CHECK_FOR_INTERRUPTS();
-		mon_builder_begin(b, level, period, c->series_cxt);
-		mon_builder_begin(before, level, period, c->series_cxt);
-		mon_builder_begin(added, level, period, c->series_cxt);
-		f = add_finer_rows(c, b, &finer, seek_row(&finer, f, id, period), id);
-		s = add_chunk_rows(c, before, &stored, seek_row(&stored, s, id, period), id, NULL);
-		a = add_finer_rows(c, added, change, seek_row(change, a, id, period), id);
-		add_built(carried, id, added);
-		mon_builder_keep(b, before, added);
-		add_built(&built, id, b);
-		MemoryContextReset(c->series_cxt);
-	}
-	mon_rows_replace(level, &built);
-	c->rows += built.n;
-}
-
-/* ---- late points ---- */
-
-/* Late rows of earlier periods may be worked in: chunks hold them, segments do not any more. */
-static TimestampTz
-late_before(const Compaction *c)
-{
-	TimestampTz oldest = mon_oldest_partition("segments");
-
-	if (oldest > DT_NOBEGIN && oldest < DT_NOEND)
-		oldest = mon_floor_time(oldest, USECS_PER_HOUR);
-	return Min(oldest, c->state.complete[LEVEL_CHUNKS]);
-}
-
-/* The next late rows that may be worked in, after one that was seen before. */
-static void
-fetch_late(const Compaction *c, const ChunkRow *after, ChunkRows *late)
-{
-	Oid types[4] = {TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID};
-	Datum values[4] = {TimestampTzGetDatum(late_before(c)), Int64GetDatum(after->id),
-					   TimestampTzGetDatum(after->period), Int64GetDatum(after->seq)};
-
-	mon_rows_fetch(late,
-				   "SELECT series_id, period, seq, data FROM monitoring.late "
-				   "WHERE period OPERATOR(pg_catalog.<) $1 "
-				   "AND ROW(series_id, period, seq) OPERATOR(pg_catalog.>) ROW($2, $3, $4) "
-				   "ORDER BY 1, 2, 3",
-				   4, types, values, LATE_PER_BATCH);
-}
-
-/* The chunks that late rows belong to. */
-static void
-fetch_chunks_of(const ChunkRows *late, ChunkRows *stored)
-{
-	Oid types[2] = {INT8ARRAYOID, TIMESTAMPTZARRAYOID};
-	Datum values[2] = {mon_rows_ids(late, false), mon_rows_periods(late)};
-
-	mon_rows_fetch(stored,
-				   "SELECT t.series_id, t.period, 0::bigint, t.data "
-				   "FROM (SELECT DISTINCT i, p FROM unnest($1, $2) AS u(i, p)) AS u "
-				   "JOIN monitoring.chunks AS t ON t.series_id OPERATOR(pg_catalog.=) u.i "
-				   "AND t.period OPERATOR(pg_catalog.=) u.p ORDER BY 1, 2",
-				   2, types, values, 0);
-}
-
-/*
- * Work a batch of late rows into chunks, or make these; false when there was
- * none.  *after is where to go on: what is damaged, or belongs to a chunk that
- * is, stays for somebody to repair it.
- */
-static bool
-compact_late_batch(Compaction *c, ChunkRow *after)
-{
-	ChunkRows late = {0}, stored = {0}, built = {0}, worked_in = {0};
-	ChunkRows change = {0}, hours = {0}, days = {0};
-	ChunkBuilder *b = palloc(sizeof(ChunkBuilder));
-	ChunkBuilder *added = palloc(sizeof(ChunkBuilder));
-	int k = 0;
-
-	fetch_late(c, after, &late);
-	if (late.n == 0)
-		return false;
-	*after = late.row[late.n - 1];
-	fetch_chunks_of(&late, &stored);
-	for (int i = 0; i < late.n;)
-	{
-		int64 id = late.row[i].id;
-		TimestampTz period = late.row[i].period;
-		ChunkRows readable = {0};
-		int64 before = c->damaged;
-		int64 damaged;
-
-		CHECK_FOR_INTERRUPTS();
-		mon_builder_begin(b, LEVEL_CHUNKS, period, c->series_cxt);
-		mon_builder_begin(added, LEVEL_CHUNKS, period, c->series_cxt);
-		k = add_chunk_rows(c, b, &stored, seek_row(&stored, k, id, period), id, NULL);
-		damaged = c->damaged - before;
-		(void) add_chunk_rows(c, added, &late, i, id, NULL);
-		c->damaged = before + damaged; /* the same rows again */
-		i = add_chunk_rows(c, b, &late, i, id, &readable);
-		if (damaged == 0 && readable.n > 0)
-		{
-			add_built(&built, id, b);
-			add_built(&change, id, added);
-			for (int r = 0; r < readable.n; r++)
-				mon_rows_add(&worked_in, id, period, readable.row[r].seq, NULL);
-		}
-		MemoryContextReset(c->series_cxt);
-	}
-	mon_rows_replace(LEVEL_CHUNKS, &built);
-	c->rows += built.n;
-	mon_rows_delete_late(&worked_in);
-	refresh_level(c, LEVEL_HOURLY, &change, &hours);
-	refresh_level(c, LEVEL_DAILY, &hours, &days);
-	MemoryContextReset(c->cxt);
-	return true;
-}
-
-/* The worker comes by every few seconds: it need not say so each time. */
-static void
-warn_late(Compaction *c)
-{
-	static TimestampTz warned_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (c->damaged > 0 && now - warned_at > USECS_PER_HOUR)
-	{
-		warn_damaged(c, "late", DT_NOBEGIN);
-		warned_at = now;
-	}
-	c->damaged = 0;
-}
-
-static void
-compact_late(Compaction *c)
-{
-	ChunkRow after = {PG_INT64_MIN, DT_NOBEGIN, PG_INT64_MIN, NULL};
-
-	while (!out_of_time(c) && compact_late_batch(c, &after))
-		;
-	warn_late(c);
 }
 
 /* ---- deleted series ---- */
@@ -912,7 +681,7 @@ static void
 compact_levels(Compaction *c)
 {
 	compact_chunks(c);
-	compact_late(c);
+	mon_compact_late(c);
 	compact_level(c, LEVEL_HOURLY);
 	compact_level(c, LEVEL_DAILY);
 	forget_deleted(c);
