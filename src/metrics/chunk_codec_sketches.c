@@ -312,16 +312,6 @@ put_buckets(ChunkWriter *out, History *h, const ExpoBuckets *b, uint64_t n)
 		remember(h, &src);
 }
 
-static uint64_t
-total_of(const ExpoBuckets *b)
-{
-	uint64_t total = 0;
-
-	for (int32_t i = b->lo; i <= b->hi; i++)
-		total += expo_get(b, i);
-	return total;
-}
-
 /* Numbers of values, and what is not told by min and max. */
 typedef struct Shape
 {
@@ -359,7 +349,7 @@ chunk_put_sketches(ChunkWriter *out, const ChunkPoint *points, int n)
 		const ExpoSketch *s = &points[i].sketch;
 
 		shapes[i].scale = s->scale;
-		shapes[i].neg = total_of(&s->neg);
+		shapes[i].neg = expo_total(&s->neg);
 		shapes[i].zero = s->zero_count;
 		shapes[i].pos = s->count - s->zero_count - shapes[i].neg;
 	}

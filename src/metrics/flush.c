@@ -176,15 +176,6 @@ compare_sealed(const void *a, const void *b)
 
 /* ---- writing ---- */
 
-static void
-execute(const char *sql, int nargs, Oid *types, Datum *values)
-{
-	int rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
-
-	if (rc < 0)
-		elog(ERROR, "could not write metrics: %s", SPI_result_code_string(rc));
-}
-
 /* Enter the series that this flush is the first to write into the catalogs. */
 static void
 write_catalog(const SealState *state)
@@ -223,8 +214,8 @@ mon_segment_write(const char *table, SegmentBuilder *b, TimestampTz start, uint6
 							table);
 
 	if (part == 0)
-		execute("SELECT monitoring.ensure_partition($1, $2)", 2, types, values);
-	execute(insert, 9, types, values);
+		mon_storage_execute("SELECT monitoring.ensure_partition($1, $2)", 2, types, values);
+	mon_storage_execute(insert, 9, types, values);
 }
 
 /*
@@ -328,10 +319,11 @@ advance_state(uint64 seq, TimestampTz sealed_at)
 	Oid types[2] = {INT8OID, TIMESTAMPTZOID};
 	Datum values[2] = {Int64GetDatum(seq), TimestampTzGetDatum(sealed_at)};
 
-	execute("INSERT INTO monitoring.flush_state (only_row, seq, sealed_at) VALUES (true, $1, $2) "
-			"ON CONFLICT (only_row) DO UPDATE SET seq = EXCLUDED.seq, "
-			"sealed_at = EXCLUDED.sealed_at, flushed_at = pg_catalog.clock_timestamp()",
-			2, types, values);
+	mon_storage_execute(
+		"INSERT INTO monitoring.flush_state (only_row, seq, sealed_at) VALUES (true, $1, $2) "
+		"ON CONFLICT (only_row) DO UPDATE SET seq = EXCLUDED.seq, "
+		"sealed_at = EXCLUDED.sealed_at, flushed_at = pg_catalog.clock_timestamp()",
+		2, types, values);
 }
 
 bool

@@ -76,15 +76,6 @@ compare_entries(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void
-execute(const char *sql, int nargs, Oid *types, Datum *values)
-{
-	int rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
-
-	if (rc < 0)
-		elog(ERROR, "could not write metrics: %s", SPI_result_code_string(rc));
-}
-
 /* In order of the ids, so that two writers cannot wait for each other in a circle. */
 void
 mon_catalog_write(CatalogEntry *entries, int n)
@@ -110,14 +101,14 @@ mon_catalog_write(CatalogEntry *entries, int n)
 	values[2] = PointerGetDatum(construct_array(column[2], n, INT2OID, 2, true, 's'));
 	values[3] = PointerGetDatum(construct_array(column[3], n, JSONBOID, -1, false, 'i'));
 
-	execute("INSERT INTO monitoring.metric_catalog (metric, kind) "
-			"SELECT DISTINCT ON (m) m, k FROM unnest($2, $3) AS u(m, k) ORDER BY m "
-			"ON CONFLICT (metric) DO NOTHING",
-			4, types, values);
-	execute("INSERT INTO monitoring.series_catalog (series_id, metric, labels) "
-			"SELECT i, m, l FROM unnest($1, $2, $4) AS u(i, m, l) ORDER BY i "
-			"ON CONFLICT (series_id) DO NOTHING",
-			4, types, values);
+	mon_storage_execute("INSERT INTO monitoring.metric_catalog (metric, kind) "
+						"SELECT DISTINCT ON (m) m, k FROM unnest($2, $3) AS u(m, k) ORDER BY m "
+						"ON CONFLICT (metric) DO NOTHING",
+						4, types, values);
+	mon_storage_execute("INSERT INTO monitoring.series_catalog (series_id, metric, labels) "
+						"SELECT i, m, l FROM unnest($1, $2, $4) AS u(i, m, l) ORDER BY i "
+						"ON CONFLICT (series_id) DO NOTHING",
+						4, types, values);
 }
 
 /* ---- writing ---- */
@@ -145,9 +136,9 @@ insert_rows(Datum *ids, Datum *periods, Datum *data, int n)
 		PointerGetDatum(construct_array(data, n, BYTEAOID, -1, false, 'i')),
 	};
 
-	execute("INSERT INTO monitoring.late (series_id, period, data) "
-			"SELECT i, p, d FROM unnest($1, $2, $3) AS u(i, p, d)",
-			3, types, values);
+	mon_storage_execute("INSERT INTO monitoring.late (series_id, period, data) "
+						"SELECT i, p, d FROM unnest($1, $2, $3) AS u(i, p, d)",
+						3, types, values);
 }
 
 /* Encode the points from i on that share series and hour; returns the next i. */

@@ -113,6 +113,15 @@ fill_storage_state(StorageState *state)
 }
 
 void
+mon_storage_execute(const char *sql, int nargs, Oid *types, Datum *values)
+{
+	int rc = SPI_execute_with_args(sql, nargs, types, values, NULL, false, 0);
+
+	if (rc < 0)
+		elog(ERROR, "could not write metrics: %s", SPI_result_code_string(rc));
+}
+
+void
 mon_read_storage_state(StorageState *state)
 {
 	static SPIPlanPtr plan = NULL;

@@ -62,6 +62,9 @@ typedef struct StorageState
 /* Read with the active snapshot. */
 extern void mon_read_storage_state(StorageState *state);
 
+/* Run a statement that writes metrics, between SPI_connect() and SPI_finish(). */
+extern void mon_storage_execute(const char *sql, int nargs, Oid *types, Datum *values);
+
 /* Lower bound of the oldest partition of a table; DT_NOEND when it has none. */
 extern TimestampTz mon_oldest_partition(const char *table);
 

@@ -250,8 +250,6 @@ typedef struct SegmentReader
 
 extern void mon_segment_open(SegmentReader *r, const char *directory, Size directory_len,
 							 Size points_len);
-/* The series at a position, and where its point lies. */
-extern int64 mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end);
 /*
  * Find a series; false when it is not there.  `hint` carries the position from
  * one id to the next larger one.

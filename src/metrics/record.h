@@ -69,7 +69,6 @@ extern SeriesRef *mon_find_ref(RefKey key, MonMetricKind kind);
 /* The same; a series that this call site used last costs a comparison. */
 extern SeriesRef *mon_cached_ref(FmgrInfo *flinfo, RefKey key, MonMetricKind kind);
 
-extern const char *mon_kind_name(MonMetricKind kind);
 extern MonMetricKind mon_parse_kind(const char *name, int len);
 pg_noreturn extern void mon_wrong_kind(const char *metric, MonMetricKind is, MonMetricKind wanted);
 

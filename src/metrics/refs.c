@@ -65,8 +65,8 @@ uint64 mon_refs_generation = 0;
 
 /* ---- kinds ---- */
 
-const char *
-mon_kind_name(MonMetricKind kind)
+static const char *
+kind_name(MonMetricKind kind)
 {
 	return kind == MON_COUNTER ? "counter" : kind == MON_GAUGE ? "gauge" : "distribution";
 }
@@ -75,7 +75,7 @@ MonMetricKind
 mon_parse_kind(const char *name, int len)
 {
 	for (MonMetricKind kind = MON_DISTRIBUTION; kind >= MON_COUNTER; kind--)
-		if (strlen(mon_kind_name(kind)) == len && memcmp(name, mon_kind_name(kind), len) == 0)
+		if (strlen(kind_name(kind)) == len && memcmp(name, kind_name(kind), len) == 0)
 			return kind;
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -89,8 +89,7 @@ mon_wrong_kind(const char *metric, MonMetricKind is, MonMetricKind wanted)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("metric \"%s\" is a %s, not a %s", metric, mon_kind_name(is),
-					mon_kind_name(wanted)),
+			 errmsg("metric \"%s\" is a %s, not a %s", metric, kind_name(is), kind_name(wanted)),
 			 errhint("Record counters with increment(), gauges with set_gauge() and "
 					 "distributions with record(), or choose another name.")));
 }

@@ -122,8 +122,9 @@ mon_segment_try_entry(const SegmentReader *r, int i, int64 *id, uint32 *offset, 
 	return segment_entry_range(r->directory, r->nseries, i, r->points_len, offset, end);
 }
 
-int64
-mon_segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end)
+/* The series at a position, and where its point lies. */
+static int64
+segment_entry(const SegmentReader *r, int i, uint32 *offset, uint32 *end)
 {
 	int64 id;
 
@@ -154,7 +155,7 @@ mon_segment_find(const SegmentReader *r, int64 series_id, int *hint, uint32 *off
 			hi = mid;
 	}
 	*hint = lo;
-	return lo < r->nseries && mon_segment_entry(r, lo, offset, end) == series_id;
+	return lo < r->nseries && segment_entry(r, lo, offset, end) == series_id;
 }
 
 /* ---- reading by slices ---- */

@@ -285,16 +285,6 @@ put_numbers(uint8_t *p, const Numbers *n)
 	return p;
 }
 
-static uint64_t
-total_of(const ExpoBuckets *b)
-{
-	uint64_t total = 0;
-
-	for (int32_t i = b->lo; i <= b->hi; i++)
-		total += expo_get(b, i);
-	return total;
-}
-
 static size_t
 buckets_bound(const ExpoBuckets *b, uint64_t count)
 {
@@ -317,7 +307,7 @@ expo_encoded_bound(const ExpoSketch *s)
 size_t
 expo_encode(const ExpoSketch *s, uint8_t *buf)
 {
-	uint64_t negatives = total_of(&s->neg);
+	uint64_t negatives = expo_total(&s->neg);
 	Plan pos = plan_buckets(&s->pos, s->count - s->zero_count - negatives);
 	Plan neg = plan_buckets(&s->neg, negatives);
 	bool rice = rice_bytes(&pos) + rice_bytes(&neg) < pos.token_bytes + neg.token_bytes;

@@ -80,6 +80,17 @@ expo_get(const ExpoBuckets *b, int32_t index)
 	return b->width == 4 ? ((const uint32_t *) b->counts)[at] : ((const uint64_t *) b->counts)[at];
 }
 
+/* Values in all buckets of a sign. */
+static inline uint64_t
+expo_total(const ExpoBuckets *b)
+{
+	uint64_t total = 0;
+
+	for (int32_t i = b->lo; i <= b->hi; i++)
+		total += expo_get(b, i);
+	return total;
+}
+
 /* ---- expo_sketch.c ---- */
 
 /*
