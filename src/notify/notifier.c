@@ -65,6 +65,7 @@
 #define DB_STEP_TIMEOUT_MS 60000
 #define FORMAT_BUDGET_MS 2000 /* what one transaction may spend on formatting */
 #define LAST_ANSWERS_MS 1000  /* how long to wait for answers when told to go */
+#define SIGTERM_ECHO_MS 200   /* further SIGTERMs within this time are the same one */
 #define MAX_BACKOFF_MS 30000
 #define MAX_STEP_FAILURES 20 /* then a new process tries */
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
@@ -760,15 +761,19 @@ database_step(bool first, int max_rows, int *claimed)
 /* ---- the worker ---- */
 
 /*
- * First SIGTERM: end the transaction and take the last answers.  (A second
- * one ends the process.)
+ * First SIGTERM: end the transaction and take the last answers.  A second one
+ * ends the process, unless it is the first one's echo: postmaster and
+ * pg_terminate_backend() signal the process and then its process group.
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
+	static int64 told_at;
 	int save_errno = errno;
 
-	if (ShutdownRequestPending)
+	if (!ShutdownRequestPending)
+		told_at = now_ms();
+	else if (now_ms() - told_at > SIGTERM_ECHO_MS)
 		mon_die();
 	ShutdownRequestPending = true;
 	if (cancelable)

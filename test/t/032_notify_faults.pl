@@ -113,7 +113,11 @@ is(join(' ', scalar(requests('/wait/1?locked')), notifier()), "1 $before", '... 
 create('leaving', '/wait/0.3?leaving');
 $id = message('leaving');
 wait_until(sub { requests('/wait/0.3?leaving') });
-sql('SELECT pg_terminate_backend(' . notifier() . ')');
+# As pg_terminate_backend() and the postmaster do it: the process, then its group; the first may have been handled.
+$before = notifier();
+kill 'TERM', $before;
+usleep(20_000);
+kill 'TERM', $before;
 wait_for(outcome($id, 'state, attempts'), 'sent|1', 'a notifier that is terminated takes the answer that is about to come');
 
 $id = message('leaving');
