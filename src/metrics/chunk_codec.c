@@ -327,7 +327,7 @@ zero_bits(const uint64_t *x, int n)
 static void
 put_binary(ChunkWriter *out, const Columns *c, Role role, ChunkGuess guess, uint64_t *expected)
 {
-	uint64_t x[CHUNK_MAX_UNITS];
+	uint64_t x[CHUNK_MAX_UNITS] = {0};
 	int bits = zero_bits(c->integer[role], c->n);
 
 	for (int i = 0; i < c->n; i++)

@@ -112,11 +112,14 @@ first_averages(uint64_t n, uint64_t span)
 {
 	uint64_t gap = span / (n < span ? n : span);
 	uint64_t count = n / span;
+	Averages a;
 
 	if (count > AVERAGE_LIMIT)
 		count = AVERAGE_LIMIT;
-	return (Averages){(int64_t) gap * K_UNIT, (int64_t) count * COUNT_UNIT,
-					  (int64_t) count * K_UNIT};
+	a.gap = (int64_t) gap * K_UNIT;
+	a.count = (int64_t) count * COUNT_UNIT;
+	a.rest = (int64_t) count * K_UNIT;
+	return a;
 }
 
 static inline void
@@ -407,8 +410,9 @@ get_shapes(ExpoBitReader *br, const ChunkPoint *points, Shape *shapes, int n)
 	for (int i = 0; i < n; i++)
 	{
 		uint64_t count = points[i].count;
+		Shape positive = {EXPO_DEFAULT_SCALE, count, 0, 0};
 
-		shapes[i] = (Shape){EXPO_DEFAULT_SCALE, count, 0, 0};
+		shapes[i] = positive;
 		if (!full)
 			continue;
 		if ((int64_t) column[0][i] < EXPO_MIN_SCALE || (int64_t) column[0][i] > EXPO_MAX_SCALE ||

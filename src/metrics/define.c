@@ -147,7 +147,7 @@ Datum
 mon_pin_definition(PG_FUNCTION_ARGS)
 {
 	MetricDefinition def = {0};
-	MetricDefinition stored;
+	MetricDefinition stored = {0};
 	PendingDefinition *d;
 	char *metric;
 	text *kind;
@@ -162,7 +162,8 @@ mon_pin_definition(PG_FUNCTION_ARGS)
 	def.kind = mon_parse_kind(VARDATA_ANY(kind), VARSIZE_ANY_EXHDR(kind));
 	def.max_series = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT32(2);
 	def.scale = PG_GETARG_INT32(3);
-	stored = (MetricDefinition){def.kind, 0, EXPO_DEFAULT_SCALE};
+	stored.kind = def.kind;
+	stored.scale = EXPO_DEFAULT_SCALE;
 	if (!mon_preloaded || !mon_registry_definition(metric, &stored))
 		(void) mon_stored_definition(metric, &stored);
 	if (stored.kind != def.kind)

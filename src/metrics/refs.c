@@ -253,6 +253,7 @@ SeriesRef *
 mon_find_ref(RefKey key, MonMetricKind kind)
 {
 	SeriesRef *ref;
+	MonSeriesKey wanted;
 
 	if (unlikely(!refs))
 	{
@@ -264,7 +265,9 @@ mon_find_ref(RefKey key, MonMetricKind kind)
 		return ref;
 
 	/* The wrong function, unless the metric was made anew meanwhile. */
-	apply_definition(&(MonSeriesKey){.metric = ref->key.metric, .kind = kind});
+	wanted = ref->key;
+	wanted.kind = kind;
+	apply_definition(&wanted);
 	forget_refs();
 	ref = find_ref(key, kind);
 	if (ref && ref->key.kind != kind)

@@ -284,15 +284,20 @@ integer_value(const MonHistogramFormat *f, const char *name, const JsonbValue *v
 			  int64 max)
 {
 	char *text = number_text(v);
-	char *end = text;
+	bool integer = false;
 	long long n = 0;
 
 	errno = 0;
 	if (text && (isdigit((unsigned char) *text) || *text == '-'))
+	{
+		char *end;
+
 		n = strtoll(text, &end, 10);
-	if (end != text && *end == '.')
-		end += 1 + strspn(end + 1, "0");
-	if (!text || end == text || *end != '\0')
+		if (end != text && *end == '.')
+			end += 1 + strspn(end + 1, "0");
+		integer = end != text && *end == '\0';
+	}
+	if (!integer)
 		mon_invalid_histogram(f, psprintf("The field \"%s\" is not an integer.", name));
 	if (errno == ERANGE || n < min || n > max)
 		mon_histogram_out_of_range(f,
