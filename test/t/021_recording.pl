@@ -108,12 +108,14 @@ $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid, 10000)");
 is(sum('killed') . sum('killed_late'), '20', 'a backend terminated within a statement');
 eval { $victim->quit };
 
-my $idle = $node->background_psql('postgres', on_error_stop => 0);
-$idle->query_safe('SET idle_in_transaction_session_timeout = 1; BEGIN; SELECT ' . observe('timed_out'));
-ok($node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE state LIKE 'idle in transaction%')}),
-	'a session timed out');
+# One message, so that the transaction is not idle before its end.
+my $idle = raw_connect();
+$idle->syswrite(message('Q', 'SET idle_in_transaction_session_timeout = 1; BEGIN; SELECT ' . observe('timed_out') . "\0"));
+eval { read_until($idle, '') };
+like($@, qr/\bC25P03\b/, 'a session timed out');
+read_until($idle, '');
 is(sum('timed_out') . sum('timed_out_late'), '10', 'FATAL in an idle transaction');
-eval { $idle->quit };
+close $idle;
 
 # The protocol itself: portals left open, pipelines, a client that is gone.
 sub message
@@ -132,7 +134,7 @@ sub raw_connect
 	return $socket;
 }
 
-# Messages up to one of a type, by type
+# Messages up to one of a type, or to the backend's end, by type
 sub read_until
 {
 	my ($socket, $last) = @_;
