@@ -242,14 +242,14 @@ is(try_request($s, url => 'https://127.0.0.1:' . $mute->sockport . '/', connect 
 	'TLS handshake hangs');
 my $closed = $mute->sockport;
 close $mute;
-like(try_request($s, url => "http://127.0.0.1:$closed/token"), qr/^n\|0\|Failed to connect to 127\.0\.0\.1 port $closed/, 'nobody listens');
+like(try_request($s, url => "http://127.0.0.1:$closed/token"), qr/^n\|0\|Failed to connect to 127\.0\.0\.1(:| port )$closed\b/, 'nobody listens');
 
 my $pem = "$tmp/cert.pem";
 run_log([ 'openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1',
 	'-keyout', $pem, '-out', "$tmp/cert.crt" ]) or die 'openssl';
 append_to_file($pem, slurp_file("$tmp/cert.crt"));
 my $tls_port = start_receiver($pem);
-like(try_request($s, url => "https://127.0.0.1:$tls_port/tls"), qr/^n\|0\|SSL certificate problem/, 'a certificate nobody vouches for');
+like(try_request($s, url => "https://127.0.0.1:$tls_port/tls"), qr/^n\|0\|SSL certificate .*self-signed/, 'a certificate nobody vouches for');
 is(scalar(requests('/tls')), 0, '... gets no request');
 
 try_request($s, url => "$url/cookie");
@@ -279,10 +279,10 @@ $s = start_sender(LD_PRELOAD => $preload,
 	TEST_HOSTS => 'slow.test=slow meta.test=169.254.169.254 mapped.test=::ffff:10.0.0.1 nat.test=64:ff9b::10.0.0.1 fine.test=127.0.0.1');
 read_frame($s);
 is(try_request($s, url => "http://fine.test:$port/fine"), 'r|200|', 'the resolver of this test is used');
-for my $case ([ 'meta.test', '169.254.169.254' ], [ 'mapped.test', '::ffff:10.0.0.1' ], [ 'nat.test', '64:ff9b::a00:1' ])
+for my $case ([ 'meta.test', '169.254.169.254' ], [ 'mapped.test', '(::ffff:)?10.0.0.1' ], [ 'nat.test', '64:ff9b::a00:1' ])
 {
-	is(try_request($s, url => "http://$case->[0]/", private => 0, total => 2000),
-		"x|0|address $case->[1] is not public and monitoring.allow_private_networks is off", "a name for $case->[1]");
+	like(try_request($s, url => "http://$case->[0]/", private => 0, total => 2000),
+		qr/^x\|0\|address $case->[1] is not public and monitoring\.allow_private_networks is off$/, "a name for $case->[1]");
 }
 is(try_request($s, url => "http://fine.test:$port/fine", private => 0),
 	'x|0|address 127.0.0.1 is not public and monitoring.allow_private_networks is off', 'a name that is resolved already');

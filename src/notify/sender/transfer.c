@@ -240,6 +240,7 @@ before_request(void *arg, char *primary_ip, char *local_ip, int primary_port, in
 		deny_address(t, primary_ip);
 		return CURL_PREREQFUNC_ABORT;
 	}
+	t->connected = true;
 	return CURL_PREREQFUNC_OK;
 }
 
@@ -370,11 +371,8 @@ set_curl_error(Transfer *t, CURLcode code, SenderOutcome *out)
 static void
 set_timeout_error(Transfer *t, SenderOutcome *out)
 {
-	curl_off_t ready_us = 0;
-	bool in_all;
+	bool in_all = t->connected || out->latency_us >= t->total_ms * UINT64_C(1000);
 
-	curl_easy_getinfo(t->easy, CURLINFO_PRETRANSFER_TIME_T, &ready_us);
-	in_all = ready_us > 0 || out->latency_us >= t->total_ms * UINT64_C(1000);
 	snprintf(out->error, sizeof(out->error), "no %s within %.6g s",
 			 in_all ? "response" : "connection", (in_all ? t->total_ms : t->connect_ms) / 1e3);
 }

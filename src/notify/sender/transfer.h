@@ -38,6 +38,7 @@ typedef struct Transfer
 	bool headers_done; /* the final response's headers are complete */
 	bool tried;        /* a socket was opened */
 	bool denied;       /* an address was refused */
+	bool connected;    /* the request could be sent */
 	char denied_ip[64];
 	char errbuf[CURL_ERROR_SIZE];
 } Transfer;
