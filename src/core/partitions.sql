@@ -199,7 +199,7 @@ DECLARE
     policy  monitoring.retention_policies;
     part    record;
     drop_before timestamptz;
-    existed bigint;
+    existed text[];
     created jsonb := '{}';
     failed  jsonb := '{}';
 BEGIN
@@ -208,11 +208,13 @@ BEGIN
     END IF;
     FOR policy IN SELECT r.* FROM monitoring.retention_policies r ORDER BY r.relation LOOP
         BEGIN
-            existed := (SELECT count(*) FROM monitoring.partitions(policy.relation));
-            PERFORM monitoring.ensure_partition(policy.relation, at + i * policy.partition_step)
-            FROM generate_series(0, policy.premake) i;
+            existed := ARRAY(SELECT r.partition
+                             FROM monitoring.partition_ranges(to_regclass(format('monitoring.%I', policy.relation))) r);
             created := created || jsonb_build_object(policy.relation,
-                (SELECT count(*) FROM monitoring.partitions(policy.relation)) - existed);
+                (SELECT count(DISTINCT e.partition)
+                 FROM generate_series(0, policy.premake) i
+                 CROSS JOIN LATERAL monitoring.ensure_partition(policy.relation, at + i * policy.partition_step) AS e(partition)
+                 WHERE e.partition <> ALL (existed)));
         EXCEPTION WHEN OTHERS THEN
             failed := failed || jsonb_build_object(policy.relation, SQLERRM);
             RAISE WARNING 'partitions of "%" could not be made: %', policy.relation, SQLERRM;
