@@ -4,6 +4,7 @@
 #   make test        install what is missing, run every test
 #   make fuzz        the fuzz targets for ten minutes each (FUZZ_SECONDS)
 #   make test-compat the same on the PostgreSQL of other Debian releases (root)
+#   make test-postgres    PostgreSQL's own tests, without the library and with it
 #   make, make install, make installcheck                 as for any extension (PG_CONFIG=...)
 #   make bench       figures, ours and peers' side by side
 #   make reference   write docs/reference.md anew from the comments in the catalog
@@ -38,7 +39,7 @@ PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
 override with_llvm = no
 
 # These bring a PostgreSQL of their own, on machines that may have none yet.
-ifeq ($(filter demo demo-stop test bench reference,$(MAKECMDGOALS)),)
+ifeq ($(filter demo demo-stop test test-compat test-postgres fuzz bench reference,$(MAKECMDGOALS)),)
 PG_CONFIG   ?= pg_config
 PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
@@ -70,6 +71,8 @@ test:
 	@./test/run
 test-compat:
 	@./test/compat/run
+test-postgres:
+	@./test/compat/postgres_suites
 fuzz:
 	@ONLY=fuzz FUZZ_SECONDS=$${FUZZ_SECONDS:-600} ./test/run
 bench:
@@ -77,4 +80,4 @@ bench:
 reference:
 	@./docs/make_reference
 
-.PHONY: demo demo-stop test test-compat fuzz bench reference install-sender uninstall-sender
+.PHONY: demo demo-stop test test-compat test-postgres fuzz bench reference install-sender uninstall-sender

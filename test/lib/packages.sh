@@ -7,7 +7,7 @@
 # root.  PG_CONFIG chooses the PostgreSQL; without it the newest installed
 # server is taken, and on a bare machine the one the distribution ships.
 #
-# Sourced, after output.sh.  install_packages demo|test|bench sets PG_CONFIG
+# Sourced, after output.sh.  install_packages demo|test|postgres|bench sets PG_CONFIG
 # (absolute) and PG_MAJOR.
 
 # The pg_config of an installed server, newest first; empty when there is none.
@@ -66,6 +66,12 @@ have_curl_headers()
 int main(void) { curl_easy_init(); return 0; }' | cc -x c -o /dev/null - -lcurl 2>/dev/null
 }
 
+have_openssl_headers()
+{
+	echo '#include <openssl/ssl.h>
+int main(void) { return OPENSSL_init_ssl(0, NULL) - 1; }' | cc -x c -o /dev/null - -lssl -lcrypto 2>/dev/null
+}
+
 have_fuzzer()
 {
 	echo '#include <stddef.h>
@@ -96,6 +102,13 @@ missing_packages()
 			have_fuzzer || printf '%s\n' clang libclang-rt-dev
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck
+			;;
+		postgres)
+			have_ipc_run || echo libipc-run-perl
+			have_openssl_headers || echo libssl-dev
+			command -v bison >/dev/null || echo bison
+			command -v flex >/dev/null || echo flex
+			[ -n "${PGSRC:-}" ] || command -v dpkg-source >/dev/null || echo dpkg-dev
 			;;
 		bench)
 			have_tdigest || echo "postgresql-$major-tdigest"
