@@ -128,11 +128,11 @@ LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
-                                          WHEN 'chunks' THEN least(c.hourly, (SELECT min(l.period) FROM monitoring.late l))
+                                          WHEN 'chunks' THEN c.hourly
                                           WHEN 'hourly' THEN c.daily END
                      FROM monitoring.compaction_state c), '-infinity')
 $$;
-COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one, late points included; guards retention.';
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
 ('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),

@@ -167,6 +167,74 @@ $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->co
 $node->safe_psql('restored', 'SELECT monitoring.flush()');
 is(gaps('restored'), 'residue', 'a dump carries gaps, and restoring one makes none');
 
+# ---- late observations of what retention has dropped ----
+
+sql('CREATE DATABASE late');
+sub late { return $node->safe_psql('late', @_) }
+late('CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false');
+my $hour = "'" . late(q{SELECT date_trunc('day', now(), 'UTC') - interval '43 hours'}) . "'::timestamptz";
+sub at { return "$hour + interval '$_[0] minutes'" }
+sub observe_late { return "SELECT count(monitoring.record_at(m, 1, " . at($_[0]) . ", kind => 'counter')) FROM unnest('{$_[1]}'::text[]) m" }
+# What three reads say: of the hour, of an hour that begins and ends in the middle of it, and of the day.
+sub reads
+{
+	my ($metric) = @_;
+	return late(sprintf q{SELECT concat_ws(' ', (SELECT sum(q.value) FROM monitoring.query('%1$s', 'sum', %2$s, %2$s + interval '1 hour', '1 hour') q),
+		coalesce(monitoring.value('%1$s', 'sum', '10 minutes', '{}', %3$s), 0), monitoring.value('%1$s', 'sum', '1 day', '{}', %2$s + interval '19 hours'))}, $metric, $hour, at(40));
+}
+
+sub drop_before
+{
+	my ($relation, $keep) = @_;
+	late("UPDATE monitoring.retention_policies SET keep = '1 hour' WHERE relation = '$relation'");
+	my $dropped = late("SELECT dropped > 0, busy FROM monitoring.apply_retention() WHERE relation = '$relation'");
+	late("UPDATE monitoring.retention_policies SET keep = '$keep' WHERE relation = '$relation'");
+	return $dropped;
+}
+
+late(observe_late($_, 'late_total,other_total')) for 0 .. 29;
+late('SELECT monitoring.compact()');
+is(reads('late_total'), '30 0 30', 'points of a minute') or diag(reads('other_total'));
+# Transactions that have observed something of that hour, and are open while its points are dropped
+my $open = $node->background_psql('late');
+$open->query_safe('BEGIN; ' . observe_late(35, 'late_total'));
+my $policy = $node->background_psql('late');
+$policy->query_safe(q{BEGIN; UPDATE monitoring.retention_policies SET premake = 3 WHERE relation = 'hourly'});
+is(drop_before('chunks', '90 days'), 't|0', 'points of minutes are dropped');
+is(reads('late_total'), '30 30 30', 'then hours are read');
+$open->query_safe('COMMIT');
+$open->quit;
+is(reads('late_total'), '31 31 31', 'what is late beside them');
+late('SELECT monitoring.compact()');
+is(reads('late_total') . ', ' . reads('other_total'), '31 31 31, 30 30 30', 'and with them, when it was worked in');
+is(late('SELECT count(*) FROM monitoring.late'), '0', 'which it was');
+late(observe_late(36, 'late_total,new_total'));
+late('SELECT monitoring.compact()');
+is(join(', ', map { reads($_) } qw(late_total other_total new_total)), '32 32 32, 30 30 30, 1 1 1', 'so with what comes later, also of a series that had nothing then');
+# The same of hours; first while somebody is at the policy
+late('SELECT monitoring.compact(clock_timestamp() + interval \'40 days\')');
+my $busy = late(q{SET lock_timeout = '10s'; SELECT monitoring.drop_partition('hourly', (SELECT min(partition) FROM monitoring.partitions('hourly')))});
+is($busy, 'f', 'a policy that is being changed is not waited for');
+$policy->query_safe('COMMIT');
+$policy->quit;
+is(late(q{SELECT monitoring.drop_partition('hourly', (SELECT min(partition) FROM monitoring.partitions('hourly')))}), 't', 'hours are dropped');
+is(reads('late_total'), '32 32 32', 'then days are read');
+late(observe_late(37, 'late_total,new_total'));
+late('SELECT monitoring.compact()');
+is(join(', ', map { reads($_) } qw(late_total other_total new_total)), '33 33 33, 30 30 30, 2 2 2', 'and late ones are worked into these');
+is(late('SELECT count(*) FROM monitoring.check_storage()'), '0', 'storage is sound');
+
+# A transaction that is open while everything finer than hours is taken over and dropped
+late(q{SELECT monitoring.increment('slow_total', 5), monitoring.flush()});
+$open = $node->background_psql('late');
+$open->query_safe(q{BEGIN; SELECT monitoring.record_at('slow_total', 1, now() - interval '61 seconds', kind => 'counter')});
+late(q{SELECT monitoring.compact(clock_timestamp() + interval '26 hours')});
+is(late(q{SELECT string_agg(relation, ' ' ORDER BY relation) FROM monitoring.apply_retention(clock_timestamp() + interval '30 hours') WHERE dropped > 0}), 'minutes segments', 'segments are dropped');
+$open->query_safe('COMMIT');
+$open->quit;
+late('SELECT monitoring.compact()');
+is(late(q{SELECT monitoring.value('slow_total', 'sum', '5 minutes'), monitoring.value('slow_total', 'sum', '1 day'), (SELECT count(*) FROM monitoring.late)}), '6|6|0', 'a slow transaction is added to what was');
+
 # ---- a standby ----
 
 flush_job('true');
