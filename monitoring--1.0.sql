@@ -232,7 +232,8 @@ CREATE TABLE monitoring.retention_policies (
     keep           interval NOT NULL CHECK (keep > interval '0'),
     enabled        boolean NOT NULL DEFAULT true,
     guard          text CHECK (cardinality(parse_ident(guard)) = 2),
-    indexes        text[] NOT NULL DEFAULT '{}'
+    indexes        text[] NOT NULL DEFAULT '{}',
+    dropped_before timestamptz
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
@@ -241,7 +242,7 @@ COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make a
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
 COMMENT ON COLUMN monitoring.retention_policies.guard IS 'Schema-qualified name of a function f(relation text) returning timestamptz: a partition is dropped only when all of it is older than that, whatever keep says. NULL: no such condition.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
-
+COMMENT ON COLUMN monitoring.retention_policies.dropped_before IS 'Partitions up to this time have been dropped, so one of that time that is made again does not hold all there was. Set by drop_partition().';
 COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition gets besides the indexes of the table: PRIMARY KEY (columns), or what follows CREATE INDEX ON partition.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
 
@@ -252,7 +253,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE monitoring.retention_policies p
-    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled
+    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled,
+        dropped_before = NEW.dropped_before
     WHERE p.relation = NEW.relation;
     RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
 END
@@ -388,21 +390,27 @@ $$;
 COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds (55P03).';
 
 -- Drop one partition unless somebody uses the table right now: never wait, so
--- that no reader queues behind us.
+-- that no reader queues behind us; not for the policy's row either, since we hold
+-- readers off by then.
 CREATE FUNCTION monitoring.drop_partition(relation text, partition text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    until timestamptz := upper(monitoring.partition_range(to_regclass(format('monitoring.%I', partition))));
 BEGIN
+    PERFORM FROM monitoring.retention_policies p WHERE p.relation = drop_partition.relation FOR UPDATE NOWAIT;
     EXECUTE format('LOCK TABLE ONLY monitoring.%I IN ACCESS EXCLUSIVE MODE NOWAIT', relation);
     EXECUTE format('LOCK TABLE monitoring.%I IN ACCESS EXCLUSIVE MODE NOWAIT', partition);
     EXECUTE format('DROP TABLE monitoring.%I', partition);
+    UPDATE monitoring.retention_policies p SET dropped_before = greatest(p.dropped_before, until)
+    WHERE p.relation = drop_partition.relation;
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table is in use; try again later.';
+COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table or its policy is in use; try again later.';
 
 -- First all that may wait, then all that locks readers out: nobody queues
 -- behind a lock that waits for another.  What fails for one table does not
@@ -463,7 +471,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy), and why none could be made (error).';
+COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table or its policy was in use (busy), and why none could be made (error).';
 
 CREATE FUNCTION monitoring.apply_retention_job(at timestamptz) RETURNS void
 LANGUAGE sql
@@ -600,11 +608,11 @@ LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
-                                          WHEN 'chunks' THEN least(c.hourly, (SELECT min(l.period) FROM monitoring.late l))
+                                          WHEN 'chunks' THEN c.hourly
                                           WHEN 'hourly' THEN c.daily END
                      FROM monitoring.compaction_state c), '-infinity')
 $$;
-COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one, late points included; guards retention.';
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
 ('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),
@@ -641,6 +649,24 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
+
+CREATE TABLE monitoring.gap_log (
+    since  timestamptz PRIMARY KEY,
+    until  timestamptz NOT NULL,
+    reason text NOT NULL CHECK (reason IN ('crash', 'residue', 'promotion', 'restore')),
+    CHECK (until > since)
+);
+COMMENT ON TABLE monitoring.gap_log IS 'The rows of the view gaps. Written with the first flush after a start; kept as long as daily points are.';
+COMMENT ON COLUMN monitoring.gap_log.since IS 'Time of the last flush that was stored.';
+COMMENT ON COLUMN monitoring.gap_log.until IS 'Since when what is observed is kept again.';
+COMMENT ON COLUMN monitoring.gap_log.reason IS 'crash, residue, promotion or restore: see the view gaps.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.gap_log', '');
+
+CREATE VIEW monitoring.gaps AS SELECT g.since, g.until, g.reason FROM monitoring.gap_log g;
+COMMENT ON VIEW monitoring.gaps IS 'Time of which it is not known what was observed, since the server ended without a clean stop, or this is another server than before. Counts, sums and rates over a piece of time that overlaps a gap may be too low; what was stored or late is read all the same. A row appears with the first flush after the start, a second or so.';
+COMMENT ON COLUMN monitoring.gaps.since IS 'Time of the last flush that was stored.';
+COMMENT ON COLUMN monitoring.gaps.until IS 'Since when what is observed is kept again.';
+COMMENT ON COLUMN monitoring.gaps.reason IS 'crash: no clean stop; residue: what a clean stop had left in a file could not be written or read; promotion: the server was a standby, and what the primary had in memory is unknown; restore: it was restored from a backup.';
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -779,7 +805,7 @@ CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until 
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
-COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data, never 0: nothing was observed, or it is not known what (see the view gaps). fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
 
 CREATE FUNCTION monitoring.rolling(metric text, fn text, since timestamptz, until timestamptz, step interval, over interval,
                                    labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')

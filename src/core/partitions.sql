@@ -15,7 +15,8 @@ CREATE TABLE monitoring.retention_policies (
     keep           interval NOT NULL CHECK (keep > interval '0'),
     enabled        boolean NOT NULL DEFAULT true,
     guard          text CHECK (cardinality(parse_ident(guard)) = 2),
-    indexes        text[] NOT NULL DEFAULT '{}'
+    indexes        text[] NOT NULL DEFAULT '{}',
+    dropped_before timestamptz
 );
 COMMENT ON TABLE monitoring.retention_policies IS 'How long each partitioned table of this extension keeps its rows. Change keep to keep more or less; apply_retention() follows.';
 COMMENT ON COLUMN monitoring.retention_policies.relation IS 'Table in the schema monitoring.';
@@ -24,7 +25,7 @@ COMMENT ON COLUMN monitoring.retention_policies.premake IS 'Partitions to make a
 COMMENT ON COLUMN monitoring.retention_policies.keep IS 'A partition is dropped when all of it is older than this.';
 COMMENT ON COLUMN monitoring.retention_policies.guard IS 'Schema-qualified name of a function f(relation text) returning timestamptz: a partition is dropped only when all of it is older than that, whatever keep says. NULL: no such condition.';
 COMMENT ON COLUMN monitoring.retention_policies.enabled IS 'False: partitions are still made ahead but never dropped.';
-
+COMMENT ON COLUMN monitoring.retention_policies.dropped_before IS 'Partitions up to this time have been dropped, so one of that time that is made again does not hold all there was. Set by drop_partition().';
 COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition gets besides the indexes of the table: PRIMARY KEY (columns), or what follows CREATE INDEX ON partition.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
 
@@ -35,7 +36,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     UPDATE monitoring.retention_policies p
-    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled
+    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled,
+        dropped_before = NEW.dropped_before
     WHERE p.relation = NEW.relation;
     RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
 END
@@ -171,21 +173,27 @@ $$;
 COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds (55P03).';
 
 -- Drop one partition unless somebody uses the table right now: never wait, so
--- that no reader queues behind us.
+-- that no reader queues behind us; not for the policy's row either, since we hold
+-- readers off by then.
 CREATE FUNCTION monitoring.drop_partition(relation text, partition text) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    until timestamptz := upper(monitoring.partition_range(to_regclass(format('monitoring.%I', partition))));
 BEGIN
+    PERFORM FROM monitoring.retention_policies p WHERE p.relation = drop_partition.relation FOR UPDATE NOWAIT;
     EXECUTE format('LOCK TABLE ONLY monitoring.%I IN ACCESS EXCLUSIVE MODE NOWAIT', relation);
     EXECUTE format('LOCK TABLE monitoring.%I IN ACCESS EXCLUSIVE MODE NOWAIT', partition);
     EXECUTE format('DROP TABLE monitoring.%I', partition);
+    UPDATE monitoring.retention_policies p SET dropped_before = greatest(p.dropped_before, until)
+    WHERE p.relation = drop_partition.relation;
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table is in use; try again later.';
+COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table or its policy is in use; try again later.';
 
 -- First all that may wait, then all that locks readers out: nobody queues
 -- behind a lock that waits for another.  What fails for one table does not
@@ -246,7 +254,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table was in use (busy), and why none could be made (error).';
+COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table or its policy was in use (busy), and why none could be made (error).';
 
 CREATE FUNCTION monitoring.apply_retention_job(at timestamptz) RETURNS void
 LANGUAGE sql

@@ -27,6 +27,18 @@ rolled_up(const StorageState *s, ChunkLevel level, TimestampTz period, int64 id)
 		(period == s->complete[level] && s->in_progress[level] && id < s->next_series[level]);
 }
 
+/*
+ * Whether the rows of a period are not written any more: retention has dropped
+ * them, and one made of late points alone would pass for all there was.  What is
+ * late goes to the coarser level only.
+ */
+static bool
+is_dropped(const StorageState *s, ChunkLevel level, TimestampTz period, int64 id)
+{
+	return period < s->dropped[level] &&
+		(level == LEVEL_DAILY || rolled_up(s, level + 1, mon_period_start(level + 1, period), id));
+}
+
 /* The rows of a level within periods of series, which begin and end as given. */
 static void
 fetch_periods(ChunkRows *rows, ChunkLevel level, const ChunkRows *begin, const ChunkRows *end)
@@ -107,7 +119,8 @@ refresh_level(Compaction *c, ChunkLevel level, const ChunkRows *change, ChunkRow
 		a = mon_compaction_add_finer(c, added, change, seek_row(change, a, id, period), id);
 		mon_compaction_add_built(carried, id, added);
 		mon_builder_keep(b, before, added);
-		mon_compaction_add_built(&built, id, b);
+		if (!is_dropped(&c->state, level, period, id))
+			mon_compaction_add_built(&built, id, b);
 		MemoryContextReset(c->series_cxt);
 	}
 	mon_rows_replace(level, &built);
@@ -195,7 +208,8 @@ compact_late_batch(Compaction *c, ChunkRow *after)
 		i = mon_compaction_add_rows(c, b, &late, i, id, &readable);
 		if (damaged == 0 && readable.n > 0)
 		{
-			mon_compaction_add_built(&built, id, b);
+			if (!is_dropped(&c->state, LEVEL_CHUNKS, period, id))
+				mon_compaction_add_built(&built, id, b);
 			mon_compaction_add_built(&change, id, added);
 			for (int r = 0; r < readable.n; r++)
 				mon_rows_add(&worked_in, id, period, readable.row[r].seq, NULL);

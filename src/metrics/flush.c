@@ -361,6 +361,8 @@ mon_flush_now(bool wait, bool always)
 	MonDb *db;
 	StorageState stored;
 	SealState state = {0};
+	MonGap gap;
+	bool has_gap;
 
 	mon_record_push();
 	db = mon_registry_db(MyDatabaseId);
@@ -374,11 +376,15 @@ mon_flush_now(bool wait, bool always)
 	mon_advance_sequence(db, state.flushed);
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
+	has_gap = mon_gap_find(db, stored.sealed_at, &gap);
 	seal(&state, db);
-	if (!always && state.nsealed == 0 && stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
+	if (!always && !has_gap && state.nsealed == 0 &&
+		stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
 		return 0;
 
 	SPI_connect();
+	if (has_gap)
+		mon_gap_write(&gap);
 	write_catalog(&state);
 	write_segments(&state, write_late_slots(&state, stored.minutes));
 	advance_state(state.seq, state.sealed_at);
@@ -402,7 +408,10 @@ flush_xact_callback(XactEvent event, void *arg)
 
 		mon_registry_drop_sealed(MyDatabaseId, completing_seq);
 		if (db)
+		{
 			pg_atomic_fetch_add_u64(&db->flushes, 1);
+			db->gap_checked = true;
+		}
 	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		completing_seq = 0;

@@ -18,6 +18,7 @@
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "sketch/sketch.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
@@ -109,6 +110,7 @@ fill_storage_state(StorageState *state)
 		state->complete[i] = column_time(4 + 2 * i, DT_NOBEGIN);
 		state->next_series[i] = DatumGetInt64(SPI_getbinval(tuple, desc, 5 + 2 * i, &isnull));
 		state->in_progress[i] = !isnull;
+		state->dropped[i] = column_time(10 + i, DT_NOBEGIN);
 	}
 }
 
@@ -129,15 +131,22 @@ mon_read_storage_state(StorageState *state)
 	memset(state, 0, sizeof(*state));
 	state->sealed_at = state->minutes = DT_NOBEGIN;
 	for (int i = 0; i < CHUNK_LEVELS; i++)
-		state->complete[i] = DT_NOBEGIN;
+		state->complete[i] = state->dropped[i] = DT_NOBEGIN;
 
 	SPI_connect();
 	if (!plan)
 	{
 		plan = SPI_prepare("SELECT f.seq, f.sealed_at, c.minutes, c.chunks, c.chunks_next, "
-						   "c.hourly, c.hourly_next, c.daily, c.daily_next "
-						   "FROM monitoring.flush_state f "
-						   "LEFT JOIN monitoring.compaction_state c ON true",
+						   "c.hourly, c.hourly_next, c.daily, c.daily_next, "
+						   "d.chunks, d.hourly, d.daily FROM monitoring.flush_state f "
+						   "LEFT JOIN monitoring.compaction_state c ON true CROSS JOIN ("
+						   "SELECT max(r.dropped_before) FILTER ("
+						   "WHERE r.relation OPERATOR(pg_catalog.=) 'chunks'::text) AS chunks, "
+						   "max(r.dropped_before) FILTER ("
+						   "WHERE r.relation OPERATOR(pg_catalog.=) 'hourly'::text) AS hourly, "
+						   "max(r.dropped_before) FILTER ("
+						   "WHERE r.relation OPERATOR(pg_catalog.=) 'daily'::text) AS daily "
+						   "FROM monitoring.retention_policies r) AS d",
 						   0, NULL);
 		SPI_keepplan(plan);
 	}
@@ -148,10 +157,25 @@ mon_read_storage_state(StorageState *state)
 	SPI_finish();
 }
 
+static Oid
+table_oid(const char *table)
+{
+	return get_relname_relid(table, get_namespace_oid(MON_SCHEMA, false));
+}
+
+void
+mon_lock_levels(void)
+{
+	LockRelationOid(table_oid("segments"), AccessShareLock);
+	LockRelationOid(table_oid("minutes"), AccessShareLock);
+	for (int i = 0; i < CHUNK_LEVELS; i++)
+		LockRelationOid(table_oid(mon_chunk_levels[i].table), AccessShareLock);
+}
+
 TimestampTz
 mon_oldest_partition(const char *table)
 {
-	Oid relid = get_relname_relid(table, get_namespace_oid(MON_SCHEMA, false));
+	Oid relid = table_oid(table);
 	Relation rel = table_open(relid, AccessShareLock);
 	PartitionDesc desc = RelationGetPartitionDesc(rel, true);
 	TimestampTz oldest = DT_NOEND;
@@ -336,8 +360,8 @@ builder_point(ChunkBuilder *b, int unit)
 void
 mon_builder_keep(ChunkBuilder *b, ChunkBuilder *before, ChunkBuilder *change)
 {
-	if (b->kind != 0 && b->kind != before->kind)
-		return;
+	bool same_kind = b->kind == 0 || b->kind == before->kind;
+
 	for (int unit = 0; unit < CHUNK_MAX_UNITS; unit++)
 	{
 		MonPoint *old = builder_point(before, unit);
@@ -347,12 +371,14 @@ mon_builder_keep(ChunkBuilder *b, ChunkBuilder *before, ChunkBuilder *change)
 
 		if (added)
 			known -= Min(known, added->count);
-		if (!old || old->count <= known)
-			continue;
-		if (made)
-			mon_point_init(made, made->kind);
-		mon_builder_add(b, old);
-		if (added)
+		if (same_kind && old && old->count > known)
+		{
+			if (made)
+				mon_point_init(made, made->kind);
+			mon_builder_add(b, old);
+			made = NULL;
+		}
+		if (added && !made)
 			mon_builder_add(b, added);
 	}
 }

@@ -57,6 +57,7 @@ typedef struct StorageState
 	TimestampTz complete[CHUNK_LEVELS]; /* complete before, per level of chunks */
 	int64 next_series[CHUNK_LEVELS];    /* where work on the next period goes on ... */
 	bool in_progress[CHUNK_LEVELS];     /* ... when it has begun */
+	TimestampTz dropped[CHUNK_LEVELS];  /* rows of before it were dropped by retention */
 } StorageState;
 
 /* Read with the active snapshot. */
@@ -64,6 +65,13 @@ extern void mon_read_storage_state(StorageState *state);
 
 /* Run a statement that writes metrics, between SPI_connect() and SPI_finish(). */
 extern void mon_storage_execute(const char *sql, int nargs, Oid *types, Datum *values);
+
+/*
+ * Keep partitions of all levels from being dropped until the end of the
+ * transaction.  Taken before a snapshot, so that this shows what had become of
+ * those that are gone.
+ */
+extern void mon_lock_levels(void);
 
 /* Lower bound of the oldest partition of a table; DT_NOEND when it has none. */
 extern TimestampTz mon_oldest_partition(const char *table);
@@ -114,8 +122,9 @@ extern bool mon_builder_add_chunk(ChunkBuilder *b, ChunkLevel level, TimestampTz
 								  bytea *data);
 /*
  * b was made anew of the finer level after the points of `change` had been worked
- * in there.  Where `before`, the row as it is stored, has more than the finer level
- * knew, because that is damaged or was dropped, keep its point and add the change.
+ * in there, unless it was dropped.  Where `before`, the row as it is stored, has
+ * more than the finer level knew, because that is damaged or was dropped, keep its
+ * point and add the change.
  */
 extern void mon_builder_keep(ChunkBuilder *b, ChunkBuilder *before, ChunkBuilder *change);
 /* The encoded chunk, palloc'd; NULL when there is no point. */

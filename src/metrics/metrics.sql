@@ -128,11 +128,11 @@ LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce((SELECT CASE relation WHEN 'segments' THEN c.minutes WHEN 'minutes' THEN c.chunks
-                                          WHEN 'chunks' THEN least(c.hourly, (SELECT min(l.period) FROM monitoring.late l))
+                                          WHEN 'chunks' THEN c.hourly
                                           WHEN 'hourly' THEN c.daily END
                      FROM monitoring.compaction_state c), '-infinity')
 $$;
-COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one, late points included; guards retention.';
+COMMENT ON FUNCTION monitoring.compacted_before(text) IS 'The time before which everything in a table of metrics has been taken over by the next coarser one; guards retention.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, guard, indexes) VALUES
 ('segments', '1 hour', 2, '3 hours', 'monitoring.compacted_before', '{"PRIMARY KEY (slot_start, seq, part)"}'),
@@ -169,6 +169,24 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
+
+CREATE TABLE monitoring.gap_log (
+    since  timestamptz PRIMARY KEY,
+    until  timestamptz NOT NULL,
+    reason text NOT NULL CHECK (reason IN ('crash', 'residue', 'promotion', 'restore')),
+    CHECK (until > since)
+);
+COMMENT ON TABLE monitoring.gap_log IS 'The rows of the view gaps. Written with the first flush after a start; kept as long as daily points are.';
+COMMENT ON COLUMN monitoring.gap_log.since IS 'Time of the last flush that was stored.';
+COMMENT ON COLUMN monitoring.gap_log.until IS 'Since when what is observed is kept again.';
+COMMENT ON COLUMN monitoring.gap_log.reason IS 'crash, residue, promotion or restore: see the view gaps.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.gap_log', '');
+
+CREATE VIEW monitoring.gaps AS SELECT g.since, g.until, g.reason FROM monitoring.gap_log g;
+COMMENT ON VIEW monitoring.gaps IS 'Time of which it is not known what was observed, since the server ended without a clean stop, or this is another server than before. Counts, sums and rates over a piece of time that overlaps a gap may be too low; what was stored or late is read all the same. A row appears with the first flush after the start, a second or so.';
+COMMENT ON COLUMN monitoring.gaps.since IS 'Time of the last flush that was stored.';
+COMMENT ON COLUMN monitoring.gaps.until IS 'Since when what is observed is kept again.';
+COMMENT ON COLUMN monitoring.gaps.reason IS 'crash: no clean stop; residue: what a clean stop had left in a file could not be written or read; promotion: the server was a standby, and what the primary had in memory is unknown; restore: it was restored from a backup.';
 
 -- Nothing in memory may remain of an extension that was dropped before.
 CREATE FUNCTION monitoring.forget_database() RETURNS void
@@ -307,7 +325,7 @@ CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until 
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_query';
-COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data. fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
+COMMENT ON FUNCTION monitoring.query(text, text, timestamptz, timestamptz, interval, jsonb, text[]) IS 'A time series for charts: a row per bucket of length step from since to until, and per combination of the labels named in by; value is NULL where there is no data, never 0: nothing was observed, or it is not known what (see the view gaps). fn as in value(); rate is per second. Without data there are no groups, so no rows, unless by is empty. At most 100,000 buckets, and a million rows (54000); until must be later than since, step longer than zero (22023). Other errors as value(). Time is kept in slots of 10 seconds, which count in the bucket where they start; the first bucket starts with the slot of since, so that steps of a multiple of 10 seconds are exact.';
 
 CREATE FUNCTION monitoring.rolling(metric text, fn text, since timestamptz, until timestamptz, step interval, over interval,
                                    labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')

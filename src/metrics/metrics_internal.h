@@ -38,6 +38,9 @@ typedef struct MonDb
 	Oid dboid; /* 0 = free */
 	/* the sequence number that the next flush will seal with; 0 = not known yet (seal lock) */
 	uint64 next_seq;
+	TimestampTz
+		since;        /* nothing observed in this database from then on was lost; does not change */
+	bool gap_checked; /* whether something was before has been noted: see gaps.c (LOCK_FLUSH) */
 	pg_atomic_uint64 accepted;  /* observations taken into the registry */
 	pg_atomic_uint64 persisted; /* of these, written to segments that committed */
 	pg_atomic_uint64 overflow;  /* of these, recorded in an overflow series */
@@ -124,6 +127,16 @@ typedef struct MonDelta
 	const ExpoSketch *sketch; /* ... or a sketch of them */
 } MonDelta;
 
+/* How this server came to run, as far as memory is concerned. */
+typedef enum MonStart
+{
+	START_CLEAN,   /* nothing that was in memory is lost */
+	START_CRASH,   /* there was no clean stop */
+	START_RESIDUE, /* there was, but what it left cannot be read */
+	START_STANDBY, /* from a backup or a primary's log: memory is another server's */
+	START_RESTORE
+} MonStart;
+
 /* ---- memory.c: buddy allocator over the reserved area ---- */
 extern Size mon_memory_overhead(Size area);
 extern void mon_memory_setup(char *area, Size size);
@@ -135,6 +148,8 @@ extern void mon_memory_usage(Size *used, Size *total);
 /* ---- registry.c ---- */
 extern void mon_registry_init(void);
 extern MonDb *mon_registry_db(Oid dboid);
+/* How this server started, and since when its tables can be written. */
+extern MonStart mon_registry_start(TimestampTz *writable_since);
 extern uint32 mon_registry_tick(void);
 extern void mon_registry_bump_tick(void);
 extern MonMetric *mon_registry_find_metric(const char *name, Oid dboid);
@@ -198,7 +213,25 @@ extern MonSeries *mon_registry_restore_series(Oid dboid, const MonSeriesKey *key
 /* ---- residue.c ---- */
 
 /* Read what the last stop left in memory, and see to it that this one leaves the same. */
-extern void mon_residue_init(void);
+extern MonStart mon_residue_init(void);
+
+/* ---- gaps.c ---- */
+
+/* Time in which observations may have been made that are lost. */
+typedef struct MonGap
+{
+	TimestampTz since;
+	TimestampTz until;
+	const char *reason;
+} MonGap;
+
+/*
+ * Whether there is one to be noted with the first flush of a database since the
+ * server started; stored_until is what the flush before has sealed.
+ */
+extern bool mon_gap_find(const MonDb *db, TimestampTz stored_until, MonGap *gap);
+/* Between SPI_connect() and SPI_finish(). */
+extern void mon_gap_write(const MonGap *gap);
 
 /* ---- record.c ---- */
 extern void mon_record_init(void);

@@ -6,8 +6,9 @@
  * A read sees nothing twice and misses nothing:
  *	1. copy the matching slots of the registry, in one piece as far as flushes
  *	   are concerned (seal lock), and note the number the next flush will have;
- *	2. take a snapshot newer than the copy and read from it how far storage has
- *	   come: the last flush and the watermarks of the levels;
+ *	2. hold off the dropping of partitions, then take a snapshot newer than the
+ *	   copy and read from it how far storage has come: the last flush and the
+ *	   watermarks of the levels;
  *	3. if a flush began after the copy and has committed by then, start over;
  *	4. drop the copied slots that this snapshot finds in storage;
  *	5. add what storage holds (read_storage.c), and what this transaction has
@@ -495,6 +496,7 @@ read_memory_and_storage(ReadState *state)
 				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("monitoring.shared_memory is exhausted")));
 	mon_sync_sequence(db);
 
+	mon_lock_levels();
 	copy_and_snapshot(state, db);
 	match_copied_series(state);
 	mon_late_each(note_own_late, state);
@@ -509,6 +511,7 @@ read_memory_and_storage(ReadState *state)
 static void
 read_storage_only(ReadState *state)
 {
+	mon_lock_levels();
 	PushActiveSnapshot(GetLatestSnapshot());
 	mon_read_storage_state(&state->storage);
 	mon_read_storage(state);

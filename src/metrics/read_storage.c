@@ -410,17 +410,21 @@ complete_before(const ReadState *state, ReadLevel level)
 }
 
 /*
- * How far back each level goes, by its oldest partition.  A level that has been
- * dropped further than the next finer one serves nothing by that.
+ * How far back each level goes: by its oldest partition, but not beyond what
+ * retention has dropped, of which a partition may have been made again.  A level
+ * that has been dropped further than the next finer one serves nothing by that.
  */
 static void
 find_gone(StorageRead *r)
 {
+	const StorageState *s = &r->state->storage;
 	TimestampTz oldest[READ_DAYS];
 
 	oldest[READ_SLOTS] = mon_oldest_partition("segments");
-	oldest[READ_MINUTES] = Min(mon_oldest_partition("minutes"), mon_oldest_partition("chunks"));
-	oldest[READ_HOURS] = mon_oldest_partition("hourly");
+	oldest[READ_MINUTES] = Max(
+		s->dropped[LEVEL_CHUNKS],
+		Min(mon_oldest_partition("minutes"), mon_oldest_partition("chunks")));
+	oldest[READ_HOURS] = Max(s->dropped[LEVEL_HOURLY], mon_oldest_partition("hourly"));
 	r->gone[READ_SLOTS] = DT_NOBEGIN;
 	for (ReadLevel level = READ_MINUTES; level <= READ_DAYS; level++)
 	{

@@ -38,6 +38,9 @@ typedef struct Registry
 	pg_atomic_uint32 room_tick; /* moves when metrics may have room for more series */
 	uint32 next_lockno;
 	uint32 series_mask;
+	MonStart start;          /* fixed, like the next */
+	TimestampTz started_at;  /* this life of shared memory began */
+	TimestampTz promoted_at; /* first use after recovery, of a standby that was (seal lock) */
 	MonDb *dbs;
 	MonSeries *free_series;
 	MonMetric *free_metrics;
@@ -95,7 +98,10 @@ registry_shmem_init(LWLockPadded *slice_locks)
 	}
 	mon_memory_attach(area, &locks[LOCK_MEMORY].lock);
 	if (!found)
-		mon_residue_init();
+	{
+		registry->started_at = GetCurrentTimestamp();
+		registry->start = mon_residue_init();
+	}
 }
 
 void
@@ -192,6 +198,8 @@ reset_db(MonDb *db, Oid dboid)
 {
 	db->dboid = dboid;
 	db->next_seq = 0;
+	db->since = GetCurrentTimestamp();
+	db->gap_checked = false;
 	pg_atomic_init_u64(&db->accepted, 0);
 	pg_atomic_init_u64(&db->persisted, 0);
 	pg_atomic_init_u64(&db->overflow, 0);
@@ -237,6 +245,25 @@ mon_registry_db(Oid dboid)
 		mon_index_unlock();
 	}
 	return db;
+}
+
+/*
+ * After a promotion tables can be written from the first call on, which is the
+ * first flush in any database.
+ */
+MonStart
+mon_registry_start(TimestampTz *writable_since)
+{
+	*writable_since = registry->started_at;
+	if (registry->start == START_STANDBY || registry->start == START_RESTORE)
+	{
+		mon_seal_lock(LW_EXCLUSIVE);
+		if (registry->promoted_at == 0)
+			registry->promoted_at = GetCurrentTimestamp();
+		*writable_since = registry->promoted_at;
+		mon_seal_unlock();
+	}
+	return registry->start;
 }
 
 /* ---- metrics ---- */
@@ -790,9 +817,12 @@ mon_registry_forget(Oid dboid, bool gone)
 			free_metric(m);
 		}
 	}
-	db = find_db(dboid);
+	db = gone ? find_db(dboid) : find_or_create_db(dboid);
 	if (db)
+	{
 		reset_db(db, gone ? InvalidOid : dboid);
+		db->gap_checked = true; /* a new extension has lost nothing */
+	}
 	mon_index_unlock();
 	mon_seal_unlock();
 }

@@ -10,6 +10,11 @@
  * which are stored.  The file is removed once read: after a crash it would
  * bring back what has been flushed since.
  *
+ * Whether a stop was clean is what pg_control says.  An immediate one ends
+ * processes wherever they are, so that memory may be in any state, though the
+ * postmaster ends in order.  Where a file should be and could not be written, an
+ * empty one says that something was lost.
+ *
  * Format: magic number, records each led by a byte that says what it is, an end
  * record, and the CRC of all of it.  It is read by the server that wrote it, so
  * numbers are in the machine's own form.
@@ -20,9 +25,13 @@
  */
 #include "metrics/metrics_internal.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "port/pg_crc32c.h"
@@ -180,33 +189,50 @@ write_file(Writer *w)
 	return w->ok;
 }
 
+static bool
+stopped_cleanly(void)
+{
+	bool crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+	bool clean = crc_ok &&
+		(control->state == DB_SHUTDOWNED || control->state == DB_SHUTDOWNED_IN_RECOVERY);
+
+	pfree(control);
+	return clean;
+}
+
+/* What could not be written is lost: leave a file that is not intact. */
+static void
+save_nothing(void)
+{
+	int fd;
+
+	complain("write");
+	unlink(RESIDUE_TEMP);
+	fd = BasicOpenFile(RESIDUE_FILE, O_CREAT | O_TRUNC | O_WRONLY | PG_BINARY);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* At the postmaster's end, when everybody else has gone. */
 static void
 residue_save(int code, Datum arg)
 {
 	Writer w = {NULL};
+	bool written;
 
-	if (code != 0) /* memory may be in any state */
+	if (code != 0 || !stopped_cleanly()) /* memory may be in any state */
 		return;
 	w.ok = true;
 	w.file = AllocateFile(RESIDUE_TEMP, PG_BINARY_W);
 	if (!w.file)
 	{
-		complain("write");
+		save_nothing();
 		return;
 	}
-	if (!write_file(&w))
-	{
-		complain("write");
-		FreeFile(w.file);
-		unlink(RESIDUE_TEMP);
-		return;
-	}
-	if (FreeFile(w.file) != 0)
-	{
-		complain("write");
-		unlink(RESIDUE_TEMP);
-	}
+	written = write_file(&w);
+	if (FreeFile(w.file) != 0 || !written)
+		save_nothing();
 	else if (w.slots == 0)
 		unlink(RESIDUE_TEMP);
 	else
@@ -349,17 +375,18 @@ restore(Reader *r)
 	}
 }
 
-/* The whole file, palloc'd; NULL when there is none. */
+/* The whole file, palloc'd; NULL when there is none, or it cannot be read. */
 static char *
-read_file(size_t *len)
+read_file(size_t *len, bool *exists)
 {
 	FILE *file = AllocateFile(RESIDUE_FILE, PG_BINARY_R);
 	struct stat st;
 	char *data;
 
+	*exists = file || errno != ENOENT;
 	if (!file)
 	{
-		if (errno != ENOENT)
+		if (*exists)
 			complain("read");
 		return NULL;
 	}
@@ -396,39 +423,68 @@ is_intact(const char *data, size_t len)
 	return magic == RESIDUE_MAGIC && EQ_CRC32C(crc, stored);
 }
 
-void
+/* Take over what the file holds; false when it is lost. */
+static bool
+restore_file(const char *data, size_t len)
+{
+	Reader r = {data + sizeof(uint32), data + len - sizeof(pg_crc32c), InvalidOid, NULL, 0, 0};
+
+	if (!is_intact(data, len))
+	{
+		ereport(LOG,
+				(errmsg("ignoring damaged file \"%s\"", RESIDUE_FILE),
+				 errdetail("Metrics that were not flushed before the server stopped are lost.")));
+		return false;
+	}
+	if (!restore(&r))
+	{
+		complain("understand");
+		return false;
+	}
+	ereport(LOG,
+			(errmsg("monitoring found %lld slots of metrics that the last stop left in memory",
+					(long long) r.slots),
+			 r.lost > 0 ? errdetail("%lld of them have no room in monitoring.shared_memory and are "
+									"lost.",
+									(long long) r.lost)
+						: 0));
+	return true;
+}
+
+/* Files that tell recovery to go on when the log at hand is at its end. */
+static bool
+signal_file(const char *name)
+{
+	struct stat st;
+
+	return stat(name, &st) == 0;
+}
+
+MonStart
 mon_residue_init(void)
 {
+	MonStart start = START_CLEAN;
+	bool exists, intact;
 	size_t len;
 	char *data;
 
 	if (IsUnderPostmaster)
-		return;
-	on_shmem_exit(residue_save, (Datum) 0);
-	data = read_file(&len);
-	if (!data)
-		return;
-	if (is_intact(data, len))
-	{
-		Reader r = {data + sizeof(uint32), data + len - sizeof(pg_crc32c), InvalidOid, NULL, 0, 0};
+		return start;
+	if (signal_file(STANDBY_SIGNAL_FILE))
+		start = START_STANDBY;
+	else if (signal_file(RECOVERY_SIGNAL_FILE))
+		start = START_RESTORE;
+	else if (!stopped_cleanly())
+		start = START_CRASH;
 
-		if (restore(&r))
-			ereport(LOG,
-					(errmsg("monitoring found %lld slots of metrics that the last stop left in "
-							"memory",
-							(long long) r.slots),
-					 r.lost > 0 ? errdetail("%lld of them have no room in "
-											"monitoring.shared_memory and are lost.",
-											(long long) r.lost)
-								: 0));
-		else
-			complain("understand");
-	}
-	else
-		ereport(LOG,
-				(errmsg("ignoring damaged file \"%s\"", RESIDUE_FILE),
-				 errdetail("Metrics that were not flushed before the server stopped are lost.")));
-	pfree(data);
-	if (durable_unlink(RESIDUE_FILE, LOG) != 0)
+	on_shmem_exit(residue_save, (Datum) 0);
+	data = read_file(&len, &exists);
+	intact = data && restore_file(data, len);
+	if (exists && !intact && start == START_CLEAN)
+		start = START_RESIDUE;
+	if (data)
+		pfree(data);
+	if (exists && durable_unlink(RESIDUE_FILE, LOG) != 0)
 		complain("remove");
+	return start;
 }
