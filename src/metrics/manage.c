@@ -71,7 +71,7 @@ manage_xact_callback(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT)
 		for (int i = 0; i < nforgotten; i++)
 			mon_registry_forget_series(forgotten[i]);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		forgotten = NULL;
 		nforgotten = 0;
