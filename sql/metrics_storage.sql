@@ -73,6 +73,17 @@ SELECT monitoring.reset('st_now');
 SELECT monitoring.value('st_now', 'count', '1 hour');
 ROLLBACK;
 SELECT monitoring.value('st_now', 'count', '1 hour');
+-- what is recorded between two deletions of a transaction comes after the first, and what was new does not come back
+SELECT monitoring.increment('st_twice_total'), monitoring.flush() > 0 AS flushed;
+BEGIN;
+SELECT monitoring.delete_series('st_twice_total');
+SELECT monitoring.increment('st_twice_total', 5), monitoring.increment('st_fresh_total');
+SELECT monitoring.delete_series('st_fresh_total');
+SELECT monitoring.delete_series('st_unknown_total');
+COMMIT;
+SELECT monitoring.value('st_twice_total', 'sum'), monitoring.value('st_fresh_total', 'sum') AS gone;
+SELECT metric FROM monitoring.series WHERE metric ~ '^st_(twice|fresh)';
+SELECT * FROM monitoring.check_storage();
 SELECT accepted = persisted + pending + dropped AS balanced FROM monitoring.self;
 
 -- refused

@@ -159,6 +159,7 @@ static void
 seal_series(MonSeries *s, void *arg)
 {
 	SealState *state = arg;
+	int before = state->nsealed;
 
 	if (s->slots == NULL)
 		return;
@@ -175,7 +176,7 @@ seal_series(MonSeries *s, void *arg)
 		slot->seq = state->seq; /* those of a flush that failed, too */
 		remember_slot(state, s, slot);
 	}
-	if (!s->persisted)
+	if (state->nsealed > before && (!s->persisted || mon_series_forgotten(s->id)))
 		remember_fresh(state, s);
 	mon_series_unlock(s);
 }
