@@ -576,6 +576,18 @@ CREATE TABLE monitoring.late (
 ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
 CREATE INDEX late_period_idx ON monitoring.late (period);
 COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
+
+CREATE TABLE monitoring.late_series (
+    seq          bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    series_id    bigint NOT NULL,
+    metric       text NOT NULL,
+    kind         smallint NOT NULL,
+    labels       jsonb NOT NULL,
+    observations bigint NOT NULL
+);
+CREATE INDEX late_series_metric_idx ON monitoring.late_series (metric);
+COMMENT ON TABLE monitoring.late_series IS 'Series of late rows that were committed since the last flush, and how many observations: the next flush enters them into the catalogs and counts them. Who records what is late waits for no other transaction so, and none for it.';
+
 COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
 COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
 COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
@@ -646,6 +658,8 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.compaction_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.late', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_series', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_series_seq_seq', '');
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
@@ -921,7 +935,7 @@ COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all da
 COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
 COMMENT ON COLUMN monitoring.self.series IS 'Series in memory.';
 COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are not freed yet.';
-COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped.';
+COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped. Those made more than a minute ago are taken by the flush that follows their commit.';
 COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
 COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
 COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';
@@ -1064,10 +1078,17 @@ AS $$
     WHERE monitoring.chunk_points(t.data) IS NULL
     UNION ALL
     SELECT t.relation, t.series_id, t.period, 'the series is not in the catalog'
-    FROM (SELECT 'chunks' AS relation, c.series_id, c.period FROM monitoring.chunks c
-          UNION ALL SELECT 'hourly', h.series_id, h.period FROM monitoring.hourly h
-          UNION ALL SELECT 'daily', d.series_id, d.period FROM monitoring.daily d) t
+    FROM (SELECT 'segments' AS relation, e.series_id, s.slot_start AS period, s.seq
+          FROM monitoring.segments s CROSS JOIN LATERAL monitoring.segment_entries(s.directory, s.points) e
+          UNION ALL SELECT 'minutes', e.series_id, m.slot_start, m.seq
+          FROM monitoring.minutes m CROSS JOIN LATERAL monitoring.segment_entries(m.directory, m.points) e
+          UNION ALL SELECT 'chunks', c.series_id, c.period, NULL FROM monitoring.chunks c
+          UNION ALL SELECT 'hourly', h.series_id, h.period, NULL FROM monitoring.hourly h
+          UNION ALL SELECT 'daily', d.series_id, d.period, NULL FROM monitoring.daily d
+          UNION ALL SELECT 'late', l.series_id, l.period, NULL FROM monitoring.late l) t
     WHERE NOT EXISTS (SELECT FROM monitoring.series_catalog s WHERE s.series_id = t.series_id)
+      AND NOT EXISTS (SELECT FROM monitoring.late_series s WHERE s.series_id = t.series_id)
+      AND NOT EXISTS (SELECT FROM monitoring.deleted_series s WHERE s.series_id = t.series_id AND t.seq <= s.seq)
 $$;
 COMMENT ON FUNCTION monitoring.check_storage() IS 'Read everything that is stored of metrics and list what is damaged; no rows when all is well. Reads of other series and times work all the same.';
 

@@ -235,6 +235,7 @@ RELEASE a;
 SET TRANSACTION READ ONLY;
 COMMIT;
 SELECT monitoring.value('late_total', 'sum', '2 hours');
+SELECT monitoring.flush() >= 0 AS flushed;
 SELECT accepted, persisted FROM monitoring.self \gset before_
 BEGIN;
 SAVEPOINT a;
@@ -244,7 +245,17 @@ SAVEPOINT a;
 SELECT count(monitoring.record_at('late_total', 1, now() - interval '1 hour' - i * interval '1 minute', kind => 'counter')) FROM generate_series(1, 21000) i;
 RELEASE a;
 COMMIT;
--- what was rolled back is not in the account
+-- what was rolled back is not in the account; a flush that was neither
+BEGIN;
+SAVEPOINT a;
+SELECT monitoring.flush() >= 0 AS flushed;
+ROLLBACK TO a;
+COMMIT;
+BEGIN;
+SAVEPOINT a;
+SELECT monitoring.flush() >= 0 AS flushed;
+RELEASE a;
+COMMIT;
 SELECT accepted - :before_accepted >= 21000 AND accepted - :before_accepted < 25000 AS counted FROM monitoring.self;
 BEGIN READ ONLY;
 SELECT monitoring.record('late_recent', 1);

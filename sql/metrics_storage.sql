@@ -28,10 +28,10 @@ JOIN monitoring.query('st_level', 'sum', date_trunc('day', now()) - interval '2 
 JOIN monitoring.query('st_level', 'last', date_trunc('day', now()) - interval '2 days', date_trunc('day', now()), '1 day') l USING (bucket)
 CROSS JOIN monitoring.query('st_seconds', 'p50', date_trunc('day', now()) - interval '2 days', date_trunc('day', now()), '2 days', '{"host": "a"}') p;
 SELECT count, sum, last, p50 FROM st_reads ORDER BY bucket;
-SELECT count(*) > 0 AS late FROM monitoring.late l JOIN monitoring.series_catalog s USING (series_id) WHERE s.metric LIKE 'st\_%';
+SELECT count(*) > 0 AS late FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric LIKE 'st\_%';
 -- compacted: the same answers from chunks and from hourly points
 SELECT monitoring.compact() > 0 AS compacted;
-SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series_catalog s USING (series_id) WHERE s.metric LIKE 'st\_%';
+SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric LIKE 'st\_%';
 SELECT count, sum, last, p50 FROM st_reads ORDER BY bucket;
 SELECT sum(value), count(*) FROM monitoring.query('st_level', 'count', :'d', :'d'::timestamptz + interval '2 days', '1 hour');
 SELECT sum(value), count(value) FROM monitoring.query('st_level', 'count', :'d', :'d'::timestamptz + interval '2 days', '1 minute');
@@ -53,10 +53,10 @@ SELECT count(*) > 0 AS compacted FROM monitoring.compaction_state WHERE minutes 
 SELECT monitoring.set_gauge('st_now', 2), monitoring.increment('st_now_total', 7);
 SELECT monitoring.flush() > 0 AS flushed;
 SELECT monitoring.value('st_now', 'count', '1 hour'), monitoring.value('st_now', 'last', '1 hour'), monitoring.value('st_now_total', 'sum', '1 hour');
-SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series_catalog s USING (series_id) WHERE s.metric LIKE 'st\_%';
+SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric LIKE 'st\_%';
 SELECT monitoring.compact(clock_timestamp() + interval '3 hours') >= 0 AS compacted;
 SELECT monitoring.value('st_now', 'count', '1 hour'), monitoring.value('st_now', 'last', '1 hour'), monitoring.value('st_now_total', 'sum', '1 hour');
-SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series_catalog s USING (series_id) WHERE s.metric LIKE 'st\_%';
+SELECT count(*) AS late FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric LIKE 'st\_%';
 
 -- deleting: of some series, of a metric; what comes after counts
 SELECT monitoring.delete_series('st_seconds', '{"host": {"=~": "[b-z]"}}');
@@ -73,6 +73,17 @@ SELECT monitoring.reset('st_now');
 SELECT monitoring.value('st_now', 'count', '1 hour');
 ROLLBACK;
 SELECT monitoring.value('st_now', 'count', '1 hour');
+-- what is recorded between two deletions of a transaction comes after the first, and what was new does not come back
+SELECT monitoring.increment('st_twice_total'), monitoring.flush() > 0 AS flushed;
+BEGIN;
+SELECT monitoring.delete_series('st_twice_total');
+SELECT monitoring.increment('st_twice_total', 5), monitoring.increment('st_fresh_total');
+SELECT monitoring.delete_series('st_fresh_total');
+SELECT monitoring.delete_series('st_unknown_total');
+COMMIT;
+SELECT monitoring.value('st_twice_total', 'sum'), monitoring.value('st_fresh_total', 'sum') AS gone;
+SELECT metric FROM monitoring.series WHERE metric ~ '^st_(twice|fresh)';
+SELECT * FROM monitoring.check_storage();
 SELECT accepted = persisted + pending + dropped AS balanced FROM monitoring.self;
 
 -- refused

@@ -638,10 +638,10 @@ forget_deleted(Compaction *c)
 /* ---- one run ---- */
 
 static void
-begin_compaction(Compaction *c, TimestampTz deadline, TimestampTz until)
+begin_compaction(Compaction *c, TimestampTz until)
 {
 	memset(c, 0, sizeof(*c));
-	c->deadline = deadline;
+	c->deadline = DT_NOEND;
 	SPI_connect();
 	c->series_cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction series",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -676,14 +676,14 @@ require_writable(void)
 				 errmsg("compact() must run in a READ COMMITTED transaction")));
 }
 
-/* Everything but minutes. */
+/* Everything but minutes.  Late rows, which may come without end, are last: the rest does. */
 static void
 compact_levels(Compaction *c)
 {
 	compact_chunks(c);
-	mon_compact_late(c);
 	compact_level(c, LEVEL_HOURLY);
 	compact_level(c, LEVEL_DAILY);
+	mon_compact_late(c);
 	forget_deleted(c);
 }
 
@@ -701,28 +701,34 @@ mon_compact(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("at must be a finite time")));
 	mon_lock_storage(LOCK_COMPACT, true);
 	mon_flush_now(true, false);
-	begin_compaction(&c, DT_NOEND, at);
+	begin_compaction(&c, at);
 	compact_minutes(&c, at);
 	compact_levels(&c);
 	finish_compaction(&c);
 	PG_RETURN_INT64(c.rows);
 }
 
-/* Minutes if any are due, else the rest: so that the flush lock is held shortly. */
+/*
+ * Minutes if any are due, else the rest: so that the flush lock is held shortly.
+ * The rest, too, while somebody else holds that for long.
+ */
 static void
 run_job(TimestampTz at)
 {
 	Compaction c;
 	TimestampTz until;
 
-	begin_compaction(&c, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUDGET_MS), at);
+	begin_compaction(&c, at);
 	if (c.state.sealed_at != DT_NOBEGIN)
 	{
+		/* From now on, so that every run does something. */
+		c.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUDGET_MS);
 		until = Min(at, c.state.sealed_at) - GRACE_USECS;
-		if (c.state.minutes >= mon_floor_time(until, USECS_PER_MINUTE))
-			compact_levels(&c);
-		else if (mon_lock_storage(LOCK_FLUSH, false))
+		if (c.state.minutes < mon_floor_time(until, USECS_PER_MINUTE) &&
+			mon_lock_storage(LOCK_FLUSH, false))
 			compact_minutes(&c, until);
+		else
+			compact_levels(&c);
 		finish_compaction(&c);
 	}
 	else

@@ -44,9 +44,12 @@ mon_stored_definition(const char *metric, MetricDefinition *def)
 
 	mon_become_owner(&caller);
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT kind, max_series, scale FROM monitoring.metric_catalog "
-							  "WHERE metric OPERATOR(pg_catalog.=) $1",
-							  1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args(
+			"SELECT kind, max_series, scale FROM monitoring.metric_catalog "
+			"WHERE metric OPERATOR(pg_catalog.=) $1 "
+			"UNION ALL (SELECT kind, NULL, 6::smallint FROM monitoring.late_series "
+			"WHERE metric OPERATOR(pg_catalog.=) $1 LIMIT 1) LIMIT 1",
+			1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the metric catalog");
 	found = SPI_processed > 0;
 	if (found)

@@ -15,6 +15,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "metrics/catalog.h"
 #include "metrics/define.h"
 #include "metrics/late.h"
 #include "metrics/levels.h"
@@ -56,6 +57,7 @@ typedef struct SealState
 	uint64 seq; /* of this flush */
 	TimestampTz sealed_at;
 	uint64 flushed; /* already written, perhaps by this very transaction */
+	bool wait;      /* for who is defining a metric */
 	SealedSlot *sealed;
 	int nsealed;
 	int maxsealed;
@@ -66,6 +68,8 @@ typedef struct SealState
 
 /* Set while the top-level transaction has a flush that will commit with it. */
 static uint64 completing_seq = 0;
+/* Whether this transaction has locked storage. */
+static bool storage_locked = false;
 /* The last transaction that flushed: what it wrote is not committed while it runs. */
 static TransactionId flushing_xid = InvalidTransactionId;
 
@@ -139,13 +143,31 @@ remember_fresh(SealState *state, MonSeries *s)
 	s->persist_seq = state->seq;
 }
 
+/* Those of a flush that failed are left to the next one. */
+static void
+leave_open(MonSeries *s, uint64 flushed)
+{
+	mon_series_lock(s, LW_EXCLUSIVE);
+	for (MonSlot *slot = s->slots; slot; slot = slot->older)
+		if (slot->seq > flushed)
+			slot->seq = 0;
+	s->persist_seq = 0;
+	mon_series_unlock(s);
+}
+
 static void
 seal_series(MonSeries *s, void *arg)
 {
 	SealState *state = arg;
+	int before = state->nsealed;
 
 	if (s->slots == NULL)
 		return;
+	if (!state->wait && !s->persisted && s->metric->definers > 0)
+	{
+		leave_open(s, state->flushed); /* its row in the catalog is locked */
+		return;
+	}
 	mon_series_lock(s, LW_EXCLUSIVE);
 	for (MonSlot *slot = s->slots; slot; slot = slot->older)
 	{
@@ -154,7 +176,7 @@ seal_series(MonSeries *s, void *arg)
 		slot->seq = state->seq; /* those of a flush that failed, too */
 		remember_slot(state, s, slot);
 	}
-	if (!s->persisted)
+	if (state->nsealed > before && (!s->persisted || mon_series_forgotten(s->id)))
 		remember_fresh(state, s);
 	mon_series_unlock(s);
 }
@@ -191,6 +213,7 @@ write_catalog(const SealState *state)
 		entries[i].metric = s->metric->name;
 		entries[i].kind = s->kind;
 		entries[i].labels = s->labels;
+		entries[i].observations = 0;
 	}
 	mon_catalog_write(entries, state->nfresh);
 }
@@ -332,7 +355,10 @@ mon_lock_storage(StorageLock lock, bool wait)
 	LOCKTAG tag;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, 0, lock, LOCKTAG_CLASS);
-	return LockAcquire(&tag, ExclusiveLock, false, !wait) != LOCKACQUIRE_NOT_AVAIL;
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	storage_locked = true;
+	return true;
 }
 
 static void
@@ -372,19 +398,24 @@ mon_flush_now(bool wait, bool always)
 		return -1;
 
 	latest_storage_state(&stored);
+	state.wait = wait;
 	state.flushed = stored.seq;
 	mon_advance_sequence(db, state.flushed);
 	if (!TransactionIdIsValid(flushing_xid) || flushing_xid != GetTopTransactionIdIfAny())
 		mon_registry_drop_sealed(MyDatabaseId, state.flushed);
 	has_gap = mon_gap_find(db, stored.sealed_at, &gap);
 	seal(&state, db);
-	if (!always && !has_gap && state.nsealed == 0 &&
-		stored.sealed_at > state.sealed_at - IDLE_STATE_USECS)
-		return 0;
 
 	SPI_connect();
+	if (!always && !has_gap && state.nsealed == 0 &&
+		stored.sealed_at > state.sealed_at - IDLE_STATE_USECS && !mon_catalog_announced())
+	{
+		SPI_finish();
+		return 0;
+	}
 	if (has_gap)
 		mon_gap_write(&gap);
+	mon_catalog_take_announced();
 	write_catalog(&state);
 	write_segments(&state, write_late_slots(&state, stored.minutes));
 	advance_state(state.seq, state.sealed_at);
@@ -396,13 +427,24 @@ mon_flush_now(bool wait, bool always)
 	return state.nsealed;
 }
 
+/* Nobody else could flush until somebody remembers the prepared transaction. */
+static void
+refuse_prepare(void)
+{
+	if (storage_locked)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot PREPARE a transaction that has flushed, compacted or deleted "
+						"metrics")));
+}
+
 /* At commit free what was written; if this is missed, the next flush does it. */
 static void
 flush_xact_callback(XactEvent event, void *arg)
 {
-	if (completing_seq == 0)
-		return;
-	if (event == XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_PRE_PREPARE)
+		refuse_prepare();
+	if (event == XACT_EVENT_COMMIT && completing_seq > 0)
 	{
 		MonDb *db = mon_registry_db(MyDatabaseId);
 
@@ -413,8 +455,11 @@ flush_xact_callback(XactEvent event, void *arg)
 			db->gap_checked = true;
 		}
 	}
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+	{
 		completing_seq = 0;
+		storage_locked = false;
+	}
 }
 
 void
@@ -424,6 +469,7 @@ mon_metrics_init(void)
 	mon_record_init();
 	mon_define_init();
 	mon_late_init();
+	mon_catalog_init();
 	/* Callbacks run in the opposite order: what was flushed is dropped before series are forgotten. */
 	mon_manage_init();
 	RegisterXactCallback(flush_xact_callback, NULL);

@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "metrics/catalog.h"
 #include "metrics/levels.h"
 #include "miscadmin.h"
 #include "sketch/sketch.h"
@@ -48,68 +49,13 @@ typedef struct PendingSeries
 {
 	int64 id; /* hash key */
 	MonSeriesKey key;
+	int64 observations; /* about to be written */
 } PendingSeries;
 
 /* In pending_cxt, a child of TopTransactionContext; NULL when there is none. */
 static MemoryContext pending_cxt = NULL;
 static HTAB *pending = NULL;
 static HTAB *pending_series = NULL;
-
-/* Observations that a subtransaction has written, in TopTransactionContext. */
-typedef struct Written
-{
-	struct Written *next;
-	SubTransactionId subid;
-	uint64 count;
-} Written;
-
-static Written *written = NULL;
-
-/* ---- catalogs ---- */
-
-static int
-compare_entries(const void *a, const void *b)
-{
-	int64 x = ((const CatalogEntry *) a)->series_id;
-	int64 y = ((const CatalogEntry *) b)->series_id;
-
-	return x < y ? -1 : x > y;
-}
-
-/* In order of the ids, so that two writers cannot wait for each other in a circle. */
-void
-mon_catalog_write(CatalogEntry *entries, int n)
-{
-	Oid types[4] = {INT8ARRAYOID, TEXTARRAYOID, INT2ARRAYOID, JSONBARRAYOID};
-	Datum values[4];
-	Datum *column[4];
-
-	if (n == 0)
-		return;
-	qsort(entries, n, sizeof(CatalogEntry), compare_entries);
-	for (int c = 0; c < 4; c++)
-		column[c] = palloc_extended(sizeof(Datum) * n, MCXT_ALLOC_HUGE);
-	for (int i = 0; i < n; i++)
-	{
-		column[0][i] = Int64GetDatum(entries[i].series_id);
-		column[1][i] = CStringGetTextDatum(entries[i].metric);
-		column[2][i] = Int16GetDatum(entries[i].kind);
-		column[3][i] = JsonbPGetDatum(entries[i].labels);
-	}
-	values[0] = PointerGetDatum(construct_array(column[0], n, INT8OID, 8, true, 'd'));
-	values[1] = PointerGetDatum(construct_array(column[1], n, TEXTOID, -1, false, 'i'));
-	values[2] = PointerGetDatum(construct_array(column[2], n, INT2OID, 2, true, 's'));
-	values[3] = PointerGetDatum(construct_array(column[3], n, JSONBOID, -1, false, 'i'));
-
-	mon_storage_execute("INSERT INTO monitoring.metric_catalog (metric, kind) "
-						"SELECT DISTINCT ON (m) m, k FROM unnest($2, $3) AS u(m, k) ORDER BY m "
-						"ON CONFLICT (metric) DO NOTHING",
-						4, types, values);
-	mon_storage_execute("INSERT INTO monitoring.series_catalog (series_id, metric, labels) "
-						"SELECT i, m, l FROM unnest($1, $2, $4) AS u(i, m, l) ORDER BY i "
-						"ON CONFLICT (series_id) DO NOTHING",
-						4, types, values);
-}
 
 /* ---- writing ---- */
 
@@ -193,43 +139,6 @@ mon_late_write(LatePoint *points, int n)
 	MemoryContextDelete(cxt);
 }
 
-/* ---- what was written, for the account ---- */
-
-static void
-add_written(SubTransactionId subid, uint64 count)
-{
-	Written *w = written;
-
-	while (w && w->subid != subid)
-		w = w->next;
-	if (!w)
-	{
-		w = MemoryContextAllocZero(TopTransactionContext, sizeof(Written));
-		w->subid = subid;
-		w->next = written;
-		written = w;
-	}
-	w->count += count;
-}
-
-/* A subtransaction ended: what it wrote is its parent's, or has gone. */
-static void
-end_written(SubTransactionId subid, SubTransactionId parent, bool commit)
-{
-	for (Written **link = &written; *link; link = &(*link)->next)
-	{
-		Written *w = *link;
-
-		if (w->subid != subid)
-			continue;
-		*link = w->next;
-		if (commit)
-			add_written(parent, w->count);
-		pfree(w);
-		return;
-	}
-}
-
 /* ---- what record_at() has observed ---- */
 
 static void
@@ -271,14 +180,43 @@ remember_series(const MonSeriesKey *key)
 
 		memcpy(labels, key->labels, VARSIZE(key->labels));
 		s->key = *key;
+		s->observations = 0;
 		s->key.labels = labels;
 		s->key.metric = MemoryContextStrdup(pending_cxt, key->metric);
 	}
 	return &s->key;
 }
 
+/* Take the points of a subtransaction out of memory; *n says how many there are. */
+static LatePoint *
+take_pending_points(SubTransactionId subid, int *n)
+{
+	LatePoint *points = palloc_extended(sizeof(LatePoint) * (hash_get_num_entries(pending) + 1),
+										MCXT_ALLOC_HUGE);
+	HASH_SEQ_STATUS seq;
+	PendingPoint *p;
+
+	*n = 0;
+	hash_seq_init(&seq, pending);
+	while ((p = hash_seq_search(&seq)) != NULL)
+	{
+		PendingSeries *s;
+
+		if (p->key.subid != subid)
+			continue;
+		s = hash_search(pending_series, &p->key.series_id, HASH_FIND, NULL);
+		s->observations += p->point.count;
+		points[*n].series_id = p->key.series_id;
+		points[*n].point = p->point;
+		(*n)++;
+		hash_search(pending, &p->key, HASH_REMOVE, NULL);
+	}
+	return points;
+}
+
+/* Announce the series of the points that were taken. */
 static void
-write_pending_catalog(void)
+announce_series(void)
 {
 	int n = hash_get_num_entries(pending_series);
 	CatalogEntry *entries = palloc_extended(sizeof(CatalogEntry) * (n + 1), MCXT_ALLOC_HUGE);
@@ -289,39 +227,17 @@ write_pending_catalog(void)
 	hash_seq_init(&seq, pending_series);
 	while ((s = hash_seq_search(&seq)) != NULL)
 	{
+		if (s->observations == 0)
+			continue; /* of another subtransaction, or one that was rolled back */
 		entries[n].series_id = s->key.id;
 		entries[n].metric = s->key.metric;
 		entries[n].kind = s->key.kind;
 		entries[n].labels = s->key.labels;
+		entries[n].observations = s->observations;
+		s->observations = 0;
 		n++;
 	}
-	mon_catalog_write(entries, n);
-}
-
-/* Take the points of a subtransaction out of memory and write them. */
-static void
-write_pending_points(SubTransactionId subid)
-{
-	LatePoint *points = palloc_extended(sizeof(LatePoint) * (hash_get_num_entries(pending) + 1),
-										MCXT_ALLOC_HUGE);
-	HASH_SEQ_STATUS seq;
-	PendingPoint *p;
-	uint64 count = 0;
-	int n = 0;
-
-	hash_seq_init(&seq, pending);
-	while ((p = hash_seq_search(&seq)) != NULL)
-	{
-		if (p->key.subid != subid)
-			continue;
-		points[n].series_id = p->key.series_id;
-		points[n].point = p->point;
-		count += p->point.count;
-		n++;
-		hash_search(pending, &p->key, HASH_REMOVE, NULL);
-	}
-	mon_late_write(points, n);
-	add_written(subid, count);
+	mon_catalog_announce(entries, n);
 }
 
 /*
@@ -334,6 +250,8 @@ write_pending(void)
 {
 	OwnerScope caller;
 	bool read_only = XactReadOnly;
+	LatePoint *points;
+	int n;
 
 	if (!pending)
 		return;
@@ -341,8 +259,9 @@ write_pending(void)
 	mon_become_owner(&caller);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	SPI_connect();
-	write_pending_catalog();
-	write_pending_points(GetCurrentSubTransactionId());
+	points = take_pending_points(GetCurrentSubTransactionId(), &n);
+	announce_series();
+	mon_late_write(points, n);
 	SPI_finish();
 	PopActiveSnapshot();
 	mon_restore_caller(&caller);
@@ -404,28 +323,13 @@ mon_late_each(void (*fn)(const MonSeriesKey *key, const MonPoint *point, void *a
 /* ---- end of transactions ---- */
 
 static void
-count_written(void)
-{
-	MonDb *db = written ? mon_registry_db(MyDatabaseId) : NULL;
-
-	for (Written *w = written; db && w; w = w->next)
-	{
-		pg_atomic_fetch_add_u64(&db->accepted, w->count);
-		pg_atomic_fetch_add_u64(&db->persisted, w->count);
-	}
-}
-
-static void
 late_xact_callback(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
 		write_pending();
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
-		count_written();
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE || event == XACT_EVENT_ABORT)
 	{
-		written = NULL; /* these go with the transaction */
-		pending_cxt = NULL;
+		pending_cxt = NULL; /* it goes with the transaction */
 		pending = NULL;
 		pending_series = NULL;
 	}
@@ -474,7 +378,6 @@ late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransacti
 		return;
 	if (pending)
 		end_pending(mySubid, parentSubid, commit);
-	end_written(mySubid, parentSubid, commit);
 }
 
 void

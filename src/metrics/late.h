@@ -33,15 +33,4 @@ extern void mon_late_observe(const MonSeriesKey *key, int scale, TimestampTz at,
 extern void mon_late_each(void (*fn)(const MonSeriesKey *key, const MonPoint *point, void *arg),
 						  void *arg);
 
-/* Enter series into the catalogs unless they are there. */
-typedef struct CatalogEntry
-{
-	int64 series_id;
-	const char *metric;
-	MonMetricKind kind;
-	const Jsonb *labels;
-} CatalogEntry;
-
-extern void mon_catalog_write(CatalogEntry *entries, int n);
-
 #endif /* METRICS_LATE_H */

@@ -132,5 +132,7 @@ extern bytea *mon_builder_finish(ChunkBuilder *b);
 
 /* ---- manage.c ---- */
 extern void mon_manage_init(void);
+/* Whether this transaction has deleted the series, so that the catalog has no row of it. */
+extern bool mon_series_forgotten(int64 id);
 
 #endif /* METRICS_LEVELS_H */

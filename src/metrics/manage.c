@@ -21,7 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-/* Series to be taken out of memory at commit; in TopTransactionContext. */
+/* Series to be taken out of memory at commit, in ascending order; in TopTransactionContext. */
 static int64 *forgotten = NULL;
 static int nforgotten = 0;
 
@@ -43,6 +43,22 @@ mon_flush_before_delete(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(state.seq);
 }
 
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64 x = *(const int64 *) a;
+	int64 y = *(const int64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+bool
+mon_series_forgotten(int64 id)
+{
+	return nforgotten > 0 &&
+		bsearch(&id, forgotten, nforgotten, sizeof(int64), compare_ids) != NULL;
+}
+
 PG_FUNCTION_INFO_V1(mon_forget_series);
 /* forget_series(series_ids bigint[]) */
 Datum
@@ -62,6 +78,7 @@ mon_forget_series(PG_FUNCTION_ARGS)
 		forgotten = repalloc_huge(forgotten, sizeof(int64) * ((Size) nforgotten + n));
 	for (int i = 0; i < n; i++)
 		forgotten[nforgotten++] = DatumGetInt64(elems[i]);
+	qsort(forgotten, nforgotten, sizeof(int64), compare_ids);
 	PG_RETURN_VOID();
 }
 
@@ -71,7 +88,7 @@ manage_xact_callback(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT)
 		for (int i = 0; i < nforgotten; i++)
 			mon_registry_forget_series(forgotten[i]);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		forgotten = NULL;
 		nforgotten = 0;

@@ -130,9 +130,16 @@ AS $$
     WHERE monitoring.chunk_points(t.data) IS NULL
     UNION ALL
     SELECT t.relation, t.series_id, t.period, 'the series is not in the catalog'
-    FROM (SELECT 'chunks' AS relation, c.series_id, c.period FROM monitoring.chunks c
-          UNION ALL SELECT 'hourly', h.series_id, h.period FROM monitoring.hourly h
-          UNION ALL SELECT 'daily', d.series_id, d.period FROM monitoring.daily d) t
+    FROM (SELECT 'segments' AS relation, e.series_id, s.slot_start AS period, s.seq
+          FROM monitoring.segments s CROSS JOIN LATERAL monitoring.segment_entries(s.directory, s.points) e
+          UNION ALL SELECT 'minutes', e.series_id, m.slot_start, m.seq
+          FROM monitoring.minutes m CROSS JOIN LATERAL monitoring.segment_entries(m.directory, m.points) e
+          UNION ALL SELECT 'chunks', c.series_id, c.period, NULL FROM monitoring.chunks c
+          UNION ALL SELECT 'hourly', h.series_id, h.period, NULL FROM monitoring.hourly h
+          UNION ALL SELECT 'daily', d.series_id, d.period, NULL FROM monitoring.daily d
+          UNION ALL SELECT 'late', l.series_id, l.period, NULL FROM monitoring.late l) t
     WHERE NOT EXISTS (SELECT FROM monitoring.series_catalog s WHERE s.series_id = t.series_id)
+      AND NOT EXISTS (SELECT FROM monitoring.late_series s WHERE s.series_id = t.series_id)
+      AND NOT EXISTS (SELECT FROM monitoring.deleted_series s WHERE s.series_id = t.series_id AND t.seq <= s.seq)
 $$;
 COMMENT ON FUNCTION monitoring.check_storage() IS 'Read everything that is stored of metrics and list what is damaged; no rows when all is well. Reads of other series and times work all the same.';

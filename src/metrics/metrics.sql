@@ -96,6 +96,18 @@ CREATE TABLE monitoring.late (
 ALTER TABLE monitoring.late ALTER data SET STORAGE EXTERNAL;
 CREATE INDEX late_period_idx ON monitoring.late (period);
 COMMENT ON TABLE monitoring.late IS 'One-minute points that came after their time, in the format of chunks. Reads add them; compaction works them into the chunk of their hour and deletes them.';
+
+CREATE TABLE monitoring.late_series (
+    seq          bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    series_id    bigint NOT NULL,
+    metric       text NOT NULL,
+    kind         smallint NOT NULL,
+    labels       jsonb NOT NULL,
+    observations bigint NOT NULL
+);
+CREATE INDEX late_series_metric_idx ON monitoring.late_series (metric);
+COMMENT ON TABLE monitoring.late_series IS 'Series of late rows that were committed since the last flush, and how many observations: the next flush enters them into the catalogs and counts them. Who records what is late waits for no other transaction so, and none for it.';
+
 COMMENT ON COLUMN monitoring.segments.slot_start IS 'Start of the 10-second slot.';
 COMMENT ON COLUMN monitoring.segments.seq IS 'Number of the flush that wrote the row.';
 COMMENT ON COLUMN monitoring.segments.part IS 'Number of the row among those of the same slot and flush: a large one is divided.';
@@ -166,6 +178,8 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.flush_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.compaction_state', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.late', '');
 SELECT pg_catalog.pg_extension_config_dump('monitoring.late_seq_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_series', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.late_series_seq_seq', '');
 COMMENT ON COLUMN monitoring.flush_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.flush_state.seq IS 'Number of the last flush that committed.';
 COMMENT ON COLUMN monitoring.flush_state.flushed_at IS 'When it ran.';
@@ -441,7 +455,7 @@ COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all da
 COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
 COMMENT ON COLUMN monitoring.self.series IS 'Series in memory.';
 COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are not freed yet.';
-COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped.';
+COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped. Those made more than a minute ago are taken by the flush that follows their commit.';
 COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
 COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
 COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';

@@ -347,7 +347,7 @@ copy_registry(ReadState *state, MonDb *db)
 	mon_index_unlock();
 	mon_seal_unlock();
 
-	if (metric)
+	if (kind != 0)
 		mon_read_note_kind(state, kind);
 	return next_seq;
 }

@@ -109,7 +109,11 @@ match_stored_series(ReadState *state)
 		plan = SPI_prepare(
 			"SELECT s.series_id, s.labels, m.kind FROM monitoring.series_catalog s "
 			"JOIN monitoring.metric_catalog m ON m.metric OPERATOR(pg_catalog.=) s.metric "
-			"WHERE s.metric OPERATOR(pg_catalog.=) $1 AND s.labels OPERATOR(pg_catalog.@>) $2",
+			"WHERE s.metric OPERATOR(pg_catalog.=) $1 AND s.labels OPERATOR(pg_catalog.@>) $2 "
+			"UNION ALL SELECT l.series_id, l.labels, coalesce(m.kind, l.kind) "
+			"FROM monitoring.late_series l LEFT JOIN monitoring.metric_catalog m "
+			"ON m.metric OPERATOR(pg_catalog.=) l.metric "
+			"WHERE l.metric OPERATOR(pg_catalog.=) $1 AND l.labels OPERATOR(pg_catalog.@>) $2",
 			2, types);
 		SPI_keepplan(plan);
 	}

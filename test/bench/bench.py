@@ -12,9 +12,11 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import storage
 
@@ -378,8 +380,25 @@ def bulk(bench):
     sql.close()
 
 
+def codec(bench):
+    """the plain C of chunks: bytes a point, the entropy bound of distributions, nanoseconds."""
+    root = Path(__file__).resolve().parents[2]
+    with tempfile.TemporaryDirectory() as directory:
+        program = directory + "/chunk_sizes"
+        subprocess.run(["cc", "-O3", "-fno-strict-aliasing", "-I%s/src" % root, "-o", program,
+                        "%s/test/bench/chunk_sizes.c" % root, *map(str, root.glob("src/metrics/chunk_codec*.c")),
+                        *map(str, root.glob("src/sketch/expo_*.c")), "-lm"], check=True)
+        out = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    print(out, flush=True)
+    for values in (17, 170):
+        name, size, bound = re.search(r"^(distribution, lognormal doubles) +%d +([0-9.]+) +([0-9.]+) " % values, out, re.M).groups()
+        ratio = float(size) / float(bound)
+        bench.add("%s, %d a point, without the row; peer: entropy bound" % (name, values), "%s B" % size, "%s B" % bound,
+                  "%.2f ×" % ratio, "≤ 1.10 ×", ratio <= 1.1)
+
+
 SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
-            **storage.SECTIONS,
+            **storage.SECTIONS, "codec": codec,
             "breach": breach_latency, "overhead": library_overhead, "transaction": record_overhead}
 
 

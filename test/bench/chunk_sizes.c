@@ -1,10 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * chunk_sizes.c
- *	  Sizes and speeds of chunks of 60 one-minute points, as a table.
- *
- *	  cc -O3 -fno-strict-aliasing -Isrc -o /tmp/chunk_sizes test/bench/chunk_sizes.c \
- *		 src/metrics/chunk_codec*.c src/sketch/expo_*.c -lm && /tmp/chunk_sizes
+ *	  Sizes and speeds of chunks of 60 one-minute points, as a table: section
+ *	  "codec" of bench.py, which compiles it.
  *
  * Bytes are per point and without the row (about 1.4 more a point).  The bound
  * of a distribution of random doubles is the entropy of what a point holds: the

@@ -41,14 +41,79 @@ sub observe
 	return "monitoring.increment('$metric'), monitoring.record_at('${metric}_late', 1, now() - interval '1 hour', kind => 'counter')";
 }
 
-# Prepared transactions
-$node->safe_psql('postgres', 'BEGIN; SELECT ' . observe('two_phase') . q{; PREPARE TRANSACTION 'p1'});
+# Prepared transactions: late observations are their rows, counted when they are committed; the others were made.
+sub accepted
+{
+	return $node->safe_psql('postgres', 'SELECT monitoring.flush(); SELECT accepted FROM monitoring.self') =~ s/.*\n//r;
+}
+
+sub prepare
+{
+	my ($gid, $metric) = @_;
+	$node->safe_psql('postgres', 'BEGIN; SELECT ' . observe($metric) . "; PREPARE TRANSACTION '$gid'");
+	return;
+}
+
+my $accepted = accepted();
+prepare('p1', 'two_phase');
 is(sum('two_phase') . sum('two_phase_late'), '10', 'late observations of a prepared transaction wait');
+is(accepted() - $accepted, 1, 'and are not counted');
+# New series, and nobody waits for the transaction that is the first to write them.
+$node->safe_psql('postgres', 'SELECT ' . observe('two_phase') . q{; SELECT monitoring.increment('two_phase_late')});
+is(sum('two_phase') . sum('two_phase_late'), '22', 'others record the same series meanwhile');
+is(accepted() - $accepted, 4, 'and flush it');
 $node->safe_psql('postgres', q{COMMIT PREPARED 'p1'});
-is(sum('two_phase') . sum('two_phase_late'), '11', 'and count once when it commits');
-$node->safe_psql('postgres', 'BEGIN; SELECT ' . observe('two_phase') . q{; PREPARE TRANSACTION 'p2'; ROLLBACK PREPARED 'p2'});
-is(sum('two_phase') . sum('two_phase_late'), '21', 'and not at all when it rolls back');
+is(sum('two_phase') . sum('two_phase_late'), '23', 'they count once when it commits');
+is(accepted() - $accepted, 5, 'in the account, too');
+prepare('p2', 'two_phase');
+$node->safe_psql('postgres', q{ROLLBACK PREPARED 'p2'});
+is(sum('two_phase') . sum('two_phase_late'), '33', 'and not at all when it rolls back');
+is(accepted() - $accepted, 6, 'nor in the account');
 balanced('prepared transactions');
+
+# A crash between: what was prepared is there, whichever way it ends.
+prepare($_, "two_phase_$_") for qw(p3 p4);
+$node->stop('immediate');
+$node->start;
+$accepted = accepted();
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p3'});
+$node->safe_psql('postgres', q{ROLLBACK PREPARED 'p4'});
+is(sum('two_phase_p3_late') . sum('two_phase_p4_late'), '10', 'after a crash one commits and the other rolls back');
+is(accepted() - $accepted, 1, 'counted once');
+is($node->safe_psql('postgres', q{SELECT string_agg(metric, ',') FROM monitoring.metrics WHERE metric LIKE 'two\_phase\_p_\_late'}),
+	'two_phase_p3_late', 'and only the one is known');
+balanced('prepared transactions and a crash');
+
+# What was deleted meanwhile comes back with what the transaction brings, and nothing else.
+prepare('p5', 'two_phase_p3');
+is($node->safe_psql('postgres', q{SELECT monitoring.delete_series('two_phase_p3_late')}), '1', 'deleting waits for no prepared transaction');
+is(sum('two_phase_p3_late'), '0', 'a metric without series is read as one without data');
+$node->safe_psql('postgres', q{COMMIT PREPARED 'p5'; SELECT monitoring.flush()});
+is(sum('two_phase_p3_late'), '1', 'what commits later is later');
+is($node->safe_psql('postgres', q{SELECT monitoring.compact(clock_timestamp() + interval '5 hours') > 0, s.* FROM monitoring.check_storage() s}), '', 'no row is without its series');
+
+# Nobody could flush until it is remembered.
+for my $call ('flush()', 'compact()', q{reset('two_phase_p3_late')}, q{delete_series('two_phase_p3_late')})
+{
+	my ($rc, $out, $err) = $node->psql('postgres', "BEGIN; SELECT monitoring.$call; PREPARE TRANSACTION 'p6'");
+	like($err, qr/cannot PREPARE a transaction that has flushed, compacted or deleted metrics/, "PREPARE is refused after $call");
+}
+is(sum('two_phase_p3_late'), '1', 'and nothing was done');
+
+# A transaction that defines a metric does not keep the worker from flushing the others; nor is this one lost.
+$node->safe_psql('postgres', q{SELECT monitoring.increment('defining_total'); BEGIN; SELECT monitoring.flush_job(now()); ROLLBACK});
+my $definer = $node->background_psql('postgres');
+$definer->query_safe(q{BEGIN; SELECT monitoring.define_metric('defining_total', 'counter')});
+$node->safe_psql('postgres', q{SET statement_timeout = '60s'; SELECT monitoring.increment('beside_total'), monitoring.increment('defining_total'); SELECT monitoring.flush_job(now())});
+is($node->safe_psql('postgres', q{SELECT string_agg(metric, ',') FROM monitoring.series_catalog WHERE metric IN ('beside_total', 'defining_total')}),
+	'beside_total', 'a flush leaves out what is being defined');
+is(sum('defining_total') . sum('beside_total'), '21', 'which can be read all the same');
+$definer->query_safe('COMMIT');
+$definer->quit;
+$node->safe_psql('postgres', 'SELECT monitoring.flush_job(now())');
+is(sum('defining_total'), '2', 'and is flushed by the next one');
+is($node->safe_psql('postgres', q{SELECT pending FROM monitoring.self}), '0', 'so nothing is pending');
+balanced('definitions');
 
 # Rollback, savepoints
 $node->safe_psql('postgres', 'BEGIN; SELECT ' . observe('rb') . '; SAVEPOINT a; SELECT ' . observe('rb')

@@ -1,6 +1,7 @@
-# kill -9 of any server process, at any moment, whatever was under way: flushes, compaction through all levels, clients.
-# What was flushed is there exactly; what was in memory since then may be lost; nothing counts twice; rows in the past,
-# which follow their transaction, are all there.  The environment sets MONITORING_CRASH_ROUNDS and MONITORING_TEST_SEED.
+# kill -9 of any server process, at any moment, whatever was under way: flushes, compaction through all levels, clients,
+# deletions.  What was flushed is there exactly; what was in memory since then may be lost; nothing counts twice; rows in
+# the past, which follow their transaction, are all there; a deletion has happened or has not.  The environment sets
+# MONITORING_CRASH_ROUNDS and MONITORING_TEST_SEED.
 
 use strict;
 use warnings;
@@ -40,6 +41,14 @@ sub look
 	return map { [ split / / ] } @both;
 }
 
+# What is late, and what was flushed or may be lost, of series that are deleted by turns.
+sub remains
+{
+	my ($db, $query) = @_;
+	my @both = split /\|/, $node->safe_psql($db, $query);
+	return map { [ split /,? / ] } @both;
+}
+
 # Whether no number of a is larger than that of b.
 sub at_most
 {
@@ -64,13 +73,15 @@ sub crash
 	}
 	elsif ($victim eq 'postmaster')
 	{
+		my @children = split /\n/, `pgrep -P $node->{_pid}`;
 		$node->kill9;
 		kill 'KILL', @$victims; # who is busy would go on for long without noticing
-		# Its children notice it in their own time.
-		for (1 .. 100)
+		# Its children notice it in their own time, but not while they wait for a lock that a victim held.
+		for my $try (1 .. 100)
 		{
 			last if $node->start(fail_ok => 1);
 			undef $node->{_pid}; # as the dead one's file says
+			kill 'KILL', @children if $try == 20;
 			usleep(100_000);
 		}
 	}
@@ -84,9 +95,10 @@ sub crash
 my @when = ('0 seconds', '0 seconds', '70 minutes', '26 hours', '40 days');
 my %operations = (
 	'flushes' => sub { 'SELECT monitoring.flush() \watch 0.01' },
-	'compaction' => sub { "SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "');\n" x 3 },
-	'rolled back compaction' => sub { "BEGIN; SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "'); ROLLBACK;\n" x 3 },
+	'compaction' => sub { ("SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "');\n") x 3 },
+	'rolled back compaction' => sub { ("BEGIN; SELECT monitoring.compact(clock_timestamp() + interval '" . pick(@when) . "'); ROLLBACK;\n") x 3 },
 	'clients' => sub { sprintf "CALL public.work(500, %.6f);", rand },
+	'deletions' => sub { sprintf 'CALL public.fill_and_delete(500, %.6f);', rand },
 	'retention' => sub { 'SELECT monitoring.apply_retention() \watch 0.01' });
 my @victims = ('monitoring worker', 'monitoring launcher', 'client backend', 'checkpointer', 'walwriter', 'postmaster', 'immediate stop');
 
@@ -118,6 +130,7 @@ for my $round (1 .. $rounds)
 	my $name = pick(sort keys %operations);
 	my $victim = pick(@victims);
 	my @runs = (start_sql($node, $db, $operations{$name}->()), start_sql($node, $db, $operations{clients}->()));
+	push @runs, start_sql($node, $db, $operations{deletions}->()) if rand() < 0.5;
 	my @pids = pids($victim eq 'postmaster' ? 'client backend' : $victim);
 	$victim = 'immediate stop' if !@pids;
 	usleep(rand(pick(5_000, 50_000, 200_000)));
@@ -135,6 +148,13 @@ for my $round (1 .. $rounds)
 	check(at_most($live, $done_live), "$context: something counts twice", $live, $done_live);
 	check("@$late" eq "@$done_late", "$context: what is late is not what was committed", $late, $done_late);
 
+	my $damage = $node->safe_psql($db, 'SELECT * FROM monitoring.check_storage()');
+	check($damage eq '', "$context: storage is damaged", $damage);
+	my ($remains, $remains_live) = remains($db, REMAINS);
+	my ($expected, $expected_live) = remains($db, EXPECTED_REMAINS);
+	check("@$remains" eq "@$expected", "$context: a deletion is there in part", $remains, $expected);
+	check(at_most($remains_live, $expected_live), "$context: what was deleted is there", $remains_live, $expected_live);
+
 	# Nothing changes when all that is due is compacted, and then still later.
 	if ($round % $rounds_per_database == 0 || $round == $rounds)
 	{
@@ -142,10 +162,10 @@ for my $round (1 .. $rounds)
 		{
 			$node->safe_psql($db, "SELECT monitoring.compact(clock_timestamp() + interval '$when')");
 			my ($live_now, $late_now) = look($db, RECORDED);
+			my ($remains_now) = remains($db, REMAINS);
+			check("@$remains_now" eq "@$remains", "$context: what was deleted, compacted up to $when from now", $remains, $remains_now);
 			check("@$live_now @$late_now" eq "@$live @$late", "$context: compacted up to $when from now", $live, $late, $live_now, $late_now);
 		}
-		my $damage = $node->safe_psql($db, 'SELECT * FROM monitoring.check_storage()');
-		check($damage eq '', "$context: storage is damaged", $damage);
 		my $account = $node->safe_psql($db, 'SELECT accepted - persisted - pending - dropped FROM monitoring.self');
 		check($account eq '0', "$context: the account does not balance", $account);
 		$node->safe_psql('postgres', "DROP DATABASE $db WITH (FORCE)");

@@ -1,5 +1,5 @@
 # SIGTERM, cancels and clean stops, at any moment and under load, lose nothing: what metrics hold is what clients
-# committed, always.  The environment sets MONITORING_TERMINATE_ROUNDS and MONITORING_TEST_SEED.
+# committed and did not delete, always.  The environment sets MONITORING_TERMINATE_ROUNDS and MONITORING_TEST_SEED.
 
 use strict;
 use warnings;
@@ -41,6 +41,7 @@ sub start_clients
 	for my $db (@databases)
 	{
 		$running{"$db $_"} = start_sql($node, $db, sprintf 'CALL public.work(1000000, %.6f);', rand) for 1 .. 2;
+		$running{"$db deletion"} = start_sql($node, $db, sprintf 'CALL public.fill_and_delete(1000000, %.6f);', rand);
 		$running{"$db compaction"} =
 		  start_sql($node, $db, q{SET application_name = 'compaction'; } . 'SELECT monitoring.compact(clock_timestamp()) \watch 0.02');
 		$running{"$db flush"} = start_sql($node, $db, q{SET application_name = 'flush'; } . 'SELECT monitoring.flush() \watch 0.01');
@@ -95,12 +96,14 @@ for my $round (1 .. $rounds)
 		{
 			my $recorded = $node->safe_psql($db, RECORDED);
 			my $done = $node->safe_psql($db, DONE);
+			my $remains = $node->safe_psql($db, REMAINS);
+			my $expected = $node->safe_psql($db, EXPECTED_REMAINS);
 			my $account = $node->safe_psql($db, 'SELECT accepted - persisted - pending, dropped FROM monitoring.self');
 			$observations = (split / /, $done)[0];
-			if ($recorded ne $done || $account ne '0|0')
+			if ($recorded ne $done || $remains ne $expected || $account ne '0|0')
 			{
 				$bad++;
-				diag("round $round, database $db, @names, $how: recorded $recorded, done $done, account $account");
+				diag("round $round, database $db, @names, $how: recorded $recorded, done $done, remains $remains of $expected, account $account");
 			}
 			$node->safe_psql($db, 'SELECT monitoring.flush()');
 		}

@@ -1,6 +1,6 @@
-# pg_dump and restore of a database with metrics, rules, receivers and history: no error, nothing lost, nothing made
-# twice, while the workers are as busy as settings allow; and the rule that makes it so: workers stay out of a database
-# that is being restored.
+# pg_dump and restore, and pg_upgrade, of a database with metrics, rules, receivers and history: no error, nothing lost,
+# nothing made twice, while the workers are as busy as settings allow; and the rule that makes it so: workers stay out of
+# a database that is being restored.
 use strict;
 use warnings;
 
@@ -10,12 +10,13 @@ use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('dump');
 $node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
+my $settings = <<'CONF';
 shared_preload_libraries = 'monitoring'
 monitoring.shared_memory = 16MB
 monitoring.flush_interval = 100ms
 max_worker_processes = 16
 CONF
+$node->append_conf('postgresql.conf', $settings);
 $node->start;
 
 sub worker
@@ -63,7 +64,15 @@ SQL
 $node->safe_psql('source', <<'SQL');
 SELECT monitoring.increment('gone_total', 3), monitoring.increment('kept_total', 5);
 SELECT monitoring.record_at('kept_total', 7, clock_timestamp() - interval '3 days', kind => 'counter');
+SELECT monitoring.record_at('all_' || k, x / 7.0, clock_timestamp() - x * interval '77 minutes', jsonb_build_object('x', x % 3), k)
+FROM unnest('{counter,gauge,distribution}'::text[]) k, generate_series(1, 900) x;
 SELECT monitoring.compact(clock_timestamp() + interval '40 days');
+SELECT monitoring.record_at('all_' || k, x * 7.0, clock_timestamp() - x * interval '13 hours', jsonb_build_object('x', x % 3), k)
+FROM unnest('{counter,gauge,distribution}'::text[]) k, generate_series(1, 80) x;
+SELECT monitoring.compact();
+SELECT monitoring.record_at('all_' || k, x * 9.0, clock_timestamp() - x * interval '90 seconds', jsonb_build_object('x', x % 3), k)
+FROM unnest('{counter,gauge,distribution}'::text[]) k, generate_series(1, 50) x;
+SELECT monitoring.record('all_distribution', 3), monitoring.increment('all_counter', 3), monitoring.set_gauge('all_gauge', 3);
 SELECT monitoring.delete_series('gone_total');
 SELECT monitoring.increment('kept_total', 11), monitoring.increment('gone_total', 1);
 SELECT monitoring.flush();
@@ -78,8 +87,11 @@ my %look = (
 	'watermarks' => 'SELECT c.* FROM monitoring.compaction_state c',
 	'late rows' => 'SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l ORDER BY 1, 2, 3',
 	'deleted series' => 'SELECT series_id, seq FROM monitoring.deleted_series ORDER BY 1',
-	'chunks' => q{SELECT c.series_id, c.period, c.data, h.data, d.data FROM monitoring.chunks c, monitoring.hourly h, monitoring.daily d WHERE h.series_id = c.series_id AND d.series_id = c.series_id ORDER BY 1, 2, 3, 4, 5},
+	'chunks' => join(' UNION ALL ', map { "SELECT '$_', c.series_id, c.period, c.data FROM monitoring.$_ c" } qw(chunks hourly daily)) . ' ORDER BY 1, 2, 3',
 	'query()' => "SELECT * FROM monitoring.query('wait_seconds', 'p95', date_bin('1 hour', '$now'::timestamptz - interval '1 hour', '2000-01-01'), '$now', '10 minutes', '{}', '{kind}')",
+	'query() of all levels' => join(' UNION ALL ', map { my ($kind, $fn) = @$_; map { my ($step, $days) = @$_;
+		"(SELECT '$kind $fn $step', q.* FROM monitoring.query('all_$kind', '$fn', date_trunc('day', '$now'::timestamptz, 'UTC') - interval '$days days', date_trunc('day', '$now'::timestamptz, 'UTC') + interval '1 day', '$step', '{}', '{x}') q WHERE q.value IS NOT NULL ORDER BY 2, 3)"
+	} ['1 minute', 2], ['1 hour', 50], ['1 day', 50], ['17 days', 50] } [qw(counter sum)], [qw(gauge last)], [qw(gauge min)], [qw(distribution count)], [qw(distribution p95)]),
 	'series' => 'SELECT metric, labels, kind, series_id FROM monitoring.series ORDER BY series_id',
 	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
 	'alerts' => 'SELECT s.* FROM monitoring.alert_states s ORDER BY alert_id',
@@ -90,6 +102,7 @@ my %look = (
 	'jobs' => 'SELECT name, function, every, setting, priority, timeout, enabled FROM monitoring.jobs ORDER BY name',
 	'partitions' => 'SELECT parent, partition, since, until FROM monitoring.partitions() ORDER BY 1, 2',
 	'indexes' => "SELECT i.indexdef FROM pg_indexes i WHERE i.schemaname = 'monitoring' ORDER BY 1",
+	'dumped tables' => q{SELECT c::regclass FROM pg_extension, unnest(extconfig) c WHERE extname = 'monitoring' ORDER BY 1},
 	'own table' => 'SELECT * FROM monitoring.own');
 my %before = map { $_ => $node->safe_psql('source', $look{$_}) } sort keys %look;
 isnt($before{$_}, '', "there are $_ to compare") for sort keys %look;
@@ -142,6 +155,19 @@ SQL
 is($node->safe_psql('between', "SELECT count(*), min(minutes) < '2024-05-06' OR min(minutes) > now() - interval '1 hour', (SELECT count(*) FROM monitoring.flush_state WHERE seq >= 5000) FROM monitoring.compaction_state"),
 	'1|t|1', 'the state of a dump replaces that of a worker who came too early');
 
+# What was recorded late and not flushed
+$node->safe_psql('postgres', 'CREATE DATABASE unflushed');
+$node->safe_psql('unflushed', <<'SQL');
+BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false; COMMIT;
+SELECT monitoring.record_at('late_total', 5, clock_timestamp() - interval '2 days', kind => 'counter');
+SQL
+$dump = $node->basedir . '/unflushed.sql';
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('unflushed'), '-f', $dump ], 'pg_dump before a flush');
+$node->safe_psql('postgres', 'CREATE DATABASE reflushed');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('reflushed'), '-f', $dump ], 'restored');
+is($node->safe_psql('reflushed', q{SELECT monitoring.value('late_total', 'sum', '3 days'); SELECT monitoring.flush() > 0; SELECT monitoring.value('late_total', 'sum', '3 days'), (SELECT count(*) FROM monitoring.series_catalog)}),
+	"5\nf\n5|1", 'series of late rows are dumped, too');
+
 # ---- the rule ----
 
 $node->safe_psql('postgres', 'CREATE DATABASE target');
@@ -163,6 +189,23 @@ $node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN');
 $node->psql('target', "SET check_function_bodies = off; SET ROLE stranger; COPY monitoring.series_catalog FROM STDIN");
 is($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring worker' AND datname = 'target'"),
 	$pid, 'a stranger cannot send the worker away so');
+
+# ---- pg_upgrade: the same binaries, all databases of this server ----
+
+my $new = PostgreSQL::Test::Cluster->new('upgraded');
+$new->init;
+$new->append_conf('postgresql.conf', $settings);
+%before = map { $_ => $node->safe_psql('source', $look{$_}) } sort keys %look;
+$node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)") for qw(parallel between unflushed reflushed target other);
+$node->stop;
+my ($bindir) = map { s/\/pg_upgrade$//r } grep { -x $_ } map { "$_/pg_upgrade" } split /:/, $ENV{PATH};
+chdir $new->basedir or die "cannot enter " . $new->basedir;
+command_ok([ 'pg_upgrade', '--no-sync', '-b', $bindir, '-B', $bindir, '-d', $node->data_dir, '-D', $new->data_dir,
+		'-s', $node->host, '-p', $node->port, '-P', $new->port ], 'pg_upgrade');
+$new->start;
+$node = $new;
+same('source', 'pg_upgrade');
+is($node->safe_psql($_, 'SELECT * FROM monitoring.check_storage()'), '', "pg_upgrade: storage of $_ is sound") for qw(source plain);
 
 $node->stop;
 done_testing();

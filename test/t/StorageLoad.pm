@@ -11,7 +11,7 @@ use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(seed_from start_sql finish_sql install_load wait_for_sql RECORDED DONE);
+our @EXPORT = qw(seed_from start_sql finish_sql install_load wait_for_sql RECORDED DONE REMAINS EXPECTED_REMAINS);
 
 # The seed of a test: from the environment, so that a failed run can be repeated.
 sub seed_from
@@ -72,6 +72,20 @@ SELECT concat_ws(' ', coalesce(sum(d.live), 0), coalesce(sum(d.live_sum), 0), co
 FROM public.did d
 SQL
 
+# What is left of series that are filled and deleted by turns, read from every level; and what should be.
+use constant REMAINS => <<'SQL';
+SELECT string_agg(concat_ws(' ', k, coalesce(monitoring.value('doomed_late', 'sum', '40 days', jsonb_build_object('k', k), t.at), 0),
+                 (SELECT coalesce(sum(q.value), 0) FROM monitoring.query('doomed_late', 'sum', date_trunc('hour', t.at - interval '36 days'), date_trunc('hour', t.at + interval '1 hour'), '1 hour', jsonb_build_object('k', k)) q),
+                 (SELECT coalesce(sum(q.value), 0) FROM monitoring.query('doomed_late', 'sum', date_trunc('day', t.at - interval '36 days', 'UTC'), date_trunc('day', t.at + interval '1 day', 'UTC'), '1 day', jsonb_build_object('k', k)) q)), ', ' ORDER BY k),
+       string_agg(concat_ws(' ', k, coalesce(monitoring.value('doomed_live', 'sum', '40 days', jsonb_build_object('k', k), t.at), 0)), ', ' ORDER BY k)
+FROM (SELECT clock_timestamp() + interval '30 seconds' AS at) t, generate_series(0, 2) k
+SQL
+
+use constant EXPECTED_REMAINS => <<'SQL';
+SELECT string_agg(concat_ws(' ', s.k, d.late, d.late, d.late), ', ' ORDER BY s.k), string_agg(concat_ws(' ', s.k, d.live), ', ' ORDER BY s.k)
+FROM generate_series(0, 2) AS s (k) CROSS JOIN LATERAL (SELECT coalesce(sum(o.late), 0) AS late, coalesce(sum(o.live), 0) AS live FROM public.doomed o WHERE o.k = s.k) d
+SQL
+
 sub install_load
 {
 	my ($node, $db) = @_;
@@ -101,10 +115,50 @@ BEGIN
                 monitoring.increment('sold_total', x, jsonb_build_object('k', x % 5)),
                 monitoring.set_gauge('queue', x)
         FROM generate_series(1, live) x;
+        PERFORM monitoring.increment('shared_total', 1, jsonb_build_object('k', live % 3)),
+                monitoring.record_at('shared_late', 1, clock_timestamp() - interval '1 hour', jsonb_build_object('k', live % 3));
         PERFORM monitoring.record_at('late_seconds', x, clock_timestamp() - interval '61 seconds' - random() * interval '3 days', jsonb_build_object('k', x % 3))
         FROM generate_series(1, late) x;
         INSERT INTO public.did VALUES (live, live * (live + 1) / 2, late, late * (late + 1) / 2);
         IF keep THEN COMMIT; ELSE ROLLBACK; END IF;
+    END LOOP;
+END
+$$;
+CREATE TABLE public.doomed (k int, late bigint, live bigint);
+-- Fill series with observations of all levels, then delete some or all of them, and of what others record meanwhile.
+CREATE PROCEDURE public.fill_and_delete(rounds int, seed float8) LANGUAGE plpgsql AS $$
+DECLARE
+    which int;
+    how float8;
+BEGIN
+    PERFORM setseed(seed);
+    FOR i IN 1 .. rounds LOOP
+        PERFORM set_config('monitoring.transactional', 'on', true);
+        PERFORM monitoring.record_at('doomed_late', x, clock_timestamp() - interval '61 seconds' - random() * interval '35 days', jsonb_build_object('k', k), 'counter')
+        FROM generate_series(0, 2) k, generate_series(1, 5) x;
+        PERFORM monitoring.increment('doomed_live', 1, jsonb_build_object('k', k)) FROM generate_series(0, 2) k;
+        INSERT INTO public.doomed SELECT k, 15, 1 FROM generate_series(0, 2) k;
+        IF random() < 0.8 THEN COMMIT; ELSE ROLLBACK; END IF;
+        IF random() < 0.5 THEN
+            PERFORM monitoring.flush();
+            COMMIT;
+        END IF;
+        which := floor(random() * 3)::int;
+        how := random();
+        IF how < 0.4 THEN
+            PERFORM monitoring.delete_series(m, jsonb_build_object('k', which)) FROM unnest('{doomed_late,doomed_live,shared_total,shared_late}'::text[]) m;
+            DELETE FROM public.doomed WHERE doomed.k = which;
+        ELSIF how < 0.6 THEN
+            PERFORM monitoring.delete_series(m, jsonb_build_object('k', jsonb_build_object('!=', which))) FROM unnest('{doomed_late,doomed_live}'::text[]) m;
+            DELETE FROM public.doomed WHERE doomed.k <> which;
+        ELSE
+            BEGIN
+                PERFORM monitoring.reset(m) FROM unnest('{doomed_late,doomed_live}'::text[]) m;
+                DELETE FROM public.doomed;
+            EXCEPTION WHEN undefined_object THEN
+            END;
+        END IF;
+        IF random() < 0.8 THEN COMMIT; ELSE ROLLBACK; END IF;
     END LOOP;
 END
 $$;

@@ -1,0 +1,103 @@
+# Compaction with more to do than fits into a run: runs end in time, the next one goes on, whatever is read meanwhile is
+# right, and neither late observations nor somebody who keeps flushes waiting can hold up the rest.
+
+use strict;
+use warnings;
+
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $series = 8000;
+my $minutes = 120;
+
+my $node = PostgreSQL::Test::Cluster->new('backlog');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'monitoring'
+monitoring.shared_memory = 32MB
+monitoring.max_series = 20000
+monitoring.flush_interval = 1h
+autovacuum = off
+CONF
+$node->start;
+
+my $db = 'stepwise';
+sub sql { return $node->safe_psql($db, $_[0]) }
+
+# The last two hours of last month, as if nothing had been compacted since: one flush, repeated for every minute of them.
+my $since = q{date_trunc('month', now(), 'UTC') - interval '2 hours'};
+$node->safe_psql('postgres', 'CREATE DATABASE stepwise');
+sql('BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false; COMMIT');
+sql(qq{SELECT count(monitoring.increment('many_total', i, jsonb_build_object('k', i))) FROM generate_series(1, $series) i});
+sql('SELECT monitoring.flush()');
+sql(qq{SELECT monitoring.ensure_partition('segments', $since + i * interval '1 hour') FROM generate_series(0, 1) i;
+	CREATE TEMP TABLE row AS SELECT s.* FROM monitoring.segments s;
+	DELETE FROM monitoring.segments;
+	INSERT INTO monitoring.segments SELECT $since + i * interval '1 minute', seq, part, series, first_id, last_id, directory, points
+	FROM row, generate_series(0, $minutes - 1) i});
+
+sub state { return sql(q{SELECT minutes, chunks, chunks_next, hourly, hourly_next, daily, daily_next, (SELECT count(*) FROM monitoring.late) FROM monitoring.compaction_state}) }
+sub hours { return sql(qq{SELECT value FROM monitoring.query('many_total', 'sum', $since, $since + interval '2 hours', '1 hour')}) }
+
+my $hours = hours();
+is($hours, join("\n", ($minutes / 2 * $series * ($series + 1) / 2) x 2), 'a backlog of two hours');
+my ($runs, $all, $longest, $same) = (0, 0, 0, 1);
+
+# One run of the job; false when it had nothing to do.
+sub run_job
+{
+	my $before = state();
+	my $start = time;
+	sql('SELECT monitoring.compact_job(clock_timestamp())');
+	my $took = time - $start;
+	my $after = state();
+	return 0 if $after eq $before;
+	$runs++;
+	$all += $took;
+	$longest = $took if $took > $longest;
+	$same &&= hours() eq $hours;
+	note(sprintf('%.1f s: %s', $took, $after));
+	return 1;
+}
+
+# Run until a condition holds, at most 100 times.
+sub run_until
+{
+	my ($condition) = @_;
+	for (1 .. 100)
+	{
+		return 1 if sql("SELECT $condition FROM monitoring.compaction_state") eq 't';
+		last if !run_job();
+	}
+	return 0;
+}
+
+ok(run_job(), 'the first run');
+ok(run_until("minutes > $since + interval '1 hour'"), 'minutes of an hour');
+my $holder = $node->background_psql($db);
+$holder->query_safe('BEGIN; SELECT monitoring.flush()');
+my $minutes_before = sql('SELECT minutes FROM monitoring.compaction_state');
+run_job();
+is(sql("SELECT minutes, chunks > $since OR chunks_next IS NOT NULL FROM monitoring.compaction_state"), "$minutes_before|t", 'while flushes have to wait, chunks are made');
+$holder->query_safe('COMMIT');
+$holder->quit;
+
+# More late rows than a run can work in
+my $late = 20000;
+sql(qq{SELECT count(monitoring.record_at('late_total', 1, $since - i * interval '1 hour', jsonb_build_object('k', k), 'counter'))
+	FROM generate_series(1, 20) i, generate_series(1, 1000) k});
+ok(run_until("hourly > $since AND daily > $since"), 'hourly and daily points');
+cmp_ok(sql('SELECT count(*) FROM monitoring.late'), '>', 0, 'are made while there are late rows');
+1 while $runs < 100 && run_job();
+
+ok($same, 'what is read between two runs is right');
+cmp_ok($runs, '>=', 3, 'runs end before all is done');
+cmp_ok($longest, '<', $all / 2, 'none did most of it');
+is(sql(q{SELECT monitoring.value('late_total', 'sum', '60 days'), (SELECT count(*) FROM monitoring.late)}), "$late|0", 'late rows are worked in, too');
+is(sql('SELECT (SELECT count(*) FROM monitoring.chunks), (SELECT count(*) FROM monitoring.hourly), (SELECT count(*) FROM monitoring.daily)'),
+	join('|', 2 * $series + $late, $series + 1000, $series + 1000), 'in the end everything is compacted');
+
+$node->stop;
+done_testing();
