@@ -1888,14 +1888,16 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	function text NOT NULL,
 	check_function text,
 	description text NOT NULL DEFAULT '',
-	builtin boolean NOT NULL DEFAULT false
+	builtin boolean NOT NULL DEFAULT false,
+	evaluation_order integer NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb) that gives the current values of all those rules in one statement. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.evaluation_order IS 'Kinds with lower numbers are evaluated first; a kind that reads other rules'' alerts needs a higher number than theirs.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
 
 CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;
@@ -1927,7 +1929,20 @@ CREATE TABLE monitoring.alert_rule_defs (
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	last_error text,
-	last_error_at timestamptz
+	last_error_at timestamptz,
+	params jsonb NOT NULL DEFAULT '{}',
+	every interval CHECK (every > '0'),
+	repeat_every interval CHECK (repeat_every > '0'),
+	no_data text NOT NULL DEFAULT 'ok' CHECK (no_data IN ('ok', 'alerting', 'keep', 'alert')),
+	on_error text NOT NULL DEFAULT 'keep' CHECK (on_error IN ('keep', 'ok', 'alerting', 'alert')),
+	max_instances integer NOT NULL DEFAULT 1000 CHECK (max_instances > 0),
+	runbook_url text,
+	impact_sql text,
+	active_times jsonb,
+	parent text,
+	threshold_sql text,
+	slo text,
+	pack text
 );
 COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
@@ -1955,6 +1970,19 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was cr
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error_at IS 'Time of the evaluation at which last_error appeared.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.params IS 'What the kind needs besides metric, fn, over, selector and by_labels.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.every IS 'How often the rule is evaluated; null: at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.no_data IS 'What becomes of an alert without data for max_age: ok (it ends), alerting (it counts as a breach), keep (it stays), alert (it stays, and an alert with the label reason="no_data" is raised beside it).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep (they stay), ok (they end), alerting (they count as breaches), alert (they stay, and an alert with the label reason="rule_error" is raised beside them).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.max_instances IS 'More label sets than this in one evaluation are an error of the rule; its alerts stay.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.runbook_url IS 'Where it is written what to do.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.impact_sql IS 'Query of one row that tells what an alert costs, run as the owner when it fires; its columns become details.impact.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.active_times IS 'Time intervals in which the rule is evaluated; outside them its alerts end. Null: always.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.parent IS 'Name of a rule; while it fires, alerts of this one are not notified.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.threshold_sql IS 'Query that gives thresholds by labels, run as the owner; an alert that no row fits takes threshold. Null: threshold for all.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.slo IS 'Objective that the rule watches; null: none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.pack IS 'Pack that the rule came with; null: none.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -2050,6 +2078,12 @@ VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(a
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
 ----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.calling_role() RETURNS name
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN current_setting('role') = 'none' THEN session_user ELSE current_setting('role')::name END
+$$;
+COMMENT ON FUNCTION monitoring.calling_role() IS 'The role that a session acts as, also within functions that run with their owner''s rights.';
 
 CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -2241,11 +2275,14 @@ BEGIN
 	rule.extra_labels := create_alert_rule.extra_labels;
 	rule.annotations := create_alert_rule.annotations;
 	rule.receivers := create_alert_rule.receivers;
+	rule.params := '{}';
+	rule.no_data := 'ok';
+	rule.on_error := 'keep';
+	rule.max_instances := 1000;
 	rule := monitoring.check_alert_rule(rule);
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
-	-- current_user is the owner of this function
-	rule.owner := CASE WHEN current_setting('role') = 'none' THEN session_user ELSE current_setting('role') END;
+	rule.owner := monitoring.calling_role();
 	rule.version := 1;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
@@ -2466,6 +2503,21 @@ COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, fil
 COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
 COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
+-- alerts, lifecycle: what people do with alerts (acknowledge, assign, note, snooze, dismiss, resolve), and everything
+-- that happened to them.
+
+-- alerts, silences: who is not told of which alert: silences, inhibition, time intervals.
+
+-- alerts, rule kinds: functions that give the values of all rules of a kind in one statement.
+
+-- alerts, forecasting: the rule kinds anomaly and forecast.
+
+-- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
+
+-- alerts, evidence: what the server was doing when an alert fired.
+
+-- alerts, incidents: what alerts and people open, its timeline and its report.
+
 -- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
@@ -2480,7 +2532,7 @@ COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that l
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
 	WITH readings AS MATERIALIZED (
@@ -2494,13 +2546,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb
+	SELECT r.id, v.series_labels, v.value, NULL::jsonb, NULL::text
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
 	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
 	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL
+	SELECT e.rule_id, e.series_labels, 0, NULL, NULL
 	FROM (
 		SELECT d.id AS rule_id, s.series_labels
 		FROM monitoring.alert_rule_defs AS d
@@ -2536,7 +2588,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
 		SELECT d.id, d.over, d.selector, d.threshold
@@ -2553,12 +2605,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
 			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
-	SELECT r.id, s.series_labels, s.mean_seconds, s.details
+	SELECT r.id, s.series_labels, s.mean_seconds, s.details, NULL::text
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
 	UNION ALL
 	-- a statement that does not run is not slow
-	SELECT a.id, a.series_labels, 0, NULL
+	SELECT a.id, a.series_labels, 0, NULL, NULL
 	FROM active AS a
 	WHERE a.threshold > 0 AND NOT EXISTS (
 		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
@@ -2800,7 +2852,7 @@ BEGIN
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
 		WHERE d.enabled
 		GROUP BY k.kind, k.function
-		ORDER BY k.kind
+		ORDER BY k.evaluation_order, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
@@ -2851,6 +2903,16 @@ COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
+-- alerts, backtest: what a rule would say now, and what it would have done.
+
+-- alerts, statistics: how often alerts fire, how fast people act, how much of it is noise.
+
+-- alerts, routing: which receiver is told of which alert, when, and in which group.
+
+-- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
+
+-- alerts, packs: ready-made rules; export and import.
+
 -- notify: receivers, outbox, formatters. The notifier worker (notifier.c) claims rows of the outbox, lets the receiver
 -- kind's function turn each into a request, sends it through the sender program, and records the outcome. All decisions
 -- (what is due, what is tried again and when, what is given up) are made here.

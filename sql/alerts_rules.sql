@@ -99,8 +99,8 @@ CROSS JOIN LATERAL pg_temp.fails('SELECT ' || call) AS f;
 SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.nosuch')$$) AS f;
 CREATE ROLE regress_alert_author;
 CREATE FUNCTION public.ar_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
-LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb FROM unnest(rule_ids) AS r $$;
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb, NULL::text FROM unnest(rule_ids) AS r $$;
 ALTER FUNCTION public.ar_values OWNER TO regress_alert_author;
 SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.ar_values')$$) AS f;
 ALTER FUNCTION public.ar_values SECURITY DEFINER;

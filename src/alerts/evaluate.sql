@@ -12,7 +12,7 @@
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
 	WITH readings AS MATERIALIZED (
@@ -26,13 +26,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb
+	SELECT r.id, v.series_labels, v.value, NULL::jsonb, NULL::text
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
 	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
 	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL
+	SELECT e.rule_id, e.series_labels, 0, NULL, NULL
 	FROM (
 		SELECT d.id AS rule_id, s.series_labels
 		FROM monitoring.alert_rule_defs AS d
@@ -68,7 +68,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
 		SELECT d.id, d.over, d.selector, d.threshold
@@ -85,12 +85,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
 			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
-	SELECT r.id, s.series_labels, s.mean_seconds, s.details
+	SELECT r.id, s.series_labels, s.mean_seconds, s.details, NULL::text
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
 	UNION ALL
 	-- a statement that does not run is not slow
-	SELECT a.id, a.series_labels, 0, NULL
+	SELECT a.id, a.series_labels, 0, NULL, NULL
 	FROM active AS a
 	WHERE a.threshold > 0 AND NOT EXISTS (
 		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
@@ -332,7 +332,7 @@ BEGIN
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
 		WHERE d.enabled
 		GROUP BY k.kind, k.function
-		ORDER BY k.kind
+		ORDER BY k.evaluation_order, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');

@@ -1,0 +1,2 @@
+-- alerts, backtest: what a rule would say now, and what it would have done.
+

@@ -1,0 +1,2 @@
+-- alerts, rule kinds: functions that give the values of all rules of a kind in one statement.
+

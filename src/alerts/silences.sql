@@ -1,0 +1,2 @@
+-- alerts, silences: who is not told of which alert: silences, inhibition, time intervals.
+
