@@ -334,7 +334,13 @@ BEGIN
 			USING ERRCODE = 'program_limit_exceeded';
 	END IF;
 	IF rule.active_times IS NOT NULL THEN
-		PERFORM monitoring.check_time_spec(rule.active_times);
+		rule.active_times := monitoring.check_time_spec(rule.active_times);
+	END IF;
+	IF rule.threshold_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.threshold_sql);
+	END IF;
+	IF rule.impact_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.impact_sql, any_columns => true);
 	END IF;
 
 	rule.severity := monitoring.canonical_severity(rule.severity);

@@ -177,32 +177,19 @@ COMMENT ON FUNCTION monitoring.alert_transition(timestamptz, text, timestamptz, 
 -- One statement for many rules
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[])
+CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
 RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	rule record;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
 BEGIN
-	FOR rule IN
-		SELECT d.id, d.owner, d.threshold_sql FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL
-	LOOP
-		BEGIN
-			RETURN QUERY
-				SELECT rule.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, max(q.value),
-					CASE WHEN count(*) > 1 THEN format('threshold_sql gives two thresholds for %s', q.labels)
-						WHEN max(q.value) IS NULL OR max(q.value) IN ('NaN', 'Infinity', '-Infinity')
-							THEN format('threshold_sql gives no finite threshold for %s', q.labels) END
-				FROM monitoring.run_rule_query(rule.owner::name, rule.threshold_sql, '1 second', 10000) AS q
-				GROUP BY q.labels;
-		EXCEPTION WHEN OTHERS THEN
-			rule_id := rule.id;
-			error := 'threshold_sql: ' || SQLERRM;
-			RETURN NEXT;
-		END;
-	END LOOP;
+	RETURN QUERY
+		SELECT d.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value,
+			'threshold_sql: ' || coalesce(q.error,
+				CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL monitoring.try_rule_query(d.owner::name, d.threshold_sql, '1 second', 10000, false, rule_thresholds.at, d.over) AS q
+		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL;
 END $$;
-COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[]) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
+COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
 
 CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -241,7 +228,7 @@ BEGIN
 		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details, f.error
 		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
 	), thresholds AS MATERIALIZED (
-		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids) AS t WHERE NOT run_evaluation.inactive
+		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
 	), rules AS MATERIALIZED (
 		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
 			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
@@ -382,16 +369,29 @@ BEGIN
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
 		CASE run_evaluation.purpose
 			WHEN 'simulate' THEN (
-				SELECT jsonb_agg(jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
-					'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
-					'details', t.details) ORDER BY t.series_labels)
-				FROM transitions AS t)
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('from_state', CASE WHEN r.last_error IS NULL THEN 'ok' ELSE 'error' END,
+						'to_state', CASE WHEN r.error IS NULL THEN 'ok' ELSE 'error' END, 'reason', r.error) AS shown
+					FROM rules AS r
+					WHERE r.id = ANY (n.ids)
+					UNION ALL
+					SELECT t.series_labels, jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
+						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
+						'details', t.details)
+					FROM transitions AS t
+				) AS u)
 			WHEN 'show' THEN (
-				SELECT jsonb_agg(jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value, 'threshold', j.bound,
-					'breach', j.breach, 'details', j.new_details) ORDER BY j.series_labels)
-				FROM judged AS j
-				JOIN rules AS r ON r.id = j.rule_id
-				WHERE j.present AND r.error IS NULL)
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('error', r.error) AS shown FROM rules AS r WHERE r.error IS NOT NULL
+					UNION ALL
+					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
+						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
+					FROM judged AS j
+					JOIN rules AS r ON r.id = j.rule_id
+					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
+				) AS u)
 		END,
 		(SELECT count(*) FROM ready)
 			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted),
@@ -565,13 +565,8 @@ BEGIN
 			SELECT FROM monitoring.alert_history AS h
 			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
 	LOOP
-		BEGIN
-			failure := NULL;
-			found_rows := ARRAY(SELECT q.row FROM monitoring.run_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000) AS q);
-		EXCEPTION WHEN OTHERS THEN
-			found_rows := '{}';
-			failure := left(SQLERRM, 1000);
-		END;
+		SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
+		FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
 		WITH impacts AS (
 			SELECT h.id, h.alert_id,
 				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
