@@ -2898,27 +2898,14 @@ BEGIN
 	WHERE r.holds AND h.alert_id = ANY (alert_suppressions.alert_ids);
 END $$;
 COMMENT ON FUNCTION monitoring.alert_suppressions(bigint[], timestamptz) IS 'Why nobody is notified of these alerts at a time, one row per alert and reason: silence, inhibition, parent, snoozed, dismissed or acknowledged.';
--- alerts, rule kinds: functions that give the values of all rules of a kind in one statement.
-
--- alerts, forecasting: the rule kinds anomaly and forecast.
-
--- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
-
--- alerts, evidence: what the server was doing when an alert fired.
-
--- alerts, incidents: what alerts and people open, its timeline and its report.
-
--- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
+-- alerts, rule kinds: functions that give the values of all rules of a kind in one statement, and those that check a rule
+-- when it is saved.
 --
--- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
--- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
--- kinds follow in the same transaction. Nothing changes, nothing is written.
---
--- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
--- lock, not an advisory one, which any role could take and keep.
+-- Rules that read the same share one reading. What cannot be evaluated is a row with an error, so that other rules of
+-- the kind are not disturbed.
 
 ----------------------------------------------------------------------------------------------------------------------
--- Rule kinds
+-- metric and slow_query
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
@@ -3025,6 +3012,23 @@ COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
 	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),
 	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true);
+
+-- alerts, forecasting: the rule kinds anomaly and forecast.
+
+-- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
+
+-- alerts, evidence: what the server was doing when an alert fired.
+
+-- alerts, incidents: what alerts and people open, its timeline and its report.
+
+-- alerts, second part: the evaluation that turns the values of rule kinds into transitions.
+--
+-- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
+-- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
+-- kinds follow in the same transaction. Nothing changes, nothing is written.
+--
+-- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
+-- lock, not an advisory one, which any role could take and keep.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- The transition of one alert: pure functions, which the planner takes into the statements that use them
