@@ -2905,6 +2905,41 @@ COMMENT ON FUNCTION monitoring.alert_suppressions(bigint[], timestamptz) IS 'Why
 -- the kind are not disturbed.
 
 ----------------------------------------------------------------------------------------------------------------------
+-- Queries that rules hold
+----------------------------------------------------------------------------------------------------------------------
+
+-- The settings are those of the worker, so that a query gives the same wherever it runs.
+CREATE FUNCTION monitoring.run_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS TABLE (labels jsonb, value float8, "row" jsonb)
+LANGUAGE c STRICT VOLATILE ROWS 100
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_run_rule_query';
+COMMENT ON FUNCTION monitoring.run_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Run a query that a rule holds with the rights of its owner: a single SELECT that may use $1 (the time `at`) and $2 (the interval `over`). It can change nothing, whatever functions it calls, and cannot become another role. It sees names in pg_catalog only; others need their schema. One column is a number and becomes value, all others become labels (text, enums, booleans, UUIDs, addresses; nulls are left out, control characters become ?, each is cut off after 1024 bytes). With any_columns the whole row is given instead, as JSON. Errors: those of the query; canceled after timeout (57014); more than max_rows rows, or rows that are too large (54000); no or several numeric columns, a column of another type (42804), a label without a name (42611), labels that occur twice (21000); not a SELECT (0A000), several statements (42601); the caller has not the rights of owner (42501).';
+
+CREATE FUNCTION monitoring.try_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS TABLE (labels jsonb, value float8, "row" jsonb, error text)
+LANGUAGE c STRICT VOLATILE ROWS 100
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_try_rule_query';
+COMMENT ON FUNCTION monitoring.try_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'As run_rule_query, but when the query fails the result is one row with the error''s message. The session''s own statement timeout and pg_cancel_backend() remain errors.';
+
+CREATE FUNCTION monitoring.check_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS void
+LANGUAGE c STRICT VOLATILE
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_check_rule_query';
+COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Plan a query as run_rule_query would run it, as its owner, without running it: raises what can be known, such as bad syntax, names that do not exist, missing rights and columns that do not fit. Errors as run_rule_query.';
+
+----------------------------------------------------------------------------------------------------------------------
 -- metric and slow_query
 ----------------------------------------------------------------------------------------------------------------------
 
@@ -2933,7 +2968,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	FROM (
 		SELECT d.id AS rule_id, s.series_labels
 		FROM monitoring.alert_rule_defs AS d
-		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
+		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved' AND s.origin = 'value'
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
 		UNION
 		SELECT d.id, '{}'
@@ -2974,7 +3009,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	), active AS MATERIALIZED (
 		SELECT r.id, r.over, r.threshold, s.series_labels
 		FROM rules AS r
-		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
