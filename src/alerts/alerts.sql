@@ -324,8 +324,8 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are keep, ok, alerting and alert.';
 	ELSIF rule.max_instances IS NULL OR rule.max_instances NOT BETWEEN 1 AND 1000000 THEN
 		RAISE EXCEPTION 'max_instances must be between 1 and 1000000' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF rule.runbook_url !~ '^https?://[^[:cntrl:][:space:]]{1,2000}$' THEN
-		RAISE EXCEPTION 'an alert rule''s runbook_url must start with http:// or https:// and hold no spaces'
+	ELSIF rule.runbook_url !~ '^https?://[^[:cntrl:][:space:]]+$' OR octet_length(rule.runbook_url) > 2000 THEN
+		RAISE EXCEPTION 'an alert rule''s runbook_url must start with http:// or https://, hold no spaces and not take more than 2000 bytes'
 			USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.params IS NULL OR jsonb_typeof(rule.params) <> 'object' THEN
 		RAISE EXCEPTION 'an alert rule''s params must be a JSON object' USING ERRCODE = 'invalid_parameter_value';

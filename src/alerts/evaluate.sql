@@ -8,7 +8,7 @@
 -- lock, not an advisory one, which any role could take and keep.
 
 ----------------------------------------------------------------------------------------------------------------------
--- The transition of one alert: pure functions, which the planner takes into the statements that use them
+-- The transition of one alert: pure functions, which the planner takes into the statement that uses them
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.alert_breach(op text, value float8, bound float8) RETURNS boolean
@@ -17,52 +17,34 @@ RETURN CASE op WHEN '>' THEN value > bound WHEN '>=' THEN value >= bound WHEN '<
 	WHEN '<=' THEN value <= bound WHEN '=' THEN value = bound WHEN '<>' THEN value <> bound END;
 COMMENT ON FUNCTION monitoring.alert_breach(text, float8, float8) IS 'Whether value op bound holds; null without a value.';
 
-CREATE FUNCTION monitoring.alert_transition(at timestamptz, state text, active_at timestamptz, resolved_at timestamptz,
-	clear_since timestamptz, missing_since timestamptz, breach boolean, inactive boolean, failed boolean, pending_for interval,
-	keep_firing_for interval, max_age interval, no_data text, on_error text)
-RETURNS TABLE (to_state text, reason text, next_active_at timestamptz, next_clear_since timestamptz, next_missing_since timestamptz)
+CREATE FUNCTION monitoring.alert_verdict(at timestamptz, missing_since timestamptz, breach boolean, inactive boolean, failed boolean,
+	max_age interval, no_data text, on_error text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-	SELECT t.to_state,
-		CASE WHEN inactive THEN 'inactive_hours' WHEN failed THEN 'rule_error' WHEN breach THEN 'breach' WHEN NOT breach THEN 'clear'
-			ELSE 'no_data' END,
-		CASE WHEN state IN ('pending', 'firing') THEN v.since ELSE at END,
-		CASE WHEN t.to_state = 'firing' THEN CASE v.verdict WHEN 'keep' THEN v.clear WHEN 'clear' THEN coalesce(v.clear, at) END END,
-		CASE WHEN t.to_state IN ('pending', 'firing') THEN
-			CASE WHEN failed THEN v.missing WHEN breach IS NULL THEN coalesce(v.missing, at) END END
-	FROM (
-		SELECT d.since, d.clear, d.missing,
-			CASE
-				WHEN inactive THEN 'end'
-				WHEN failed THEN CASE on_error WHEN 'ok' THEN 'clear' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
-				WHEN breach THEN 'breach'
-				WHEN NOT breach THEN 'clear'
-				WHEN at - coalesce(d.missing, at) < max_age THEN 'keep'
-				ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
-			END AS verdict
-		FROM (
-			-- never in the future, should the clock have been set back
-			SELECT CASE WHEN active_at > at THEN at ELSE active_at END AS since,
-				CASE WHEN clear_since > at THEN at ELSE clear_since END AS clear,
-				CASE WHEN missing_since > at THEN at ELSE missing_since END AS missing
-		) AS d
-	) AS v
-	CROSS JOIN LATERAL (
-		SELECT CASE
-			WHEN state IN ('pending', 'firing') THEN
-				CASE
-					WHEN v.verdict = 'keep' THEN state
-					WHEN v.verdict = 'breach' THEN CASE WHEN state = 'firing' OR at - v.since >= pending_for THEN 'firing' ELSE 'pending' END
-					WHEN state = 'pending' THEN 'inactive'
-					WHEN v.verdict = 'end' OR at - coalesce(v.clear, at) >= keep_firing_for THEN 'resolved'
-					ELSE 'firing'
-				END
-			WHEN breach AND NOT inactive AND NOT failed THEN CASE WHEN pending_for = '0' THEN 'firing' ELSE 'pending' END
-			WHEN state = 'resolved' THEN CASE WHEN at - resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
-		END AS to_state
-	) AS t;
+RETURN CASE
+	WHEN inactive THEN 'end'
+	WHEN failed THEN CASE on_error WHEN 'ok' THEN 'clear' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+	WHEN breach THEN 'breach'
+	WHEN NOT breach THEN 'clear'
+	WHEN at - coalesce(missing_since, at) < max_age THEN 'keep'
+	ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
 END;
-COMMENT ON FUNCTION monitoring.alert_transition(timestamptz, text, timestamptz, timestamptz, timestamptz, timestamptz, boolean, boolean, boolean, interval, interval, interval, text, text) IS 'What becomes of an alert at a time. Given: its stored state (null: none) and timers; whether its value breaches (null: no value), whether the rule is outside its active times, whether it failed; the rule''s times and policies. Returned: the state it goes to (pending, firing, resolved; inactive: a pending one ends; forgotten: a resolved one is a day old; null: nothing), why, and its timers from then on.';
+COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies.';
+
+CREATE FUNCTION monitoring.next_alert_state(at timestamptz, state text, verdict text, fresh_breach boolean, since timestamptz,
+	clear_since timestamptz, resolved_at timestamptz, pending_for interval, keep_firing_for interval) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN state IN ('pending', 'firing') THEN CASE
+		WHEN verdict = 'keep' THEN state
+		WHEN verdict = 'breach' THEN CASE WHEN state = 'firing' OR at - since >= pending_for THEN 'firing' ELSE 'pending' END
+		WHEN state = 'pending' THEN 'inactive'
+		WHEN verdict = 'end' OR at - coalesce(clear_since, at) >= keep_firing_for THEN 'resolved'
+		ELSE 'firing'
+	END
+	WHEN fresh_breach THEN CASE WHEN pending_for = '0' THEN 'firing' ELSE 'pending' END
+	WHEN state = 'resolved' THEN CASE WHEN at - resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
+END;
+COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean, timestamptz, timestamptz, timestamptz, interval, interval) IS 'The state that an alert goes to: pending, firing, resolved; inactive: a pending one ends; forgotten: a resolved one is a day old; null: there is and will be none. fresh_breach: a value breaches, which begins an alert where there is none.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- One statement for many rules
@@ -175,8 +157,10 @@ BEGIN
 			SELECT p.rule_id, p.series_labels, p.origin, NULL, p.details, NULL FROM policies AS p
 		) AS i
 		FULL JOIN known AS k ON k.rule_id = i.rule_id AND k.series_labels = i.series_labels AND k.origin = i.origin
+	-- OFFSET 0: each step is computed once, not wherever a later one refers to it
 	), judged AS NOT MATERIALIZED (
 		SELECT c.*, r.name, r.version, r.keep_firing_for, r.max_age, r.no_data, r.on_error, coalesce(c.own_threshold, r.threshold) AS bound,
+			c.state IN ('pending', 'firing') AS active,
 			r.error IS NOT NULL AND c.origin <> 'rule_error' AS failed,
 			CASE WHEN c.origin <> 'value' THEN c.present
 				ELSE monitoring.alert_breach(r.op, c.new_value,
@@ -188,24 +172,47 @@ BEGIN
 				ELSE r.pending_for END AS pending_for
 		FROM compared AS c
 		JOIN rules AS r ON r.id = c.rule_id
-	), changed AS MATERIALIZED (
-		SELECT j.rule_id, j.version, j.place, j.series_labels, j.origin, j.state AS old_state, j.state IN ('pending', 'firing') AS active,
-			t.to_state, CASE WHEN t.reason = 'breach' AND j.origin <> 'value' THEN j.origin ELSE t.reason END AS reason,
-			coalesce(j.fingerprint, monitoring.alert_fingerprint(j.name, j.series_labels, j.origin)) AS fingerprint, j.alert_id,
-			coalesce(j.new_value, j.value) AS value,
-			CASE WHEN j.new_details IS NULL THEN j.details WHEN j.state = 'firing' AND j.details ? 'impact'
-				THEN j.new_details || jsonb_build_object('impact', j.details -> 'impact') ELSE j.new_details END AS details,
-			CASE WHEN j.new_value IS NULL THEN coalesce(j.threshold, j.bound) ELSE j.bound END AS threshold,
-			t.next_active_at AS active_at,
-			CASE WHEN t.to_state = 'firing' AND j.state IS DISTINCT FROM 'firing' THEN run_evaluation.at WHEN j.state IN ('pending', 'firing') THEN j.fired_at END AS fired_at,
-			CASE WHEN t.to_state = 'resolved' THEN run_evaluation.at END AS resolved_at, t.next_clear_since AS clear_since, t.next_missing_since AS missing_since
+		OFFSET 0
+	), verdicts AS (
+		SELECT j.*,
+			-- never in the future, should the clock have been set back
+			CASE WHEN j.active AND j.active_at <= run_evaluation.at THEN j.active_at ELSE run_evaluation.at END AS since,
+			CASE WHEN j.clear_since > run_evaluation.at THEN run_evaluation.at ELSE j.clear_since END AS clear,
+			CASE WHEN j.missing_since > run_evaluation.at THEN run_evaluation.at ELSE j.missing_since END AS missing,
+			monitoring.alert_verdict(run_evaluation.at, j.missing_since, j.breach, run_evaluation.inactive, j.failed, j.max_age, j.no_data,
+				j.on_error) AS verdict
 		FROM judged AS j
-		CROSS JOIN LATERAL monitoring.alert_transition(run_evaluation.at, j.state, j.active_at, j.resolved_at, j.clear_since, j.missing_since, j.breach,
-			run_evaluation.inactive, j.failed, j.pending_for, j.keep_firing_for, j.max_age, j.no_data, j.on_error) AS t
-		WHERE (j.state IS NOT NULL OR j.breach)
-			AND (t.to_state IS DISTINCT FROM j.state
-				OR j.state IN ('pending', 'firing') AND (t.next_active_at IS DISTINCT FROM j.active_at
-					OR t.next_clear_since IS DISTINCT FROM j.clear_since OR t.next_missing_since IS DISTINCT FROM j.missing_since))
+		WHERE j.state IS NOT NULL OR j.breach
+		OFFSET 0
+	), moved AS (
+		SELECT v.*,
+			monitoring.next_alert_state(run_evaluation.at, v.state, v.verdict, v.breach AND NOT run_evaluation.inactive AND NOT v.failed,
+				v.since, v.clear, v.resolved_at, v.pending_for, v.keep_firing_for) AS to_state
+		FROM verdicts AS v
+		OFFSET 0
+	), timed AS (
+		SELECT m.*,
+			CASE WHEN m.to_state = 'firing' THEN
+				CASE m.verdict WHEN 'keep' THEN m.clear WHEN 'clear' THEN coalesce(m.clear, run_evaluation.at) END END AS next_clear_since,
+			CASE WHEN m.to_state IN ('pending', 'firing') THEN
+				CASE WHEN m.failed THEN m.missing WHEN m.breach IS NULL THEN coalesce(m.missing, run_evaluation.at) END END AS next_missing_since
+		FROM moved AS m
+	), changed AS MATERIALIZED (
+		SELECT t.rule_id, t.version, t.place, t.series_labels, t.origin, t.state AS old_state, t.active, t.to_state,
+			CASE WHEN run_evaluation.inactive THEN 'inactive_hours' WHEN t.failed THEN 'rule_error' WHEN t.breach IS NULL THEN 'no_data'
+				WHEN NOT t.breach THEN 'clear' WHEN t.origin = 'value' THEN 'breach' ELSE t.origin END AS reason,
+			coalesce(t.fingerprint, monitoring.alert_fingerprint(t.name, t.series_labels, t.origin)) AS fingerprint, t.alert_id,
+			coalesce(t.new_value, t.value) AS value,
+			CASE WHEN t.new_details IS NULL THEN t.details WHEN t.state = 'firing' AND t.details ? 'impact'
+				THEN t.new_details || jsonb_build_object('impact', t.details -> 'impact') ELSE t.new_details END AS details,
+			CASE WHEN t.new_value IS NULL THEN coalesce(t.threshold, t.bound) ELSE t.bound END AS threshold, t.since AS active_at,
+			CASE WHEN t.to_state = 'firing' AND t.state IS DISTINCT FROM 'firing' THEN run_evaluation.at WHEN t.active THEN t.fired_at END AS fired_at,
+			CASE WHEN t.to_state = 'resolved' THEN run_evaluation.at END AS resolved_at,
+			t.next_clear_since AS clear_since, t.next_missing_since AS missing_since
+		FROM timed AS t
+		WHERE t.to_state IS DISTINCT FROM t.state
+			OR t.active AND (t.since IS DISTINCT FROM t.active_at OR t.next_clear_since IS DISTINCT FROM t.clear_since
+				OR t.next_missing_since IS DISTINCT FROM t.missing_since)
 	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
 		SELECT d.id, d.version, d AS rule
@@ -442,7 +449,7 @@ COMMENT ON FUNCTION monitoring.restart_timers(timestamptz) IS 'Let all running t
 -- Evaluation
 ----------------------------------------------------------------------------------------------------------------------
 
--- A row counts for an alert that has the same value in every column that is a label of the alert: one query tells of all.
+-- One query tells of all alerts: a row is about those that have its value in every column that is a label of theirs.
 CREATE FUNCTION monitoring.note_impacts(transition_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -462,12 +469,12 @@ BEGIN
 			SELECT h.id, h.alert_id,
 				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
 					ELSE coalesce((
-						SELECT f.row
+						SELECT jsonb_strip_nulls(f.row)
 						FROM unnest(found_rows) AS f (row)
 						CROSS JOIN LATERAL (
 							SELECT count(*) AS labels, coalesce(bool_and(c.value = h.labels ->> c.key), true) AS fits
 							FROM jsonb_each_text(f.row) AS c
-							WHERE h.labels ? c.key) AS m
+							WHERE h.labels ? c.key AND c.value IS NOT NULL) AS m
 						WHERE m.fits AND octet_length(f.row::text) <= 8192
 						ORDER BY m.labels DESC, f.row
 						LIMIT 1), '{}') END AS impact
