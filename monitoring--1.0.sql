@@ -1937,14 +1937,16 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	function text NOT NULL,
 	check_function text,
 	description text NOT NULL DEFAULT '',
-	builtin boolean NOT NULL DEFAULT false
+	builtin boolean NOT NULL DEFAULT false,
+	evaluation_order integer NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb) that gives the current values of all those rules in one statement. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.evaluation_order IS 'Kinds with lower numbers are evaluated first; a kind that reads other rules'' alerts needs a higher number than theirs.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
 
 CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;
@@ -1976,7 +1978,20 @@ CREATE TABLE monitoring.alert_rule_defs (
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	last_error text,
-	last_error_at timestamptz
+	last_error_at timestamptz,
+	params jsonb NOT NULL DEFAULT '{}',
+	every interval CHECK (every > '0'),
+	repeat_every interval CHECK (repeat_every > '0'),
+	no_data text NOT NULL DEFAULT 'ok' CHECK (no_data IN ('ok', 'alerting', 'keep', 'alert')),
+	on_error text NOT NULL DEFAULT 'keep' CHECK (on_error IN ('keep', 'ok', 'alerting', 'alert')),
+	max_instances integer NOT NULL DEFAULT 1000 CHECK (max_instances > 0),
+	runbook_url text,
+	impact_sql text,
+	active_times jsonb,
+	parent text,
+	threshold_sql text,
+	slo text,
+	pack text
 );
 COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
@@ -2004,6 +2019,19 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was cr
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error_at IS 'Time of the evaluation at which last_error appeared.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.params IS 'What the kind needs besides metric, fn, over, selector and by_labels.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.every IS 'How often the rule is evaluated; null: at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.no_data IS 'What becomes of an alert without data for max_age: ok (it ends), alerting (it counts as a breach), keep (it stays), alert (it stays, and an alert with the label reason="no_data" is raised beside it).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep (they stay), ok (they end), alerting (they count as breaches), alert (they stay, and an alert with the label reason="rule_error" is raised beside them).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.max_instances IS 'More label sets than this in one evaluation are an error of the rule; its alerts stay.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.runbook_url IS 'Where it is written what to do.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.impact_sql IS 'Query of one row that tells what an alert costs, run as the owner when it fires; its columns become details.impact.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.active_times IS 'Time intervals in which the rule is evaluated; outside them its alerts end. Null: always.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.parent IS 'Name of a rule; while it fires, alerts of this one are not notified.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.threshold_sql IS 'Query that gives thresholds by labels, run as the owner; an alert that no row fits takes threshold. Null: threshold for all.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.slo IS 'Objective that the rule watches; null: none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.pack IS 'Pack that the rule came with; null: none.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -2028,12 +2056,14 @@ CREATE TABLE monitoring.alert_states (
 	clear_since timestamptz,
 	missing_since timestamptz,
 	updated_at timestamptz NOT NULL,
+	threshold float8 NOT NULL,
+	origin text NOT NULL DEFAULT 'value' CHECK (origin IN ('value', 'no_data', 'rule_error')),
 	-- not series_labels: labels can be longer than an index entry
 	PRIMARY KEY (rule_id, fingerprint)
 ) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
-COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
+COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name, series_labels and, for alerts that tell of missing data or an error, origin; the same in every episode.';
 COMMENT ON COLUMN monitoring.alert_states.series_labels IS 'Labels that tell this alert from the rule''s others.';
 COMMENT ON COLUMN monitoring.alert_states.alert_id IS 'Number of the episode, from breach to end; a new one when the alert comes back.';
 COMMENT ON COLUMN monitoring.alert_states.state IS 'pending, firing or resolved.';
@@ -2045,7 +2075,18 @@ COMMENT ON COLUMN monitoring.alert_states.resolved_at IS 'When it was resolved; 
 COMMENT ON COLUMN monitoring.alert_states.clear_since IS 'While keep_firing_for runs: when the breach ended.';
 COMMENT ON COLUMN monitoring.alert_states.missing_since IS 'While max_age runs: when data ended.';
 COMMENT ON COLUMN monitoring.alert_states.updated_at IS 'Time of the evaluation that last changed the row.';
+COMMENT ON COLUMN monitoring.alert_states.threshold IS 'What the value was compared with at the last change.';
+COMMENT ON COLUMN monitoring.alert_states.origin IS 'value, or which policy of the rule raised the alert: no_data or rule_error.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_states', '');
+
+CREATE TABLE monitoring.evaluation_state (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	evaluated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.evaluation_state IS 'When alert rules were last evaluated, to the minute: after an outage timers of alerts start over. No row before the first evaluation.';
+COMMENT ON COLUMN monitoring.evaluation_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.evaluation_state.evaluated_at IS 'Time of an evaluation that is at most a minute older than the last one.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.evaluation_state', '');
 
 CREATE SEQUENCE monitoring.alert_history_id_seq;
 COMMENT ON SEQUENCE monitoring.alert_history_id_seq IS 'Ids of transitions.';
@@ -2083,10 +2124,10 @@ COMMENT ON COLUMN monitoring.alert_history.series_labels IS 'Labels that tell th
 COMMENT ON COLUMN monitoring.alert_history.labels IS 'All labels: the rule''s selector, its extra labels and series_labels.';
 COMMENT ON COLUMN monitoring.alert_history.from_state IS 'inactive, pending or firing.';
 COMMENT ON COLUMN monitoring.alert_history.to_state IS 'pending, firing, resolved, or inactive for a pending alert that did not fire.';
-COMMENT ON COLUMN monitoring.alert_history.reason IS 'breach, clear, no_data, rule_changed, rule_disabled or rule_dropped.';
+COMMENT ON COLUMN monitoring.alert_history.reason IS 'breach, clear, no_data, rule_error, inactive_hours, rule_changed, rule_disabled, rule_dropped or manual.';
 COMMENT ON COLUMN monitoring.alert_history.value IS 'Value at that time; the last known one when there is no data.';
 COMMENT ON COLUMN monitoring.alert_history.op IS 'The rule''s operator at that time.';
-COMMENT ON COLUMN monitoring.alert_history.threshold IS 'The rule''s threshold at that time.';
+COMMENT ON COLUMN monitoring.alert_history.threshold IS 'What the value was compared with: the rule''s threshold at that time, or the one that its threshold_sql gave.';
 COMMENT ON COLUMN monitoring.alert_history.annotations IS 'The rule''s annotations, filled in.';
 COMMENT ON COLUMN monitoring.alert_history.details IS 'What the rule kind told about the value.';
 COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s breach began.';
@@ -2099,6 +2140,10 @@ VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(a
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
 ----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.calling_role() RETURNS name
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mon_calling_role';
+COMMENT ON FUNCTION monitoring.calling_role() IS 'The role that a session acts as, also within functions that run with their owner''s rights. Error 42501 where the server runs somebody else''s code in the session: in maintenance commands and below the actions of foreign keys.';
 
 CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -2192,6 +2237,34 @@ BEGIN
 		RAISE EXCEPTION 'keep_firing_for must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.max_age IS NULL OR rule.max_age < '0' THEN
 		RAISE EXCEPTION 'max_age must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.every <= '0' OR rule.repeat_every <= '0' THEN
+		RAISE EXCEPTION '"every" and repeat_every must be longer than zero'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
+	ELSIF rule.no_data IS NULL OR rule.no_data NOT IN ('ok', 'alerting', 'keep', 'alert') THEN
+		RAISE EXCEPTION 'unknown policy "%" for no data', rule.no_data
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are ok, alerting, keep and alert.';
+	ELSIF rule.on_error IS NULL OR rule.on_error NOT IN ('keep', 'ok', 'alerting', 'alert') THEN
+		RAISE EXCEPTION 'unknown policy "%" for errors', rule.on_error
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are keep, ok, alerting and alert.';
+	ELSIF rule.max_instances IS NULL OR rule.max_instances NOT BETWEEN 1 AND 1000000 THEN
+		RAISE EXCEPTION 'max_instances must be between 1 and 1000000' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.runbook_url !~ '^https?://[^[:cntrl:][:space:]]+$' OR octet_length(rule.runbook_url) > 2000 THEN
+		RAISE EXCEPTION 'an alert rule''s runbook_url must start with http:// or https://, hold no spaces and not take more than 2000 bytes'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.params IS NULL OR jsonb_typeof(rule.params) <> 'object' THEN
+		RAISE EXCEPTION 'an alert rule''s params must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF greatest(octet_length(rule.params::text), octet_length(rule.impact_sql), octet_length(rule.threshold_sql)) > 65536 THEN
+		RAISE EXCEPTION 'an alert rule''s params and queries must not take more than 65536 bytes each'
+			USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	IF rule.active_times IS NOT NULL THEN
+		rule.active_times := monitoring.check_time_spec(rule.active_times);
+	END IF;
+	IF rule.threshold_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.threshold_sql);
+	END IF;
+	IF rule.impact_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.impact_sql, any_columns => true);
 	END IF;
 
 	rule.severity := monitoring.canonical_severity(rule.severity);
@@ -2223,6 +2296,40 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs) IS 'A rule in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
 
+-- Rules on the way up are locked, so that two edits cannot close a circle together.
+CREATE FUNCTION monitoring.check_rule_parent(rule monitoring.alert_rule_defs) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	ancestor text := rule.parent;
+	seen text[] := ARRAY[rule.name];
+	next_one text;
+BEGIN
+	WHILE ancestor IS NOT NULL LOOP
+		IF ancestor = ANY (seen) THEN
+			RAISE EXCEPTION 'alert rule "%" cannot have the parent "%"', rule.name, rule.parent
+				USING ERRCODE = 'invalid_parameter_value',
+					DETAIL = 'The parents go in a circle: ' || array_to_string(seen || ancestor, ', ') || '.';
+		END IF;
+		SELECT d.parent INTO next_one FROM monitoring.alert_rule_defs AS d WHERE d.name = ancestor FOR SHARE;
+		IF NOT FOUND THEN
+			IF ancestor = rule.parent THEN
+				RAISE EXCEPTION 'parent "%" of alert rule "%" does not exist', rule.parent, rule.name
+					USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
+			END IF;
+			RETURN;
+		END IF;
+		seen := seen || ancestor;
+		ancestor := next_one;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_parent(monitoring.alert_rule_defs) IS 'Raises 42704 if the rule''s parent does not exist, 22023 if the rule would be its own ancestor.';
+
+CREATE FUNCTION monitoring.alert_fingerprint(rule_name text, series_labels jsonb, origin text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN left(encode(sha256(convert_to(rule_name || E'\n' || series_labels::text
+	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END, 'UTF8')), 'hex'), 16);
+COMMENT ON FUNCTION monitoring.alert_fingerprint(text, jsonb, text) IS 'What tells an alert from all others, the same in every episode: a hash of the rule''s name, the labels and, for alerts that a policy raises, origin.';
+
 CREATE FUNCTION monitoring.alert_kind_function(function text, arguments text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2247,13 +2354,22 @@ COMMENT ON FUNCTION monitoring.alert_kind_function(text, text) IS 'The quoted na
 CREATE FUNCTION monitoring.alert_rule_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	PERFORM monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]');
+	IF NOT EXISTS (
+		SELECT FROM pg_proc AS p
+		WHERE p.oid = to_regprocedure(monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
+			AND p.proargnames[3:] = '{rule_id,series_labels,value,details,error}'
+			AND p.proallargtypes[3:] = '{bigint,jsonb,float8,jsonb,text}'::regtype[]::oid[]
+	) THEN
+		RAISE EXCEPTION 'function % of an alert rule kind does not return the right columns', NEW.function
+			USING ERRCODE = 'invalid_function_definition',
+				HINT = 'It must return TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text).';
+	END IF;
 	IF NEW.check_function IS NOT NULL THEN
 		PERFORM monitoring.alert_kind_function(NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
-COMMENT ON FUNCTION monitoring.alert_rule_kind_check() IS 'Trigger of alert_rule_kinds: the functions must exist (42883) and run with their owner''s rights (42501).';
+COMMENT ON FUNCTION monitoring.alert_rule_kind_check() IS 'Trigger of alert_rule_kinds: the functions must exist (42883), run with their owner''s rights (42501) and return what an evaluation reads (42P13).';
 
 CREATE TRIGGER alert_rule_kind_check BEFORE INSERT OR UPDATE ON monitoring.alert_rule_kinds
 	FOR EACH ROW EXECUTE FUNCTION monitoring.alert_rule_kind_check();
@@ -2267,7 +2383,10 @@ CREATE FUNCTION monitoring.create_alert_rule(name text, metric text, fn text, ov
 	pending_for interval DEFAULT '0', severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
 	annotations jsonb DEFAULT '{}', resolve_threshold float8 DEFAULT NULL, keep_firing_for interval DEFAULT '0',
 	receivers text[] DEFAULT NULL, kind text DEFAULT 'metric', max_age interval DEFAULT '5 minutes',
-	extra_labels jsonb DEFAULT '{}')
+	extra_labels jsonb DEFAULT '{}', params jsonb DEFAULT '{}', every interval DEFAULT NULL, repeat_every interval DEFAULT NULL,
+	no_data text DEFAULT 'ok', on_error text DEFAULT 'keep', max_instances integer DEFAULT 1000, runbook_url text DEFAULT NULL,
+	impact_sql text DEFAULT NULL, active_times jsonb DEFAULT NULL, parent text DEFAULT NULL, threshold_sql text DEFAULT NULL,
+	slo text DEFAULT NULL, pack text DEFAULT NULL, enabled boolean DEFAULT true)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2290,11 +2409,25 @@ BEGIN
 	rule.extra_labels := create_alert_rule.extra_labels;
 	rule.annotations := create_alert_rule.annotations;
 	rule.receivers := create_alert_rule.receivers;
+	rule.params := create_alert_rule.params;
+	rule.every := create_alert_rule.every;
+	rule.repeat_every := create_alert_rule.repeat_every;
+	rule.no_data := create_alert_rule.no_data;
+	rule.on_error := create_alert_rule.on_error;
+	rule.max_instances := create_alert_rule.max_instances;
+	rule.runbook_url := create_alert_rule.runbook_url;
+	rule.impact_sql := create_alert_rule.impact_sql;
+	rule.active_times := create_alert_rule.active_times;
+	rule.parent := create_alert_rule.parent;
+	rule.threshold_sql := create_alert_rule.threshold_sql;
+	rule.slo := create_alert_rule.slo;
+	rule.pack := create_alert_rule.pack;
+	rule.enabled := create_alert_rule.enabled;
+	rule.owner := monitoring.calling_role();
 	rule := monitoring.check_alert_rule(rule);
+	PERFORM monitoring.check_rule_parent(rule);
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
-	-- current_user is the owner of this function
-	rule.owner := CASE WHEN current_setting('role') = 'none' THEN session_user ELSE current_setting('role') END;
 	rule.version := 1;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
@@ -2305,7 +2438,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels or annotations that are too long, 42704 for an unknown receiver, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -2337,121 +2470,126 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.lock_alert_rule(text) IS 'The rule of this name, locked for an edit. Error 42704 if it does not exist.';
 
-CREATE FUNCTION monitoring.update_alert_rule(name text, changes jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.change_rule(rule monitoring.alert_rule_defs, changes jsonb, fixed text[] DEFAULT '{}')
+RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	changeable CONSTANT jsonb := '{"metric": "metric", "fn": "fn", "over": "over", "op": "op", "threshold": "threshold",
-		"resolve_threshold": "resolve_threshold", "pending_for": "pending_for", "keep_firing_for": "keep_firing_for",
-		"max_age": "max_age", "severity": "severity", "labels": "selector", "by": "by_labels",
-		"extra_labels": "extra_labels", "annotations": "annotations", "receivers": "receivers", "enabled": "enabled"}';
-	old_rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
-	rule monitoring.alert_rule_defs;
+	-- parameters of create_alert_rule whose columns are called otherwise
+	renamed CONSTANT jsonb := '{"labels": "selector", "by": "by_labels"}';
+	changeable CONSTANT text[] := '{kind,metric,fn,over,op,threshold,resolve_threshold,pending_for,keep_firing_for,max_age,severity,
+		labels,by,extra_labels,annotations,receivers,params,every,repeat_every,no_data,on_error,max_instances,runbook_url,
+		impact_sql,active_times,parent,threshold_sql,slo,pack,enabled}';
 	bad text;
 BEGIN
 	IF changes IS NULL OR jsonb_typeof(changes) <> 'object' THEN
 		RAISE EXCEPTION 'changes must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Give the parameters of create_alert_rule that change, as in {"threshold": 0.5, "severity": "high"}.';
 	END IF;
-	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE NOT changeable ? k;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE k <> ALL (changeable) OR k = ANY (fixed);
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION '"%" is nothing that can change in an alert rule', bad USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'These can: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(changeable) AS k) || '.';
+			HINT = 'These can: ' || (SELECT string_agg(c, ', ' ORDER BY c) FROM unnest(changeable) AS c WHERE c <> ALL (fixed)) || '.';
 	END IF;
+	RETURN jsonb_populate_record(rule,
+		(SELECT coalesce(jsonb_object_agg(coalesce(renamed ->> e.key, e.key), e.value), '{}') FROM jsonb_each(changes) AS e));
+END $$;
+COMMENT ON FUNCTION monitoring.change_rule(monitoring.alert_rule_defs, jsonb, text[]) IS 'The rule with some parameters of create_alert_rule changed, not checked yet. Error 22023 for what is no such parameter or among the fixed ones.';
 
-	rule := jsonb_populate_record(old_rule,
-		(SELECT coalesce(jsonb_object_agg(changeable ->> e.key, e.value), '{}') FROM jsonb_each(changes) AS e));
+CREATE FUNCTION monitoring.update_alert_rule(name text, changes jsonb, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	old_rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
+	rule monitoring.alert_rule_defs := monitoring.change_rule(old_rule, changes, '{kind}');
+BEGIN
+	-- whose query it is, his rights it runs with
+	IF (rule.params, rule.impact_sql, rule.threshold_sql) IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
+		rule.owner := monitoring.calling_role();
+	END IF;
 	rule := monitoring.check_alert_rule(rule);
 	IF rule = old_rule THEN
 		RETURN;
 	END IF;
+	IF rule.parent IS DISTINCT FROM old_rule.parent THEN
+		PERFORM monitoring.check_rule_parent(rule);
+	END IF;
 
 	UPDATE monitoring.alert_rule_defs AS d
 	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,
-		by_labels, extra_labels, annotations, receivers, enabled, version, updated_at, last_error, last_error_at)
+		by_labels, extra_labels, annotations, receivers, enabled, params, every, repeat_every, no_data, on_error, max_instances,
+		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, updated_at, last_error, last_error_at)
 		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
 			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
-			rule.annotations, rule.receivers, rule.enabled, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
+			rule.annotations, rule.receivers, rule.enabled, rule.params, rule.every, rule.repeat_every, rule.no_data, rule.on_error,
+			rule.max_instances, rule.runbook_url, rule.impact_sql, rule.active_times, rule.parent, rule.threshold_sql, rule.slo,
+			rule.pack, rule.owner, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
 	WHERE d.id = rule.id;
 
 	IF NOT rule.enabled THEN
-		PERFORM monitoring.end_alerts(old_rule, 'rule_disabled');
-	ELSIF (rule.metric, rule.fn, rule.selector, rule.by_labels)
-		IS DISTINCT FROM (old_rule.metric, old_rule.fn, old_rule.selector, old_rule.by_labels) THEN
-		PERFORM monitoring.end_alerts(old_rule, 'rule_changed');
+		PERFORM monitoring.end_alerts(old_rule, 'rule_disabled', at);
+	ELSIF (rule.metric, rule.fn, rule.selector, rule.by_labels, rule.params)
+		IS DISTINCT FROM (old_rule.metric, old_rule.fn, old_rule.selector, old_rule.by_labels, old_rule.params) THEN
+		PERFORM monitoring.end_alerts(old_rule, 'rule_changed', at);
+	ELSIF rule.pending_for > old_rule.pending_for THEN
+		PERFORM monitoring.demote_alerts(rule, at);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind) and "enabled", such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
+COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb, timestamptz) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind), such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels, by or params, since they tell of something else; other changes leave alerts and their timers alone, but that a longer pending_for takes a firing alert back to pending until its breach has lasted that long. Who changes params, impact_sql or threshold_sql becomes the rule''s owner. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
 
-CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true) RETURNS void
+CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.update_alert_rule(name, jsonb_build_object('enabled', enabled))
+	SELECT monitoring.update_alert_rule(name, jsonb_build_object('enabled', enabled), at)
 $$;
-COMMENT ON FUNCTION monitoring.enable_alert_rule(text, boolean) IS 'Enable or disable a rule. Disabling ends its alerts. Error 42704 if there is no such rule.';
+COMMENT ON FUNCTION monitoring.enable_alert_rule(text, boolean, timestamptz) IS 'Enable or disable a rule. Disabling ends its alerts. Error 42704 if there is no such rule.';
 
-CREATE FUNCTION monitoring.drop_alert_rule(name text) RETURNS void
+CREATE FUNCTION monitoring.drop_alert_rule(name text, at timestamptz DEFAULT clock_timestamp()) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
 BEGIN
-	PERFORM monitoring.end_alerts(rule, 'rule_dropped');
+	PERFORM monitoring.end_alerts(rule, 'rule_dropped', at);
 	DELETE FROM monitoring.alert_rule_defs AS d WHERE d.id = rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.drop_alert_rule(text) IS 'Drop a rule; its alerts end. History stays. Error 42704 if there is no such rule.';
+COMMENT ON FUNCTION monitoring.drop_alert_rule(text, timestamptz) IS 'Drop a rule; its alerts end. History stays. Error 42704 if there is no such rule.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Views
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.fill_text(template text, vars jsonb) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	filled text := '';
-	rest text := template;
-	start integer;
-	length integer;
-	hole text;
-BEGIN
-	-- One pass: what is filled in is never read again, so a label's value cannot ask for another.
-	LOOP
-		start := strpos(rest, '{{');
-		length := strpos(substr(rest, start + 2), '}}') + 3;
-		EXIT WHEN start = 0 OR length = 3;
-		hole := substr(rest, start, length);
-		filled := filled || left(rest, start - 1)
-			|| coalesce(vars ->> regexp_replace(btrim(hole, '{} '), '^\$(labels\.)?', ''), hole);
-		rest := substr(rest, start + length);
-	END LOOP;
-	RETURN filled || rest;
-END $$;
-COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated.';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_text';
+COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated, and what is filled in is not read again. Of what is filled in beyond 64 kB, ... is left. Error 22023 if vars is not a JSON object.';
+
+CREATE FUNCTION monitoring.fill_texts(texts jsonb, vars jsonb) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_texts';
+COMMENT ON FUNCTION monitoring.fill_texts(jsonb, jsonb) IS 'A JSON object with fill_text done to each of its texts; the 64 kB count for all of them together.';
 
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
-		THEN trim_scale(round(value::numeric, greatest(0, 3 - floor(log(abs(value)))::int)))::text
-		ELSE value::text END
-$$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
+	THEN trim_scale(round(value::numeric, greatest(0, 3 - floor(log(abs(value)))::int)))::text
+	ELSE value::text END;
 COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to read: at least four significant digits, no more decimals than these need.';
 
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	vars jsonb;
-BEGIN
-	IF strpos(rule.annotations::text, '{{') = 0 THEN
-		RETURN rule.annotations;
-	END IF;
-	vars := coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
-		|| jsonb_build_object('value', monitoring.short_number(state.value), 'threshold', monitoring.short_number(rule.threshold), 'severity', rule.severity,
-			'alertname', rule.name);
-	RETURN (SELECT jsonb_object_agg(a.key, monitoring.fill_text(a.value, vars)) FROM jsonb_each_text(rule.annotations) AS a);
-END $$;
-COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts.';
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
+	|| CASE WHEN strpos(rule.annotations::text, '{{') = 0 THEN rule.annotations
+		ELSE monitoring.fill_texts(rule.annotations,
+			coalesce(state.details || CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END, '{}')
+			|| rule.selector || rule.extra_labels || state.series_labels
+			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
+				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END
+	|| CASE state.origin WHEN 'value' THEN '{}'
+		WHEN 'no_data' THEN jsonb_build_object('summary', format('Rule "%s" finds no data.', rule.name))
+		ELSE jsonb_build_object('summary', format('Rule "%s" cannot be evaluated: %s', rule.name, state.details ->> 'error')) END;
+COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts, with its runbook_url; an alert that a policy raised has a summary that says so.';
 
 CREATE VIEW monitoring.alert_rules AS
 	SELECT d.id, d.name, d.kind, d.metric, d.fn, d.over, d.op, d.threshold, d.resolve_threshold, d.pending_for,
 		d.keep_firing_for, d.max_age, d.severity, d.selector AS labels, d.by_labels AS by, d.extra_labels, d.annotations,
-		d.receivers, d.enabled, d.owner,
+		d.receivers, d.params, d.every, d.repeat_every, d.no_data, d.on_error, d.max_instances, d.runbook_url, d.impact_sql,
+		d.active_times, d.parent, d.threshold_sql, d.slo, d.pack, d.enabled, d.owner,
 		CASE WHEN NOT d.enabled THEN 'disabled' WHEN d.last_error IS NOT NULL THEN 'error' WHEN s.firing > 0 THEN 'firing'
 			WHEN s.pending > 0 THEN 'pending' ELSE 'ok' END AS state,
 		coalesce(s.pending, 0) AS pending, coalesce(s.firing, 0) AS firing, d.last_error, d.last_error_at, d.created_at,
@@ -2482,6 +2620,19 @@ COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
 COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
+COMMENT ON COLUMN monitoring.alert_rules.every IS 'How often the rule is evaluated; null: at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_rules.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
+COMMENT ON COLUMN monitoring.alert_rules.no_data IS 'What becomes of an alert without data for max_age: ok, alerting, keep or alert.';
+COMMENT ON COLUMN monitoring.alert_rules.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep, ok, alerting or alert.';
+COMMENT ON COLUMN monitoring.alert_rules.max_instances IS 'More label sets than this are an error of the rule.';
+COMMENT ON COLUMN monitoring.alert_rules.runbook_url IS 'Where it is written what to do.';
+COMMENT ON COLUMN monitoring.alert_rules.impact_sql IS 'Query that tells what an alert costs.';
+COMMENT ON COLUMN monitoring.alert_rules.active_times IS 'Time intervals in which the rule is evaluated; null: always.';
+COMMENT ON COLUMN monitoring.alert_rules.parent IS 'Name of a rule that mutes this one''s alerts while it fires.';
+COMMENT ON COLUMN monitoring.alert_rules.threshold_sql IS 'Query that gives thresholds by labels.';
+COMMENT ON COLUMN monitoring.alert_rules.slo IS 'Objective that the rule watches.';
+COMMENT ON COLUMN monitoring.alert_rules.pack IS 'Pack that the rule came with.';
 COMMENT ON COLUMN monitoring.alert_rules.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rules.owner IS 'Role that created the rule.';
 COMMENT ON COLUMN monitoring.alert_rules.state IS 'disabled, error, firing, pending or ok.';
@@ -2495,7 +2646,7 @@ COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last
 CREATE VIEW monitoring.alerts AS
 	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
 		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
-		s.value, d.op, d.threshold, s.active_at, s.fired_at, s.resolved_at,
+		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
 		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id;
@@ -2507,7 +2658,7 @@ COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
 COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
 COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'The rule''s threshold.';
+COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
 COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
 COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
 COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
@@ -2515,21 +2666,334 @@ COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, fil
 COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
 COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
--- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
+-- alerts, lifecycle: what people do with alerts (acknowledge, assign, note, snooze, dismiss, resolve), and everything
+-- that happened to them.
 --
--- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
--- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
--- kinds follow in the same transaction. Nothing changes, nothing is written.
---
--- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
--- lock, not an advisory one, which any role could take and keep.
+-- alert_states belongs to the evaluation, which changes its rows by their place under the rule's lock. What people do is kept
+-- beside it, per episode: it ends with the episode, without anybody having to write. Nobody here waits for an evaluation, and
+-- no evaluation waits for a transaction that somebody left open; only resolve_alert writes states, under the rule's lock.
 
 ----------------------------------------------------------------------------------------------------------------------
--- Rule kinds
+-- What people did
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.alert_handling (
+	alert_id bigint PRIMARY KEY,
+	acknowledged_at timestamptz,
+	acknowledged_by text,
+	acknowledged_until timestamptz,
+	first_acknowledged_at timestamptz,
+	assignee text,
+	snoozed_until timestamptz,
+	snoozed_by text,
+	dismissed_at timestamptz,
+	dismissed_by text,
+	false_positive boolean NOT NULL DEFAULT false,
+	updated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.alert_handling IS 'What people did with an episode of an alert. A row only for episodes that somebody acted on; kept as long as alert_history.';
+COMMENT ON COLUMN monitoring.alert_handling.alert_id IS 'Number of the episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_at IS 'When it was acknowledged; null: it is not. Does not say whether acknowledged_until has passed.';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_by IS 'Role that acknowledged it.';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_until IS 'When the acknowledgement expires; null: when the alert is resolved.';
+COMMENT ON COLUMN monitoring.alert_handling.first_acknowledged_at IS 'When it was acknowledged for the first time; stays when an acknowledgement is withdrawn.';
+COMMENT ON COLUMN monitoring.alert_handling.assignee IS 'Who works on it; null: nobody.';
+COMMENT ON COLUMN monitoring.alert_handling.snoozed_until IS 'Nobody is notified before this time.';
+COMMENT ON COLUMN monitoring.alert_handling.snoozed_by IS 'Role that snoozed it.';
+COMMENT ON COLUMN monitoring.alert_handling.dismissed_at IS 'When it was dismissed; null: it is not.';
+COMMENT ON COLUMN monitoring.alert_handling.dismissed_by IS 'Role that dismissed it.';
+COMMENT ON COLUMN monitoring.alert_handling.false_positive IS 'Whether somebody said that it should not have fired.';
+COMMENT ON COLUMN monitoring.alert_handling.updated_at IS 'When the row last changed.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_handling', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Everything that happened
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.alert_events_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_events_id_seq IS 'Ids of what happened to alerts.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_events_id_seq', '');
+
+CREATE TABLE monitoring.alert_events (
+	id bigint NOT NULL DEFAULT nextval('monitoring.alert_events_id_seq'),
+	at timestamptz NOT NULL,
+	alert_id bigint NOT NULL,
+	kind text NOT NULL CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
+	actor text,
+	details jsonb NOT NULL DEFAULT '{}'
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.alert_events IS 'What people and the extension did about alerts, besides their transitions (alert_history); kept as long as retention_policies says (90 days). alert_timeline() shows both.';
+COMMENT ON COLUMN monitoring.alert_events.id IS 'Number of the event, in order.';
+COMMENT ON COLUMN monitoring.alert_events.at IS 'When it happened.';
+COMMENT ON COLUMN monitoring.alert_events.alert_id IS 'Number of the episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_events.kind IS 'What happened, such as acknowledged, note, notified or suppressed.';
+COMMENT ON COLUMN monitoring.alert_events.actor IS 'Role that did it; null: the extension.';
+COMMENT ON COLUMN monitoring.alert_events.details IS 'What belongs to it, such as a comment or the receiver.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_events', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
+
+CREATE FUNCTION monitoring.add_alert_events(alert_ids bigint[], kind text, details jsonb DEFAULT '{}',
+	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(cardinality(alert_ids), 0) = 0 THEN
+		RETURN;
+	END IF;
+	PERFORM monitoring.ensure_partition('alert_events', at);
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, actor, details)
+	SELECT add_alert_events.at, a.id, add_alert_events.kind, add_alert_events.actor, coalesce(add_alert_events.details, '{}')
+	FROM unnest(alert_ids) AS a (id)
+	ORDER BY a.id;
+END $$;
+COMMENT ON FUNCTION monitoring.add_alert_events(bigint[], text, jsonb, timestamptz, text) IS 'Note that the same thing happened to each of these alerts. actor: role that did it; null for the extension.';
+
+CREATE FUNCTION monitoring.add_alert_event(alert_id bigint, kind text, details jsonb DEFAULT '{}',
+	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
+RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.add_alert_events(ARRAY[alert_id], kind, details, at, actor)
+$$;
+COMMENT ON FUNCTION monitoring.add_alert_event(bigint, text, jsonb, timestamptz, text) IS 'Note that something happened to an alert. actor: role that did it; null for the extension.';
+-- alerts, silences: who is not told of which alert: silences, inhibition, time intervals.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Time intervals, as Alertmanager has them
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.time_range_end(field text, word text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	weekdays CONSTANT text[] := '{sunday,monday,tuesday,wednesday,thursday,friday,saturday}';
+	months CONSTANT text[] := '{january,february,march,april,may,june,july,august,september,october,november,december}';
+	number integer;
+BEGIN
+	IF field = 'weekdays' THEN
+		RETURN array_position(weekdays, lower(word)) - 1;
+	ELSIF word !~ '^-?[0-9]{1,4}$' THEN
+		RETURN CASE field WHEN 'months' THEN array_position(months, lower(word)) END;
+	END IF;
+	number := word::integer;
+	RETURN CASE WHEN number BETWEEN CASE field WHEN 'days_of_month' THEN -31 ELSE 1 END
+			AND CASE field WHEN 'days_of_month' THEN 31 WHEN 'months' THEN 12 ELSE 9999 END AND number <> 0 THEN number END;
+END $$;
+COMMENT ON FUNCTION monitoring.time_range_end(text, text) IS 'Number of a word at either end of a range: a weekday (Sunday is 0), a day of the month (-31 to 31), a month or a year; null for what is none.';
+
+CREATE FUNCTION monitoring.time_range(field text, range text) RETURNS integer[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	words text[] := string_to_array(range, ':');
+	first integer := monitoring.time_range_end(field, words[1]);
+	last integer := monitoring.time_range_end(field, words[cardinality(words)]);
+BEGIN
+	RETURN CASE WHEN cardinality(words) <= 2 AND first IS NOT NULL AND last IS NOT NULL THEN ARRAY[first, last] END;
+END $$;
+COMMENT ON FUNCTION monitoring.time_range(text, text) IS 'First and last number of a range such as "monday:friday" (Sunday is 0), "-3:-1", "march" or "2026:2030" of the fields weekdays, days_of_month, months and years of a time interval; null for what is no such range.';
+
+CREATE FUNCTION monitoring.check_time_zone(zone text) RETURNS void
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	-- Abbreviations and POSIX rules, which the server would take too, know of no country's summer time. Reading the list
+	-- of all zones takes long; a name of this form is either a zone or refused.
+	IF zone ~ '^[A-Za-z_]+(/[A-Za-z_-]+)+$' THEN
+		PERFORM '2000-01-01'::timestamp AT TIME ZONE zone;
+	ELSIF upper(zone) <> 'UTC' AND NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE lower(z.name) = lower(zone)) THEN
+		RAISE invalid_parameter_value;
+	END IF;
+EXCEPTION WHEN invalid_parameter_value THEN
+	RAISE EXCEPTION 'unknown time zone "%"', left(zone, 100)
+		USING ERRCODE = 'invalid_parameter_value', HINT = 'Give a name of pg_timezone_names, such as Europe/Berlin.';
+END $$;
+COMMENT ON FUNCTION monitoring.check_time_zone(text) IS 'Raises 22023 for what is not the full name of a time zone, such as an abbreviation.';
+
+CREATE FUNCTION monitoring.check_time_interval(item jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+	times jsonb;
+	ranges jsonb;
+BEGIN
+	IF item IS NULL OR jsonb_typeof(item) <> 'object' THEN
+		RAISE EXCEPTION 'a time interval must be a JSON object or a list of them' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example: {"weekdays": ["monday:friday"], "times": [{"start": "09:00", "end": "17:00"}], "location": "Europe/Berlin"}.';
+	END IF;
+	SELECT min(e.key) INTO bad
+	FROM jsonb_each(item) AS e
+	WHERE CASE WHEN e.key = 'location' THEN jsonb_typeof(e.value) <> 'string'
+		WHEN e.key = ANY ('{times,weekdays,days_of_month,months,years}'::text[])
+			THEN jsonb_typeof(e.value) <> 'array' OR e.value = '[]' OR jsonb_array_length(e.value) > 100
+		ELSE true END;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in a time interval is not valid', left(bad, 100) USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'times, weekdays, days_of_month, months and years are lists of 1 to 100 elements, location is the name of a time zone.';
+	END IF;
+
+	-- Alertmanager's names are understood too
+	SELECT jsonb_agg(jsonb_build_object('start', r.first, 'end', r.last) ORDER BY r.place),
+		min(CASE WHEN (r.first ~ c.clock AND r.last ~ c.clock AND r.first COLLATE "C" < r.last COLLATE "C") IS NOT TRUE
+			THEN r.value::text END)
+	INTO times, bad
+	FROM (SELECT t.value, t.place, coalesce(t.value ->> 'start', t.value ->> 'start_time') AS first,
+			coalesce(t.value ->> 'end', t.value ->> 'end_time') AS last
+		FROM jsonb_array_elements(item -> 'times') WITH ORDINALITY AS t (value, place)) AS r
+	CROSS JOIN (VALUES ('^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$')) AS c (clock);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'times % in a time interval are not valid', left(bad, 100) USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give them as {"start": "09:00", "end": "17:00"}, the end after the start and at most 24:00; a night is two ranges, to 24:00 and from 00:00.';
+	END IF;
+
+	-- A range of negative days must not end with a positive one; the shortest month tells whether it can hold any day.
+	SELECT min(r.key || ': ' || r.value::text) FILTER (WHERE (jsonb_typeof(r.value) = 'string' AND CASE r.key
+				WHEN 'weekdays' THEN r.bounds IS NOT NULL
+				WHEN 'days_of_month' THEN (r.bounds[1] > 0 OR r.bounds[2] < 0)
+					AND r.bounds[1] + CASE WHEN r.bounds[1] < 0 THEN 28 ELSE 0 END
+						<= r.bounds[2] + CASE WHEN r.bounds[2] < 0 THEN 28 ELSE 0 END
+				ELSE r.bounds[1] <= r.bounds[2] END) IS NOT TRUE),
+		jsonb_object_agg(r.key, r.texts)
+	INTO bad, ranges
+	FROM (SELECT e.key, v.value, monitoring.time_range(e.key, v.value #>> '{}') AS bounds,
+			to_jsonb(ARRAY(SELECT lower(t) FROM jsonb_array_elements_text(e.value) AS t)) AS texts
+		FROM jsonb_each(item - '{times,location}'::text[]) AS e
+		CROSS JOIN jsonb_array_elements(e.value) AS v) AS r;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'range % in a time interval is not valid', left(bad, 100) USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Ranges are text such as "monday:friday", "1:15", "-1" (the last day of the month), "march:may" and "2026", the end not before the beginning.';
+	END IF;
+	PERFORM monitoring.check_time_zone(item ->> 'location');
+	RETURN jsonb_strip_nulls(jsonb_build_object('times', times, 'location', item -> 'location')) || coalesce(ranges, '{}');
+END $$;
+COMMENT ON FUNCTION monitoring.check_time_interval(jsonb) IS 'One time interval in the form in which it is stored. Error 22023 for what is not valid.';
+
+CREATE FUNCTION monitoring.check_time_spec(spec jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF jsonb_typeof(spec) <> 'array' THEN
+		spec := jsonb_build_array(spec);
+	ELSIF jsonb_array_length(spec) NOT BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'a list of time intervals has 1 to 100 elements' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN (SELECT jsonb_agg(monitoring.check_time_interval(i.value) ORDER BY i.place)
+		FROM jsonb_array_elements(spec) WITH ORDINALITY AS i (value, place));
+END $$;
+COMMENT ON FUNCTION monitoring.check_time_spec(jsonb) IS 'Time intervals in the form in which they are stored: a list of objects with the keys times (list of {"start": "09:00", "end": "17:00"}, the end excluded), weekdays ("monday:friday"; may pass over Saturday), days_of_month ("1:5", "-1" is the last), months ("march", "3:5"), years and location (time zone, default UTC). A time is within an object when it fits every key, and fits a key when it fits one of its ranges. Takes one object or a list. Error 22023 for what is not valid; null for null.';
+
+CREATE FUNCTION monitoring.time_matches(spec jsonb, at timestamptz DEFAULT clock_timestamp()) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	local timestamp;
+	clock text COLLATE "C";
+	days integer;
+	i jsonb;
+BEGIN
+	-- each test that fails goes on with the next interval
+	FOR i IN SELECT e FROM jsonb_array_elements(CASE jsonb_typeof(spec) WHEN 'array' THEN spec ELSE jsonb_build_array(spec) END) AS e LOOP
+		local := at AT TIME ZONE coalesce(i ->> 'location', 'UTC');
+		clock := to_char(local, 'HH24:MI');
+		CONTINUE WHEN i ? 'times' AND NOT EXISTS (
+			SELECT FROM jsonb_array_elements(i -> 'times') AS r
+			WHERE clock >= coalesce(r ->> 'start', r ->> 'start_time') AND clock < coalesce(r ->> 'end', r ->> 'end_time'));
+		CONTINUE WHEN i ? 'weekdays' AND NOT EXISTS (
+			SELECT FROM jsonb_array_elements_text(i -> 'weekdays') AS r, monitoring.time_range('weekdays', r) AS b
+			WHERE CASE WHEN b[1] <= b[2] THEN extract(dow FROM local) BETWEEN b[1] AND b[2]
+				ELSE extract(dow FROM local) >= b[1] OR extract(dow FROM local) <= b[2] END);
+		days := extract(day FROM date_trunc('month', local) + '1 month - 1 day'::interval);
+		CONTINUE WHEN i ? 'days_of_month' AND NOT EXISTS (
+			SELECT FROM jsonb_array_elements_text(i -> 'days_of_month') AS r, monitoring.time_range('days_of_month', r) AS b
+			WHERE extract(day FROM local) BETWEEN CASE WHEN b[1] < 0 THEN days + 1 ELSE 0 END + b[1]
+				AND CASE WHEN b[2] < 0 THEN days + 1 ELSE 0 END + b[2]);
+		CONTINUE WHEN i ? 'months' AND NOT EXISTS (
+			SELECT FROM jsonb_array_elements_text(i -> 'months') AS r, monitoring.time_range('months', r) AS b
+			WHERE extract(month FROM local) BETWEEN b[1] AND b[2]);
+		CONTINUE WHEN i ? 'years' AND NOT EXISTS (
+			SELECT FROM jsonb_array_elements_text(i -> 'years') AS r, monitoring.time_range('years', r) AS b
+			WHERE extract(year FROM local) BETWEEN b[1] AND b[2]);
+		RETURN true;
+	END LOOP;
+	RETURN false;
+END $$;
+COMMENT ON FUNCTION monitoring.time_matches(jsonb, timestamptz) IS 'Whether a time lies within time intervals as check_time_spec returns them: within one of the list. Local times that happen twice when clocks are set back both count.';
+
+CREATE TABLE monitoring.time_intervals (
+	name text PRIMARY KEY,
+	spec jsonb NOT NULL,
+	created_by text NOT NULL,
+	updated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.time_intervals IS 'Named time intervals, which routes name as mute times or active times. Use set_time_interval and drop_time_interval to change them.';
+COMMENT ON COLUMN monitoring.time_intervals.name IS 'Name of the interval.';
+COMMENT ON COLUMN monitoring.time_intervals.spec IS 'The times, as check_time_spec returns them.';
+COMMENT ON COLUMN monitoring.time_intervals.created_by IS 'Role that made it.';
+COMMENT ON COLUMN monitoring.time_intervals.updated_at IS 'When it last changed.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.time_intervals', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- What keeps alerts quiet
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_suppressions(alert_ids bigint[], at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (alert_id bigint, reason text, details jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT h.alert_id, r.reason, jsonb_strip_nulls(r.details)
+	FROM monitoring.alert_handling AS h
+	CROSS JOIN LATERAL (VALUES
+		('snoozed', h.snoozed_until > alert_suppressions.at, jsonb_build_object('until', h.snoozed_until, 'by', h.snoozed_by)),
+		('dismissed', h.dismissed_at IS NOT NULL, jsonb_build_object('at', h.dismissed_at, 'by', h.dismissed_by)),
+		('acknowledged', h.acknowledged_at IS NOT NULL AND coalesce(h.acknowledged_until > alert_suppressions.at, true),
+			jsonb_build_object('at', h.acknowledged_at, 'by', h.acknowledged_by, 'until', h.acknowledged_until))
+	) AS r (reason, holds, details)
+	WHERE r.holds AND h.alert_id = ANY (alert_suppressions.alert_ids);
+END $$;
+COMMENT ON FUNCTION monitoring.alert_suppressions(bigint[], timestamptz) IS 'Why nobody is notified of these alerts at a time, one row per alert and reason: silence, inhibition, parent, snoozed, dismissed or acknowledged.';
+-- alerts, rule kinds: functions that give the values of all rules of a kind in one statement, and those that check a rule
+-- when it is saved.
+--
+-- Rules that read the same share one reading. What cannot be evaluated is a row with an error, so that other rules of
+-- the kind are not disturbed.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Queries that rules hold
+----------------------------------------------------------------------------------------------------------------------
+
+-- The settings are those of the worker, so that a query gives the same wherever it runs.
+CREATE FUNCTION monitoring.run_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS TABLE (labels jsonb, value float8, "row" jsonb)
+LANGUAGE c STRICT VOLATILE ROWS 100
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_run_rule_query';
+COMMENT ON FUNCTION monitoring.run_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Run a query that a rule holds with the rights of its owner: a single SELECT that may use $1 (the time `at`) and $2 (the interval `over`). It can change nothing, whatever functions it calls, and cannot become another role. It sees names in pg_catalog only; others need their schema. One column is a number and becomes value, all others become labels (text, enums, booleans, UUIDs, addresses; nulls are left out, control characters become ?, each is cut off after 1024 bytes). With any_columns the whole row is given instead, as JSON. Errors: those of the query; canceled after timeout (57014); more than max_rows rows, or rows that are too large (54000); no or several numeric columns, a column of another type (42804), a label without a name (42611), labels that occur twice (21000); not a SELECT (0A000), several statements (42601); the caller has not the rights of owner (42501).';
+
+CREATE FUNCTION monitoring.try_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS TABLE (labels jsonb, value float8, "row" jsonb, error text)
+LANGUAGE c STRICT VOLATILE ROWS 100
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_try_rule_query';
+COMMENT ON FUNCTION monitoring.try_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'As run_rule_query, but when the query fails the result is one row with the error''s message. The session''s own statement timeout and pg_cancel_backend() remain errors.';
+
+CREATE FUNCTION monitoring.check_rule_query(owner name, query text, timeout interval DEFAULT '1 second',
+	max_rows integer DEFAULT 1000, any_columns boolean DEFAULT false, at timestamptz DEFAULT clock_timestamp(),
+	over interval DEFAULT '0')
+RETURNS void
+LANGUAGE c STRICT VOLATILE
+SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET DateStyle = 'ISO, YMD' SET IntervalStyle = 'postgres'
+SET extra_float_digits = 1 SET row_security = on
+AS 'MODULE_PATHNAME', 'mon_check_rule_query';
+COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Plan a query as run_rule_query would run it, as its owner, without running it: raises what can be known, such as bad syntax, names that do not exist, missing rights and columns that do not fit. Errors as run_rule_query.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- metric and slow_query
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- rules that differ in operator, threshold or severity only share one reading
 	WITH readings AS MATERIALIZED (
@@ -2543,17 +3007,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		) AS r
 		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
 	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb
+	SELECT r.id, v.series_labels, v.value, NULL::jsonb, NULL::text
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
 	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
 	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL
+	SELECT e.rule_id, e.series_labels, 0, NULL, NULL
 	FROM (
 		SELECT d.id AS rule_id, s.series_labels
 		FROM monitoring.alert_rule_defs AS d
-		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
+		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved' AND s.origin = 'value'
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
 		UNION
 		SELECT d.id, '{}'
@@ -2585,7 +3049,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
 		SELECT d.id, d.over, d.selector, d.threshold
@@ -2594,7 +3058,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	), active AS MATERIALIZED (
 		SELECT r.id, r.over, r.threshold, s.series_labels
 		FROM rules AS r
-		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
 	), statements AS MATERIALIZED (
 		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
@@ -2602,12 +3066,12 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
 			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
-	SELECT r.id, s.series_labels, s.mean_seconds, s.details
+	SELECT r.id, s.series_labels, s.mean_seconds, s.details, NULL::text
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
 	UNION ALL
 	-- a statement that does not run is not slow
-	SELECT a.id, a.series_labels, 0, NULL
+	SELECT a.id, a.series_labels, 0, NULL, NULL
 	FROM active AS a
 	WHERE a.threshold > 0 AND NOT EXISTS (
 		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
@@ -2633,8 +3097,385 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),
 	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true);
 
+-- alerts, forecasting: the rule kinds anomaly and forecast.
+
+-- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
+
+-- alerts, evidence: what the server was doing when an alert fired.
+
+-- alerts, incidents: what alerts and people open, its timeline and its report.
+
+-- alerts, second part: the evaluation that turns the values of rule kinds into transitions.
+--
+-- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
+-- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
+-- kinds follow in the same transaction. Nothing changes, nothing is written.
+--
+-- Evaluations exclude each other by a lock on alert_rule_kinds that readers and writers of rules do not meet. It is a table
+-- lock, not an advisory one, which any role could take and keep.
+
 ----------------------------------------------------------------------------------------------------------------------
--- Transitions
+-- The transition of one alert: pure functions, which the planner takes into the statement that uses them
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_breach(op text, value float8, bound float8) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE op WHEN '>' THEN value > bound WHEN '>=' THEN value >= bound WHEN '<' THEN value < bound
+	WHEN '<=' THEN value <= bound WHEN '=' THEN value = bound WHEN '<>' THEN value <> bound END;
+COMMENT ON FUNCTION monitoring.alert_breach(text, float8, float8) IS 'Whether value op bound holds; null without a value.';
+
+CREATE FUNCTION monitoring.alert_verdict(at timestamptz, missing_since timestamptz, breach boolean, inactive boolean, failed boolean,
+	max_age interval, no_data text, on_error text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN inactive THEN 'end'
+	WHEN failed THEN CASE on_error WHEN 'ok' THEN 'clear' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+	WHEN breach THEN 'breach'
+	WHEN NOT breach THEN 'clear'
+	WHEN at - coalesce(missing_since, at) < max_age THEN 'keep'
+	ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+END;
+COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies.';
+
+CREATE FUNCTION monitoring.next_alert_state(at timestamptz, state text, verdict text, fresh_breach boolean, since timestamptz,
+	clear_since timestamptz, resolved_at timestamptz, pending_for interval, keep_firing_for interval) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN state IN ('pending', 'firing') THEN CASE
+		WHEN verdict = 'keep' THEN state
+		WHEN verdict = 'breach' THEN CASE WHEN state = 'firing' OR at - since >= pending_for THEN 'firing' ELSE 'pending' END
+		WHEN state = 'pending' THEN 'inactive'
+		WHEN verdict = 'end' OR at - coalesce(clear_since, at) >= keep_firing_for THEN 'resolved'
+		ELSE 'firing'
+	END
+	WHEN fresh_breach THEN CASE WHEN pending_for = '0' THEN 'firing' ELSE 'pending' END
+	WHEN state = 'resolved' THEN CASE WHEN at - resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
+END;
+COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean, timestamptz, timestamptz, timestamptz, interval, interval) IS 'The state that an alert goes to: pending, firing, resolved; inactive: a pending one ends; forgotten: a resolved one is a day old; null: there is and will be none. fresh_breach: a value breaches, which begins an alert where there is none.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- One statement for many rules
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
+RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+BEGIN
+	RETURN QUERY
+		SELECT d.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value,
+			'threshold_sql: ' || coalesce(q.error,
+				CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL monitoring.try_rule_query(d.owner::name, d.threshold_sql, '1 second', 10000, false, rule_thresholds.at, d.over) AS q
+		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
+
+CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE plpgsql ROWS 10000 SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+BEGIN
+	IF source IS NOT NULL THEN
+		RETURN QUERY EXECUTE format('SELECT f.rule_id, f.series_labels, f.value, f.details, f.error FROM %s($1, $2) AS f', source)
+			USING at, rule_ids;
+	ELSIF failure IS NOT NULL THEN
+		RETURN QUERY SELECT u.id, NULL::jsonb, NULL::float8, NULL::jsonb, failure FROM unnest(rule_ids) AS u (id);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_values(text, bigint[], timestamptz, text) IS 'Values of rules as the function of their kind gives them; without a function, the failure as an error of each.';
+
+CREATE FUNCTION monitoring.note_rule_errors(rule_ids bigint[], errors text[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE monitoring.alert_rule_defs AS d
+	SET last_error = n.error, last_error_at = CASE WHEN n.error IS NOT NULL THEN at END
+	FROM unnest(rule_ids, errors) AS n (id, error)
+	WHERE d.id = n.id AND d.id IN (SELECT e.id FROM monitoring.alert_rule_defs AS e WHERE e.id = ANY (rule_ids) FOR NO KEY UPDATE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text[], timestamptz) IS 'Set or clear (null) the errors of rules that nobody is editing.';
+
+-- The plan is made once per session and is right for any number of rules and alerts: everything is hashed.
+CREATE FUNCTION monitoring.run_evaluation(source text, rule_ids bigint[], at timestamptz, failure text DEFAULT NULL,
+	inactive boolean DEFAULT false, purpose text DEFAULT 'record', OUT transitions bigint[], OUT shown jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_nestloop = off
+SET enable_mergejoin = off SET jit = off SET work_mem = '64MB' AS $$
+#variable_conflict use_column
+DECLARE
+	unique_labels boolean;
+	noted bigint[];
+	errors text[];
+BEGIN
+	WITH observed AS MATERIALIZED (
+		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details, f.error
+		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
+	), thresholds AS MATERIALIZED (
+		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
+	), rules AS MATERIALIZED (
+		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
+			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
+			coalesce(o.error, t.error,
+				CASE WHEN o.label_sets > d.max_instances THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
+		FROM monitoring.alert_rule_defs AS d
+		LEFT JOIN (
+			SELECT g.rule_id, count(*) AS label_sets, count(g.value) AS known, min(g.error) AS error FROM observed AS g GROUP BY g.rule_id
+		) AS o ON o.rule_id = d.id
+		LEFT JOIN (SELECT l.rule_id, min(l.error) AS error FROM thresholds AS l GROUP BY l.rule_id) AS t ON t.rule_id = d.id
+		WHERE d.id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id)) AND d.enabled
+	-- the threshold with the most labels, all of which the alert has
+	), own AS MATERIALIZED (
+		SELECT DISTINCT ON (o.rule_id, o.series_labels) o.rule_id, o.series_labels, t.threshold
+		FROM (SELECT DISTINCT l.rule_id, l.names FROM thresholds AS l) AS n
+		JOIN rules AS r ON r.id = n.rule_id
+		JOIN observed AS o ON o.rule_id = n.rule_id
+		JOIN thresholds AS t ON t.rule_id = n.rule_id AND t.names = n.names AND t.labels = (
+			SELECT coalesce(jsonb_object_agg(a.name, (r.labels || o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
+		ORDER BY o.rule_id, o.series_labels, cardinality(t.names) DESC, t.names
+	), known AS (
+		SELECT s.*, s.ctid AS place FROM monitoring.alert_states AS s WHERE s.rule_id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id))
+	-- alerts that tell of missing data or an error
+	), policies AS (
+		SELECT r.id AS rule_id, jsonb_build_object('reason', p.origin) AS series_labels, p.origin,
+			CASE p.origin WHEN 'rule_error' THEN jsonb_build_object('error', r.error) END AS details
+		FROM rules AS r
+		CROSS JOIN LATERAL (
+			SELECT 'rule_error' AS origin WHERE r.error IS NOT NULL AND r.on_error IN ('alerting', 'alert')
+			UNION ALL
+			SELECT 'no_data' WHERE r.error IS NULL AND r.known = 0 AND r.no_data IN ('alerting', 'alert')) AS p
+		WHERE NOT run_evaluation.inactive AND (p.origin = 'rule_error' AND r.on_error = 'alert' OR NOT EXISTS (
+			SELECT FROM monitoring.alert_states AS a
+			WHERE a.rule_id = r.id AND a.origin = 'value' AND a.state IN ('pending', 'firing')))
+		UNION ALL
+		SELECT k.rule_id, k.series_labels || '{"reason": "no_data"}', 'no_data', NULL
+		FROM rules AS r
+		JOIN monitoring.alert_states AS k ON k.rule_id = r.id
+		WHERE NOT run_evaluation.inactive AND r.error IS NULL AND r.no_data = 'alert' AND k.origin = 'value' AND k.state IN ('pending', 'firing')
+			AND NOT EXISTS (
+				SELECT FROM observed AS o WHERE o.rule_id = k.rule_id AND o.series_labels = k.series_labels AND o.value IS NOT NULL)
+	), compared AS (
+		SELECT coalesce(i.rule_id, k.rule_id) AS rule_id, coalesce(i.series_labels, k.series_labels) AS series_labels,
+			coalesce(i.origin, k.origin) AS origin, i.rule_id IS NOT NULL AS present, i.value AS new_value, i.details AS new_details,
+			i.threshold AS own_threshold, k.fingerprint, k.alert_id, k.state, k.value, k.details, k.active_at, k.fired_at,
+			k.resolved_at, k.clear_since, k.missing_since, k.threshold, k.place
+		FROM (
+			SELECT o.rule_id, o.series_labels, 'value' AS origin, o.value, o.details, w.threshold
+			FROM observed AS o
+			LEFT JOIN own AS w ON w.rule_id = o.rule_id AND w.series_labels = o.series_labels
+			WHERE o.error IS NULL
+			UNION ALL
+			SELECT p.rule_id, p.series_labels, p.origin, NULL, p.details, NULL FROM policies AS p
+		) AS i
+		FULL JOIN known AS k ON k.rule_id = i.rule_id AND k.series_labels = i.series_labels AND k.origin = i.origin
+	-- OFFSET 0: each step is computed once, not wherever a later one refers to it
+	), judged AS NOT MATERIALIZED (
+		SELECT c.*, r.name, r.version, r.keep_firing_for, r.max_age, r.no_data, r.on_error, coalesce(c.own_threshold, r.threshold) AS bound,
+			c.state IN ('pending', 'firing') AS active,
+			r.error IS NOT NULL AND c.origin <> 'rule_error' AS failed,
+			CASE WHEN c.origin <> 'value' THEN c.present
+				ELSE monitoring.alert_breach(r.op, c.new_value,
+					CASE WHEN c.state = 'firing' AND r.resolve_threshold IS NOT NULL THEN
+						CASE WHEN c.own_threshold IS NULL THEN r.resolve_threshold
+							ELSE c.own_threshold + (r.resolve_threshold - r.threshold) END
+						ELSE coalesce(c.own_threshold, r.threshold) END) END AS breach,
+			CASE c.origin WHEN 'no_data' THEN r.max_age + CASE r.no_data WHEN 'alerting' THEN r.pending_for ELSE '0' END
+				ELSE r.pending_for END AS pending_for
+		FROM compared AS c
+		JOIN rules AS r ON r.id = c.rule_id
+		OFFSET 0
+	), verdicts AS (
+		SELECT j.*,
+			-- never in the future, should the clock have been set back
+			CASE WHEN j.active AND j.active_at <= run_evaluation.at THEN j.active_at ELSE run_evaluation.at END AS since,
+			CASE WHEN j.clear_since > run_evaluation.at THEN run_evaluation.at ELSE j.clear_since END AS clear,
+			CASE WHEN j.missing_since > run_evaluation.at THEN run_evaluation.at ELSE j.missing_since END AS missing,
+			monitoring.alert_verdict(run_evaluation.at, j.missing_since, j.breach, run_evaluation.inactive, j.failed, j.max_age, j.no_data,
+				j.on_error) AS verdict
+		FROM judged AS j
+		WHERE j.state IS NOT NULL OR j.breach
+		OFFSET 0
+	), moved AS (
+		SELECT v.*,
+			monitoring.next_alert_state(run_evaluation.at, v.state, v.verdict, v.breach AND NOT run_evaluation.inactive AND NOT v.failed,
+				v.since, v.clear, v.resolved_at, v.pending_for, v.keep_firing_for) AS to_state
+		FROM verdicts AS v
+		OFFSET 0
+	), timed AS (
+		SELECT m.*,
+			CASE WHEN m.to_state = 'firing' THEN
+				CASE m.verdict WHEN 'keep' THEN m.clear WHEN 'clear' THEN coalesce(m.clear, run_evaluation.at) END END AS next_clear_since,
+			CASE WHEN m.to_state IN ('pending', 'firing') THEN
+				CASE WHEN m.failed THEN m.missing WHEN m.breach IS NULL THEN coalesce(m.missing, run_evaluation.at) END END AS next_missing_since
+		FROM moved AS m
+	), changed AS MATERIALIZED (
+		SELECT t.rule_id, t.version, t.place, t.series_labels, t.origin, t.state AS old_state, t.active, t.to_state,
+			CASE WHEN run_evaluation.inactive THEN 'inactive_hours' WHEN t.failed THEN 'rule_error' WHEN t.breach IS NULL THEN 'no_data'
+				WHEN NOT t.breach THEN 'clear' WHEN t.origin = 'value' THEN 'breach' ELSE t.origin END AS reason,
+			coalesce(t.fingerprint, monitoring.alert_fingerprint(t.name, t.series_labels, t.origin)) AS fingerprint, t.alert_id,
+			coalesce(t.new_value, t.value) AS value,
+			CASE WHEN t.new_details IS NULL THEN t.details WHEN t.state = 'firing' AND t.details ? 'impact'
+				THEN t.new_details || jsonb_build_object('impact', t.details -> 'impact') ELSE t.new_details END AS details,
+			CASE WHEN t.new_value IS NULL THEN coalesce(t.threshold, t.bound) ELSE t.bound END AS threshold, t.since AS active_at,
+			CASE WHEN t.to_state = 'firing' AND t.state IS DISTINCT FROM 'firing' THEN run_evaluation.at WHEN t.active THEN t.fired_at END AS fired_at,
+			CASE WHEN t.to_state = 'resolved' THEN run_evaluation.at END AS resolved_at,
+			t.next_clear_since AS clear_since, t.next_missing_since AS missing_since
+		FROM timed AS t
+		WHERE t.to_state IS DISTINCT FROM t.state
+			OR t.active AND (t.since IS DISTINCT FROM t.active_at OR t.next_clear_since IS DISTINCT FROM t.clear_since
+				OR t.next_missing_since IS DISTINCT FROM t.missing_since)
+	-- from here on nobody else writes these rules' states: what was read is what is changed
+	), locked AS MATERIALIZED (
+		SELECT d.id, d.version, d AS rule
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
+		FOR SHARE SKIP LOCKED
+	), ready AS MATERIALIZED (
+		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
+			CASE WHEN c.active THEN c.alert_id ELSE nextval('monitoring.alert_id_seq') END AS alert_id, c.value, c.details,
+			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since, l.rule
+		FROM changed AS c
+		JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
+	), inserted AS (
+		INSERT INTO monitoring.alert_states (rule_id, fingerprint, series_labels, alert_id, state, value, details, active_at, fired_at,
+			resolved_at, clear_since, missing_since, updated_at, threshold, origin)
+		SELECT r.rule_id, r.fingerprint, r.series_labels, r.alert_id, r.to_state, r.value, r.details, r.active_at, r.fired_at,
+			r.resolved_at, r.clear_since, r.missing_since, run_evaluation.at, r.threshold, r.origin
+		FROM ready AS r
+		WHERE r.old_state IS NULL
+		RETURNING 1
+	), updated AS (
+		UPDATE monitoring.alert_states AS s
+		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
+			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
+			updated_at = run_evaluation.at, threshold = r.threshold
+		FROM ready AS r
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		RETURNING 1
+	), deleted AS (
+		DELETE FROM monitoring.alert_states AS s
+		USING ready AS r
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		RETURNING 1
+	), transitions AS (
+		SELECT r.*, CASE WHEN r.active THEN r.old_state ELSE 'inactive' END AS from_state
+		FROM ready AS r
+		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT run_evaluation.at, t.alert_id, t.rule_id, (t.rule).name, (t.rule).severity, t.series_labels,
+			(t.rule).selector || (t.rule).extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, (t.rule).op,
+			t.threshold,
+			monitoring.fill_annotations(t.rule, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
+				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, run_evaluation.at, t.threshold, t.origin)::monitoring.alert_states),
+			t.details, t.active_at, t.fired_at, t.fingerprint
+		FROM transitions AS t
+		WHERE run_evaluation.purpose = 'record'
+		ORDER BY t.rule_id, t.series_labels
+		RETURNING id
+	)
+	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
+		CASE run_evaluation.purpose
+			WHEN 'simulate' THEN (
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('from_state', CASE WHEN r.last_error IS NULL THEN 'ok' ELSE 'error' END,
+						'to_state', CASE WHEN r.error IS NULL THEN 'ok' ELSE 'error' END, 'reason', r.error) AS shown
+					FROM rules AS r
+					WHERE r.id = ANY (n.ids)
+					UNION ALL
+					SELECT t.series_labels, jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
+						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
+						'details', t.details)
+					FROM transitions AS t
+				) AS u)
+			WHEN 'show' THEN (
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('error', r.error) AS shown FROM rules AS r WHERE r.error IS NOT NULL
+					UNION ALL
+					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
+						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
+					FROM judged AS j
+					JOIN rules AS r ON r.id = j.rule_id
+					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
+				) AS u)
+		END,
+		(SELECT count(*) FROM ready)
+			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted),
+		n.ids, n.errors
+	INTO transitions, shown, unique_labels, noted, errors
+	FROM (
+		SELECT array_agg(r.id ORDER BY r.id) AS ids, array_agg(left(r.error, 1000) ORDER BY r.id) AS errors
+		FROM rules AS r
+		WHERE NOT run_evaluation.inactive AND left(r.error, 1000) IS DISTINCT FROM r.last_error
+	) AS n;
+
+	-- a new label set twice violates the primary key
+	IF NOT unique_labels THEN
+		RAISE EXCEPTION 'function % gave a value of the same labels twice', source
+			USING ERRCODE = 'cardinality_violation';
+	END IF;
+	IF noted IS NOT NULL THEN
+		PERFORM monitoring.note_rule_errors(noted, errors, at);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.run_evaluation(text, bigint[], timestamptz, text, boolean, text) IS 'Evaluate rules with the values from source in one statement: change their alerts'' states, write history and return its ids, note errors. Without a source the rules failed, or (inactive) are outside their active times. purpose: record; simulate, which returns the transitions instead of writing history; show, which returns the values that were compared.';
+
+CREATE FUNCTION monitoring.evaluation_may_fail(sqlstate text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN left(sqlstate, 2) NOT IN ('25', '40', '57', '58') AND sqlstate NOT IN ('53100', '53300');
+COMMENT ON FUNCTION monitoring.evaluation_may_fail(text) IS 'Whether an error can be a rule''s fault: transaction state, serialization, full disk, connections, intervention and the system are not.';
+
+CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	half integer := cardinality(rule_ids) / 2;
+BEGIN
+	RETURN (monitoring.run_evaluation(kind_function, rule_ids, at)).transitions;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	ELSIF half = 0 THEN
+		RETURN (monitoring.run_evaluation(NULL, rule_ids, at, SQLERRM)).transitions;
+	END IF;
+	-- Halving finds the rule at fault; from then on it is evaluated apart from the others.
+	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at)
+		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz) IS 'Evaluate rules of one kind in one statement. A rule that fails gets its last_error, its alerts become what its on_error says, and it disturbs no other.';
+
+CREATE FUNCTION monitoring.failed_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.id, NULL::jsonb, NULL::float8, NULL::jsonb, d.last_error
+	FROM monitoring.alert_rule_defs AS d
+	WHERE d.id = ANY (failed_rule_values.rule_ids)
+$$;
+COMMENT ON FUNCTION monitoring.failed_rule_values(timestamptz, bigint[]) IS 'As the function of a rule kind: the error that each rule had last.';
+
+CREATE FUNCTION monitoring.evaluate_failed_rules(kind_function text, rule_ids bigint[], at timestamptz) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	transitions bigint[] := '{}';
+	-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
+	tried bigint[];
+	one bigint;
+BEGIN
+	RETURN (monitoring.run_evaluation(kind_function, rule_ids, at)).transitions;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	END IF;
+	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY random() LIMIT 20);
+	FOREACH one IN ARRAY tried LOOP
+		transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[one], at);
+	END LOOP;
+	-- for the others it is the same error still
+	RETURN transitions || (monitoring.run_evaluation('monitoring.failed_rule_values',
+		ARRAY(SELECT f FROM unnest(rule_ids) AS f WHERE f <> ALL (tried)), at)).transitions;
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_failed_rules(text, bigint[], timestamptz) IS 'Evaluate rules that failed before: together if their function tells their errors, else up to twenty one by one; for the others it is the same error still.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Transitions that no value makes
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.end_alerts(rule monitoring.alert_rule_defs, reason text, at timestamptz DEFAULT clock_timestamp())
@@ -2652,7 +3493,7 @@ BEGIN
 		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
 			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
 			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
-			rule.threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
+			(e.s).threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
 			(e.s).fingerprint
 		FROM ended AS e
 		WHERE (e.s).state IN ('pending', 'firing')
@@ -2665,181 +3506,164 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
 
+CREATE FUNCTION monitoring.demote_alerts(rule monitoring.alert_rule_defs, at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	transitions bigint[];
+BEGIN
+	PERFORM monitoring.ensure_partition('alert_history', at);
+	WITH early AS MATERIALIZED (
+		SELECT s AS old_state FROM monitoring.alert_states AS s
+		WHERE s.rule_id = rule.id AND s.state = 'firing' AND s.origin = 'value' AND s.clear_since IS NULL
+			AND demote_alerts.at - s.active_at < rule.pending_for
+	), demoted AS (
+		UPDATE monitoring.alert_states AS s
+		SET state = 'pending', alert_id = nextval('monitoring.alert_id_seq'), fired_at = NULL, updated_at = demote_alerts.at
+		FROM early AS e
+		WHERE s.rule_id = rule.id AND s.fingerprint = (e.old_state).fingerprint
+		RETURNING s AS new_state, e.old_state
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT demote_alerts.at, (t.s).alert_id, rule.id, rule.name, rule.severity, (t.s).series_labels,
+			rule.selector || rule.extra_labels || (t.s).series_labels, t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
+			(t.s).threshold, monitoring.fill_annotations(rule, t.s), (t.s).details, (t.s).active_at, (t.s).fired_at,
+			(t.s).fingerprint
+		FROM demoted AS d
+		CROSS JOIN LATERAL (VALUES (d.old_state, 'firing', 'resolved'), (d.new_state, 'inactive', 'pending')) AS t (s, from_state, to_state)
+		ORDER BY t.to_state DESC, (t.s).alert_id
+		RETURNING id
+	)
+	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.demote_alerts(monitoring.alert_rule_defs, timestamptz) IS 'After pending_for was raised: firing alerts whose breach has not lasted that long are resolved, and go on as pending ones whose breach began when it did.';
+
+CREATE FUNCTION monitoring.restart_timers(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE monitoring.alert_states AS s
+	SET active_at = CASE s.state WHEN 'pending' THEN at ELSE s.active_at END,
+		clear_since = CASE WHEN s.clear_since IS NOT NULL THEN at END,
+		missing_since = CASE WHEN s.missing_since IS NOT NULL THEN at END,
+		updated_at = at
+	WHERE (s.state = 'pending' OR s.state = 'firing' AND (s.clear_since IS NOT NULL OR s.missing_since IS NOT NULL))
+		AND s.rule_id IN (SELECT d.id FROM monitoring.alert_rule_defs AS d FOR SHARE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION monitoring.restart_timers(timestamptz) IS 'Let all running timers of alerts start over. A rule that is being edited keeps its own.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Evaluation
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.note_rule_errors(rule_ids bigint[], error text, at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	UPDATE monitoring.alert_rule_defs AS d
-	SET last_error = left(error, 1000), last_error_at = CASE WHEN error IS NOT NULL THEN at END
-	WHERE d.id IN (
-		SELECT e.id
-		FROM monitoring.alert_rule_defs AS e
-		WHERE e.id = ANY (note_rule_errors.rule_ids) AND e.last_error IS DISTINCT FROM left(note_rule_errors.error, 1000)
-		FOR NO KEY UPDATE SKIP LOCKED)
-$$;
-COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text, timestamptz) IS 'Set or clear (null) the error of rules where it changes.';
-
--- What the functions of kinds return is estimated far too low; sorting labels to merge them would cost more than all else.
-CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz, had_error boolean)
-RETURNS bigint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
+-- One query tells of all alerts: a row is about those that have its value in every column that is a label of theirs.
+CREATE FUNCTION monitoring.note_impacts(transition_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions bigint[];
-	unique_labels boolean;
-	half integer := cardinality(rule_ids) / 2;
+	rule monitoring.alert_rule_defs;
+	found_rows jsonb[];
+	failure text;
 BEGIN
-	-- $1 the time, $2 the rules
-	EXECUTE format($statement$
-	WITH compared AS (
-		SELECT coalesce(o.rule_id, s.rule_id) AS rule_id, coalesce(o.series_labels, s.series_labels) AS series_labels,
-			o.value AS new_value, o.details AS new_details, s.fingerprint, s.alert_id, s.state, s.value, s.details,
-			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since, s.place
-		FROM (
-			SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
-			FROM %s($1, $2) AS f
-		) AS o
-		FULL JOIN (SELECT a.*, a.ctid AS place FROM monitoring.alert_states AS a WHERE a.rule_id = ANY ($2)) AS s
-			ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
-	), judged AS (
-		SELECT c.*, d.name, d.version, d.pending_for, d.keep_firing_for, d.max_age,
-			c.state IS NOT NULL AND c.state <> 'resolved' AS active,
-			CASE d.op
-				WHEN '>' THEN c.new_value > b.bound
-				WHEN '>=' THEN c.new_value >= b.bound
-				WHEN '<' THEN c.new_value < b.bound
-				WHEN '<=' THEN c.new_value <= b.bound
-				WHEN '=' THEN c.new_value = b.bound
-				WHEN '<>' THEN c.new_value <> b.bound
-			END AS breach,
-			-- never in the future, should the clock have been set back
-			least(c.active_at, $1) AS since,
-			least(c.clear_since, $1) AS clear,
-			least(c.missing_since, $1) AS missing
-		FROM compared AS c
-		JOIN monitoring.alert_rule_defs AS d ON d.id = c.rule_id
-		CROSS JOIN LATERAL (SELECT CASE WHEN c.state = 'firing' THEN coalesce(d.resolve_threshold, d.threshold)
-			ELSE d.threshold END AS bound) AS b
-		WHERE d.id = ANY ($2) AND d.enabled
-	), moved AS (
-		SELECT j.*,
-			CASE
-				WHEN NOT j.active AND j.breach THEN CASE WHEN j.pending_for = '0' THEN 'firing' ELSE 'pending' END
-				WHEN NOT j.active THEN CASE WHEN $1 - j.resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
-				WHEN j.breach THEN CASE WHEN $1 - j.since >= j.pending_for THEN 'firing' ELSE j.state END
-				WHEN j.breach IS NULL AND $1 - j.missing < j.max_age THEN j.state
-				WHEN j.state = 'pending' THEN 'inactive'
-				WHEN j.breach IS NULL OR $1 - coalesce(j.clear, $1) >= j.keep_firing_for THEN 'resolved'
-				ELSE 'firing'
-			END AS to_state
-		FROM (SELECT g.rule_id, g.series_labels, g.new_value, g.new_details, g.fingerprint, g.alert_id, g.state, g.value,
-				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.place, g.name, g.version,
-				g.pending_for, g.keep_firing_for, g.max_age, g.active, g.breach, g.since, g.clear,
-				CASE WHEN g.breach IS NULL THEN coalesce(g.missing, $1) END AS missing
-			FROM judged AS g
-			WHERE g.state IS NOT NULL OR g.breach) AS j
-	), changed AS MATERIALIZED (
-		SELECT m.rule_id, m.version, m.place, m.state AS old_state, m.active, m.to_state,
-			CASE WHEN m.to_state IN ('pending', 'firing') THEN 'breach' WHEN m.breach IS NULL THEN 'no_data' ELSE 'clear' END AS reason,
-			ROW(m.rule_id,
-				coalesce(m.fingerprint, left(encode(sha256(convert_to(m.name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
-				m.series_labels,
-				CASE WHEN m.active THEN m.alert_id ELSE nextval('monitoring.alert_id_seq') END,
-				m.to_state,
-				coalesce(m.new_value, m.value),
-				coalesce(m.new_details, m.details),
-				CASE WHEN m.active THEN m.since ELSE $1 END,
-				CASE WHEN m.to_state = 'firing' AND m.state IS DISTINCT FROM 'firing' THEN $1 WHEN m.active THEN m.fired_at END,
-				CASE WHEN m.to_state = 'resolved' THEN $1 END,
-				CASE WHEN m.to_state = 'firing' AND NOT coalesce(m.breach, false) THEN
-					CASE WHEN m.breach IS NULL THEN m.clear ELSE coalesce(m.clear, $1) END END,
-				CASE WHEN m.to_state IN ('pending', 'firing') THEN m.missing END,
-				$1)::monitoring.alert_states AS next
-		FROM moved AS m
-		WHERE m.to_state IS DISTINCT FROM m.state
-			OR m.active AND (
-				m.since IS DISTINCT FROM m.active_at
-				OR m.missing IS DISTINCT FROM m.missing_since
-				OR CASE WHEN m.breach THEN m.clear_since IS NOT NULL WHEN m.breach IS NULL THEN m.clear IS DISTINCT FROM m.clear_since
-					ELSE m.state = 'firing' AND coalesce(m.clear, $1) IS DISTINCT FROM m.clear_since END)
-	-- from here on nobody else writes these rules' states: what was read is what is changed
-	), locked AS MATERIALIZED (
-		SELECT d.id, d.version, d AS rule
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
-		FOR SHARE SKIP LOCKED
-	), ready AS MATERIALIZED (
-		SELECT c.*, l.rule FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
-	), inserted AS (
-		INSERT INTO monitoring.alert_states SELECT (r.next).* FROM ready AS r WHERE r.old_state IS NULL
-		RETURNING 1
-	), updated AS (
-		UPDATE monitoring.alert_states AS s
-		SET alert_id = (r.next).alert_id, state = (r.next).state, value = (r.next).value, details = (r.next).details,
-			active_at = (r.next).active_at, fired_at = (r.next).fired_at, resolved_at = (r.next).resolved_at,
-			clear_since = (r.next).clear_since, missing_since = (r.next).missing_since, updated_at = (r.next).updated_at
-		FROM ready AS r
-		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
-		RETURNING 1
-	), deleted AS (
-		DELETE FROM monitoring.alert_states AS s
-		USING ready AS r
-		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
-		RETURNING 1
-	), written AS (
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT $1, (r.next).alert_id, r.rule_id, (r.rule).name, (r.rule).severity, (r.next).series_labels,
-			(r.rule).selector || (r.rule).extra_labels || (r.next).series_labels,
-			CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason, (r.next).value, (r.rule).op,
-			(r.rule).threshold, monitoring.fill_annotations(r.rule, r.next), (r.next).details, (r.next).active_at,
-			(r.next).fired_at, (r.next).fingerprint
-		FROM ready AS r
-		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
-		ORDER BY r.rule_id, (r.next).series_labels
-		RETURNING id
-	)
-	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
-		(SELECT count(*) FROM ready)
-			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
-	$statement$, kind_function) INTO transitions, unique_labels USING at, rule_ids;
-
-	-- a new label set twice violates the primary key
-	IF NOT unique_labels THEN
-		RAISE EXCEPTION 'function % gave a value of the same labels twice', kind_function
-			USING ERRCODE = 'cardinality_violation';
-	END IF;
-	IF had_error THEN
-		PERFORM monitoring.note_rule_errors(rule_ids, NULL, at);
-	END IF;
-	RETURN transitions;
-EXCEPTION WHEN OTHERS THEN
-	-- what is no rule's fault: transaction state, serialization, full disk, connections, intervention, the system
-	IF left(SQLSTATE, 2) IN ('25', '40', '57', '58') OR SQLSTATE IN ('53100', '53300') THEN
-		RAISE;
-	ELSIF half = 0 THEN
-		PERFORM monitoring.note_rule_errors(rule_ids, SQLERRM, at);
-		RETURN '{}';
-	END IF;
-	-- Halving finds the rule at fault; from then on it is evaluated apart from the others.
-	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at, had_error)
-		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at, had_error);
+	FOR rule IN
+		SELECT d.* FROM monitoring.alert_rule_defs AS d
+		WHERE d.impact_sql IS NOT NULL AND EXISTS (
+			SELECT FROM monitoring.alert_history AS h
+			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+	LOOP
+		SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
+		FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		WITH impacts AS (
+			SELECT h.id, h.alert_id,
+				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
+					ELSE coalesce((
+						SELECT jsonb_strip_nulls(f.row)
+						FROM unnest(found_rows) AS f (row)
+						CROSS JOIN LATERAL (
+							SELECT count(*) AS labels, coalesce(bool_and(c.value = h.labels ->> c.key), true) AS fits
+							FROM jsonb_each_text(f.row) AS c
+							WHERE h.labels ? c.key AND c.value IS NOT NULL) AS m
+						WHERE m.fits AND octet_length(f.row::text) <= 8192
+						ORDER BY m.labels DESC, f.row
+						LIMIT 1), '{}') END AS impact
+			FROM monitoring.alert_history AS h
+			WHERE h.rule_id = rule.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing'
+		), states AS (
+			UPDATE monitoring.alert_states AS s
+			SET details = coalesce(s.details, '{}') || jsonb_build_object('impact', i.impact)
+			FROM impacts AS i
+			WHERE s.alert_id = i.alert_id
+			RETURNING i.id, s AS state
+		)
+		UPDATE monitoring.alert_history AS h
+		SET details = (s.state).details, annotations = monitoring.fill_annotations(rule, s.state)
+		FROM states AS s
+		WHERE h.at = note_impacts.at AND h.id = s.id;
+	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states, write history and return its ids. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
+COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error.';
+
+-- The phase spreads rules of the same interval over it; a name's hash is the same on every server.
+CREATE FUNCTION monitoring.rule_is_due(every interval, name text, previous timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN every IS NULL OR previous IS NULL OR at < previous
+	OR floor(date_part('epoch', at) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8)
+		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
+COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
+
+CREATE FUNCTION monitoring.rule_is_active(active_times jsonb, at timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN monitoring.time_matches(active_times, at);
+EXCEPTION WHEN data_exception THEN
+	-- a time zone that the server knew when the rule was made: better an alert too many
+	RETURN true;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a time lies within active_times; true if they cannot be read any more.';
+
+-- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
+CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8)
+$$;
+COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
+
+CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	last_one timestamptz := (SELECT e.evaluated_at FROM monitoring.evaluation_state AS e);
+BEGIN
+	PERFORM set_config('monitoring_session.evaluated_at', date_part('epoch', at)::text, false);
+	IF at - last_one > '1 hour' THEN
+		PERFORM monitoring.restart_timers(at);
+	END IF;
+	IF last_one IS NULL THEN
+		INSERT INTO monitoring.evaluation_state (evaluated_at) VALUES (at);
+	ELSIF at < last_one OR at - last_one >= '1 minute' THEN
+		UPDATE monitoring.evaluation_state SET evaluated_at = at;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.note_evaluation(timestamptz) IS 'Keep the time of an evaluation, in the table once a minute. When the last one was more than an hour ago, what alerts did meanwhile is not known: timers start over.';
 
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	transitions bigint[] := '{}';
+	previous timestamptz := monitoring.previous_evaluation();
+	inactive bigint[];
 	kind_function text;
 	rules record;
-	failed_rule bigint;
 BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	PERFORM monitoring.ensure_partition('alert_history', at);
+	PERFORM monitoring.note_evaluation(at);
+
+	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
+		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.rule_is_active(d.active_times, evaluate_all_rules.at));
+	IF cardinality(inactive) > 0 THEN
+		transitions := (monitoring.run_evaluation(NULL, inactive, at, inactive => true)).transitions;
+	END IF;
 
 	FOR rules IN
 		SELECT k.kind, k.function,
@@ -2847,24 +3671,24 @@ BEGIN
 			coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.last_error IS NOT NULL), '{}') AS failed
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
-		WHERE d.enabled
+		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
 		GROUP BY k.kind, k.function
-		ORDER BY k.kind
+		ORDER BY k.evaluation_order, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
 		EXCEPTION WHEN undefined_function OR insufficient_privilege OR syntax_error OR invalid_schema_name OR undefined_object THEN
-			PERFORM monitoring.note_rule_errors(rules.good || rules.failed, SQLERRM, at);
+			transitions := transitions || (monitoring.run_evaluation(NULL, rules.good || rules.failed, at, SQLERRM)).transitions;
 			CONTINUE;
 		END;
 		IF cardinality(rules.good) > 0 THEN
-			transitions := transitions || monitoring.evaluate_rules(kind_function, rules.good, at, false);
+			transitions := transitions || monitoring.evaluate_rules(kind_function, rules.good, at);
 		END IF;
-		-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
-		FOR failed_rule IN SELECT f FROM unnest(rules.failed) AS f ORDER BY random() LIMIT 20 LOOP
-			transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[failed_rule], at, true);
-		END LOOP;
+		IF cardinality(rules.failed) > 0 THEN
+			transitions := transitions || monitoring.evaluate_failed_rules(kind_function, rules.failed, at);
+		END IF;
 	END LOOP;
+	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -2900,6 +3724,146 @@ COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
+-- alerts, backtest: what a rule would say now, and what it would have done.
+--
+-- A trial evaluates a copy of the rule, with the statement that evaluates rules, in a subtransaction that is rolled back: no
+-- stored state is touched, and nobody else sees the copy.
+
+CREATE FUNCTION monitoring.trial_rule(rule_name text, definition jsonb) RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	stored monitoring.alert_rule_defs;
+	rule monitoring.alert_rule_defs;
+BEGIN
+	SELECT d.* INTO stored FROM monitoring.alert_rule_defs AS d WHERE d.name = rule_name;
+	IF FOUND THEN
+		rule := monitoring.change_rule(stored, definition, '{kind}');
+	ELSIF definition = '{}' THEN
+		RAISE EXCEPTION 'alert rule "%" does not exist', rule_name
+			USING ERRCODE = 'undefined_object', HINT = 'Give the definition of a rule that is not stored yet.';
+	ELSE
+		rule := monitoring.change_rule(jsonb_populate_record(NULL::monitoring.alert_rule_defs, jsonb_build_object('name', rule_name)
+			|| '{"kind": "metric", "pending_for": "0", "keep_firing_for": "0", "max_age": "5 minutes", "severity": "medium",
+				"selector": {}, "by_labels": [], "extra_labels": {}, "annotations": {}, "params": {}, "no_data": "ok",
+				"on_error": "keep", "max_instances": 1000}'), definition);
+	END IF;
+	IF (rule.params, rule.impact_sql, rule.threshold_sql) IS DISTINCT FROM (stored.params, stored.impact_sql, stored.threshold_sql) THEN
+		rule.owner := monitoring.calling_role();
+	END IF;
+	rule := monitoring.check_alert_rule(rule);
+	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
+	rule.name := left(rule.name, 150) || ' ' || gen_random_uuid();
+	rule.enabled := true;
+	rule.version := 1;
+	rule.created_at := clock_timestamp();
+	rule.updated_at := rule.created_at;
+	rule.last_error := NULL;
+	rule.last_error_at := NULL;
+	RETURN rule;
+END $$;
+COMMENT ON FUNCTION monitoring.trial_rule(text, jsonb) IS 'A copy of a rule, with changes, or a new rule, under a name of its own, to be inserted and rolled back. Errors as create_alert_rule; 42704 for a rule that is not stored and has no definition.';
+
+CREATE FUNCTION monitoring.run_trial(rule monitoring.alert_rule_defs, at timestamptz, purpose text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	kind_function text;
+BEGIN
+	IF rule.active_times IS NOT NULL AND NOT monitoring.rule_is_active(rule.active_times, at) THEN
+		RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, inactive => true, purpose => run_trial.purpose)).shown;
+	END IF;
+	SELECT k.function INTO kind_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;
+	RETURN (monitoring.run_evaluation(monitoring.alert_kind_function(kind_function, 'timestamptz, bigint[]'), ARRAY[rule.id], at,
+		purpose => run_trial.purpose)).shown;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	END IF;
+	RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, SQLERRM, purpose => run_trial.purpose)).shown;
+END $$;
+COMMENT ON FUNCTION monitoring.run_trial(monitoring.alert_rule_defs, timestamptz, text) IS 'Evaluate one rule at a time as evaluate_alerts would, and return what run_evaluation shows for this purpose.';
+
+CREATE FUNCTION monitoring.preview_rule(rule text, definition jsonb DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (labels jsonb, value float8, op text, threshold float8, breach boolean, details jsonb, error text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	trial monitoring.alert_rule_defs := monitoring.trial_rule(rule, definition);
+	shown jsonb;
+BEGIN
+	IF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'the time of a preview must be finite' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	BEGIN
+		INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+		shown := monitoring.run_trial(trial, at, 'show');
+		RAISE EXCEPTION 'end of the trial' USING ERRCODE = 'MON01';
+	EXCEPTION WHEN SQLSTATE 'MON01' THEN
+	END;
+	RETURN QUERY
+		SELECT s.labels, s.value, trial.op, s.threshold, s.breach, s.details, s.error
+		FROM jsonb_to_recordset(shown) AS s (labels jsonb, value float8, threshold float8, breach boolean, details jsonb, error text);
+END $$;
+COMMENT ON FUNCTION monitoring.preview_rule(text, jsonb, timestamptz) IS 'What a rule finds at a time, without saving anything: one row per label set with its value and whether it breaches the threshold, or one with the error. definition is a JSON object of parameters of create_alert_rule as for update_alert_rule: all that a new rule needs, or the changes to the stored rule of this name. Errors as create_alert_rule, but not for a parent.';
+
+CREATE FUNCTION monitoring.backtest_rule(rule text, since timestamptz, until timestamptz DEFAULT clock_timestamp(),
+	step interval DEFAULT NULL, definition jsonb DEFAULT '{}')
+RETURNS TABLE (at timestamptz, labels jsonb, from_state text, to_state text, reason text, value float8, threshold float8, details jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	max_steps CONSTANT integer := 10000;
+	max_transitions CONSTANT integer := 100000;
+	trial monitoring.alert_rule_defs := monitoring.trial_rule(rule, definition);
+	moment timestamptz := since;
+	found jsonb;
+	transitions jsonb[] := '{}';
+	moments timestamptz[] := '{}';
+	total integer := 0;
+BEGIN
+	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR until <= since THEN
+		RAISE EXCEPTION 'a backtest must end after it begins' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	step := coalesce(step, greatest(trial.every, '1 minute', make_interval(secs => ceil(date_part('epoch', until - since) / 1440))));
+	IF step <= '0' THEN
+		RAISE EXCEPTION 'the step of a backtest must be longer than zero' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF date_part('epoch', until - since) / date_part('epoch', step) >= max_steps THEN
+		RAISE EXCEPTION 'a backtest cannot have more than % steps', max_steps
+			USING ERRCODE = 'program_limit_exceeded', HINT = 'Give a longer step or a shorter time.';
+	END IF;
+
+	BEGIN
+		INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+		WHILE moment <= until LOOP
+			found := monitoring.run_trial(trial, moment, 'simulate');
+			IF found IS NOT NULL THEN
+				transitions := transitions || found;
+				moments := moments || moment;
+				total := total + jsonb_array_length(found);
+				IF total > max_transitions THEN
+					RAISE EXCEPTION 'the rule makes more than % transitions', max_transitions
+						USING ERRCODE = 'program_limit_exceeded', HINT = 'Give a shorter time.';
+				END IF;
+			END IF;
+			moment := moment + step;
+		END LOOP;
+		RAISE EXCEPTION 'end of the trial' USING ERRCODE = 'MON01';
+	EXCEPTION WHEN SQLSTATE 'MON01' THEN
+	END;
+	RETURN QUERY
+		SELECT f.moment, s.labels, s.from_state, s.to_state, s.reason, s.value, s.threshold, s.details
+		FROM unnest(moments, transitions) WITH ORDINALITY AS f (moment, found, n)
+		CROSS JOIN LATERAL ROWS FROM (jsonb_to_recordset(f.found) AS (labels jsonb, from_state text, to_state text, reason text,
+			value float8, threshold float8, details jsonb)) WITH ORDINALITY AS s (labels, from_state, to_state, reason, value, threshold, details, m)
+		ORDER BY f.n, s.m;
+END $$;
+COMMENT ON FUNCTION monitoring.backtest_rule(text, timestamptz, timestamptz, interval, jsonb) IS 'The transitions that a rule would have made, had it been evaluated at since, since + step, and so on until the end, with the metrics that are stored; it starts without alerts. A row without labels says that the rule was in error (to_state error, reason the error) or no longer. step: by default a minute, or the rule''s "every" if that is longer, and not more than 1,440 steps. definition as in preview_rule: to try changes of the stored rule of this name, or a rule that is not stored. Queries and other rules give what they give now, unless they look at the time. Errors: 22023 for times that are not finite or not in order, 54000 for more than 10,000 steps or 100,000 transitions, others as create_alert_rule.';
+
+-- alerts, statistics: how often alerts fire, how fast people act, how much of it is noise.
+
+-- alerts, routing: which receiver is told of which alert, when, and in which group.
+
+-- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
+
+-- alerts, packs: ready-made rules; export and import.
+
 -- notify: receivers, outbox, formatters. The notifier worker (notifier.c) claims rows of the outbox, lets the receiver
 -- kind's function turn each into a request, sends it through the sender program, and records the outcome. All decisions
 -- (what is due, what is tried again and when, what is given up) are made here.
@@ -3577,12 +4541,13 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{*,alert_history,delivery_attempts}',
+ '{*,alert_history,alert_events,delivery_attempts}',
  '{value,percentile,percentiles,query,series_values,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number,
+   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
+   time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,alert_suppressions,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',

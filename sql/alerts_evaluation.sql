@@ -14,9 +14,9 @@ SELECT clock_timestamp() + '1 minute' AS t0 \gset
 SELECT monitoring.set_gauge('ae_queue', n, jsonb_build_object('queue', n)) FROM generate_series(1, 4) AS n;
 
 CREATE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql AS $$
-	SELECT d.id, '{}'::jsonb, 1 / d.threshold, NULL::jsonb FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids)
+	SELECT d.id, '{}'::jsonb, 1 / d.threshold, NULL::jsonb, NULL::text FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids)
 $$;
 INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('ae', 'public.ae_values');
 
@@ -74,24 +74,24 @@ SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '1 second'::interval);
 SELECT xmin::text = :'x' AS unchanged FROM monitoring.alert_rule_defs WHERE name = 'kind 4';
 -- and goes when the rule works again
 CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql AS $$
-	SELECT d.id, '{}'::jsonb, 1, NULL::jsonb FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids)
+	SELECT d.id, '{}'::jsonb, 1, NULL::jsonb, NULL::text FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids)
 $$;
 SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '2 seconds'::interval);
 SELECT name, state, last_error FROM monitoring.alert_rules WHERE name = 'kind 4';
 -- the same label set twice is an error of the rule, its state is kept
 CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql AS $$
-	SELECT d.id, '{"a": "b"}'::jsonb, 99, NULL::jsonb FROM monitoring.alert_rule_defs AS d, generate_series(1, 1 + (d.name = 'kind 5')::int)
+	SELECT d.id, '{"a": "b"}'::jsonb, 99, NULL::jsonb, NULL::text FROM monitoring.alert_rule_defs AS d, generate_series(1, 1 + (d.name = 'kind 5')::int)
 	WHERE d.id = ANY (rule_ids) AND d.name IN ('kind 5', 'kind 6')
 $$;
 SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '3 seconds'::interval);
 SELECT name, state, left(last_error, 55), firing FROM monitoring.alert_rules WHERE name IN ('kind 5', 'kind 6') ORDER BY id;
 -- also when the label set is known; and what such a function lacks or cannot do is no other rule's business
 CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE plpgsql AS $$
 BEGIN
 	IF EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids) AND d.name = 'kind 7') THEN
@@ -99,7 +99,7 @@ BEGIN
 	ELSIF EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.id = ANY (rule_ids) AND d.name = 'kind 8') THEN
 		RAISE EXCEPTION 'too much' USING ERRCODE = 'out_of_memory';
 	END IF;
-	RETURN QUERY SELECT d.id, '{"a": "b"}'::jsonb, -99::float8, NULL::jsonb
+	RETURN QUERY SELECT d.id, '{"a": "b"}'::jsonb, -99::float8, NULL::jsonb, NULL::text
 		FROM monitoring.alert_rule_defs AS d, generate_series(1, 1 + (d.name = 'kind 6')::int)
 		WHERE d.id = ANY (rule_ids) AND d.name IN ('kind 6', 'kind 9');
 END $$;

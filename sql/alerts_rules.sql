@@ -69,7 +69,26 @@ SELECT f.* FROM unnest(ARRAY[
 	$$'x', 'm', 'avg', '1 minute', '=', 1, resolve_threshold => 0$$,
 	$$'x', 'm', 'avg', '1 minute', '>', 1, receivers => '{nobody}'$$,
 	$$'x', 'm', 'avg', '1 minute', '>', 1, kind => 'magic'$$,
-	$$'x', 'm', 'avg', '1 minute', '>', 1, kind => 'slow_query'$$
+	$$'x', 'm', 'avg', '1 minute', '>', 1, kind => 'slow_query'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, every => '0'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, repeat_every => '-1 hour'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, no_data => 'panic'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, on_error => NULL$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, max_instances => 0$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, params => '[]'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, params => jsonb_build_object('a', repeat('x', 70000))$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, runbook_url => 'javascript:alert(1)'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, runbook_url => 'https://a b'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, runbook_url => 'https://a/' || repeat('b', 2000)$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, active_times => '{"times": [{"start": "25:00", "end": "26:00"}]}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, active_times => '{"location": "Mars/Olympus"}'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, parent => 'nosuch'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, parent => 'x'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, threshold_sql => 'SELEKT 1'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, threshold_sql => 'SELECT 1 AS a, 2 AS b'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, threshold_sql => 'DELETE FROM pg_class RETURNING 1'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, impact_sql => 'SELECT 1; SELECT 2'$$,
+	$$'x', 'm', 'avg', '1 minute', '>', 1, impact_sql => 'SELECT n FROM public.nosuch'$$
 ]) AS arguments
 CROSS JOIN LATERAL pg_temp.fails('SELECT monitoring.create_alert_rule(' || arguments || ')') AS f;
 
@@ -91,16 +110,40 @@ SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.drop_alert_rule('nosuch')$$,
 	$$monitoring.create_slow_query_rule('x', '-1 second')$$,
 	$$monitoring.evaluate_alerts('infinity')$$,
-	$$monitoring.evaluate_alerts(NULL)$$
+	$$monitoring.evaluate_alerts(NULL)$$,
+	$$monitoring.update_alert_rule('full', '{"kind": "slow_query"}')$$,
+	$$monitoring.update_alert_rule('full', '{"max_instances": "many"}')$$
 ]) AS call
 CROSS JOIN LATERAL pg_temp.fails('SELECT ' || call) AS f;
 
--- a kind's functions must exist and must not run with the rights of the extension's owner unless they are his
+-- what a rule may have besides
+SELECT monitoring.create_alert_rule('rest', 'ar_latency_seconds', 'avg', '1 minute', '>', 1, every => '1 minute', repeat_every => '1 hour', no_data => 'alert',
+	on_error => 'alerting', max_instances => 7, runbook_url => 'https://runbooks.example/rest', impact_sql => 'SELECT 1 AS users', parent => 'plain',
+	active_times => '{"weekdays": ["monday:friday"], "location": "Europe/Berlin"}', threshold_sql => 'SELECT ''a'' AS tenant, 3 AS most', pack => 'web', enabled => false) > 0 AS created;
+\x on
+SELECT every, repeat_every, no_data, on_error, max_instances, runbook_url, impact_sql, active_times, parent, threshold_sql, params, slo, pack, enabled
+FROM monitoring.alert_rules WHERE name = 'rest';
+\x off
+-- parents do not go in a circle; one that is gone is nobody's parent
+SELECT monitoring.update_alert_rule('plain', '{"parent": "full"}');
+SELECT f.* FROM unnest('{rest,plain,nosuch}'::text[]) AS parent
+CROSS JOIN LATERAL pg_temp.fails(format('SELECT monitoring.update_alert_rule(%L, %L)', 'full', jsonb_build_object('parent', parent))) AS f;
+SELECT monitoring.update_alert_rule('full', '{"parent": "hysteresis"}');
+SELECT monitoring.drop_alert_rule('hysteresis');
+SELECT monitoring.update_alert_rule('full', '{"threshold": 4}');
+SELECT monitoring.update_alert_rule('rest', '{"parent": null, "every": null, "active_times": null}');
+SELECT name, parent, every, active_times FROM monitoring.alert_rules WHERE name IN ('full', 'plain', 'rest') ORDER BY name;
+
+-- a kind's functions must exist, return what is read and must not run with the rights of the extension's owner unless they are his
 SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.nosuch')$$) AS f;
+CREATE FUNCTION public.ar_values(at timestamptz, rule_ids bigint[]) RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
+LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb FROM unnest(rule_ids) AS r $$;
+SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.ar_values')$$) AS f;
+DROP FUNCTION public.ar_values;
 CREATE ROLE regress_alert_author;
 CREATE FUNCTION public.ar_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
-LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb FROM unnest(rule_ids) AS r $$;
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 7::float8, NULL::jsonb, NULL::text FROM unnest(rule_ids) AS r $$;
 ALTER FUNCTION public.ar_values OWNER TO regress_alert_author;
 SELECT f.* FROM pg_temp.fails($$INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('k', 'public.ar_values')$$) AS f;
 ALTER FUNCTION public.ar_values SECURITY DEFINER;

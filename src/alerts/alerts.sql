@@ -13,14 +13,16 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	function text NOT NULL,
 	check_function text,
 	description text NOT NULL DEFAULT '',
-	builtin boolean NOT NULL DEFAULT false
+	builtin boolean NOT NULL DEFAULT false,
+	evaluation_order integer NOT NULL DEFAULT 0
 );
-COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb) that gives the current values of all those rules in one statement. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.evaluation_order IS 'Kinds with lower numbers are evaluated first; a kind that reads other rules'' alerts needs a higher number than theirs.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
 
 CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;
@@ -52,7 +54,20 @@ CREATE TABLE monitoring.alert_rule_defs (
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	last_error text,
-	last_error_at timestamptz
+	last_error_at timestamptz,
+	params jsonb NOT NULL DEFAULT '{}',
+	every interval CHECK (every > '0'),
+	repeat_every interval CHECK (repeat_every > '0'),
+	no_data text NOT NULL DEFAULT 'ok' CHECK (no_data IN ('ok', 'alerting', 'keep', 'alert')),
+	on_error text NOT NULL DEFAULT 'keep' CHECK (on_error IN ('keep', 'ok', 'alerting', 'alert')),
+	max_instances integer NOT NULL DEFAULT 1000 CHECK (max_instances > 0),
+	runbook_url text,
+	impact_sql text,
+	active_times jsonb,
+	parent text,
+	threshold_sql text,
+	slo text,
+	pack text
 );
 COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
@@ -80,6 +95,19 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was cr
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error_at IS 'Time of the evaluation at which last_error appeared.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.params IS 'What the kind needs besides metric, fn, over, selector and by_labels.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.every IS 'How often the rule is evaluated; null: at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.no_data IS 'What becomes of an alert without data for max_age: ok (it ends), alerting (it counts as a breach), keep (it stays), alert (it stays, and an alert with the label reason="no_data" is raised beside it).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep (they stay), ok (they end), alerting (they count as breaches), alert (they stay, and an alert with the label reason="rule_error" is raised beside them).';
+COMMENT ON COLUMN monitoring.alert_rule_defs.max_instances IS 'More label sets than this in one evaluation are an error of the rule; its alerts stay.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.runbook_url IS 'Where it is written what to do.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.impact_sql IS 'Query of one row that tells what an alert costs, run as the owner when it fires; its columns become details.impact.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.active_times IS 'Time intervals in which the rule is evaluated; outside them its alerts end. Null: always.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.parent IS 'Name of a rule; while it fires, alerts of this one are not notified.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.threshold_sql IS 'Query that gives thresholds by labels, run as the owner; an alert that no row fits takes threshold. Null: threshold for all.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.slo IS 'Objective that the rule watches; null: none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.pack IS 'Pack that the rule came with; null: none.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -104,12 +132,14 @@ CREATE TABLE monitoring.alert_states (
 	clear_since timestamptz,
 	missing_since timestamptz,
 	updated_at timestamptz NOT NULL,
+	threshold float8 NOT NULL,
+	origin text NOT NULL DEFAULT 'value' CHECK (origin IN ('value', 'no_data', 'rule_error')),
 	-- not series_labels: labels can be longer than an index entry
 	PRIMARY KEY (rule_id, fingerprint)
 ) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 COMMENT ON TABLE monitoring.alert_states IS 'State of every alert that is pending, firing or lately resolved. A row is written when something about it changes, not at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_states.rule_id IS 'The rule (alert_rules.id).';
-COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name and series_labels; the same in every episode.';
+COMMENT ON COLUMN monitoring.alert_states.fingerprint IS 'Hash of the rule''s name, series_labels and, for alerts that tell of missing data or an error, origin; the same in every episode.';
 COMMENT ON COLUMN monitoring.alert_states.series_labels IS 'Labels that tell this alert from the rule''s others.';
 COMMENT ON COLUMN monitoring.alert_states.alert_id IS 'Number of the episode, from breach to end; a new one when the alert comes back.';
 COMMENT ON COLUMN monitoring.alert_states.state IS 'pending, firing or resolved.';
@@ -121,7 +151,18 @@ COMMENT ON COLUMN monitoring.alert_states.resolved_at IS 'When it was resolved; 
 COMMENT ON COLUMN monitoring.alert_states.clear_since IS 'While keep_firing_for runs: when the breach ended.';
 COMMENT ON COLUMN monitoring.alert_states.missing_since IS 'While max_age runs: when data ended.';
 COMMENT ON COLUMN monitoring.alert_states.updated_at IS 'Time of the evaluation that last changed the row.';
+COMMENT ON COLUMN monitoring.alert_states.threshold IS 'What the value was compared with at the last change.';
+COMMENT ON COLUMN monitoring.alert_states.origin IS 'value, or which policy of the rule raised the alert: no_data or rule_error.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_states', '');
+
+CREATE TABLE monitoring.evaluation_state (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	evaluated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.evaluation_state IS 'When alert rules were last evaluated, to the minute: after an outage timers of alerts start over. No row before the first evaluation.';
+COMMENT ON COLUMN monitoring.evaluation_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.evaluation_state.evaluated_at IS 'Time of an evaluation that is at most a minute older than the last one.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.evaluation_state', '');
 
 CREATE SEQUENCE monitoring.alert_history_id_seq;
 COMMENT ON SEQUENCE monitoring.alert_history_id_seq IS 'Ids of transitions.';
@@ -159,10 +200,10 @@ COMMENT ON COLUMN monitoring.alert_history.series_labels IS 'Labels that tell th
 COMMENT ON COLUMN monitoring.alert_history.labels IS 'All labels: the rule''s selector, its extra labels and series_labels.';
 COMMENT ON COLUMN monitoring.alert_history.from_state IS 'inactive, pending or firing.';
 COMMENT ON COLUMN monitoring.alert_history.to_state IS 'pending, firing, resolved, or inactive for a pending alert that did not fire.';
-COMMENT ON COLUMN monitoring.alert_history.reason IS 'breach, clear, no_data, rule_changed, rule_disabled or rule_dropped.';
+COMMENT ON COLUMN monitoring.alert_history.reason IS 'breach, clear, no_data, rule_error, inactive_hours, rule_changed, rule_disabled, rule_dropped or manual.';
 COMMENT ON COLUMN monitoring.alert_history.value IS 'Value at that time; the last known one when there is no data.';
 COMMENT ON COLUMN monitoring.alert_history.op IS 'The rule''s operator at that time.';
-COMMENT ON COLUMN monitoring.alert_history.threshold IS 'The rule''s threshold at that time.';
+COMMENT ON COLUMN monitoring.alert_history.threshold IS 'What the value was compared with: the rule''s threshold at that time, or the one that its threshold_sql gave.';
 COMMENT ON COLUMN monitoring.alert_history.annotations IS 'The rule''s annotations, filled in.';
 COMMENT ON COLUMN monitoring.alert_history.details IS 'What the rule kind told about the value.';
 COMMENT ON COLUMN monitoring.alert_history.active_at IS 'When the episode''s breach began.';
@@ -175,6 +216,10 @@ VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(a
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
 ----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.calling_role() RETURNS name
+LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mon_calling_role';
+COMMENT ON FUNCTION monitoring.calling_role() IS 'The role that a session acts as, also within functions that run with their owner''s rights. Error 42501 where the server runs somebody else''s code in the session: in maintenance commands and below the actions of foreign keys.';
 
 CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -268,6 +313,34 @@ BEGIN
 		RAISE EXCEPTION 'keep_firing_for must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.max_age IS NULL OR rule.max_age < '0' THEN
 		RAISE EXCEPTION 'max_age must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.every <= '0' OR rule.repeat_every <= '0' THEN
+		RAISE EXCEPTION '"every" and repeat_every must be longer than zero'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
+	ELSIF rule.no_data IS NULL OR rule.no_data NOT IN ('ok', 'alerting', 'keep', 'alert') THEN
+		RAISE EXCEPTION 'unknown policy "%" for no data', rule.no_data
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are ok, alerting, keep and alert.';
+	ELSIF rule.on_error IS NULL OR rule.on_error NOT IN ('keep', 'ok', 'alerting', 'alert') THEN
+		RAISE EXCEPTION 'unknown policy "%" for errors', rule.on_error
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are keep, ok, alerting and alert.';
+	ELSIF rule.max_instances IS NULL OR rule.max_instances NOT BETWEEN 1 AND 1000000 THEN
+		RAISE EXCEPTION 'max_instances must be between 1 and 1000000' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.runbook_url !~ '^https?://[^[:cntrl:][:space:]]+$' OR octet_length(rule.runbook_url) > 2000 THEN
+		RAISE EXCEPTION 'an alert rule''s runbook_url must start with http:// or https://, hold no spaces and not take more than 2000 bytes'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule.params IS NULL OR jsonb_typeof(rule.params) <> 'object' THEN
+		RAISE EXCEPTION 'an alert rule''s params must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF greatest(octet_length(rule.params::text), octet_length(rule.impact_sql), octet_length(rule.threshold_sql)) > 65536 THEN
+		RAISE EXCEPTION 'an alert rule''s params and queries must not take more than 65536 bytes each'
+			USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	IF rule.active_times IS NOT NULL THEN
+		rule.active_times := monitoring.check_time_spec(rule.active_times);
+	END IF;
+	IF rule.threshold_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.threshold_sql);
+	END IF;
+	IF rule.impact_sql IS NOT NULL THEN
+		PERFORM monitoring.check_rule_query(rule.owner::name, rule.impact_sql, any_columns => true);
 	END IF;
 
 	rule.severity := monitoring.canonical_severity(rule.severity);
@@ -299,6 +372,40 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs) IS 'A rule in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
 
+-- Rules on the way up are locked, so that two edits cannot close a circle together.
+CREATE FUNCTION monitoring.check_rule_parent(rule monitoring.alert_rule_defs) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	ancestor text := rule.parent;
+	seen text[] := ARRAY[rule.name];
+	next_one text;
+BEGIN
+	WHILE ancestor IS NOT NULL LOOP
+		IF ancestor = ANY (seen) THEN
+			RAISE EXCEPTION 'alert rule "%" cannot have the parent "%"', rule.name, rule.parent
+				USING ERRCODE = 'invalid_parameter_value',
+					DETAIL = 'The parents go in a circle: ' || array_to_string(seen || ancestor, ', ') || '.';
+		END IF;
+		SELECT d.parent INTO next_one FROM monitoring.alert_rule_defs AS d WHERE d.name = ancestor FOR SHARE;
+		IF NOT FOUND THEN
+			IF ancestor = rule.parent THEN
+				RAISE EXCEPTION 'parent "%" of alert rule "%" does not exist', rule.parent, rule.name
+					USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
+			END IF;
+			RETURN;
+		END IF;
+		seen := seen || ancestor;
+		ancestor := next_one;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_parent(monitoring.alert_rule_defs) IS 'Raises 42704 if the rule''s parent does not exist, 22023 if the rule would be its own ancestor.';
+
+CREATE FUNCTION monitoring.alert_fingerprint(rule_name text, series_labels jsonb, origin text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN left(encode(sha256(convert_to(rule_name || E'\n' || series_labels::text
+	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END, 'UTF8')), 'hex'), 16);
+COMMENT ON FUNCTION monitoring.alert_fingerprint(text, jsonb, text) IS 'What tells an alert from all others, the same in every episode: a hash of the rule''s name, the labels and, for alerts that a policy raises, origin.';
+
 CREATE FUNCTION monitoring.alert_kind_function(function text, arguments text) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -323,13 +430,22 @@ COMMENT ON FUNCTION monitoring.alert_kind_function(text, text) IS 'The quoted na
 CREATE FUNCTION monitoring.alert_rule_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	PERFORM monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]');
+	IF NOT EXISTS (
+		SELECT FROM pg_proc AS p
+		WHERE p.oid = to_regprocedure(monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
+			AND p.proargnames[3:] = '{rule_id,series_labels,value,details,error}'
+			AND p.proallargtypes[3:] = '{bigint,jsonb,float8,jsonb,text}'::regtype[]::oid[]
+	) THEN
+		RAISE EXCEPTION 'function % of an alert rule kind does not return the right columns', NEW.function
+			USING ERRCODE = 'invalid_function_definition',
+				HINT = 'It must return TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text).';
+	END IF;
 	IF NEW.check_function IS NOT NULL THEN
 		PERFORM monitoring.alert_kind_function(NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
-COMMENT ON FUNCTION monitoring.alert_rule_kind_check() IS 'Trigger of alert_rule_kinds: the functions must exist (42883) and run with their owner''s rights (42501).';
+COMMENT ON FUNCTION monitoring.alert_rule_kind_check() IS 'Trigger of alert_rule_kinds: the functions must exist (42883), run with their owner''s rights (42501) and return what an evaluation reads (42P13).';
 
 CREATE TRIGGER alert_rule_kind_check BEFORE INSERT OR UPDATE ON monitoring.alert_rule_kinds
 	FOR EACH ROW EXECUTE FUNCTION monitoring.alert_rule_kind_check();
@@ -343,7 +459,10 @@ CREATE FUNCTION monitoring.create_alert_rule(name text, metric text, fn text, ov
 	pending_for interval DEFAULT '0', severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
 	annotations jsonb DEFAULT '{}', resolve_threshold float8 DEFAULT NULL, keep_firing_for interval DEFAULT '0',
 	receivers text[] DEFAULT NULL, kind text DEFAULT 'metric', max_age interval DEFAULT '5 minutes',
-	extra_labels jsonb DEFAULT '{}')
+	extra_labels jsonb DEFAULT '{}', params jsonb DEFAULT '{}', every interval DEFAULT NULL, repeat_every interval DEFAULT NULL,
+	no_data text DEFAULT 'ok', on_error text DEFAULT 'keep', max_instances integer DEFAULT 1000, runbook_url text DEFAULT NULL,
+	impact_sql text DEFAULT NULL, active_times jsonb DEFAULT NULL, parent text DEFAULT NULL, threshold_sql text DEFAULT NULL,
+	slo text DEFAULT NULL, pack text DEFAULT NULL, enabled boolean DEFAULT true)
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -366,11 +485,25 @@ BEGIN
 	rule.extra_labels := create_alert_rule.extra_labels;
 	rule.annotations := create_alert_rule.annotations;
 	rule.receivers := create_alert_rule.receivers;
+	rule.params := create_alert_rule.params;
+	rule.every := create_alert_rule.every;
+	rule.repeat_every := create_alert_rule.repeat_every;
+	rule.no_data := create_alert_rule.no_data;
+	rule.on_error := create_alert_rule.on_error;
+	rule.max_instances := create_alert_rule.max_instances;
+	rule.runbook_url := create_alert_rule.runbook_url;
+	rule.impact_sql := create_alert_rule.impact_sql;
+	rule.active_times := create_alert_rule.active_times;
+	rule.parent := create_alert_rule.parent;
+	rule.threshold_sql := create_alert_rule.threshold_sql;
+	rule.slo := create_alert_rule.slo;
+	rule.pack := create_alert_rule.pack;
+	rule.enabled := create_alert_rule.enabled;
+	rule.owner := monitoring.calling_role();
 	rule := monitoring.check_alert_rule(rule);
+	PERFORM monitoring.check_rule_parent(rule);
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
-	-- current_user is the owner of this function
-	rule.owner := CASE WHEN current_setting('role') = 'none' THEN session_user ELSE current_setting('role') END;
 	rule.version := 1;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
@@ -381,7 +514,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule(text, text, text, interval, text, float8, interval, text, jsonb, text[], jsonb, float8, interval, text[], text, interval, jsonb) IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer, max_age is how long it keeps its state without data. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels or annotations that are too long, 42704 for an unknown receiver, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -413,121 +546,126 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.lock_alert_rule(text) IS 'The rule of this name, locked for an edit. Error 42704 if it does not exist.';
 
-CREATE FUNCTION monitoring.update_alert_rule(name text, changes jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.change_rule(rule monitoring.alert_rule_defs, changes jsonb, fixed text[] DEFAULT '{}')
+RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	changeable CONSTANT jsonb := '{"metric": "metric", "fn": "fn", "over": "over", "op": "op", "threshold": "threshold",
-		"resolve_threshold": "resolve_threshold", "pending_for": "pending_for", "keep_firing_for": "keep_firing_for",
-		"max_age": "max_age", "severity": "severity", "labels": "selector", "by": "by_labels",
-		"extra_labels": "extra_labels", "annotations": "annotations", "receivers": "receivers", "enabled": "enabled"}';
-	old_rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
-	rule monitoring.alert_rule_defs;
+	-- parameters of create_alert_rule whose columns are called otherwise
+	renamed CONSTANT jsonb := '{"labels": "selector", "by": "by_labels"}';
+	changeable CONSTANT text[] := '{kind,metric,fn,over,op,threshold,resolve_threshold,pending_for,keep_firing_for,max_age,severity,
+		labels,by,extra_labels,annotations,receivers,params,every,repeat_every,no_data,on_error,max_instances,runbook_url,
+		impact_sql,active_times,parent,threshold_sql,slo,pack,enabled}';
 	bad text;
 BEGIN
 	IF changes IS NULL OR jsonb_typeof(changes) <> 'object' THEN
 		RAISE EXCEPTION 'changes must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Give the parameters of create_alert_rule that change, as in {"threshold": 0.5, "severity": "high"}.';
 	END IF;
-	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE NOT changeable ? k;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE k <> ALL (changeable) OR k = ANY (fixed);
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION '"%" is nothing that can change in an alert rule', bad USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'These can: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(changeable) AS k) || '.';
+			HINT = 'These can: ' || (SELECT string_agg(c, ', ' ORDER BY c) FROM unnest(changeable) AS c WHERE c <> ALL (fixed)) || '.';
 	END IF;
+	RETURN jsonb_populate_record(rule,
+		(SELECT coalesce(jsonb_object_agg(coalesce(renamed ->> e.key, e.key), e.value), '{}') FROM jsonb_each(changes) AS e));
+END $$;
+COMMENT ON FUNCTION monitoring.change_rule(monitoring.alert_rule_defs, jsonb, text[]) IS 'The rule with some parameters of create_alert_rule changed, not checked yet. Error 22023 for what is no such parameter or among the fixed ones.';
 
-	rule := jsonb_populate_record(old_rule,
-		(SELECT coalesce(jsonb_object_agg(changeable ->> e.key, e.value), '{}') FROM jsonb_each(changes) AS e));
+CREATE FUNCTION monitoring.update_alert_rule(name text, changes jsonb, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	old_rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
+	rule monitoring.alert_rule_defs := monitoring.change_rule(old_rule, changes, '{kind}');
+BEGIN
+	-- whose query it is, his rights it runs with
+	IF (rule.params, rule.impact_sql, rule.threshold_sql) IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
+		rule.owner := monitoring.calling_role();
+	END IF;
 	rule := monitoring.check_alert_rule(rule);
 	IF rule = old_rule THEN
 		RETURN;
 	END IF;
+	IF rule.parent IS DISTINCT FROM old_rule.parent THEN
+		PERFORM monitoring.check_rule_parent(rule);
+	END IF;
 
 	UPDATE monitoring.alert_rule_defs AS d
 	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,
-		by_labels, extra_labels, annotations, receivers, enabled, version, updated_at, last_error, last_error_at)
+		by_labels, extra_labels, annotations, receivers, enabled, params, every, repeat_every, no_data, on_error, max_instances,
+		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, updated_at, last_error, last_error_at)
 		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
 			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
-			rule.annotations, rule.receivers, rule.enabled, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
+			rule.annotations, rule.receivers, rule.enabled, rule.params, rule.every, rule.repeat_every, rule.no_data, rule.on_error,
+			rule.max_instances, rule.runbook_url, rule.impact_sql, rule.active_times, rule.parent, rule.threshold_sql, rule.slo,
+			rule.pack, rule.owner, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
 	WHERE d.id = rule.id;
 
 	IF NOT rule.enabled THEN
-		PERFORM monitoring.end_alerts(old_rule, 'rule_disabled');
-	ELSIF (rule.metric, rule.fn, rule.selector, rule.by_labels)
-		IS DISTINCT FROM (old_rule.metric, old_rule.fn, old_rule.selector, old_rule.by_labels) THEN
-		PERFORM monitoring.end_alerts(old_rule, 'rule_changed');
+		PERFORM monitoring.end_alerts(old_rule, 'rule_disabled', at);
+	ELSIF (rule.metric, rule.fn, rule.selector, rule.by_labels, rule.params)
+		IS DISTINCT FROM (old_rule.metric, old_rule.fn, old_rule.selector, old_rule.by_labels, old_rule.params) THEN
+		PERFORM monitoring.end_alerts(old_rule, 'rule_changed', at);
+	ELSIF rule.pending_for > old_rule.pending_for THEN
+		PERFORM monitoring.demote_alerts(rule, at);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind) and "enabled", such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels or by, since they tell of something else. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
+COMMENT ON FUNCTION monitoring.update_alert_rule(text, jsonb, timestamptz) IS 'Change a rule: changes is a JSON object of parameters of create_alert_rule (all but name and kind), such as {"threshold": 0.5, "over": "10 minutes", "receivers": null}; what it lacks stays. Disabling a rule ends its alerts, and so does a change of metric, fn, labels, by or params, since they tell of something else; other changes leave alerts and their timers alone, but that a longer pending_for takes a firing alert back to pending until its breach has lasted that long. Who changes params, impact_sql or threshold_sql becomes the rule''s owner. Errors: 42704 if there is no such rule, otherwise as create_alert_rule.';
 
-CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true) RETURNS void
+CREATE FUNCTION monitoring.enable_alert_rule(name text, enabled boolean DEFAULT true, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.update_alert_rule(name, jsonb_build_object('enabled', enabled))
+	SELECT monitoring.update_alert_rule(name, jsonb_build_object('enabled', enabled), at)
 $$;
-COMMENT ON FUNCTION monitoring.enable_alert_rule(text, boolean) IS 'Enable or disable a rule. Disabling ends its alerts. Error 42704 if there is no such rule.';
+COMMENT ON FUNCTION monitoring.enable_alert_rule(text, boolean, timestamptz) IS 'Enable or disable a rule. Disabling ends its alerts. Error 42704 if there is no such rule.';
 
-CREATE FUNCTION monitoring.drop_alert_rule(name text) RETURNS void
+CREATE FUNCTION monitoring.drop_alert_rule(name text, at timestamptz DEFAULT clock_timestamp()) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	rule monitoring.alert_rule_defs := monitoring.lock_alert_rule(name);
 BEGIN
-	PERFORM monitoring.end_alerts(rule, 'rule_dropped');
+	PERFORM monitoring.end_alerts(rule, 'rule_dropped', at);
 	DELETE FROM monitoring.alert_rule_defs AS d WHERE d.id = rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.drop_alert_rule(text) IS 'Drop a rule; its alerts end. History stays. Error 42704 if there is no such rule.';
+COMMENT ON FUNCTION monitoring.drop_alert_rule(text, timestamptz) IS 'Drop a rule; its alerts end. History stays. Error 42704 if there is no such rule.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Views
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.fill_text(template text, vars jsonb) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	filled text := '';
-	rest text := template;
-	start integer;
-	length integer;
-	hole text;
-BEGIN
-	-- One pass: what is filled in is never read again, so a label's value cannot ask for another.
-	LOOP
-		start := strpos(rest, '{{');
-		length := strpos(substr(rest, start + 2), '}}') + 3;
-		EXIT WHEN start = 0 OR length = 3;
-		hole := substr(rest, start, length);
-		filled := filled || left(rest, start - 1)
-			|| coalesce(vars ->> regexp_replace(btrim(hole, '{} '), '^\$(labels\.)?', ''), hole);
-		rest := substr(rest, start + length);
-	END LOOP;
-	RETURN filled || rest;
-END $$;
-COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated.';
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_text';
+COMMENT ON FUNCTION monitoring.fill_text(text, jsonb) IS 'The template with every {{name}} replaced by that member of vars; {{ $labels.name }} and {{ $value }} work too. Names that vars lacks stay as they are. Nothing is evaluated, and what is filled in is not read again. Of what is filled in beyond 64 kB, ... is left. Error 22023 if vars is not a JSON object.';
+
+CREATE FUNCTION monitoring.fill_texts(texts jsonb, vars jsonb) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_texts';
+COMMENT ON FUNCTION monitoring.fill_texts(jsonb, jsonb) IS 'A JSON object with fill_text done to each of its texts; the 64 kB count for all of them together.';
 
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
-		THEN trim_scale(round(value::numeric, greatest(0, 3 - floor(log(abs(value)))::int)))::text
-		ELSE value::text END
-$$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
+	THEN trim_scale(round(value::numeric, greatest(0, 3 - floor(log(abs(value)))::int)))::text
+	ELSE value::text END;
 COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to read: at least four significant digits, no more decimals than these need.';
 
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	vars jsonb;
-BEGIN
-	IF strpos(rule.annotations::text, '{{') = 0 THEN
-		RETURN rule.annotations;
-	END IF;
-	vars := coalesce(state.details, '{}') || rule.selector || rule.extra_labels || state.series_labels
-		|| jsonb_build_object('value', monitoring.short_number(state.value), 'threshold', monitoring.short_number(rule.threshold), 'severity', rule.severity,
-			'alertname', rule.name);
-	RETURN (SELECT jsonb_object_agg(a.key, monitoring.fill_text(a.value, vars)) FROM jsonb_each_text(rule.annotations) AS a);
-END $$;
-COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts.';
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
+	|| CASE WHEN strpos(rule.annotations::text, '{{') = 0 THEN rule.annotations
+		ELSE monitoring.fill_texts(rule.annotations,
+			coalesce(state.details || CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END, '{}')
+			|| rule.selector || rule.extra_labels || state.series_labels
+			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
+				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END
+	|| CASE state.origin WHEN 'value' THEN '{}'
+		WHEN 'no_data' THEN jsonb_build_object('summary', format('Rule "%s" finds no data.', rule.name))
+		ELSE jsonb_build_object('summary', format('Rule "%s" cannot be evaluated: %s', rule.name, state.details ->> 'error')) END;
+COMMENT ON FUNCTION monitoring.fill_annotations(monitoring.alert_rule_defs, monitoring.alert_states) IS 'A rule''s annotations filled in for one of its alerts, with its runbook_url; an alert that a policy raised has a summary that says so.';
 
 CREATE VIEW monitoring.alert_rules AS
 	SELECT d.id, d.name, d.kind, d.metric, d.fn, d.over, d.op, d.threshold, d.resolve_threshold, d.pending_for,
 		d.keep_firing_for, d.max_age, d.severity, d.selector AS labels, d.by_labels AS by, d.extra_labels, d.annotations,
-		d.receivers, d.enabled, d.owner,
+		d.receivers, d.params, d.every, d.repeat_every, d.no_data, d.on_error, d.max_instances, d.runbook_url, d.impact_sql,
+		d.active_times, d.parent, d.threshold_sql, d.slo, d.pack, d.enabled, d.owner,
 		CASE WHEN NOT d.enabled THEN 'disabled' WHEN d.last_error IS NOT NULL THEN 'error' WHEN s.firing > 0 THEN 'firing'
 			WHEN s.pending > 0 THEN 'pending' ELSE 'ok' END AS state,
 		coalesce(s.pending, 0) AS pending, coalesce(s.firing, 0) AS firing, d.last_error, d.last_error_at, d.created_at,
@@ -558,6 +696,19 @@ COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
 COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
+COMMENT ON COLUMN monitoring.alert_rules.every IS 'How often the rule is evaluated; null: at every evaluation.';
+COMMENT ON COLUMN monitoring.alert_rules.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
+COMMENT ON COLUMN monitoring.alert_rules.no_data IS 'What becomes of an alert without data for max_age: ok, alerting, keep or alert.';
+COMMENT ON COLUMN monitoring.alert_rules.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep, ok, alerting or alert.';
+COMMENT ON COLUMN monitoring.alert_rules.max_instances IS 'More label sets than this are an error of the rule.';
+COMMENT ON COLUMN monitoring.alert_rules.runbook_url IS 'Where it is written what to do.';
+COMMENT ON COLUMN monitoring.alert_rules.impact_sql IS 'Query that tells what an alert costs.';
+COMMENT ON COLUMN monitoring.alert_rules.active_times IS 'Time intervals in which the rule is evaluated; null: always.';
+COMMENT ON COLUMN monitoring.alert_rules.parent IS 'Name of a rule that mutes this one''s alerts while it fires.';
+COMMENT ON COLUMN monitoring.alert_rules.threshold_sql IS 'Query that gives thresholds by labels.';
+COMMENT ON COLUMN monitoring.alert_rules.slo IS 'Objective that the rule watches.';
+COMMENT ON COLUMN monitoring.alert_rules.pack IS 'Pack that the rule came with.';
 COMMENT ON COLUMN monitoring.alert_rules.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rules.owner IS 'Role that created the rule.';
 COMMENT ON COLUMN monitoring.alert_rules.state IS 'disabled, error, firing, pending or ok.';
@@ -571,7 +722,7 @@ COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last
 CREATE VIEW monitoring.alerts AS
 	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
 		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
-		s.value, d.op, d.threshold, s.active_at, s.fired_at, s.resolved_at,
+		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
 		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id;
@@ -583,7 +734,7 @@ COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
 COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
 COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'The rule''s threshold.';
+COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
 COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
 COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
 COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';

@@ -1,4 +1,4 @@
--- alerts, second part: rule kinds, and the evaluation that turns values into transitions.
+-- alerts, second part: the evaluation that turns the values of rule kinds into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
 -- the kind, compares them with the stored states, and writes the states that change and their history. Outbox rows of all
@@ -8,116 +8,367 @@
 -- lock, not an advisory one, which any role could take and keep.
 
 ----------------------------------------------------------------------------------------------------------------------
--- Rule kinds
+-- The transition of one alert: pure functions, which the planner takes into the statement that uses them
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	-- rules that differ in operator, threshold or severity only share one reading
-	WITH readings AS MATERIALIZED (
-		SELECT r.rules, r.counts, v.series_labels, v.value
-		FROM (
-			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
-				d.fn IN ('count', 'rate', 'increase') AS counts
-			FROM monitoring.alert_rule_defs AS d
-			WHERE d.id = ANY (metric_rule_values.rule_ids)
-			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
-		) AS r
-		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
-	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb
-	FROM readings AS v
-	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
-	UNION ALL
-	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
-	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL
-	FROM (
-		SELECT d.id AS rule_id, s.series_labels
-		FROM monitoring.alert_rule_defs AS d
-		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved'
-		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
-		UNION
-		SELECT d.id, '{}'
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
-			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
-	) AS e
-	WHERE NOT EXISTS (
-		SELECT FROM readings AS v
-		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
-		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
-$$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
+CREATE FUNCTION monitoring.alert_breach(op text, value float8, bound float8) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE op WHEN '>' THEN value > bound WHEN '>=' THEN value >= bound WHEN '<' THEN value < bound
+	WHEN '<=' THEN value <= bound WHEN '=' THEN value = bound WHEN '<>' THEN value <> bound END;
+COMMENT ON FUNCTION monitoring.alert_breach(text, float8, float8) IS 'Whether value op bound holds; null without a value.';
 
-CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.alert_verdict(at timestamptz, missing_since timestamptz, breach boolean, inactive boolean, failed boolean,
+	max_age interval, no_data text, on_error text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN inactive THEN 'end'
+	WHEN failed THEN CASE on_error WHEN 'ok' THEN 'clear' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+	WHEN breach THEN 'breach'
+	WHEN NOT breach THEN 'clear'
+	WHEN at - coalesce(missing_since, at) < max_age THEN 'keep'
+	ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+END;
+COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies.';
+
+CREATE FUNCTION monitoring.next_alert_state(at timestamptz, state text, verdict text, fresh_breach boolean, since timestamptz,
+	clear_since timestamptz, resolved_at timestamptz, pending_for interval, keep_firing_for interval) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN state IN ('pending', 'firing') THEN CASE
+		WHEN verdict = 'keep' THEN state
+		WHEN verdict = 'breach' THEN CASE WHEN state = 'firing' OR at - since >= pending_for THEN 'firing' ELSE 'pending' END
+		WHEN state = 'pending' THEN 'inactive'
+		WHEN verdict = 'end' OR at - coalesce(clear_since, at) >= keep_firing_for THEN 'resolved'
+		ELSE 'firing'
+	END
+	WHEN fresh_breach THEN CASE WHEN pending_for = '0' THEN 'firing' ELSE 'pending' END
+	WHEN state = 'resolved' THEN CASE WHEN at - resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
+END;
+COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean, timestamptz, timestamptz, timestamptz, interval, interval) IS 'The state that an alert goes to: pending, firing, resolved; inactive: a pending one ends; forgotten: a resolved one is a day old; null: there is and will be none. fresh_breach: a value breaches, which begins an alert where there is none.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- One statement for many rules
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
+RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
 BEGIN
-	IF rule ->> 'metric' IS NULL THEN
-		RAISE EXCEPTION 'a metric rule needs a metric' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
-		RAISE EXCEPTION 'invalid metric name "%"', left(rule ->> 'metric', 200)
-			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
-	ELSIF rule ->> 'fn' IS NULL THEN
-		RAISE EXCEPTION 'a metric rule needs a function'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Functions are those of monitoring.value(), such as avg, rate or p95.';
-	END IF;
-	PERFORM monitoring.check_fn(rule ->> 'fn');
-END $$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
-
-CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.selector, d.threshold
+	RETURN QUERY
+		SELECT d.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value,
+			'threshold_sql: ' || coalesce(q.error,
+				CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
 		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (slow_query_rule_values.rule_ids)
-	), active AS MATERIALIZED (
-		SELECT r.id, r.over, r.threshold, s.series_labels
+		CROSS JOIN LATERAL monitoring.try_rule_query(d.owner::name, d.threshold_sql, '1 second', 10000, false, rule_thresholds.at, d.over) AS q
+		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
+
+CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE plpgsql ROWS 10000 SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+BEGIN
+	IF source IS NOT NULL THEN
+		RETURN QUERY EXECUTE format('SELECT f.rule_id, f.series_labels, f.value, f.details, f.error FROM %s($1, $2) AS f', source)
+			USING at, rule_ids;
+	ELSIF failure IS NOT NULL THEN
+		RETURN QUERY SELECT u.id, NULL::jsonb, NULL::float8, NULL::jsonb, failure FROM unnest(rule_ids) AS u (id);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_values(text, bigint[], timestamptz, text) IS 'Values of rules as the function of their kind gives them; without a function, the failure as an error of each.';
+
+CREATE FUNCTION monitoring.note_rule_errors(rule_ids bigint[], errors text[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE monitoring.alert_rule_defs AS d
+	SET last_error = n.error, last_error_at = CASE WHEN n.error IS NOT NULL THEN at END
+	FROM unnest(rule_ids, errors) AS n (id, error)
+	WHERE d.id = n.id AND d.id IN (SELECT e.id FROM monitoring.alert_rule_defs AS e WHERE e.id = ANY (rule_ids) FOR NO KEY UPDATE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text[], timestamptz) IS 'Set or clear (null) the errors of rules that nobody is editing.';
+
+-- The plan is made once per session and is right for any number of rules and alerts: everything is hashed.
+CREATE FUNCTION monitoring.run_evaluation(source text, rule_ids bigint[], at timestamptz, failure text DEFAULT NULL,
+	inactive boolean DEFAULT false, purpose text DEFAULT 'record', OUT transitions bigint[], OUT shown jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan SET enable_nestloop = off
+SET enable_mergejoin = off SET jit = off SET work_mem = '64MB' AS $$
+#variable_conflict use_column
+DECLARE
+	unique_labels boolean;
+	noted bigint[];
+	errors text[];
+BEGIN
+	WITH observed AS MATERIALIZED (
+		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details, f.error
+		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
+	), thresholds AS MATERIALIZED (
+		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
+	), rules AS MATERIALIZED (
+		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
+			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
+			coalesce(o.error, t.error,
+				CASE WHEN o.label_sets > d.max_instances THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
+		FROM monitoring.alert_rule_defs AS d
+		LEFT JOIN (
+			SELECT g.rule_id, count(*) AS label_sets, count(g.value) AS known, min(g.error) AS error FROM observed AS g GROUP BY g.rule_id
+		) AS o ON o.rule_id = d.id
+		LEFT JOIN (SELECT l.rule_id, min(l.error) AS error FROM thresholds AS l GROUP BY l.rule_id) AS t ON t.rule_id = d.id
+		WHERE d.id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id)) AND d.enabled
+	-- the threshold with the most labels, all of which the alert has
+	), own AS MATERIALIZED (
+		SELECT DISTINCT ON (o.rule_id, o.series_labels) o.rule_id, o.series_labels, t.threshold
+		FROM (SELECT DISTINCT l.rule_id, l.names FROM thresholds AS l) AS n
+		JOIN rules AS r ON r.id = n.rule_id
+		JOIN observed AS o ON o.rule_id = n.rule_id
+		JOIN thresholds AS t ON t.rule_id = n.rule_id AND t.names = n.names AND t.labels = (
+			SELECT coalesce(jsonb_object_agg(a.name, (r.labels || o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
+		ORDER BY o.rule_id, o.series_labels, cardinality(t.names) DESC, t.names
+	), known AS (
+		SELECT s.*, s.ctid AS place FROM monitoring.alert_states AS s WHERE s.rule_id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id))
+	-- alerts that tell of missing data or an error
+	), policies AS (
+		SELECT r.id AS rule_id, jsonb_build_object('reason', p.origin) AS series_labels, p.origin,
+			CASE p.origin WHEN 'rule_error' THEN jsonb_build_object('error', r.error) END AS details
 		FROM rules AS r
-		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved'
-	), statements AS MATERIALIZED (
-		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
-			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
-		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
-		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
-			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
+		CROSS JOIN LATERAL (
+			SELECT 'rule_error' AS origin WHERE r.error IS NOT NULL AND r.on_error IN ('alerting', 'alert')
+			UNION ALL
+			SELECT 'no_data' WHERE r.error IS NULL AND r.known = 0 AND r.no_data IN ('alerting', 'alert')) AS p
+		WHERE NOT run_evaluation.inactive AND (p.origin = 'rule_error' AND r.on_error = 'alert' OR NOT EXISTS (
+			SELECT FROM monitoring.alert_states AS a
+			WHERE a.rule_id = r.id AND a.origin = 'value' AND a.state IN ('pending', 'firing')))
+		UNION ALL
+		SELECT k.rule_id, k.series_labels || '{"reason": "no_data"}', 'no_data', NULL
+		FROM rules AS r
+		JOIN monitoring.alert_states AS k ON k.rule_id = r.id
+		WHERE NOT run_evaluation.inactive AND r.error IS NULL AND r.no_data = 'alert' AND k.origin = 'value' AND k.state IN ('pending', 'firing')
+			AND NOT EXISTS (
+				SELECT FROM observed AS o WHERE o.rule_id = k.rule_id AND o.series_labels = k.series_labels AND o.value IS NOT NULL)
+	), compared AS (
+		SELECT coalesce(i.rule_id, k.rule_id) AS rule_id, coalesce(i.series_labels, k.series_labels) AS series_labels,
+			coalesce(i.origin, k.origin) AS origin, i.rule_id IS NOT NULL AS present, i.value AS new_value, i.details AS new_details,
+			i.threshold AS own_threshold, k.fingerprint, k.alert_id, k.state, k.value, k.details, k.active_at, k.fired_at,
+			k.resolved_at, k.clear_since, k.missing_since, k.threshold, k.place
+		FROM (
+			SELECT o.rule_id, o.series_labels, 'value' AS origin, o.value, o.details, w.threshold
+			FROM observed AS o
+			LEFT JOIN own AS w ON w.rule_id = o.rule_id AND w.series_labels = o.series_labels
+			WHERE o.error IS NULL
+			UNION ALL
+			SELECT p.rule_id, p.series_labels, p.origin, NULL, p.details, NULL FROM policies AS p
+		) AS i
+		FULL JOIN known AS k ON k.rule_id = i.rule_id AND k.series_labels = i.series_labels AND k.origin = i.origin
+	-- OFFSET 0: each step is computed once, not wherever a later one refers to it
+	), judged AS NOT MATERIALIZED (
+		SELECT c.*, r.name, r.version, r.keep_firing_for, r.max_age, r.no_data, r.on_error, coalesce(c.own_threshold, r.threshold) AS bound,
+			c.state IN ('pending', 'firing') AS active,
+			r.error IS NOT NULL AND c.origin <> 'rule_error' AS failed,
+			CASE WHEN c.origin <> 'value' THEN c.present
+				ELSE monitoring.alert_breach(r.op, c.new_value,
+					CASE WHEN c.state = 'firing' AND r.resolve_threshold IS NOT NULL THEN
+						CASE WHEN c.own_threshold IS NULL THEN r.resolve_threshold
+							ELSE c.own_threshold + (r.resolve_threshold - r.threshold) END
+						ELSE coalesce(c.own_threshold, r.threshold) END) END AS breach,
+			CASE c.origin WHEN 'no_data' THEN r.max_age + CASE r.no_data WHEN 'alerting' THEN r.pending_for ELSE '0' END
+				ELSE r.pending_for END AS pending_for
+		FROM compared AS c
+		JOIN rules AS r ON r.id = c.rule_id
+		OFFSET 0
+	), verdicts AS (
+		SELECT j.*,
+			-- never in the future, should the clock have been set back
+			CASE WHEN j.active AND j.active_at <= run_evaluation.at THEN j.active_at ELSE run_evaluation.at END AS since,
+			CASE WHEN j.clear_since > run_evaluation.at THEN run_evaluation.at ELSE j.clear_since END AS clear,
+			CASE WHEN j.missing_since > run_evaluation.at THEN run_evaluation.at ELSE j.missing_since END AS missing,
+			monitoring.alert_verdict(run_evaluation.at, j.missing_since, j.breach, run_evaluation.inactive, j.failed, j.max_age, j.no_data,
+				j.on_error) AS verdict
+		FROM judged AS j
+		WHERE j.state IS NOT NULL OR j.breach
+		OFFSET 0
+	), moved AS (
+		SELECT v.*,
+			monitoring.next_alert_state(run_evaluation.at, v.state, v.verdict, v.breach AND NOT run_evaluation.inactive AND NOT v.failed,
+				v.since, v.clear, v.resolved_at, v.pending_for, v.keep_firing_for) AS to_state
+		FROM verdicts AS v
+		OFFSET 0
+	), timed AS (
+		SELECT m.*,
+			CASE WHEN m.to_state = 'firing' THEN
+				CASE m.verdict WHEN 'keep' THEN m.clear WHEN 'clear' THEN coalesce(m.clear, run_evaluation.at) END END AS next_clear_since,
+			CASE WHEN m.to_state IN ('pending', 'firing') THEN
+				CASE WHEN m.failed THEN m.missing WHEN m.breach IS NULL THEN coalesce(m.missing, run_evaluation.at) END END AS next_missing_since
+		FROM moved AS m
+	), changed AS MATERIALIZED (
+		SELECT t.rule_id, t.version, t.place, t.series_labels, t.origin, t.state AS old_state, t.active, t.to_state,
+			CASE WHEN run_evaluation.inactive THEN 'inactive_hours' WHEN t.failed THEN 'rule_error' WHEN t.breach IS NULL THEN 'no_data'
+				WHEN NOT t.breach THEN 'clear' WHEN t.origin = 'value' THEN 'breach' ELSE t.origin END AS reason,
+			coalesce(t.fingerprint, monitoring.alert_fingerprint(t.name, t.series_labels, t.origin)) AS fingerprint, t.alert_id,
+			coalesce(t.new_value, t.value) AS value,
+			CASE WHEN t.new_details IS NULL THEN t.details WHEN t.state = 'firing' AND t.details ? 'impact'
+				THEN t.new_details || jsonb_build_object('impact', t.details -> 'impact') ELSE t.new_details END AS details,
+			CASE WHEN t.new_value IS NULL THEN coalesce(t.threshold, t.bound) ELSE t.bound END AS threshold, t.since AS active_at,
+			CASE WHEN t.to_state = 'firing' AND t.state IS DISTINCT FROM 'firing' THEN run_evaluation.at WHEN t.active THEN t.fired_at END AS fired_at,
+			CASE WHEN t.to_state = 'resolved' THEN run_evaluation.at END AS resolved_at,
+			t.next_clear_since AS clear_since, t.next_missing_since AS missing_since
+		FROM timed AS t
+		WHERE t.to_state IS DISTINCT FROM t.state
+			OR t.active AND (t.since IS DISTINCT FROM t.active_at OR t.next_clear_since IS DISTINCT FROM t.clear_since
+				OR t.next_missing_since IS DISTINCT FROM t.missing_since)
+	-- from here on nobody else writes these rules' states: what was read is what is changed
+	), locked AS MATERIALIZED (
+		SELECT d.id, d.version, d AS rule
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
+		FOR SHARE SKIP LOCKED
+	), ready AS MATERIALIZED (
+		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
+			CASE WHEN c.active THEN c.alert_id ELSE nextval('monitoring.alert_id_seq') END AS alert_id, c.value, c.details,
+			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since, l.rule
+		FROM changed AS c
+		JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
+	), inserted AS (
+		INSERT INTO monitoring.alert_states (rule_id, fingerprint, series_labels, alert_id, state, value, details, active_at, fired_at,
+			resolved_at, clear_since, missing_since, updated_at, threshold, origin)
+		SELECT r.rule_id, r.fingerprint, r.series_labels, r.alert_id, r.to_state, r.value, r.details, r.active_at, r.fired_at,
+			r.resolved_at, r.clear_since, r.missing_since, run_evaluation.at, r.threshold, r.origin
+		FROM ready AS r
+		WHERE r.old_state IS NULL
+		RETURNING 1
+	), updated AS (
+		UPDATE monitoring.alert_states AS s
+		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
+			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
+			updated_at = run_evaluation.at, threshold = r.threshold
+		FROM ready AS r
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		RETURNING 1
+	), deleted AS (
+		DELETE FROM monitoring.alert_states AS s
+		USING ready AS r
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		RETURNING 1
+	), transitions AS (
+		SELECT r.*, CASE WHEN r.active THEN r.old_state ELSE 'inactive' END AS from_state
+		FROM ready AS r
+		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT run_evaluation.at, t.alert_id, t.rule_id, (t.rule).name, (t.rule).severity, t.series_labels,
+			(t.rule).selector || (t.rule).extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, (t.rule).op,
+			t.threshold,
+			monitoring.fill_annotations(t.rule, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
+				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, run_evaluation.at, t.threshold, t.origin)::monitoring.alert_states),
+			t.details, t.active_at, t.fired_at, t.fingerprint
+		FROM transitions AS t
+		WHERE run_evaluation.purpose = 'record'
+		ORDER BY t.rule_id, t.series_labels
+		RETURNING id
 	)
-	SELECT r.id, s.series_labels, s.mean_seconds, s.details
-	FROM rules AS r
-	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
-	UNION ALL
-	-- a statement that does not run is not slow
-	SELECT a.id, a.series_labels, 0, NULL
-	FROM active AS a
-	WHERE a.threshold > 0 AND NOT EXISTS (
-		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
-$$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
+	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
+		CASE run_evaluation.purpose
+			WHEN 'simulate' THEN (
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('from_state', CASE WHEN r.last_error IS NULL THEN 'ok' ELSE 'error' END,
+						'to_state', CASE WHEN r.error IS NULL THEN 'ok' ELSE 'error' END, 'reason', r.error) AS shown
+					FROM rules AS r
+					WHERE r.id = ANY (n.ids)
+					UNION ALL
+					SELECT t.series_labels, jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
+						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
+						'details', t.details)
+					FROM transitions AS t
+				) AS u)
+			WHEN 'show' THEN (
+				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
+				FROM (
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('error', r.error) AS shown FROM rules AS r WHERE r.error IS NOT NULL
+					UNION ALL
+					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
+						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
+					FROM judged AS j
+					JOIN rules AS r ON r.id = j.rule_id
+					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
+				) AS u)
+		END,
+		(SELECT count(*) FROM ready)
+			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted),
+		n.ids, n.errors
+	INTO transitions, shown, unique_labels, noted, errors
+	FROM (
+		SELECT array_agg(r.id ORDER BY r.id) AS ids, array_agg(left(r.error, 1000) ORDER BY r.id) AS errors
+		FROM rules AS r
+		WHERE NOT run_evaluation.inactive AND left(r.error, 1000) IS DISTINCT FROM r.last_error
+	) AS n;
 
-CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
-		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
-	ELSIF (rule ->> 'threshold')::float8 < 0 THEN
-		RAISE EXCEPTION 'a slow-query rule''s threshold must not be negative' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
-		RAISE EXCEPTION 'a slow-query rule takes no metric, function or grouping'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
+	-- a new label set twice violates the primary key
+	IF NOT unique_labels THEN
+		RAISE EXCEPTION 'function % gave a value of the same labels twice', source
+			USING ERRCODE = 'cardinality_violation';
+	END IF;
+	IF noted IS NOT NULL THEN
+		PERFORM monitoring.note_rule_errors(noted, errors, at);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a negative threshold, a metric, a function or labels to group by.';
+COMMENT ON FUNCTION monitoring.run_evaluation(text, bigint[], timestamptz, text, boolean, text) IS 'Evaluate rules with the values from source in one statement: change their alerts'' states, write history and return its ids, note errors. Without a source the rules failed, or (inactive) are outside their active times. purpose: record; simulate, which returns the transitions instead of writing history; show, which returns the values that were compared.';
 
-INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
-	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),
-	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true);
+CREATE FUNCTION monitoring.evaluation_may_fail(sqlstate text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN left(sqlstate, 2) NOT IN ('25', '40', '57', '58') AND sqlstate NOT IN ('53100', '53300');
+COMMENT ON FUNCTION monitoring.evaluation_may_fail(text) IS 'Whether an error can be a rule''s fault: transaction state, serialization, full disk, connections, intervention and the system are not.';
+
+CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	half integer := cardinality(rule_ids) / 2;
+BEGIN
+	RETURN (monitoring.run_evaluation(kind_function, rule_ids, at)).transitions;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	ELSIF half = 0 THEN
+		RETURN (monitoring.run_evaluation(NULL, rule_ids, at, SQLERRM)).transitions;
+	END IF;
+	-- Halving finds the rule at fault; from then on it is evaluated apart from the others.
+	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at)
+		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at);
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz) IS 'Evaluate rules of one kind in one statement. A rule that fails gets its last_error, its alerts become what its on_error says, and it disturbs no other.';
+
+CREATE FUNCTION monitoring.failed_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.id, NULL::jsonb, NULL::float8, NULL::jsonb, d.last_error
+	FROM monitoring.alert_rule_defs AS d
+	WHERE d.id = ANY (failed_rule_values.rule_ids)
+$$;
+COMMENT ON FUNCTION monitoring.failed_rule_values(timestamptz, bigint[]) IS 'As the function of a rule kind: the error that each rule had last.';
+
+CREATE FUNCTION monitoring.evaluate_failed_rules(kind_function text, rule_ids bigint[], at timestamptz) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	transitions bigint[] := '{}';
+	-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
+	tried bigint[];
+	one bigint;
+BEGIN
+	RETURN (monitoring.run_evaluation(kind_function, rule_ids, at)).transitions;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	END IF;
+	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY random() LIMIT 20);
+	FOREACH one IN ARRAY tried LOOP
+		transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[one], at);
+	END LOOP;
+	-- for the others it is the same error still
+	RETURN transitions || (monitoring.run_evaluation('monitoring.failed_rule_values',
+		ARRAY(SELECT f FROM unnest(rule_ids) AS f WHERE f <> ALL (tried)), at)).transitions;
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_failed_rules(text, bigint[], timestamptz) IS 'Evaluate rules that failed before: together if their function tells their errors, else up to twenty one by one; for the others it is the same error still.';
 
 ----------------------------------------------------------------------------------------------------------------------
--- Transitions
+-- Transitions that no value makes
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.end_alerts(rule monitoring.alert_rule_defs, reason text, at timestamptz DEFAULT clock_timestamp())
@@ -135,7 +386,7 @@ BEGIN
 		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
 			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
 			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
-			rule.threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
+			(e.s).threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
 			(e.s).fingerprint
 		FROM ended AS e
 		WHERE (e.s).state IN ('pending', 'firing')
@@ -148,181 +399,164 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
 
+CREATE FUNCTION monitoring.demote_alerts(rule monitoring.alert_rule_defs, at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	transitions bigint[];
+BEGIN
+	PERFORM monitoring.ensure_partition('alert_history', at);
+	WITH early AS MATERIALIZED (
+		SELECT s AS old_state FROM monitoring.alert_states AS s
+		WHERE s.rule_id = rule.id AND s.state = 'firing' AND s.origin = 'value' AND s.clear_since IS NULL
+			AND demote_alerts.at - s.active_at < rule.pending_for
+	), demoted AS (
+		UPDATE monitoring.alert_states AS s
+		SET state = 'pending', alert_id = nextval('monitoring.alert_id_seq'), fired_at = NULL, updated_at = demote_alerts.at
+		FROM early AS e
+		WHERE s.rule_id = rule.id AND s.fingerprint = (e.old_state).fingerprint
+		RETURNING s AS new_state, e.old_state
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT demote_alerts.at, (t.s).alert_id, rule.id, rule.name, rule.severity, (t.s).series_labels,
+			rule.selector || rule.extra_labels || (t.s).series_labels, t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
+			(t.s).threshold, monitoring.fill_annotations(rule, t.s), (t.s).details, (t.s).active_at, (t.s).fired_at,
+			(t.s).fingerprint
+		FROM demoted AS d
+		CROSS JOIN LATERAL (VALUES (d.old_state, 'firing', 'resolved'), (d.new_state, 'inactive', 'pending')) AS t (s, from_state, to_state)
+		ORDER BY t.to_state DESC, (t.s).alert_id
+		RETURNING id
+	)
+	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.demote_alerts(monitoring.alert_rule_defs, timestamptz) IS 'After pending_for was raised: firing alerts whose breach has not lasted that long are resolved, and go on as pending ones whose breach began when it did.';
+
+CREATE FUNCTION monitoring.restart_timers(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE monitoring.alert_states AS s
+	SET active_at = CASE s.state WHEN 'pending' THEN at ELSE s.active_at END,
+		clear_since = CASE WHEN s.clear_since IS NOT NULL THEN at END,
+		missing_since = CASE WHEN s.missing_since IS NOT NULL THEN at END,
+		updated_at = at
+	WHERE (s.state = 'pending' OR s.state = 'firing' AND (s.clear_since IS NOT NULL OR s.missing_since IS NOT NULL))
+		AND s.rule_id IN (SELECT d.id FROM monitoring.alert_rule_defs AS d FOR SHARE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION monitoring.restart_timers(timestamptz) IS 'Let all running timers of alerts start over. A rule that is being edited keeps its own.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Evaluation
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.note_rule_errors(rule_ids bigint[], error text, at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	UPDATE monitoring.alert_rule_defs AS d
-	SET last_error = left(error, 1000), last_error_at = CASE WHEN error IS NOT NULL THEN at END
-	WHERE d.id IN (
-		SELECT e.id
-		FROM monitoring.alert_rule_defs AS e
-		WHERE e.id = ANY (note_rule_errors.rule_ids) AND e.last_error IS DISTINCT FROM left(note_rule_errors.error, 1000)
-		FOR NO KEY UPDATE SKIP LOCKED)
-$$;
-COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text, timestamptz) IS 'Set or clear (null) the error of rules where it changes.';
-
--- What the functions of kinds return is estimated far too low; sorting labels to merge them would cost more than all else.
-CREATE FUNCTION monitoring.evaluate_rules(kind_function text, rule_ids bigint[], at timestamptz, had_error boolean)
-RETURNS bigint[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_mergejoin = off AS $$
+-- One query tells of all alerts: a row is about those that have its value in every column that is a label of theirs.
+CREATE FUNCTION monitoring.note_impacts(transition_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	transitions bigint[];
-	unique_labels boolean;
-	half integer := cardinality(rule_ids) / 2;
+	rule monitoring.alert_rule_defs;
+	found_rows jsonb[];
+	failure text;
 BEGIN
-	-- $1 the time, $2 the rules
-	EXECUTE format($statement$
-	WITH compared AS (
-		SELECT coalesce(o.rule_id, s.rule_id) AS rule_id, coalesce(o.series_labels, s.series_labels) AS series_labels,
-			o.value AS new_value, o.details AS new_details, s.fingerprint, s.alert_id, s.state, s.value, s.details,
-			s.active_at, s.fired_at, s.resolved_at, s.clear_since, s.missing_since, s.place
-		FROM (
-			SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details
-			FROM %s($1, $2) AS f
-		) AS o
-		FULL JOIN (SELECT a.*, a.ctid AS place FROM monitoring.alert_states AS a WHERE a.rule_id = ANY ($2)) AS s
-			ON s.rule_id = o.rule_id AND s.series_labels = o.series_labels
-	), judged AS (
-		SELECT c.*, d.name, d.version, d.pending_for, d.keep_firing_for, d.max_age,
-			c.state IS NOT NULL AND c.state <> 'resolved' AS active,
-			CASE d.op
-				WHEN '>' THEN c.new_value > b.bound
-				WHEN '>=' THEN c.new_value >= b.bound
-				WHEN '<' THEN c.new_value < b.bound
-				WHEN '<=' THEN c.new_value <= b.bound
-				WHEN '=' THEN c.new_value = b.bound
-				WHEN '<>' THEN c.new_value <> b.bound
-			END AS breach,
-			-- never in the future, should the clock have been set back
-			least(c.active_at, $1) AS since,
-			least(c.clear_since, $1) AS clear,
-			least(c.missing_since, $1) AS missing
-		FROM compared AS c
-		JOIN monitoring.alert_rule_defs AS d ON d.id = c.rule_id
-		CROSS JOIN LATERAL (SELECT CASE WHEN c.state = 'firing' THEN coalesce(d.resolve_threshold, d.threshold)
-			ELSE d.threshold END AS bound) AS b
-		WHERE d.id = ANY ($2) AND d.enabled
-	), moved AS (
-		SELECT j.*,
-			CASE
-				WHEN NOT j.active AND j.breach THEN CASE WHEN j.pending_for = '0' THEN 'firing' ELSE 'pending' END
-				WHEN NOT j.active THEN CASE WHEN $1 - j.resolved_at < '1 day' THEN 'resolved' ELSE 'forgotten' END
-				WHEN j.breach THEN CASE WHEN $1 - j.since >= j.pending_for THEN 'firing' ELSE j.state END
-				WHEN j.breach IS NULL AND $1 - j.missing < j.max_age THEN j.state
-				WHEN j.state = 'pending' THEN 'inactive'
-				WHEN j.breach IS NULL OR $1 - coalesce(j.clear, $1) >= j.keep_firing_for THEN 'resolved'
-				ELSE 'firing'
-			END AS to_state
-		FROM (SELECT g.rule_id, g.series_labels, g.new_value, g.new_details, g.fingerprint, g.alert_id, g.state, g.value,
-				g.details, g.active_at, g.fired_at, g.resolved_at, g.clear_since, g.missing_since, g.place, g.name, g.version,
-				g.pending_for, g.keep_firing_for, g.max_age, g.active, g.breach, g.since, g.clear,
-				CASE WHEN g.breach IS NULL THEN coalesce(g.missing, $1) END AS missing
-			FROM judged AS g
-			WHERE g.state IS NOT NULL OR g.breach) AS j
-	), changed AS MATERIALIZED (
-		SELECT m.rule_id, m.version, m.place, m.state AS old_state, m.active, m.to_state,
-			CASE WHEN m.to_state IN ('pending', 'firing') THEN 'breach' WHEN m.breach IS NULL THEN 'no_data' ELSE 'clear' END AS reason,
-			ROW(m.rule_id,
-				coalesce(m.fingerprint, left(encode(sha256(convert_to(m.name || E'\n' || m.series_labels::text, 'UTF8')), 'hex'), 16)),
-				m.series_labels,
-				CASE WHEN m.active THEN m.alert_id ELSE nextval('monitoring.alert_id_seq') END,
-				m.to_state,
-				coalesce(m.new_value, m.value),
-				coalesce(m.new_details, m.details),
-				CASE WHEN m.active THEN m.since ELSE $1 END,
-				CASE WHEN m.to_state = 'firing' AND m.state IS DISTINCT FROM 'firing' THEN $1 WHEN m.active THEN m.fired_at END,
-				CASE WHEN m.to_state = 'resolved' THEN $1 END,
-				CASE WHEN m.to_state = 'firing' AND NOT coalesce(m.breach, false) THEN
-					CASE WHEN m.breach IS NULL THEN m.clear ELSE coalesce(m.clear, $1) END END,
-				CASE WHEN m.to_state IN ('pending', 'firing') THEN m.missing END,
-				$1)::monitoring.alert_states AS next
-		FROM moved AS m
-		WHERE m.to_state IS DISTINCT FROM m.state
-			OR m.active AND (
-				m.since IS DISTINCT FROM m.active_at
-				OR m.missing IS DISTINCT FROM m.missing_since
-				OR CASE WHEN m.breach THEN m.clear_since IS NOT NULL WHEN m.breach IS NULL THEN m.clear IS DISTINCT FROM m.clear_since
-					ELSE m.state = 'firing' AND coalesce(m.clear, $1) IS DISTINCT FROM m.clear_since END)
-	-- from here on nobody else writes these rules' states: what was read is what is changed
-	), locked AS MATERIALIZED (
-		SELECT d.id, d.version, d AS rule
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
-		FOR SHARE SKIP LOCKED
-	), ready AS MATERIALIZED (
-		SELECT c.*, l.rule FROM changed AS c JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
-	), inserted AS (
-		INSERT INTO monitoring.alert_states SELECT (r.next).* FROM ready AS r WHERE r.old_state IS NULL
-		RETURNING 1
-	), updated AS (
-		UPDATE monitoring.alert_states AS s
-		SET alert_id = (r.next).alert_id, state = (r.next).state, value = (r.next).value, details = (r.next).details,
-			active_at = (r.next).active_at, fired_at = (r.next).fired_at, resolved_at = (r.next).resolved_at,
-			clear_since = (r.next).clear_since, missing_since = (r.next).missing_since, updated_at = (r.next).updated_at
-		FROM ready AS r
-		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
-		RETURNING 1
-	), deleted AS (
-		DELETE FROM monitoring.alert_states AS s
-		USING ready AS r
-		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
-		RETURNING 1
-	), written AS (
-		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
-			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT $1, (r.next).alert_id, r.rule_id, (r.rule).name, (r.rule).severity, (r.next).series_labels,
-			(r.rule).selector || (r.rule).extra_labels || (r.next).series_labels,
-			CASE WHEN r.active THEN r.old_state ELSE 'inactive' END, r.to_state, r.reason, (r.next).value, (r.rule).op,
-			(r.rule).threshold, monitoring.fill_annotations(r.rule, r.next), (r.next).details, (r.next).active_at,
-			(r.next).fired_at, (r.next).fingerprint
-		FROM ready AS r
-		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
-		ORDER BY r.rule_id, (r.next).series_labels
-		RETURNING id
-	)
-	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
-		(SELECT count(*) FROM ready)
-			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
-	$statement$, kind_function) INTO transitions, unique_labels USING at, rule_ids;
-
-	-- a new label set twice violates the primary key
-	IF NOT unique_labels THEN
-		RAISE EXCEPTION 'function % gave a value of the same labels twice', kind_function
-			USING ERRCODE = 'cardinality_violation';
-	END IF;
-	IF had_error THEN
-		PERFORM monitoring.note_rule_errors(rule_ids, NULL, at);
-	END IF;
-	RETURN transitions;
-EXCEPTION WHEN OTHERS THEN
-	-- what is no rule's fault: transaction state, serialization, full disk, connections, intervention, the system
-	IF left(SQLSTATE, 2) IN ('25', '40', '57', '58') OR SQLSTATE IN ('53100', '53300') THEN
-		RAISE;
-	ELSIF half = 0 THEN
-		PERFORM monitoring.note_rule_errors(rule_ids, SQLERRM, at);
-		RETURN '{}';
-	END IF;
-	-- Halving finds the rule at fault; from then on it is evaluated apart from the others.
-	RETURN monitoring.evaluate_rules(kind_function, rule_ids[:half], at, had_error)
-		|| monitoring.evaluate_rules(kind_function, rule_ids[half + 1:], at, had_error);
+	FOR rule IN
+		SELECT d.* FROM monitoring.alert_rule_defs AS d
+		WHERE d.impact_sql IS NOT NULL AND EXISTS (
+			SELECT FROM monitoring.alert_history AS h
+			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+	LOOP
+		SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
+		FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		WITH impacts AS (
+			SELECT h.id, h.alert_id,
+				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
+					ELSE coalesce((
+						SELECT jsonb_strip_nulls(f.row)
+						FROM unnest(found_rows) AS f (row)
+						CROSS JOIN LATERAL (
+							SELECT count(*) AS labels, coalesce(bool_and(c.value = h.labels ->> c.key), true) AS fits
+							FROM jsonb_each_text(f.row) AS c
+							WHERE h.labels ? c.key AND c.value IS NOT NULL) AS m
+						WHERE m.fits AND octet_length(f.row::text) <= 8192
+						ORDER BY m.labels DESC, f.row
+						LIMIT 1), '{}') END AS impact
+			FROM monitoring.alert_history AS h
+			WHERE h.rule_id = rule.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing'
+		), states AS (
+			UPDATE monitoring.alert_states AS s
+			SET details = coalesce(s.details, '{}') || jsonb_build_object('impact', i.impact)
+			FROM impacts AS i
+			WHERE s.alert_id = i.alert_id
+			RETURNING i.id, s AS state
+		)
+		UPDATE monitoring.alert_history AS h
+		SET details = (s.state).details, annotations = monitoring.fill_annotations(rule, s.state)
+		FROM states AS s
+		WHERE h.at = note_impacts.at AND h.id = s.id;
+	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.evaluate_rules(text, bigint[], timestamptz, boolean) IS 'Evaluate rules of one kind in one statement: change their alerts'' states, write history and return its ids. A rule that fails gets its last_error and disturbs no other; had_error says that these rules have one, to be cleared on success.';
+COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error.';
+
+-- The phase spreads rules of the same interval over it; a name's hash is the same on every server.
+CREATE FUNCTION monitoring.rule_is_due(every interval, name text, previous timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN every IS NULL OR previous IS NULL OR at < previous
+	OR floor(date_part('epoch', at) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8)
+		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
+COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
+
+CREATE FUNCTION monitoring.rule_is_active(active_times jsonb, at timestamptz) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN monitoring.time_matches(active_times, at);
+EXCEPTION WHEN data_exception THEN
+	-- a time zone that the server knew when the rule was made: better an alert too many
+	RETURN true;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a time lies within active_times; true if they cannot be read any more.';
+
+-- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
+CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8)
+$$;
+COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
+
+CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	last_one timestamptz := (SELECT e.evaluated_at FROM monitoring.evaluation_state AS e);
+BEGIN
+	PERFORM set_config('monitoring_session.evaluated_at', date_part('epoch', at)::text, false);
+	IF at - last_one > '1 hour' THEN
+		PERFORM monitoring.restart_timers(at);
+	END IF;
+	IF last_one IS NULL THEN
+		INSERT INTO monitoring.evaluation_state (evaluated_at) VALUES (at);
+	ELSIF at < last_one OR at - last_one >= '1 minute' THEN
+		UPDATE monitoring.evaluation_state SET evaluated_at = at;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.note_evaluation(timestamptz) IS 'Keep the time of an evaluation, in the table once a minute. When the last one was more than an hour ago, what alerts did meanwhile is not known: timers start over.';
 
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	transitions bigint[] := '{}';
+	previous timestamptz := monitoring.previous_evaluation();
+	inactive bigint[];
 	kind_function text;
 	rules record;
-	failed_rule bigint;
 BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	PERFORM monitoring.ensure_partition('alert_history', at);
+	PERFORM monitoring.note_evaluation(at);
+
+	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
+		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.rule_is_active(d.active_times, evaluate_all_rules.at));
+	IF cardinality(inactive) > 0 THEN
+		transitions := (monitoring.run_evaluation(NULL, inactive, at, inactive => true)).transitions;
+	END IF;
 
 	FOR rules IN
 		SELECT k.kind, k.function,
@@ -330,24 +564,24 @@ BEGIN
 			coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.last_error IS NOT NULL), '{}') AS failed
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
-		WHERE d.enabled
+		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
 		GROUP BY k.kind, k.function
-		ORDER BY k.kind
+		ORDER BY k.evaluation_order, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
 		EXCEPTION WHEN undefined_function OR insufficient_privilege OR syntax_error OR invalid_schema_name OR undefined_object THEN
-			PERFORM monitoring.note_rule_errors(rules.good || rules.failed, SQLERRM, at);
+			transitions := transitions || (monitoring.run_evaluation(NULL, rules.good || rules.failed, at, SQLERRM)).transitions;
 			CONTINUE;
 		END;
 		IF cardinality(rules.good) > 0 THEN
-			transitions := transitions || monitoring.evaluate_rules(kind_function, rules.good, at, false);
+			transitions := transitions || monitoring.evaluate_rules(kind_function, rules.good, at);
 		END IF;
-		-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
-		FOR failed_rule IN SELECT f FROM unnest(rules.failed) AS f ORDER BY random() LIMIT 20 LOOP
-			transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[failed_rule], at, true);
-		END LOOP;
+		IF cardinality(rules.failed) > 0 THEN
+			transitions := transitions || monitoring.evaluate_failed_rules(kind_function, rules.failed, at);
+		END IF;
 	END LOOP;
+	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;

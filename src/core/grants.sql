@@ -21,12 +21,13 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{*,alert_history,delivery_attempts}',
+ '{*,alert_history,alert_events,delivery_attempts}',
  '{value,percentile,percentiles,query,series_values,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,short_number,
+   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
+   time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,alert_suppressions,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',

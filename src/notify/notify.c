@@ -13,7 +13,6 @@
 
 #include <signal.h>
 
-#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -25,16 +24,11 @@
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "core/confined.h"
 #include "notify/sender/protocol.h"
 #include "worker/worker.h"
 
@@ -406,15 +400,6 @@ run_formatter(Oid function, Datum receiver, Datum notification, StringInfo frame
 				 errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
 }
 
-/* A timer that went off at the last moment must not cancel what comes next. */
-static void
-stop_format_timer(void)
-{
-	disable_timeout(STATEMENT_TIMEOUT, true);
-	if (get_timeout_indicator(STATEMENT_TIMEOUT, true))
-		QueryCancelPending = false;
-}
-
 /* The function's own fault, or one of the server that may be over the next time? */
 static bool
 is_transient(int sqlerrcode)
@@ -431,66 +416,48 @@ is_transient(int sqlerrcode)
 	}
 }
 
+typedef struct FormatterCall
+{
+	Oid function;
+	Datum receiver;
+	Datum notification;
+	StringInfo frame;
+} FormatterCall;
+
+static void
+call_formatter(void *arg)
+{
+	FormatterCall *call = arg;
+
+	run_formatter(call->function, call->receiver, call->notification, call->frame);
+}
+
 /*
- * The formatter is anybody's code: it runs as the role that registered it, in
- * the security-restricted context (it cannot change role back), for a bounded
- * time, in a subtransaction of its own.  Its error's message may quote a secret
- * of the receiver, so it is shown nowhere.
+ * The formatter is anybody's code: it runs confined, as the role that registered
+ * it.  Its error's message may quote a secret of the receiver, so it is shown
+ * nowhere.
  */
 MonFormatResult
 mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notification,
 				  StringInfo frame, char **error)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner resowner = CurrentResourceOwner;
+	MonConfinement confinement = {.role = owner, .timeout_ms = FORMAT_TIMEOUT_MS};
+	FormatterCall call = {function, receiver, notification, frame};
 	int start = frame->len;
-	volatile MonFormatResult result = MON_FORMAT_DONE; /* survives the longjmp */
+	ErrorData *failure;
 
 	if (!OidIsValid(function))
 	{
 		*error = pstrdup("the formatter of the receiver's kind does not exist");
 		return MON_FORMAT_FAILED;
 	}
+	failure = mon_run_confined(&confinement, call_formatter, &call);
+	if (failure == NULL)
+		return MON_FORMAT_DONE;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		Oid save_user;
-		int save_context;
-		int nest_level = NewGUCNestLevel();
-
-		GetUserIdAndSecContext(&save_user, &save_context);
-		SetUserIdAndSecContext(get_role_oid(owner, false),
-							   save_context | SECURITY_RESTRICTED_OPERATION);
-		enable_timeout_after(STATEMENT_TIMEOUT, FORMAT_TIMEOUT_MS);
-		run_formatter(function, receiver, notification, frame);
-		stop_format_timer();
-		AtEOXact_GUC(false, nest_level);
-		SetUserIdAndSecContext(save_user, save_context);
-
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		int sqlerrcode;
-
-		stop_format_timer();
-		sqlerrcode = geterrcode();
-		MemoryContextSwitchTo(cxt);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		result = is_transient(sqlerrcode) ? MON_FORMAT_LATER : MON_FORMAT_FAILED;
-		*error = psprintf("the formatter failed with SQLSTATE %s", unpack_sql_state(sqlerrcode));
-	}
-	PG_END_TRY();
-
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = resowner;
-	if (result != MON_FORMAT_DONE)
-	{
-		frame->len = start;
-		frame->data[start] = '\0';
-	}
-	return result;
+	frame->len = start;
+	frame->data[start] = '\0';
+	*error = psprintf("the formatter failed with SQLSTATE %s",
+					  unpack_sql_state(failure->sqlerrcode));
+	return is_transient(failure->sqlerrcode) ? MON_FORMAT_LATER : MON_FORMAT_FAILED;
 }

@@ -1,0 +1,2 @@
+-- alerts, evidence: what the server was doing when an alert fired.
+

@@ -1,0 +1,2 @@
+-- alerts, forecasting: the rule kinds anomaly and forecast.
+

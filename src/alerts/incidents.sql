@@ -1,0 +1,2 @@
+-- alerts, incidents: what alerts and people open, its timeline and its report.
+

@@ -1,0 +1,2 @@
+-- alerts, packs: ready-made rules; export and import.
+

@@ -1,0 +1,2 @@
+-- alerts, routing: which receiver is told of which alert, when, and in which group.
+

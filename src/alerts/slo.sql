@@ -1,0 +1,2 @@
+-- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
+

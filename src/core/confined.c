@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ *
+ * confined.c
+ *	  Running code that users have stored, without being at its mercy.
+ *
+ * A function may catch the cancel that our timer sends and go on.  It is sent
+ * again as soon as the subtransaction in which it was caught has ended, so each
+ * block of such a function catches it once at most, and the call ends.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "core/confined.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timeout.h"
+
+static TimeoutId timer;
+static bool registered = false;
+static volatile sig_atomic_t active = false;
+static volatile sig_atomic_t timed_out = false;
+
+static void
+cancel(void)
+{
+	timed_out = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
+
+static void
+cancel_again(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (active && timed_out && event == SUBXACT_EVENT_ABORT_SUB)
+		cancel();
+}
+
+static void
+begin(int timeout_ms)
+{
+	if (!registered)
+	{
+		timer = RegisterTimeout(USER_TIMEOUT, cancel);
+		RegisterSubXactCallback(cancel_again, NULL);
+		registered = true;
+	}
+	timed_out = false;
+	active = true;
+	enable_timeout_after(timer, timeout_ms);
+}
+
+/* A timer that went off at the last moment must not cancel what comes next. */
+static void
+end(void)
+{
+	if (!active)
+		return;
+	disable_timeout(timer, false);
+	active = false;
+	if (timed_out)
+		QueryCancelPending = false;
+}
+
+/* Our workers take no advisory locks that outlive a transaction: those that do were left behind. */
+static void
+release_session_locks(void)
+{
+	if (MyBgworkerEntry != NULL)
+		LockReleaseSession(USER_LOCKMETHOD);
+}
+
+static void
+describe_timeout(ErrorData *error, int timeout_ms)
+{
+	error->sqlerrcode = ERRCODE_QUERY_CANCELED;
+	error->funcname = NULL;
+	error->message = psprintf("canceled because it took longer than %d ms", timeout_ms);
+	error->detail = NULL;
+	error->hint = NULL;
+}
+
+ErrorData *
+mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner resowner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL; /* survives the longjmp */
+
+	if (active)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a stored query cannot run another one")));
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		Oid role = get_role_oid(how->role, false);
+		Oid save_user;
+		int save_context;
+		int nest_level = NewGUCNestLevel();
+
+		begin(how->timeout_ms);
+		/* Unset by nothing but the end of the subtransaction. */
+		if (how->read_only)
+			XactReadOnly = true;
+		GetUserIdAndSecContext(&save_user, &save_context);
+		SetUserIdAndSecContext(role, save_context | SECURITY_RESTRICTED_OPERATION);
+		body(arg);
+		end();
+		AtEOXact_GUC(false, nest_level);
+		SetUserIdAndSecContext(save_user, save_context);
+
+		if (how->read_only)
+			RollbackAndReleaseCurrentSubTransaction();
+		else
+			ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		end();
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (timed_out)
+			describe_timeout(error, how->timeout_ms);
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = resowner;
+	release_session_locks();
+	return error;
+}
+
+bool
+mon_error_is_cancel(const ErrorData *error)
+{
+	/* Others may use its code: a server that a foreign table is on, or RAISE. */
+	return error->sqlerrcode == ERRCODE_QUERY_CANCELED && error->funcname != NULL &&
+		strcmp(error->funcname, "ProcessInterrupts") == 0;
+}

@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * confined.h
+ *	  Running code that users have stored: rules' queries, formatters.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_CONFINED_H
+#define MONITORING_CONFINED_H
+
+#include "compat.h"
+
+typedef struct MonConfinement
+{
+	const char *role; /* whose rights it has */
+	int timeout_ms;   /* it is cancelled after that */
+	bool read_only;   /* it can change nothing, and what it did besides is undone */
+} MonConfinement;
+
+/*
+ * Call body(arg) in the security-restricted context of a role (it cannot change
+ * role back), for a bounded time, in a subtransaction of its own.  Afterwards
+ * user, settings, timeouts and whether the transaction may write are as before.
+ * Returns NULL, or the error it ended with, palloc'd: ERRCODE_QUERY_CANCELED
+ * with a message that says so if it took too long.
+ *
+ * What body palloc's in the caller's context stays.  Calls do not nest.
+ */
+extern ErrorData *mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg);
+
+/* Is it somebody's cancel of the whole session's statement, and no fault of what ran? */
+extern bool mon_error_is_cancel(const ErrorData *error);
+
+#endif /* MONITORING_CONFINED_H */
