@@ -17,8 +17,8 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
-               $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql evidence.sql \
-                 incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql escalation.sql packs.sql) \
+               $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
+                 evidence.sql incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql escalation.sql packs.sql) \
                src/notify/notify.sql \
                src/core/grants.sql
 
@@ -62,8 +62,14 @@ uninstall: uninstall-sender
 uninstall-sender:
 	rm -f '$(DESTDIR)$(pkglibdir)/$(SENDER)'
 
-monitoring--1.0.sql: $(SQL_SLICES)
+# Packs of alert rules are data; the tables they go into are made by now.
+RULE_PACKS   = $(sort $(wildcard src/alerts/packs/*.json))
+monitoring--1.0.sql: $(SQL_SLICES) $(RULE_PACKS)
 	cat $(SQL_SLICES) > $@
+	for pack in $(RULE_PACKS); do \
+		printf "\nINSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('%s', \$$pack\$$" "$$(basename $$pack .json)" && \
+		cat $$pack && printf '$$pack$$, true);\n'; \
+	done >> $@
 
 demo:
 	@./test/demo/demo start

@@ -3721,6 +3721,7 @@ BEGIN
 		RETURNING id, alert_id)
 	SELECT array_agg(w.alert_id), coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO ended, transitions FROM written AS w;
 	PERFORM monitoring.add_alert_events(ended, 'resolved', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -4004,12 +4005,1468 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, descrip
 
 -- alerts, forecasting: the rule kinds anomaly and forecast.
 
--- alerts, objectives: SLOs, their error budgets and the rules that watch them, status page components.
+-- alerts, objectives: service-level objectives with their error budgets, and the rule kind burn_rate that watches them.
+--
+-- An objective counts good events and all events over a window. What it says is read from metrics whenever it is asked
+-- for; nothing but definitions is stored.
 
--- alerts, evidence: what the server was doing when an alert fired.
+----------------------------------------------------------------------------------------------------------------------
+-- Objectives
+----------------------------------------------------------------------------------------------------------------------
 
--- alerts, incidents: what alerts and people open, its timeline and its report.
+CREATE TABLE monitoring.slo_defs (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	description text NOT NULL DEFAULT '',
+	good jsonb NOT NULL,
+	total jsonb NOT NULL,
+	latency_threshold float8 CHECK (latency_threshold > 0 AND latency_threshold < 'Infinity'),
+	objective float8 NOT NULL CHECK (objective > 0 AND objective < 1),
+	over interval NOT NULL CHECK (over >= '1 hour' AND over <= '400 days'),
+	min_events float8 NOT NULL DEFAULT 1 CHECK (min_events >= 0 AND min_events < 'Infinity'),
+	owner name NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE monitoring.slo_defs IS 'Service-level objectives; see create_slo, update_slo, drop_slo and slo_status.';
+COMMENT ON COLUMN monitoring.slo_defs.name IS 'Name of the objective.';
+COMMENT ON COLUMN monitoring.slo_defs.description IS 'What is promised, for people.';
+COMMENT ON COLUMN monitoring.slo_defs.good IS 'The good events: {"metric": …, "labels": …} as in value().';
+COMMENT ON COLUMN monitoring.slo_defs.total IS 'All events, in the same form.';
+COMMENT ON COLUMN monitoring.slo_defs.latency_threshold IS 'Of the good events only those that took at most so long count, in the unit of the metric; null: all of them.';
+COMMENT ON COLUMN monitoring.slo_defs.objective IS 'Share of events that must be good, such as 0.999.';
+COMMENT ON COLUMN monitoring.slo_defs.over IS 'Window over which the objective holds.';
+COMMENT ON COLUMN monitoring.slo_defs.min_events IS 'A window with fewer events than this burns nothing.';
+COMMENT ON COLUMN monitoring.slo_defs.owner IS 'Role that created the objective.';
+COMMENT ON COLUMN monitoring.slo_defs.created_at IS 'When it was created.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.slo_defs', '');
 
+CREATE VIEW monitoring.slos AS
+	SELECT s.name, s.description, s.good, s.total, s.latency_threshold, s.objective, s.over, s.min_events, s.owner, s.created_at
+	FROM monitoring.slo_defs AS s;
+COMMENT ON VIEW monitoring.slos IS 'Service-level objectives as they are defined; slo_status() tells how they stand.';
+COMMENT ON COLUMN monitoring.slos.name IS 'Name of the objective.';
+COMMENT ON COLUMN monitoring.slos.description IS 'What is promised.';
+COMMENT ON COLUMN monitoring.slos.good IS 'The good events: metric and labels.';
+COMMENT ON COLUMN monitoring.slos.total IS 'All events: metric and labels.';
+COMMENT ON COLUMN monitoring.slos.latency_threshold IS 'Longest that a good event may take; null: any time.';
+COMMENT ON COLUMN monitoring.slos.objective IS 'Share of events that must be good.';
+COMMENT ON COLUMN monitoring.slos.over IS 'Window over which the objective holds.';
+COMMENT ON COLUMN monitoring.slos.min_events IS 'A window with fewer events than this burns nothing.';
+COMMENT ON COLUMN monitoring.slos.owner IS 'Role that created the objective.';
+COMMENT ON COLUMN monitoring.slos.created_at IS 'When it was created.';
+
+-- An operation that did not happen is neither good nor bad: no events, no share.
+CREATE FUNCTION monitoring.slo_events(slo monitoring.slo_defs, over interval, at timestamptz)
+RETURNS TABLE (good float8, total float8)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT least(g.events * coalesce(g.share, CASE WHEN slo.latency_threshold IS NULL THEN 1 ELSE 0 END), t.events), t.events
+	FROM (
+		SELECT coalesce(monitoring.value(slo.total ->> 'metric', 'increase', slo_events.over, slo.total -> 'labels', at), 0) AS events
+	) AS t
+	CROSS JOIN (
+		SELECT coalesce(monitoring.value(slo.good ->> 'metric', 'increase', slo_events.over, slo.good -> 'labels', at), 0) AS events,
+			CASE WHEN slo.latency_threshold IS NOT NULL THEN
+				monitoring.value(slo.good ->> 'metric', format('share_below(%s)', slo.latency_threshold), slo_events.over,
+					slo.good -> 'labels', at) END AS share
+	) AS g
+$$;
+COMMENT ON FUNCTION monitoring.slo_events(monitoring.slo_defs, interval, timestamptz) IS 'How many events of an objective were good, and how many there were, in the window that ends at a time.';
+
+CREATE FUNCTION monitoring.burn_rate(slo monitoring.slo_defs, good float8, total float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN total > 0 AND total >= slo.min_events THEN (1 - good / total) / (1 - slo.objective) ELSE 0 END
+$$;
+COMMENT ON FUNCTION monitoring.burn_rate(monitoring.slo_defs, float8, float8) IS 'How fast so many good events of so many use up the error budget: bad share / (1 - objective). At 1 the budget lasts just as long as the window of the objective. 0 below min_events.';
+
+CREATE FUNCTION monitoring.slo_of(name text) RETURNS monitoring.slo_defs
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	slo monitoring.slo_defs;
+BEGIN
+	SELECT s.* INTO slo FROM monitoring.slo_defs AS s WHERE s.name = slo_of.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'objective "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.slos.';
+	END IF;
+	RETURN slo;
+END $$;
+COMMENT ON FUNCTION monitoring.slo_of(text) IS 'The objective of this name. Error 42704 if it does not exist.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Rule kind burn_rate
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.burn_rate_windows(objective float8, over interval, severity text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- A factor that not even an outage reaches would watch nothing.
+	SELECT jsonb_agg(jsonb_build_object('long', w.long, 'short', w.short, 'factor', trim_scale(round(least(
+		w.share * extract(epoch FROM over)::numeric / extract(epoch FROM w.long::interval)::numeric,
+		0.9 / (1 - objective)::numeric), 3))) ORDER BY w.share)
+	FROM (VALUES ('critical', 0.02, '1 hour', '5 minutes'), ('critical', 0.05, '6 hours', '30 minutes'),
+		('medium', 0.10, '1 day', '2 hours'), ('medium', 0.10, '3 days', '6 hours')) AS w (severity, share, long, short)
+	WHERE w.severity = burn_rate_windows.severity
+$$;
+COMMENT ON FUNCTION monitoring.burn_rate_windows(float8, interval, text) IS 'Windows and factors for burn-rate rules as the Site Reliability Workbook (chapter 5) proposes them: critical when 2 % of the budget are used within an hour or 5 % within 6 hours, medium when 10 % are used within one or three days; factor = share * window of the objective / long window, which is 14.4, 6, 3 and 1 for 30 days.';
+
+CREATE FUNCTION monitoring.burn_rate_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH pairs AS MATERIALIZED (
+		SELECT d.id, d.params ->> 'slo' AS name, s AS slo, w.long, w.short, w.factor
+		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN jsonb_to_recordset(d.params -> 'windows') AS w (long interval, short interval, factor float8)
+		LEFT JOIN monitoring.slo_defs AS s ON s.name = d.params ->> 'slo'
+		WHERE d.id = ANY (burn_rate_rule_values.rule_ids)
+	), readings AS MATERIALIZED (
+		SELECT w.name, w.over, monitoring.burn_rate(w.slo, e.good, e.total) AS burn
+		FROM (SELECT p.name, p.slo, p.long AS over FROM pairs AS p UNION SELECT p.name, p.slo, p.short FROM pairs AS p) AS w
+		CROSS JOIN LATERAL monitoring.slo_events(w.slo, w.over, burn_rate_rule_values.at) AS e
+		WHERE (w.slo).name IS NOT NULL
+	)
+	SELECT p.id, jsonb_build_object('slo', p.name), max(least(l.burn, s.burn) / p.factor),
+		jsonb_build_object('burn_rates', jsonb_object_agg(p.long::text || ' / ' || p.short::text,
+			jsonb_build_array(l.burn, s.burn))),
+		CASE WHEN bool_or((p.slo).name IS NULL) THEN format('objective "%s" does not exist', p.name) END
+	FROM pairs AS p
+	LEFT JOIN readings AS l ON l.name = p.name AND l.over = p.long
+	LEFT JOIN readings AS s ON s.name = p.name AND s.over = p.short
+	GROUP BY p.id, p.name
+$$;
+COMMENT ON FUNCTION monitoring.burn_rate_rule_values(timestamptz, bigint[]) IS 'Rule kind burn_rate: of each pair of windows the lower of the two burn rates, divided by the pair''s factor; the highest of these is the value, so that it is above 1 when in some pair both windows burn faster than its factor.';
+
+CREATE FUNCTION monitoring.check_burn_rate_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad boolean;
+BEGIN
+	PERFORM monitoring.slo_of(coalesce(rule -> 'params' ->> 'slo', ''));
+	IF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' OR rule ->> 'op' NOT IN ('>', '>=') THEN
+		RAISE EXCEPTION 'a burn-rate rule takes no metric, function or grouping, and compares with > or >='
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'monitoring.create_slo makes such rules.';
+	END IF;
+	BEGIN
+		SELECT count(*) = 0 OR bool_or(coalesce(NOT (w.long > w.short AND w.short > '0' AND w.factor > 0), true)) INTO bad
+		FROM jsonb_to_recordset(rule -> 'params' -> 'windows') AS w (long interval, short interval, factor float8);
+	EXCEPTION WHEN data_exception THEN
+		bad := true;
+	END;
+	IF bad OR rule -> 'params' -> 'windows' IS NULL THEN
+		RAISE EXCEPTION 'the windows of a burn-rate rule are not valid'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Give them as in {"slo": "checkout", "windows": [{"long": "1 hour", "short": "5 minutes", "factor": 14.4}]}.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_burn_rate_rule(jsonb) IS 'Raises 42704 for an objective that does not exist, 22023 for windows that are not pairs of a long and a short one with a factor above zero, or for a metric, function, grouping or another operator.';
+
+INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
+	('burn_rate', 'monitoring.burn_rate_rule_values', 'monitoring.check_burn_rate_rule', 'How fast an objective''s error budget is used up, in several windows.', true);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Creating and changing objectives
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_slo_events(events jsonb, what text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF events IS NULL OR jsonb_typeof(events) <> 'object' OR NOT events - 'labels' ? 'metric' OR events - '{metric,labels}'::text[] <> '{}'
+		OR coalesce(jsonb_typeof(events -> 'labels'), 'object') <> 'object' OR jsonb_typeof(events -> 'metric') <> 'string' THEN
+		RAISE EXCEPTION 'the % events of an objective must name a metric', what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Give them as in {"metric": "http_server_request_duration_seconds", "labels": {"service": "shop"}}.';
+	END IF;
+	events := jsonb_build_object('metric', events -> 'metric', 'labels', coalesce(events -> 'labels', '{}'));
+	-- raises what value() would
+	PERFORM monitoring.value(events ->> 'metric', 'increase', '1 minute', events -> 'labels');
+	RETURN events;
+END $$;
+COMMENT ON FUNCTION monitoring.check_slo_events(jsonb, text) IS 'The events of an objective in the form in which they are stored. Errors: 22023 for what is not {"metric": …, "labels": …}, and those of value().';
+
+CREATE FUNCTION monitoring.check_slo(slo monitoring.slo_defs) RETURNS monitoring.slo_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF slo.name IS NULL OR slo.name !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'an objective''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF slo.objective IS NULL OR NOT (slo.objective > 0 AND slo.objective < 1) THEN
+		RAISE EXCEPTION 'an objective must be between 0 and 1'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give a share such as 0.999; 1 leaves no budget for errors.';
+	ELSIF slo.over IS NULL OR slo.over < '1 hour' OR slo.over > '400 days' THEN
+		RAISE EXCEPTION 'the window of an objective must be between an hour and 400 days'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF slo.min_events IS NULL OR NOT (slo.min_events >= 0 AND slo.min_events < 'Infinity') THEN
+		RAISE EXCEPTION 'the least number of events of an objective must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT (slo.latency_threshold > 0 AND slo.latency_threshold < 'Infinity') THEN
+		RAISE EXCEPTION 'the latency threshold of an objective must be above zero' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF slo.good IS NULL AND slo.latency_threshold IS NULL THEN
+		RAISE EXCEPTION 'an objective needs good events or a latency threshold' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	slo.total := monitoring.check_slo_events(slo.total, 'total');
+	slo.good := monitoring.check_slo_events(coalesce(slo.good, slo.total), 'good');
+	IF slo.latency_threshold IS NOT NULL THEN
+		PERFORM monitoring.value(slo.good ->> 'metric', format('share_below(%s)', slo.latency_threshold), '1 minute', slo.good -> 'labels');
+	END IF;
+	slo.description := coalesce(slo.description, '');
+	RETURN slo;
+END $$;
+COMMENT ON FUNCTION monitoring.check_slo(monitoring.slo_defs) IS 'An objective in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, and those of value().';
+
+CREATE FUNCTION monitoring.create_slo_rules(slo monitoring.slo_defs, receivers text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.create_alert_rule(format('%s: %s', slo.name, r.what), NULL, NULL, slo.over, '>', 1, severity => r.severity,
+		kind => 'burn_rate', receivers => create_slo_rules.receivers, every => '1 minute', slo => slo.name,
+		params => jsonb_build_object('slo', slo.name, 'windows', monitoring.burn_rate_windows(slo.objective, slo.over, r.severity)),
+		annotations => jsonb_build_object('summary', 'Objective {{slo}} uses up its error budget too fast.',
+			'impact', r.impact, 'runbook', 'See monitoring.slo_status() and the errors behind it.'))
+	FROM (VALUES
+		('budget burns fast', 'critical', 'Within hours or days nothing is left of the budget.'),
+		('budget burns', 'medium', 'The budget will not last as long as it must.')) AS r (what, severity, impact)
+$$;
+COMMENT ON FUNCTION monitoring.create_slo_rules(monitoring.slo_defs, text[]) IS 'Create the two burn-rate rules of an objective.';
+
+CREATE FUNCTION monitoring.create_slo(name text, good jsonb, total jsonb, objective float8 DEFAULT 0.999,
+	latency_threshold float8 DEFAULT NULL, over interval DEFAULT '30 days', min_events float8 DEFAULT 1,
+	description text DEFAULT '', with_rules boolean DEFAULT true, receivers text[] DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	slo monitoring.slo_defs;
+BEGIN
+	slo.name := create_slo.name;
+	slo.description := create_slo.description;
+	slo.good := create_slo.good;
+	slo.total := create_slo.total;
+	slo.latency_threshold := create_slo.latency_threshold;
+	slo.objective := create_slo.objective;
+	slo.over := create_slo.over;
+	slo.min_events := create_slo.min_events;
+	slo := monitoring.check_slo(slo);
+	slo.owner := monitoring.calling_role();
+	slo.created_at := clock_timestamp();
+	INSERT INTO monitoring.slo_defs SELECT slo.* ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'objective "%" already exists', name
+			USING ERRCODE = 'duplicate_object', HINT = 'Change it with monitoring.update_slo.';
+	END IF;
+	IF with_rules THEN
+		PERFORM monitoring.create_slo_rules(slo, receivers);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.create_slo(text, jsonb, jsonb, float8, float8, interval, float8, text, boolean, text[]) IS 'Create a service-level objective: that share `objective` of the total events, over any window of length over (30 days), are good. good and total are {"metric": …, "labels": …}: counters, or distributions, whose observations are the events. With latency_threshold only good events that took at most so long are good; good null: total''s. with_rules creates two burn-rate rules, critical and medium, for the receivers (null: as routed). Errors: 22023 for anything that is not valid, 42809 for a metric of the wrong kind, 42710 if the name is taken.';
+
+CREATE FUNCTION monitoring.update_slo(name text, changes jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	slo monitoring.slo_defs := monitoring.slo_of(name);
+	bad text;
+	rule record;
+BEGIN
+	IF changes IS NULL OR jsonb_typeof(changes) <> 'object' THEN
+		RAISE EXCEPTION 'changes must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give the parameters of create_slo that change, as in {"objective": 0.995}.';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k
+	WHERE k <> ALL ('{description,good,total,latency_threshold,objective,over,min_events}');
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION '"%" is nothing that can change in an objective', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'These can: description, good, latency_threshold, min_events, objective, over, total.';
+	END IF;
+	slo := monitoring.check_slo(jsonb_populate_record(slo, changes));
+	UPDATE monitoring.slo_defs AS s
+	SET (description, good, total, latency_threshold, objective, over, min_events)
+		= (SELECT slo.description, slo.good, slo.total, slo.latency_threshold, slo.objective, slo.over, slo.min_events)
+	WHERE s.name = slo.name;
+	-- Rules that were edited keep their windows.
+	FOR rule IN
+		SELECT r.name, r.severity FROM monitoring.alert_rule_defs AS r
+		WHERE r.slo = update_slo.name AND r.kind = 'burn_rate' AND r.version = 1
+	LOOP
+		PERFORM monitoring.update_alert_rule(rule.name, jsonb_build_object('params', jsonb_build_object('slo', slo.name,
+			'windows', monitoring.burn_rate_windows(slo.objective, slo.over, rule.severity))));
+		UPDATE monitoring.alert_rule_defs AS r SET version = 1 WHERE r.name = rule.name;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.update_slo(text, jsonb) IS 'Change an objective: changes is a JSON object of parameters of create_slo, such as {"objective": 0.995}. Its burn-rate rules follow unless they were edited. Errors: 42704 if there is no such objective, otherwise as create_slo.';
+
+CREATE FUNCTION monitoring.drop_slo(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.slo_of(name);
+	PERFORM monitoring.drop_alert_rule(r.name)
+	FROM monitoring.alert_rule_defs AS r
+	WHERE r.slo = drop_slo.name OR r.kind = 'burn_rate' AND r.params ->> 'slo' = drop_slo.name;
+	DELETE FROM monitoring.slo_defs AS s WHERE s.name = drop_slo.name;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_slo(text) IS 'Drop an objective and the rules that watch it. Error 42704 if there is none of this name.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- How objectives stand
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.slo_status(name text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (slo text, objective float8, over interval, good float8, total float8, sli float8, budget_events float8,
+	budget_remaining float8, burn_1h float8, burn_6h float8, burn_3d float8, exhausts_at timestamptz, state text)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT r.name, r.objective, r.over, r.good, r.total, r.sli, r.total * (1 - r.objective), r.remaining,
+		r.burn_1h, r.burn_6h, r.burn_3d, x.exhausts_at,
+		CASE WHEN r.sli IS NULL THEN 'no data' WHEN r.remaining <= 0 THEN 'exhausted'
+			WHEN x.exhausts_at < slo_status.at + r.over / 10 THEN 'at risk' ELSE 'ok' END
+	FROM (
+		SELECT s.name, s.objective, s.over, w.good, w.total, w.good / nullif(w.total, 0) AS sli,
+			1 - (1 - w.good / nullif(w.total, 0)) / (1 - s.objective) AS remaining,
+			b.burn[1] AS burn_1h, b.burn[2] AS burn_6h, b.burn[3] AS burn_3d
+		FROM monitoring.slo_defs AS s
+		CROSS JOIN LATERAL monitoring.slo_events(s, s.over, slo_status.at) AS w
+		CROSS JOIN LATERAL (
+			SELECT array_agg(monitoring.burn_rate(s, e.good, e.total) ORDER BY i.over) AS burn
+			FROM (VALUES ('1 hour'::interval), ('6 hours'), ('3 days')) AS i (over)
+			CROSS JOIN LATERAL monitoring.slo_events(s, i.over, slo_status.at) AS e) AS b
+		WHERE slo_status.name IS NULL OR s.name = slo_status.name
+	) AS r
+	CROSS JOIN LATERAL (SELECT CASE
+		WHEN r.remaining <= 0 THEN slo_status.at
+		WHEN r.burn_6h > 1 THEN slo_status.at + r.remaining / r.burn_6h * r.over END AS exhausts_at) AS x
+	ORDER BY r.name
+$$;
+COMMENT ON FUNCTION monitoring.slo_status(text, timestamptz) IS 'How objectives (one, or all) stand at a time: good and total events in the window, sli = their ratio, budget_events = bad events that the objective allows, budget_remaining = share of the error budget that is left (below zero: overdrawn), burn rates of the last hour, 6 hours and 3 days (1 uses up the budget in just the window), exhausts_at = when nothing is left if it goes on as in the last 6 hours (null: not before budget comes back), state: ok, at risk (exhausted within a tenth of the window), exhausted, no data.';
+
+CREATE FUNCTION monitoring.slo_history(name text, since timestamptz, until timestamptz DEFAULT clock_timestamp(),
+	step interval DEFAULT '1 day')
+RETURNS TABLE (bucket timestamptz, good float8, total float8, sli float8, budget_remaining float8)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	WITH slo AS MATERIALIZED (
+		SELECT (monitoring.slo_of(slo_history.name)).*
+	), total AS MATERIALIZED (
+		SELECT q.bucket, q.value, w.value AS in_window
+		FROM slo AS s
+		CROSS JOIN LATERAL monitoring.query(s.total ->> 'metric', 'increase', since, until, step, s.total -> 'labels') AS q
+		JOIN LATERAL monitoring.rolling(s.total ->> 'metric', 'increase', since, until, step, s.over, s.total -> 'labels') AS w
+			ON w.bucket = q.bucket
+	), good AS MATERIALIZED (
+		SELECT q.bucket, q.value, w.value AS in_window
+		FROM slo AS s
+		CROSS JOIN LATERAL monitoring.query(s.good ->> 'metric', 'increase', since, until, step, s.good -> 'labels') AS q
+		JOIN LATERAL monitoring.rolling(s.good ->> 'metric', 'increase', since, until, step, s.over, s.good -> 'labels') AS w
+			ON w.bucket = q.bucket
+	), fast AS MATERIALIZED (
+		SELECT q.bucket, q.value, w.value AS in_window
+		FROM slo AS s
+		CROSS JOIN LATERAL (SELECT format('share_below(%s)', s.latency_threshold) AS share) AS f
+		CROSS JOIN LATERAL monitoring.query(s.good ->> 'metric', f.share, since, until, step, s.good -> 'labels') AS q
+		JOIN LATERAL monitoring.rolling(s.good ->> 'metric', f.share, since, until, step, s.over, s.good -> 'labels') AS w
+			ON w.bucket = q.bucket
+		WHERE s.latency_threshold IS NOT NULL
+	), counted AS (
+		SELECT t.bucket, s.objective, t.value AS total, t.in_window AS total_in_window,
+			least(coalesce(g.value, 0) * c.share, t.value) AS good,
+			least(coalesce(g.in_window, 0) * c.share_in_window, t.in_window) AS good_in_window
+		FROM total AS t
+		CROSS JOIN slo AS s
+		LEFT JOIN good AS g ON g.bucket = t.bucket
+		LEFT JOIN fast AS f ON f.bucket = t.bucket
+		CROSS JOIN LATERAL (SELECT CASE WHEN s.latency_threshold IS NULL THEN 1 ELSE coalesce(f.value, 0) END AS share,
+			CASE WHEN s.latency_threshold IS NULL THEN 1 ELSE coalesce(f.in_window, 0) END AS share_in_window) AS c
+	)
+	SELECT c.bucket, c.good, c.total, c.good / nullif(c.total, 0),
+		1 - (1 - c.good_in_window / nullif(c.total_in_window, 0)) / (1 - c.objective)
+	FROM counted AS c
+	ORDER BY c.bucket
+$$;
+COMMENT ON FUNCTION monitoring.slo_history(text, timestamptz, timestamptz, interval) IS 'An objective bucket by bucket: good and total events and their ratio within the bucket, and the share of the error budget that was left at its end. Null without events. Errors: 42704 if there is no such objective, and those of query().';
+-- alerts, components: what a status page shows, its uptime, and the report of what was promised.
+--
+-- The status of a component at any time is the worst of what people set by hand and of the alerts that concern it; under
+-- maintenance nothing counts. It is computed from the history of alerts, so that nothing is stored twice.
+
+CREATE TABLE monitoring.component_status_kinds (
+	status text PRIMARY KEY,
+	rank integer NOT NULL UNIQUE,
+	downtime_weight float8 NOT NULL CHECK (downtime_weight BETWEEN 0 AND 1),
+	severities text[] NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE monitoring.component_status_kinds IS 'What the status of a component can be. How much of the time in a status counts as down, and which alerts bring it about, can be changed with UPDATE.';
+COMMENT ON COLUMN monitoring.component_status_kinds.status IS 'Name of the status, as status pages use it.';
+COMMENT ON COLUMN monitoring.component_status_kinds.rank IS 'The highest of several wins.';
+COMMENT ON COLUMN monitoring.component_status_kinds.downtime_weight IS 'Share of the time in this status that counts as down.';
+COMMENT ON COLUMN monitoring.component_status_kinds.severities IS 'A firing alert of these severities puts its components into this status.';
+INSERT INTO monitoring.component_status_kinds VALUES
+	('operational', 0, 0, '{}'), ('degraded_performance', 1, 0, '{medium}'), ('partial_outage', 2, 0.3, '{high}'),
+	('major_outage', 3, 1, '{critical}'), ('under_maintenance', 4, 0, '{}');
+
+CREATE TABLE monitoring.component_defs (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	description text NOT NULL DEFAULT '',
+	selector jsonb,
+	objective float8 NOT NULL CHECK (objective > 0 AND objective < 1),
+	place integer NOT NULL DEFAULT 0,
+	created_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.component_defs IS 'Components of the status page; see create_component and status_page.';
+COMMENT ON COLUMN monitoring.component_defs.name IS 'Name of the component.';
+COMMENT ON COLUMN monitoring.component_defs.description IS 'What it does, for its users.';
+COMMENT ON COLUMN monitoring.component_defs.selector IS 'Alerts that match (labels_match), alertname and severity included, concern it; null: none does.';
+COMMENT ON COLUMN monitoring.component_defs.objective IS 'Uptime that is promised.';
+COMMENT ON COLUMN monitoring.component_defs.place IS 'Place on the page.';
+COMMENT ON COLUMN monitoring.component_defs.created_at IS 'Since when it is watched.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.component_defs', '');
+
+CREATE TABLE monitoring.component_statuses (
+	component text NOT NULL REFERENCES monitoring.component_defs (name) ON DELETE CASCADE,
+	since timestamptz NOT NULL,
+	status text NOT NULL REFERENCES monitoring.component_status_kinds (status),
+	message text NOT NULL,
+	actor name NOT NULL,
+	PRIMARY KEY (component, since)
+);
+COMMENT ON TABLE monitoring.component_statuses IS 'Statuses that were set by hand, each until the next of its component.';
+COMMENT ON COLUMN monitoring.component_statuses.component IS 'The component.';
+COMMENT ON COLUMN monitoring.component_statuses.since IS 'From when on the status holds.';
+COMMENT ON COLUMN monitoring.component_statuses.status IS 'The status; operational leaves it to the alerts.';
+COMMENT ON COLUMN monitoring.component_statuses.message IS 'What users are told.';
+COMMENT ON COLUMN monitoring.component_statuses.actor IS 'Who set it.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.component_statuses', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Setting up
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.create_component(name text, description text DEFAULT '', selector jsonb DEFAULT NULL,
+	objective float8 DEFAULT 0.999, place integer DEFAULT 0, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'a component''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF objective IS NULL OR NOT (objective > 0 AND objective < 1) THEN
+		RAISE EXCEPTION 'an objective must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF selector IS NOT NULL THEN
+		PERFORM monitoring.labels_match('{}', selector);
+	END IF;
+	INSERT INTO monitoring.component_defs (name, description, selector, objective, place, created_at)
+	VALUES (create_component.name, coalesce(create_component.description, ''), create_component.selector,
+		create_component.objective, coalesce(create_component.place, 0), create_component.at)
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'component "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.create_component(text, text, jsonb, float8, integer, timestamptz) IS 'Create a component of the status page. Alerts whose labels match the selector put it into a status by their severity (component_status_kinds); without a selector its status is set by hand alone. objective is the uptime that is promised. Errors: 22023 for anything that is not valid, 42710 if the name is taken.';
+
+CREATE FUNCTION monitoring.drop_component(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.component_defs AS c WHERE c.name = drop_component.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'component "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_component(text) IS 'Drop a component with the statuses that were set by hand. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.set_component_status(component text, status text, message text DEFAULT '',
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.component_defs AS c WHERE c.name = set_component_status.component) THEN
+		RAISE EXCEPTION 'component "%" does not exist', component USING ERRCODE = 'undefined_object';
+	ELSIF NOT EXISTS (SELECT FROM monitoring.component_status_kinds AS k WHERE k.status = set_component_status.status) THEN
+		RAISE EXCEPTION 'unknown status "%"', status USING ERRCODE = 'invalid_parameter_value',
+			HINT = (SELECT 'Statuses are ' || string_agg(k.status, ', ' ORDER BY k.rank) || '.' FROM monitoring.component_status_kinds AS k);
+	END IF;
+	INSERT INTO monitoring.component_statuses AS s (component, since, status, message, actor)
+	VALUES (set_component_status.component, at, set_component_status.status, coalesce(set_component_status.message, ''), monitoring.calling_role())
+	ON CONFLICT ON CONSTRAINT component_statuses_pkey
+	DO UPDATE SET status = excluded.status, message = excluded.message, actor = excluded.actor;
+END $$;
+COMMENT ON FUNCTION monitoring.set_component_status(text, text, text, timestamptz) IS 'Set a component''s status by hand from a time on, until it is set again: operational, degraded_performance, partial_outage, major_outage or under_maintenance, with a message for users. Alerts can make it worse, but not during maintenance. Errors: 42704 for an unknown component, 22023 for an unknown status.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Uptime
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.component_periods(since timestamptz, until timestamptz)
+RETURNS TABLE (component text, rank integer, periods tstzmultirange)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH alert AS MATERIALIZED (
+		SELECT h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity) AS labels, h.severity,
+			tstzrange(h.fired_at, h.at) AS period
+		FROM monitoring.alert_history AS h
+		WHERE h.from_state = 'firing' AND h.to_state <> 'firing' AND h.at > component_periods.since
+			AND h.fired_at < component_periods.until
+		UNION ALL
+		SELECT a.labels || jsonb_build_object('alertname', a.rule, 'severity', a.severity), a.severity, tstzrange(a.fired_at, NULL)
+		FROM monitoring.alerts AS a
+		WHERE a.state = 'firing' AND a.fired_at < component_periods.until
+	), period AS (
+		SELECT c.name, k.rank, a.period
+		FROM monitoring.component_defs AS c
+		JOIN alert AS a ON c.selector IS NOT NULL AND monitoring.labels_match(a.labels, c.selector)
+		JOIN monitoring.component_status_kinds AS k ON a.severity = ANY (k.severities)
+		UNION ALL
+		SELECT s.component, k.rank, tstzrange(s.since, lead(s.since) OVER (PARTITION BY s.component ORDER BY s.since))
+		FROM monitoring.component_statuses AS s
+		JOIN monitoring.component_status_kinds AS k ON k.status = s.status
+	), level AS (
+		SELECT p.name, p.rank, range_agg(p.period * tstzrange(component_periods.since, component_periods.until)) AS periods
+		FROM period AS p
+		GROUP BY p.name, p.rank
+	)
+	-- what a worse status covers is not counted twice
+	SELECT l.name, l.rank, l.periods - coalesce((SELECT range_agg(r) FROM level AS w CROSS JOIN unnest(w.periods) AS r
+		WHERE w.name = l.name AND w.rank > l.rank), '{}')
+	FROM level AS l
+	WHERE l.rank > 0
+$$;
+COMMENT ON FUNCTION monitoring.component_periods(timestamptz, timestamptz) IS 'When each component was in which status but operational, within a time; of several at once the one with the highest rank.';
+
+CREATE FUNCTION monitoring.component_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (component text, uptime float8, downtime interval, maintenance interval, outages bigint, objective float8, met boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	WITH span AS (
+		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
+		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
+		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
+		CROSS JOIN unnest(p.periods) AS r
+	), total AS (
+		SELECT c.name, c.place, c.objective,
+			coalesce(sum(s.seconds * s.downtime_weight), 0) AS down,
+			coalesce(sum(s.seconds) FILTER (WHERE s.status = 'under_maintenance'), 0) AS maintained,
+			count(s.starts) FILTER (WHERE s.downtime_weight > 0) AS outages,
+			extract(epoch FROM component_uptime.until - greatest(component_uptime.since, c.created_at))::float8 AS watched
+		FROM monitoring.component_defs AS c
+		LEFT JOIN span AS s ON s.component = c.name
+		GROUP BY c.name
+	)
+	SELECT t.name, u.uptime, make_interval(secs => t.down), make_interval(secs => t.maintained), t.outages, t.objective,
+		u.uptime >= t.objective
+	FROM total AS t
+	CROSS JOIN LATERAL (SELECT CASE WHEN t.watched > t.maintained THEN 1 - t.down / (t.watched - t.maintained) END AS uptime) AS u
+	ORDER BY t.place, t.name
+$$;
+COMMENT ON FUNCTION monitoring.component_uptime(timestamptz, timestamptz) IS 'Uptime of every component between two times: 1 - downtime / (time - maintenance), where downtime is the time in each status times its weight (component_status_kinds: a major outage in full, a partial one 0.3). Time before the component was created is left out; null when nothing remains. outages counts the periods with downtime.';
+
+CREATE FUNCTION monitoring.status_page(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (component text, description text, status text, since timestamptz, message text,
+	uptime_24h float8, uptime_7d float8, uptime_30d float8, uptime_90d float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT c.name, c.description, k.status, n.since, m.message, d1.uptime, d7.uptime, d30.uptime, d90.uptime
+	FROM monitoring.component_defs AS c
+	-- the latest 90 days say since when it has been so
+	LEFT JOIN LATERAL (
+		SELECT p.rank, lower(r) AS since
+		FROM monitoring.component_periods(status_page.at - interval '90 days', status_page.at + interval '1 microsecond') AS p
+		CROSS JOIN unnest(p.periods) AS r
+		WHERE p.component = c.name AND r @> status_page.at
+	) AS n ON true
+	JOIN monitoring.component_status_kinds AS k ON k.rank = coalesce(n.rank, 0)
+	LEFT JOIN LATERAL (
+		SELECT s.message FROM monitoring.component_statuses AS s
+		WHERE s.component = c.name AND s.since <= status_page.at
+		ORDER BY s.since DESC LIMIT 1
+	) AS m ON true
+	JOIN monitoring.component_uptime(status_page.at - interval '1 day', status_page.at) AS d1 ON d1.component = c.name
+	JOIN monitoring.component_uptime(status_page.at - interval '7 days', status_page.at) AS d7 ON d7.component = c.name
+	JOIN monitoring.component_uptime(status_page.at - interval '30 days', status_page.at) AS d30 ON d30.component = c.name
+	JOIN monitoring.component_uptime(status_page.at - interval '90 days', status_page.at) AS d90 ON d90.component = c.name
+	ORDER BY c.place, c.name
+$$;
+COMMENT ON FUNCTION monitoring.status_page(timestamptz) IS 'The status page: every component with its status, since when it has been so (null when operational), the latest message, and its uptime over 24 hours and 7, 30 and 90 days.';
+
+CREATE FUNCTION monitoring.sla_report(since timestamptz, until timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (kind text, name text, objective float8, achieved float8, met boolean, good float8, total float8,
+	downtime interval, budget_consumed float8)
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'objective', s.name, s.objective, e.good / nullif(e.total, 0), e.good / nullif(e.total, 0) >= s.objective,
+		e.good, e.total, NULL::interval, (1 - e.good / nullif(e.total, 0)) / (1 - s.objective)
+	FROM monitoring.slo_defs AS s
+	CROSS JOIN LATERAL monitoring.slo_events(s, sla_report.until - sla_report.since, sla_report.until) AS e
+	UNION ALL
+	SELECT 'component', u.component, u.objective, u.uptime, u.uptime >= u.objective, NULL, NULL, u.downtime,
+		(1 - u.uptime) / (1 - u.objective)
+	FROM monitoring.component_uptime(sla_report.since, sla_report.until) AS u
+	ORDER BY 1 DESC, 2
+$$;
+COMMENT ON FUNCTION monitoring.sla_report(timestamptz, timestamptz) IS 'What was promised and what was kept between two times: objectives with their share of good events, components with their uptime and downtime; budget_consumed is the share of the error budget of that time that was used up (above 1: missed).';
+-- alerts, evidence: what the server was doing at the moment when alerts fired, taken in the transaction that makes them fire.
+--
+-- There is one snapshot for all alerts that fire in an evaluation, and a bound on its size, so that a storm of alerts costs
+-- no more than a single one. Texts of statements are kept without their literals.
+
+CREATE TABLE monitoring.alert_evidence (
+	at timestamptz NOT NULL,
+	alert_ids bigint[] NOT NULL,
+	evidence jsonb NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.alert_evidence IS 'What the server was doing when alerts fired, kept as long as retention_policies says (90 days). See evidence_of().';
+COMMENT ON COLUMN monitoring.alert_evidence.at IS 'Time of the evaluation in which they fired.';
+COMMENT ON COLUMN monitoring.alert_evidence.alert_ids IS 'The alerts (alerts.alert_id) that fired; of more than 1000 the first.';
+COMMENT ON COLUMN monitoring.alert_evidence.evidence IS 'The snapshot: activity, waits, blockers, slow_statements, errors, deployments, settings; failed names parts that could not be read.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_evidence', '1 day', 2, '90 days', '{(at)}');
+
+CREATE TABLE monitoring.deployments (
+	at timestamptz NOT NULL,
+	service text NOT NULL,
+	version text NOT NULL,
+	outcome text NOT NULL DEFAULT 'ok' CHECK (outcome IN ('ok', 'failed', 'rolled_back')),
+	description text NOT NULL DEFAULT '',
+	actor name NOT NULL,
+	PRIMARY KEY (service, at)
+);
+COMMENT ON TABLE monitoring.deployments IS 'Deployments, as mark_deployment() notes them.';
+COMMENT ON COLUMN monitoring.deployments.at IS 'When it was deployed.';
+COMMENT ON COLUMN monitoring.deployments.service IS 'What was deployed.';
+COMMENT ON COLUMN monitoring.deployments.version IS 'Which version.';
+COMMENT ON COLUMN monitoring.deployments.outcome IS 'ok, failed, or rolled_back for one that was taken back later.';
+COMMENT ON COLUMN monitoring.deployments.description IS 'What it brought.';
+COMMENT ON COLUMN monitoring.deployments.actor IS 'Role that noted it.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.deployments', '');
+CREATE INDEX deployments_at ON monitoring.deployments (at);
+
+CREATE FUNCTION monitoring.mark_deployment(service text, version text, outcome text DEFAULT 'ok', description text DEFAULT '',
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(service, '') !~ '^[^[:cntrl:]]{1,200}$' OR coalesce(version, '') !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'a deployment has a service and a version of 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF outcome IS NULL OR outcome NOT IN ('ok', 'failed', 'rolled_back') THEN
+		RAISE EXCEPTION 'unknown outcome "%" of a deployment', outcome
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Outcomes are ok, failed and rolled_back.';
+	ELSIF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'the time of a deployment must be finite' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	INSERT INTO monitoring.deployments (at, service, version, outcome, description, actor)
+	VALUES (mark_deployment.at, mark_deployment.service, mark_deployment.version, mark_deployment.outcome,
+		left(coalesce(mark_deployment.description, ''), 10000), monitoring.calling_role())
+	ON CONFLICT ON CONSTRAINT deployments_pkey
+	DO UPDATE SET version = excluded.version, outcome = excluded.outcome, description = excluded.description, actor = excluded.actor;
+END $$;
+COMMENT ON FUNCTION monitoring.mark_deployment(text, text, text, text, timestamptz) IS 'Note that a version of a service was deployed; the same service and time again corrects the note, such as its outcome (ok, failed or rolled_back). Alerts show recent deployments as evidence, and incident_metrics counts them. Error 22023 for anything that is not valid.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Taking evidence
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.scrub_sql(query text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	-- What a cut leaves open, and whatever follows a dollar quote, counts as a literal up to the end.
+	SELECT regexp_replace(regexp_replace(left(query, 2000),
+		'\$([A-Za-z_][A-Za-z_0-9]*)?\$.*|[eE]''(\\.|''''|[^''\\])*(''|\Z)|''(''''|[^''])*(''|\Z)|--[^\n]*|/\*([^*]|\*(?!/))*(\*/|\Z)', '?', 'g'),
+		'(?<![A-Za-z0-9_$"])-?(0[xX][0-9A-Fa-f]+|\.?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?)(?![A-Za-z_])', '?', 'g')
+$$;
+COMMENT ON FUNCTION monitoring.scrub_sql(text) IS 'The first 2000 characters of a statement with its literals and comments replaced by question marks.';
+
+CREATE FUNCTION monitoring.activity_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(to_jsonb(a)) FROM (
+		SELECT s.pid, s.datname AS database, s.usename AS "user", left(s.application_name, 64) AS application, s.state,
+			concat_ws(': ', s.wait_event_type, s.wait_event) AS wait,
+			round(extract(epoch FROM clock_timestamp() - s.query_start)::numeric, 3) AS seconds,
+			round(extract(epoch FROM clock_timestamp() - s.xact_start)::numeric, 3) AS transaction_seconds,
+			left(monitoring.scrub_sql(s.query), 500) AS query
+		FROM pg_stat_activity AS s
+		WHERE s.backend_type = 'client backend' AND s.pid <> pg_backend_pid() AND s.state <> 'idle'
+		ORDER BY s.state <> 'active', s.query_start
+		LIMIT 10) AS a
+$$;
+COMMENT ON FUNCTION monitoring.activity_evidence(timestamptz) IS 'Evidence: the ten sessions that have been running, or idle in a transaction, for the longest.';
+
+CREATE FUNCTION monitoring.wait_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(to_jsonb(w)) FROM (
+		SELECT coalesce(concat_ws(': ', s.wait_event_type, s.wait_event), '') AS wait, count(*) AS sessions
+		FROM pg_stat_activity AS s
+		WHERE s.state = 'active' AND s.pid <> pg_backend_pid()
+		GROUP BY 1
+		ORDER BY 2 DESC, 1
+		LIMIT 10) AS w
+$$;
+COMMENT ON FUNCTION monitoring.wait_evidence(timestamptz) IS 'Evidence: what active sessions wait for; an empty text is none, they run.';
+
+CREATE FUNCTION monitoring.blocker_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- pg_blocking_pids() takes the locks of the lock table: for a bounded number of sessions, and only if there are any.
+	SELECT jsonb_agg(to_jsonb(b)) FROM (
+		SELECT w.blocker AS pid, array_agg(w.pid ORDER BY w.pid) AS blocked, s.state, s.usename AS "user",
+			round(extract(epoch FROM clock_timestamp() - s.xact_start)::numeric, 3) AS transaction_seconds,
+			left(monitoring.scrub_sql(s.query), 500) AS query
+		FROM (
+			SELECT l.pid, unnest(pg_blocking_pids(l.pid)) AS blocker
+			FROM (SELECT a.pid FROM pg_stat_activity AS a WHERE a.wait_event_type = 'Lock' ORDER BY a.query_start LIMIT 20) AS l
+		) AS w
+		LEFT JOIN pg_stat_activity AS s ON s.pid = w.blocker
+		GROUP BY w.blocker, s.state, s.usename, s.xact_start, s.query
+		ORDER BY count(*) DESC, w.blocker
+		LIMIT 5) AS b
+$$;
+COMMENT ON FUNCTION monitoring.blocker_evidence(timestamptz) IS 'Evidence: the five sessions that block most others, and whom; looks at the twenty that have waited for the longest.';
+
+CREATE FUNCTION monitoring.statement_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(to_jsonb(q)) FROM (
+		SELECT v.queryid, v.database, v.mean_seconds, v.calls, left(v.query, 500) AS query
+		FROM monitoring.slow_query_values(statement_evidence.at, '10 minutes') AS v
+		ORDER BY v.mean_seconds DESC
+		LIMIT 5) AS q
+$$;
+COMMENT ON FUNCTION monitoring.statement_evidence(timestamptz) IS 'Evidence: the five statements with the highest mean execution time in an interval of the last ten minutes.';
+
+CREATE FUNCTION monitoring.error_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(v.series_labels || jsonb_build_object('count', v.value))
+	FROM monitoring.top('errors_total', 'increase', '{service,type}', '10 minutes', 5, '{}', error_evidence.at) AS v
+$$;
+COMMENT ON FUNCTION monitoring.error_evidence(timestamptz) IS 'Evidence: the types of error that errors_total counted most in the last ten minutes.';
+
+CREATE FUNCTION monitoring.deployment_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(to_jsonb(d)) FROM (
+		SELECT p.at, p.service, p.version, p.outcome, left(p.description, 200) AS description
+		FROM monitoring.deployments AS p
+		WHERE p.at > deployment_evidence.at - interval '1 day' AND p.at <= deployment_evidence.at
+		ORDER BY p.at DESC
+		LIMIT 5) AS d
+$$;
+COMMENT ON FUNCTION monitoring.deployment_evidence(timestamptz) IS 'Evidence: the five latest deployments of the last day.';
+
+CREATE FUNCTION monitoring.setting_evidence(at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_build_object('configuration_loaded_at', pg_conf_load_time(), 'pending_restart',
+		(SELECT coalesce(jsonb_agg(s.name ORDER BY s.name), '[]') FROM pg_settings AS s WHERE s.pending_restart))
+	WHERE pg_conf_load_time() > setting_evidence.at - interval '1 day' AND pg_conf_load_time() > pg_postmaster_start_time()
+		OR EXISTS (SELECT FROM pg_settings AS s WHERE s.pending_restart)
+$$;
+COMMENT ON FUNCTION monitoring.setting_evidence(timestamptz) IS 'Evidence: when the configuration was loaded last, if that was within a day and after the start, and settings that wait for a restart.';
+
+CREATE TABLE monitoring.evidence_kinds (
+	name text PRIMARY KEY,
+	function text NOT NULL,
+	place integer NOT NULL,
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.evidence_kinds IS 'What belongs to the evidence of an alert. Each names a function(at timestamptz) returning jsonb, null for nothing; it must belong to the owner of the extension or be SECURITY DEFINER.';
+COMMENT ON COLUMN monitoring.evidence_kinds.name IS 'Key in the evidence.';
+COMMENT ON COLUMN monitoring.evidence_kinds.function IS 'Schema-qualified name of the function.';
+COMMENT ON COLUMN monitoring.evidence_kinds.place IS 'Order in which evidence is taken: when there is no room for more, what comes later is left out.';
+COMMENT ON COLUMN monitoring.evidence_kinds.builtin IS 'True for what comes with the extension; not dumped.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.evidence_kinds', 'WHERE NOT builtin');
+INSERT INTO monitoring.evidence_kinds VALUES
+	('activity', 'monitoring.activity_evidence', 10, true), ('waits', 'monitoring.wait_evidence', 20, true),
+	('blockers', 'monitoring.blocker_evidence', 30, true), ('slow_statements', 'monitoring.statement_evidence', 40, true),
+	('errors', 'monitoring.error_evidence', 50, true), ('deployments', 'monitoring.deployment_evidence', 60, true),
+	('settings', 'monitoring.setting_evidence', 70, true);
+
+CREATE FUNCTION monitoring.take_evidence(at timestamptz DEFAULT clock_timestamp()) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	max_bytes CONSTANT integer := 32768;
+	evidence jsonb := '{}';
+	kind record;
+	part jsonb;
+BEGIN
+	FOR kind IN SELECT k.name, k.function FROM monitoring.evidence_kinds AS k ORDER BY k.place, k.name LOOP
+		BEGIN
+			EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(kind.function, 'timestamptz')) INTO part USING at;
+			IF octet_length(evidence::text) + octet_length(part::text) > max_bytes THEN
+				evidence := jsonb_set(evidence, '{truncated}', coalesce(evidence -> 'truncated', '[]') || to_jsonb(kind.name));
+			ELSIF part IS NOT NULL THEN
+				evidence := evidence || jsonb_build_object(kind.name, part);
+			END IF;
+		EXCEPTION WHEN OTHERS THEN
+			IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+				RAISE;
+			END IF;
+			evidence := evidence || jsonb_build_object('failed',
+				coalesce(evidence -> 'failed', '{}') || jsonb_build_object(kind.name, left(SQLERRM, 200)));
+		END;
+	END LOOP;
+	RETURN evidence;
+END $$;
+COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error.';
+
+CREATE FUNCTION monitoring.capture_evidence(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	fired bigint[];
+BEGIN
+	SELECT array_agg(f.alert_id ORDER BY f.alert_id) INTO fired
+	FROM (SELECT h.alert_id FROM monitoring.alert_history AS h
+		WHERE h.at = capture_evidence.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
+		ORDER BY h.id LIMIT 1000) AS f;
+	IF fired IS NULL THEN
+		RETURN;
+	END IF;
+	-- Evidence must not keep anybody from being told: what goes wrong with it is only noted.
+	BEGIN
+		PERFORM monitoring.ensure_partition('alert_evidence', at);
+		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence)
+		VALUES (capture_evidence.at, fired, monitoring.take_evidence(at));
+	EXCEPTION WHEN OTHERS THEN
+		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+			RAISE;
+		END IF;
+		RAISE WARNING 'could not take evidence for alerts: %', SQLERRM;
+	END;
+END $$;
+COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time. An error in it becomes a warning.';
+
+CREATE FUNCTION monitoring.evidence_of(alert_id bigint) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT e.evidence || jsonb_build_object('at', e.at)
+	FROM (SELECT min(h.at) AS at FROM monitoring.alert_history AS h
+		WHERE h.alert_id = evidence_of.alert_id AND h.to_state = 'firing') AS f
+	JOIN monitoring.alert_evidence AS e ON e.at = f.at AND evidence_of.alert_id = ANY (e.alert_ids)
+	LIMIT 1
+$$;
+COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; null if it has not fired or the evidence is gone.';
+-- alerts, incidents: what belongs together of the alerts that fire, what people do about it, and what is learned from it.
+--
+-- A policy says of which alerts incidents are opened and which labels tell that two alerts have one cause. An alert that fires
+-- joins the open incident with which it shares most of these labels, if that incident is recent; otherwise it opens one. Alerts that fire together are first taken together by these labels, so that a storm of alerts
+-- costs as much as the incidents that it makes. Evaluations do not run beside each other, so no two open the same incident;
+-- people change an incident under its row's lock.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Tables
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.incident_policies (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	severities text[] NOT NULL,
+	selector jsonb NOT NULL DEFAULT '{}',
+	correlate_by text[] NOT NULL,
+	within interval NOT NULL CHECK (within >= '0'),
+	auto_resolve boolean NOT NULL DEFAULT true,
+	place integer NOT NULL DEFAULT 0,
+	enabled boolean NOT NULL DEFAULT true
+);
+COMMENT ON TABLE monitoring.incident_policies IS 'Of which alerts incidents are opened. The first policy that fits an alert takes it. Change them with set_incident_policy.';
+COMMENT ON COLUMN monitoring.incident_policies.name IS 'Name of the policy.';
+COMMENT ON COLUMN monitoring.incident_policies.severities IS 'Severities of the alerts.';
+COMMENT ON COLUMN monitoring.incident_policies.selector IS 'Labels of the alerts (labels_match), alertname included.';
+COMMENT ON COLUMN monitoring.incident_policies.correlate_by IS 'Labels that tell whether alerts belong together: they share one.';
+COMMENT ON COLUMN monitoring.incident_policies.within IS 'How long after its latest alert an incident takes in further ones.';
+COMMENT ON COLUMN monitoring.incident_policies.auto_resolve IS 'Whether an incident is resolved when all its alerts are.';
+COMMENT ON COLUMN monitoring.incident_policies.place IS 'Order among the policies.';
+COMMENT ON COLUMN monitoring.incident_policies.enabled IS 'False: opens nothing.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_policies', $$WHERE name <> 'critical'$$);
+
+CREATE SEQUENCE monitoring.incident_id_seq;
+COMMENT ON SEQUENCE monitoring.incident_id_seq IS 'Ids of incidents.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_id_seq', '');
+
+CREATE TABLE monitoring.incident_defs (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_id_seq'),
+	title text NOT NULL,
+	severity text NOT NULL CHECK (severity IN ('critical', 'high', 'medium', 'low', 'info')),
+	status text NOT NULL DEFAULT 'investigating' CHECK (status IN ('investigating', 'identified', 'monitoring', 'resolved')),
+	source text NOT NULL CHECK (source IN ('alert', 'manual')),
+	policy text,
+	labels jsonb NOT NULL DEFAULT '{}',
+	summary text NOT NULL DEFAULT '',
+	started_at timestamptz NOT NULL,
+	detected_at timestamptz NOT NULL,
+	acknowledged_at timestamptz,
+	mitigated_at timestamptz,
+	resolved_at timestamptz,
+	latest_alert_at timestamptz,
+	post_mortem text,
+	created_by text NOT NULL
+) WITH (fillfactor = 80);
+COMMENT ON TABLE monitoring.incident_defs IS 'Incidents; read the view incidents.';
+COMMENT ON COLUMN monitoring.incident_defs.id IS 'Number of the incident.';
+COMMENT ON COLUMN monitoring.incident_defs.title IS 'What it is about.';
+COMMENT ON COLUMN monitoring.incident_defs.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.incident_defs.status IS 'investigating, identified, monitoring or resolved.';
+COMMENT ON COLUMN monitoring.incident_defs.source IS 'alert or manual.';
+COMMENT ON COLUMN monitoring.incident_defs.policy IS 'Policy that opened it; null for one that was opened by hand.';
+COMMENT ON COLUMN monitoring.incident_defs.labels IS 'Labels by which alerts join it.';
+COMMENT ON COLUMN monitoring.incident_defs.summary IS 'What is known, for readers.';
+COMMENT ON COLUMN monitoring.incident_defs.started_at IS 'When the trouble began: when the first alert''s breach began.';
+COMMENT ON COLUMN monitoring.incident_defs.detected_at IS 'When it was noticed: when the first alert fired.';
+COMMENT ON COLUMN monitoring.incident_defs.acknowledged_at IS 'When somebody took it on; null: by acknowledging one of its alerts, or not yet.';
+COMMENT ON COLUMN monitoring.incident_defs.mitigated_at IS 'When users no longer noticed it: when its status first became monitoring or resolved.';
+COMMENT ON COLUMN monitoring.incident_defs.resolved_at IS 'When it was resolved.';
+COMMENT ON COLUMN monitoring.incident_defs.latest_alert_at IS 'When an alert last joined it.';
+COMMENT ON COLUMN monitoring.incident_defs.post_mortem IS 'What was learned.';
+COMMENT ON COLUMN monitoring.incident_defs.created_by IS 'Role that opened it; monitoring for those opened by alerts.';
+CREATE INDEX incident_defs_open ON monitoring.incident_defs (id) WHERE resolved_at IS NULL;
+CREATE INDEX incident_defs_detected_at ON monitoring.incident_defs (detected_at);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
+
+CREATE TABLE monitoring.incident_alerts (
+	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	alert_id bigint NOT NULL,
+	joined_at timestamptz NOT NULL,
+	ended_at timestamptz,
+	PRIMARY KEY (incident_id, alert_id)
+);
+COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents.';
+COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
+COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.incident_alerts.joined_at IS 'When it joined.';
+COMMENT ON COLUMN monitoring.incident_alerts.ended_at IS 'When the alert was resolved; null: it is firing.';
+CREATE UNIQUE INDEX incident_alerts_alert_id ON monitoring.incident_alerts (alert_id);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_alerts', '');
+
+CREATE SEQUENCE monitoring.incident_events_id_seq;
+COMMENT ON SEQUENCE monitoring.incident_events_id_seq IS 'Ids of entries in the timelines of incidents.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events_id_seq', '');
+
+CREATE TABLE monitoring.incident_events (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_events_id_seq'),
+	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	at timestamptz NOT NULL,
+	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem', 'merged')),
+	actor text,
+	details jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE monitoring.incident_events IS 'Timelines of incidents: every act, of people and of the extension.';
+COMMENT ON COLUMN monitoring.incident_events.id IS 'Number of the entry, in order.';
+COMMENT ON COLUMN monitoring.incident_events.incident_id IS 'The incident.';
+COMMENT ON COLUMN monitoring.incident_events.at IS 'When it happened.';
+COMMENT ON COLUMN monitoring.incident_events.kind IS 'opened, alerts, status, severity, acknowledged, role, note, link, resolved, post_mortem or merged.';
+COMMENT ON COLUMN monitoring.incident_events.actor IS 'Role that did it; null: the extension.';
+COMMENT ON COLUMN monitoring.incident_events.details IS 'What belongs to it, such as message, from and to.';
+CREATE INDEX incident_events_incident_id ON monitoring.incident_events (incident_id);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events', '');
+
+CREATE TABLE monitoring.incident_roles (
+	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	role text NOT NULL CHECK (role ~ '^[^[:cntrl:]]{1,100}$'),
+	person text NOT NULL CHECK (person ~ '^[^[:cntrl:]]{1,200}$'),
+	PRIMARY KEY (incident_id, role)
+);
+COMMENT ON TABLE monitoring.incident_roles IS 'Who does what in an incident.';
+COMMENT ON COLUMN monitoring.incident_roles.incident_id IS 'The incident.';
+COMMENT ON COLUMN monitoring.incident_roles.role IS 'The role, such as commander, communications or scribe.';
+COMMENT ON COLUMN monitoring.incident_roles.person IS 'Who has it.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_roles', '');
+
+INSERT INTO monitoring.incident_policies (name, severities, correlate_by, within)
+VALUES ('critical', '{critical}', '{service,database,host,slo,tenant}', '30 minutes');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW monitoring.incidents AS
+	SELECT i.id, i.title, i.severity, i.status, i.source, i.labels, i.summary, i.started_at, i.detected_at,
+		LEAST(i.acknowledged_at, a.acknowledged_at) AS acknowledged_at, i.mitigated_at, i.resolved_at,
+		COALESCE(a.firing, 0) AS firing, COALESCE(a.alerts, 0) AS alerts,
+		(SELECT pg_catalog.jsonb_object_agg(r.role, r.person) FROM monitoring.incident_roles AS r
+			WHERE r.incident_id OPERATOR(pg_catalog.=) i.id) AS roles,
+		i.post_mortem IS NOT NULL AS reviewed, i.created_by
+	FROM monitoring.incident_defs AS i
+	LEFT JOIN (
+		SELECT m.incident_id, pg_catalog.count(*) AS alerts, pg_catalog.count(*) FILTER (WHERE m.ended_at IS NULL) AS firing,
+			pg_catalog.min(h.first_acknowledged_at) AS acknowledged_at
+		FROM monitoring.incident_alerts AS m
+		LEFT JOIN monitoring.alert_handling AS h ON h.alert_id OPERATOR(pg_catalog.=) m.alert_id
+		GROUP BY m.incident_id
+	) AS a ON a.incident_id OPERATOR(pg_catalog.=) i.id;
+COMMENT ON VIEW monitoring.incidents IS 'Incidents, open and resolved.';
+COMMENT ON COLUMN monitoring.incidents.id IS 'Number of the incident.';
+COMMENT ON COLUMN monitoring.incidents.title IS 'What it is about.';
+COMMENT ON COLUMN monitoring.incidents.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.incidents.status IS 'investigating, identified, monitoring or resolved.';
+COMMENT ON COLUMN monitoring.incidents.source IS 'alert or manual.';
+COMMENT ON COLUMN monitoring.incidents.labels IS 'Labels by which alerts join it.';
+COMMENT ON COLUMN monitoring.incidents.summary IS 'What is known.';
+COMMENT ON COLUMN monitoring.incidents.started_at IS 'When the trouble began.';
+COMMENT ON COLUMN monitoring.incidents.detected_at IS 'When it was noticed.';
+COMMENT ON COLUMN monitoring.incidents.acknowledged_at IS 'When somebody took it on, or acknowledged one of its alerts.';
+COMMENT ON COLUMN monitoring.incidents.mitigated_at IS 'When users no longer noticed it.';
+COMMENT ON COLUMN monitoring.incidents.resolved_at IS 'When it was resolved.';
+COMMENT ON COLUMN monitoring.incidents.firing IS 'Number of its alerts that are firing.';
+COMMENT ON COLUMN monitoring.incidents.alerts IS 'Number of its alerts.';
+COMMENT ON COLUMN monitoring.incidents.roles IS 'Who does what.';
+COMMENT ON COLUMN monitoring.incidents.reviewed IS 'Whether it has a post-mortem.';
+COMMENT ON COLUMN monitoring.incidents.created_by IS 'Role that opened it.';
+
+CREATE FUNCTION monitoring.incident_timeline(incident_id bigint)
+RETURNS TABLE (at timestamptz, kind text, actor text, details jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT t.at, t.kind, t.actor, t.details
+	FROM (
+		SELECT e.at, e.kind, e.actor, e.details, 0 AS source, e.id
+		FROM monitoring.incident_events AS e
+		WHERE e.incident_id = incident_timeline.incident_id
+		UNION ALL
+		SELECT e.at, 'alert ' || e.kind, e.actor, e.details || jsonb_build_object('alert_id', e.alert_id), 1, e.id
+		FROM monitoring.incident_alerts AS m
+		JOIN monitoring.alert_events AS e ON e.alert_id = m.alert_id
+		WHERE m.incident_id = incident_timeline.incident_id
+	) AS t
+	ORDER BY t.at, t.source, t.id
+$$;
+COMMENT ON FUNCTION monitoring.incident_timeline(bigint) IS 'Everything that happened in an incident and to its alerts, in order. actor is null for what the extension did.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What people do
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.set_incident_policy(name text, severities text[] DEFAULT '{critical}', selector jsonb DEFAULT '{}',
+	correlate_by text[] DEFAULT '{service,database,host,slo,tenant}', within interval DEFAULT '30 minutes',
+	auto_resolve boolean DEFAULT true, place integer DEFAULT 0, enabled boolean DEFAULT true)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'an incident policy''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF within IS NULL OR within < '0' THEN
+		RAISE EXCEPTION 'the time within which alerts join an incident must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF correlate_by IS NULL OR array_position(correlate_by, NULL) IS NOT NULL THEN
+		RAISE EXCEPTION 'the labels that alerts of an incident share must be a list of names' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.labels_match('{}', coalesce(selector, '{}'));
+	INSERT INTO monitoring.incident_policies AS p
+	VALUES (set_incident_policy.name, ARRAY(SELECT monitoring.canonical_severity(s) FROM unnest(severities) AS s),
+		coalesce(set_incident_policy.selector, '{}'), set_incident_policy.correlate_by, set_incident_policy.within,
+		coalesce(set_incident_policy.auto_resolve, true), coalesce(set_incident_policy.place, 0), coalesce(set_incident_policy.enabled, true))
+	ON CONFLICT ON CONSTRAINT incident_policies_pkey
+	DO UPDATE SET severities = excluded.severities, selector = excluded.selector, correlate_by = excluded.correlate_by,
+		within = excluded.within, auto_resolve = excluded.auto_resolve, place = excluded.place, enabled = excluded.enabled;
+END $$;
+COMMENT ON FUNCTION monitoring.set_incident_policy(text, text[], jsonb, text[], interval, boolean, integer, boolean) IS 'Create or replace a policy: alerts of these severities whose labels match the selector open incidents; those that share one of the labels correlate_by with an open incident join it, until `within` after its latest alert. Alerts with none of these labels join by time alone. auto_resolve: it is resolved with its last alert. The first policy by place takes an alert. Error 22023 for anything that is not valid.';
+
+CREATE FUNCTION monitoring.add_incident_event(incident_id bigint, kind text, details jsonb, at timestamptz, actor text DEFAULT NULL)
+RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.incident_events (incident_id, at, kind, actor, details)
+	VALUES (incident_id, at, kind, actor, jsonb_strip_nulls(details))
+$$;
+COMMENT ON FUNCTION monitoring.add_incident_event(bigint, text, jsonb, timestamptz, text) IS 'Write an entry into the timeline of an incident. actor: role that did it; null for the extension.';
+
+CREATE FUNCTION monitoring.lock_incident(id bigint) RETURNS monitoring.incident_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	incident monitoring.incident_defs;
+BEGIN
+	SELECT i.* INTO incident FROM monitoring.incident_defs AS i WHERE i.id = lock_incident.id FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'incident % does not exist', id
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.incidents.';
+	END IF;
+	RETURN incident;
+END $$;
+COMMENT ON FUNCTION monitoring.lock_incident(bigint) IS 'The incident of this number, locked for a change. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.open_incident(title text, severity text DEFAULT 'high', summary text DEFAULT '',
+	labels jsonb DEFAULT '{}', started_at timestamptz DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	new_id bigint;
+	actor text := monitoring.calling_role();
+BEGIN
+	IF coalesce(title, '') = '' OR length(title) > 500 OR title ~ '[[:cntrl:]]' THEN
+		RAISE EXCEPTION 'an incident''s title has 1 to 500 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF started_at > at THEN
+		RAISE EXCEPTION 'an incident cannot start after it is noticed' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	INSERT INTO monitoring.incident_defs (title, severity, source, labels, summary, started_at, detected_at, acknowledged_at, created_by)
+	VALUES (open_incident.title, monitoring.canonical_severity(open_incident.severity), 'manual',
+		monitoring.check_text_map(open_incident.labels, 'labels', 4096), coalesce(open_incident.summary, ''),
+		coalesce(open_incident.started_at, open_incident.at), open_incident.at, open_incident.at, actor)
+	RETURNING id INTO new_id;
+	PERFORM monitoring.add_incident_event(new_id, 'opened', jsonb_build_object('title', title), at, actor);
+	RETURN new_id;
+END $$;
+COMMENT ON FUNCTION monitoring.open_incident(text, text, text, jsonb, timestamptz, timestamptz) IS 'Open an incident by hand and return its number. Whoever opens it has taken it on. started_at: when the trouble began, if that was before. Errors: 22023 for anything that is not valid.';
+
+CREATE FUNCTION monitoring.update_incident(id bigint, status text DEFAULT NULL, message text DEFAULT NULL,
+	severity text DEFAULT NULL, title text DEFAULT NULL, summary text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	old monitoring.incident_defs := monitoring.lock_incident(id);
+	actor text := monitoring.calling_role();
+	new_severity text := monitoring.canonical_severity(coalesce(severity, old.severity));
+BEGIN
+	IF status IS NOT NULL AND status NOT IN ('investigating', 'identified', 'monitoring', 'resolved') THEN
+		RAISE EXCEPTION 'unknown status "%" of an incident', status
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Statuses are investigating, identified, monitoring and resolved.';
+	ELSIF title = '' OR length(title) > 500 OR title ~ '[[:cntrl:]]' THEN
+		RAISE EXCEPTION 'an incident''s title has 1 to 500 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	UPDATE monitoring.incident_defs AS i
+	SET status = coalesce(update_incident.status, i.status), severity = new_severity,
+		title = coalesce(update_incident.title, i.title), summary = coalesce(update_incident.summary, i.summary),
+		mitigated_at = CASE WHEN update_incident.status IN ('monitoring', 'resolved') THEN coalesce(i.mitigated_at, update_incident.at)
+			WHEN update_incident.status IS NULL THEN i.mitigated_at END,
+		resolved_at = CASE WHEN update_incident.status = 'resolved' THEN coalesce(i.resolved_at, update_incident.at)
+			WHEN update_incident.status IS NULL THEN i.resolved_at END
+	WHERE i.id = old.id;
+	IF new_severity <> old.severity THEN
+		PERFORM monitoring.add_incident_event(id, 'severity', jsonb_build_object('from', old.severity, 'to', new_severity), at, actor);
+	END IF;
+	IF status = 'resolved' AND old.status <> 'resolved' THEN
+		PERFORM monitoring.add_incident_event(id, 'resolved', jsonb_build_object('from', old.status, 'message', message), at, actor);
+	ELSIF status <> old.status OR message IS NOT NULL THEN
+		PERFORM monitoring.add_incident_event(id, 'status',
+			jsonb_build_object('from', old.status, 'to', coalesce(status, old.status), 'message', message), at, actor);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.update_incident(bigint, text, text, text, text, text, timestamptz) IS 'Change an incident: its status (investigating, identified, monitoring, resolved), with a message for its readers, its severity, title or summary; what is null stays. A resolved incident that gets another status is open again. Errors: 42704 if it does not exist, 22023 for anything that is not valid.';
+
+CREATE FUNCTION monitoring.resolve_incident(id bigint, message text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.update_incident(id, 'resolved', message, at => at)
+$$;
+COMMENT ON FUNCTION monitoring.resolve_incident(bigint, text, timestamptz) IS 'Resolve an incident; its alerts stay as they are. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.acknowledge_incident(id bigint, message text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	UPDATE monitoring.incident_defs AS i SET acknowledged_at = coalesce(i.acknowledged_at, acknowledge_incident.at)
+	WHERE i.id = acknowledge_incident.id;
+	PERFORM monitoring.add_incident_event(id, 'acknowledged', jsonb_build_object('message', message), at, monitoring.calling_role());
+	PERFORM monitoring.acknowledge_alert(m.alert_id, at => acknowledge_incident.at)
+	FROM monitoring.incident_alerts AS m
+	WHERE m.incident_id = acknowledge_incident.id AND m.ended_at IS NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.acknowledge_incident(bigint, text, timestamptz) IS 'Take an incident on: its firing alerts are acknowledged too. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.set_incident_role(id bigint, role text, person text, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	IF coalesce(role, '') !~ '^[^[:cntrl:]]{1,100}$' OR person !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'roles and persons of an incident are texts of at most 100 and 200 characters without control characters'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF person IS NULL THEN
+		DELETE FROM monitoring.incident_roles AS r WHERE r.incident_id = set_incident_role.id AND r.role = set_incident_role.role;
+	ELSE
+		INSERT INTO monitoring.incident_roles AS r VALUES (set_incident_role.id, set_incident_role.role, set_incident_role.person)
+		ON CONFLICT ON CONSTRAINT incident_roles_pkey DO UPDATE SET person = excluded.person;
+	END IF;
+	PERFORM monitoring.add_incident_event(id, 'role', jsonb_build_object('role', role, 'person', person), at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.set_incident_role(bigint, text, text, timestamptz) IS 'Give somebody a role in an incident, such as commander; person null: nobody has it. Errors: 42704 if the incident does not exist, 22023 for control characters.';
+
+CREATE FUNCTION monitoring.note_incident(id bigint, note text, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	IF coalesce(note, '') = '' OR length(note) > 10000 THEN
+		RAISE EXCEPTION 'a note has 1 to 10000 characters' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.add_incident_event(id, 'note', jsonb_build_object('note', note), at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.note_incident(bigint, text, timestamptz) IS 'Write a note into the timeline of an incident. Errors: 42704 if it does not exist, 22023 for an empty or too long note.';
+
+CREATE FUNCTION monitoring.link_incident(id bigint, url text, title text DEFAULT '', at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	IF coalesce(url, '') !~ '^https?://[!-~]+$' OR length(url) > 2000 OR title ~ '[[:cntrl:]]' THEN
+		RAISE EXCEPTION 'a link is an http or https url without spaces' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.add_incident_event(id, 'link', jsonb_build_object('url', url, 'title', title), at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.link_incident(bigint, text, text, timestamptz) IS 'Add a link to an incident, such as a chat room or a ticket. Errors: 42704 if it does not exist, 22023 for what is no http or https url.';
+
+CREATE FUNCTION monitoring.attach_alert(id bigint, alert_id bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	alert_state text;
+	ended timestamptz;
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	SELECT a.state, a.resolved_at INTO alert_state, ended FROM monitoring.alerts AS a WHERE a.alert_id = attach_alert.alert_id;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert % does not exist', alert_id
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alerts.';
+	END IF;
+	INSERT INTO monitoring.incident_alerts AS m
+	VALUES (attach_alert.id, attach_alert.alert_id, attach_alert.at, ended)
+	ON CONFLICT (alert_id) DO UPDATE SET incident_id = excluded.incident_id, joined_at = excluded.joined_at;
+	UPDATE monitoring.incident_defs AS i SET latest_alert_at = greatest(i.latest_alert_at, attach_alert.at) WHERE i.id = attach_alert.id;
+	PERFORM monitoring.add_incident_event(id, 'alerts', jsonb_build_object('alert_ids', jsonb_build_array(alert_id)), at, monitoring.calling_role());
+	PERFORM monitoring.add_alert_event(alert_id, 'incident', jsonb_build_object('incident_id', id), at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.attach_alert(bigint, bigint, timestamptz) IS 'Make an alert part of an incident, taking it out of the one it may be part of. Error 42704 if either does not exist.';
+
+CREATE FUNCTION monitoring.write_post_mortem(id bigint, markdown text, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.lock_incident(id);
+	UPDATE monitoring.incident_defs AS i SET post_mortem = markdown WHERE i.id = write_post_mortem.id;
+	PERFORM monitoring.add_incident_event(id, 'post_mortem', '{}', at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.write_post_mortem(bigint, text, timestamptz) IS 'Keep what was learned from an incident, as Markdown; null removes it. Error 42704 if the incident does not exist.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What the evaluation does
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.join_incident(policy monitoring.incident_policies, labels jsonb, at timestamptz) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT i.id
+	FROM monitoring.incident_defs AS i
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS shared
+		FROM jsonb_each_text(i.labels) AS o
+		JOIN jsonb_each_text(join_incident.labels) AS m ON (m.key, m.value) = (o.key, o.value)
+	) AS c
+	WHERE coalesce(i.policy = (join_incident.policy).name, true) AND i.resolved_at IS NULL
+		AND coalesce(i.latest_alert_at, i.detected_at) >= join_incident.at - (join_incident.policy).within
+		AND (c.shared > 0 OR i.labels = '{}' AND join_incident.labels = '{}' AND i.policy IS NOT NULL)
+	ORDER BY c.shared DESC, i.id
+	LIMIT 1
+$$;
+COMMENT ON FUNCTION monitoring.join_incident(monitoring.incident_policies, jsonb, timestamptz) IS 'The open incident, of a policy or opened by hand, that alerts with these labels join at a time; null if there is none.';
+
+CREATE FUNCTION monitoring.take_into_incident(policy monitoring.incident_policies, labels jsonb, alerts monitoring.alert_history[],
+	at timestamptz)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- the gravest, and of these the first
+	lead monitoring.alert_history := (SELECT a FROM unnest(alerts) AS a
+		ORDER BY array_position('{critical,high,medium,low,info}', a.severity), a.id LIMIT 1);
+	ids bigint[] := ARRAY(SELECT a.alert_id FROM unnest(alerts) AS a ORDER BY a.alert_id);
+	incident bigint := monitoring.join_incident(policy, labels, at);
+BEGIN
+	IF incident IS NULL THEN
+		INSERT INTO monitoring.incident_defs (title, severity, source, policy, labels, started_at, detected_at, latest_alert_at, created_by)
+		VALUES (left(coalesce(lead.annotations ->> 'summary', lead.rule_name), 500), lead.severity, 'alert', (policy).name, labels,
+			(SELECT min(a.active_at) FROM unnest(alerts) AS a), at, at, 'monitoring')
+		RETURNING id INTO incident;
+		PERFORM monitoring.add_incident_event(incident, 'opened', jsonb_build_object('policy', (policy).name), at);
+	ELSE
+		-- labels that it had not known tell more of its cause; an earlier breach tells when it began
+		UPDATE monitoring.incident_defs AS i
+		SET labels = take_into_incident.labels || i.labels, latest_alert_at = greatest(i.latest_alert_at, take_into_incident.at),
+			started_at = least(i.started_at, (SELECT min(a.active_at) FROM unnest(alerts) AS a)),
+			severity = CASE WHEN array_position('{critical,high,medium,low,info}', lead.severity)
+				< array_position('{critical,high,medium,low,info}', i.severity) THEN lead.severity ELSE i.severity END
+		WHERE i.id = incident;
+	END IF;
+	INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
+	SELECT incident, id, take_into_incident.at FROM unnest(ids) AS id
+	ON CONFLICT DO NOTHING;
+	PERFORM monitoring.add_incident_event(incident, 'alerts',
+		jsonb_build_object('alert_ids', to_jsonb(ids[:100]), 'count', cardinality(ids), 'alert', lead.rule_name), at);
+	PERFORM monitoring.add_alert_events(ids, 'incident', jsonb_build_object('incident_id', incident), at);
+END $$;
+COMMENT ON FUNCTION monitoring.take_into_incident(monitoring.incident_policies, jsonb, monitoring.alert_history[], timestamptz) IS 'Make alerts that fire at a time, and have these correlating labels, part of an incident: an open one that they fit, or a new one.';
+
+CREATE FUNCTION monitoring.end_incident_alerts(ended bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	incident bigint;
+BEGIN
+	FOR incident IN
+		WITH closed AS (
+			UPDATE monitoring.incident_alerts AS m SET ended_at = end_incident_alerts.at
+			WHERE m.alert_id = ANY (ended) AND m.ended_at IS NULL
+			RETURNING m.incident_id, m.alert_id
+		)
+		SELECT i.id
+		FROM monitoring.incident_defs AS i
+		JOIN monitoring.incident_policies AS p ON p.name = i.policy AND p.auto_resolve
+		WHERE i.resolved_at IS NULL AND i.id IN (SELECT c.incident_id FROM closed AS c)
+			AND NOT EXISTS (SELECT FROM monitoring.incident_alerts AS m
+				WHERE m.incident_id = i.id AND m.ended_at IS NULL AND m.alert_id NOT IN (SELECT c.alert_id FROM closed AS c))
+		ORDER BY i.id
+	LOOP
+		UPDATE monitoring.incident_defs AS i
+		SET status = 'resolved', resolved_at = end_incident_alerts.at, mitigated_at = coalesce(i.mitigated_at, end_incident_alerts.at)
+		WHERE i.id = incident;
+		PERFORM monitoring.add_incident_event(incident, 'resolved', jsonb_build_object('message', 'All its alerts are resolved.'), at);
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.end_incident_alerts(bigint[], timestamptz) IS 'Note that alerts of incidents have ended, and resolve the incidents whose last ones they were, where their policy says so.';
+
+CREATE FUNCTION monitoring.update_incidents(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	together record;
+	ended bigint[];
+BEGIN
+	IF coalesce(cardinality(transitions), 0) = 0 THEN
+		RETURN;
+	END IF;
+	-- Incidents must not keep anybody from being told: what goes wrong with them is only noted.
+	BEGIN
+		SELECT array_agg(h.alert_id) INTO ended
+		FROM monitoring.alert_history AS h
+		JOIN monitoring.incident_alerts AS m ON m.alert_id = h.alert_id AND m.ended_at IS NULL
+		WHERE h.at = update_incidents.at AND h.id = ANY (transitions) AND h.from_state = 'firing' AND h.to_state <> 'firing';
+		IF ended IS NOT NULL THEN
+			PERFORM monitoring.end_incident_alerts(ended, at);
+		END IF;
+
+		FOR together IN
+			SELECT f.policy, f.labels, array_agg(f.alert ORDER BY (f.alert).id) AS alerts
+			FROM (
+				SELECT c.policy, h AS alert, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}')
+					FROM jsonb_each_text(h.labels) AS l WHERE l.key = ANY ((c.policy).correlate_by)) AS labels
+				FROM monitoring.alert_history AS h
+				CROSS JOIN LATERAL (
+					SELECT p AS policy FROM monitoring.incident_policies AS p
+					WHERE p.enabled AND h.severity = ANY (p.severities)
+						AND monitoring.labels_match(h.labels || jsonb_build_object('alertname', h.rule_name), p.selector)
+					ORDER BY p.place, p.name LIMIT 1) AS c
+				WHERE h.at = update_incidents.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
+			) AS f
+			GROUP BY f.policy, f.labels
+			-- those that know most come first, so that others can join them
+			ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(f.labels))) DESC, min((f.alert).id)
+		LOOP
+			PERFORM monitoring.take_into_incident(together.policy, together.labels, together.alerts, at);
+		END LOOP;
+	EXCEPTION WHEN OTHERS THEN
+		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+			RAISE;
+		END IF;
+		RAISE WARNING 'could not keep incidents up to date: %', SQLERRM;
+	END;
+END $$;
+COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz) IS 'Open incidents for the alerts that fired in these transitions (alert_history.id), all made at that time, and resolve those whose alerts ended. An error in it becomes a warning.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What is learned
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.incident_report(id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	incident monitoring.incidents;
+	report jsonb;
+BEGIN
+	SELECT i.* INTO incident FROM monitoring.incidents AS i WHERE i.id = incident_report.id;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'incident % does not exist', id
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.incidents.';
+	END IF;
+	report := to_jsonb(incident) || jsonb_build_object(
+		'seconds_to_detect', extract(epoch FROM incident.detected_at - incident.started_at),
+		'seconds_to_acknowledge', extract(epoch FROM incident.acknowledged_at - incident.detected_at),
+		'seconds_to_mitigate', extract(epoch FROM incident.mitigated_at - incident.started_at),
+		'seconds_to_resolve', extract(epoch FROM incident.resolved_at - incident.started_at),
+		'post_mortem', (SELECT d.post_mortem FROM monitoring.incident_defs AS d WHERE d.id = incident_report.id));
+	RETURN report || jsonb_build_object(
+		'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('alert_id', a.alert_id, 'joined_at', a.joined_at, 'ended_at', a.ended_at,
+				'rule', h.rule_name, 'severity', h.severity, 'labels', h.labels, 'value', h.value, 'op', h.op,
+				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, a.alert_id), '[]')
+			FROM (SELECT m.* FROM monitoring.incident_alerts AS m WHERE m.incident_id = incident_report.id
+				ORDER BY m.joined_at, m.alert_id LIMIT 200) AS a
+			LEFT JOIN LATERAL (SELECT t.* FROM monitoring.alert_history AS t
+				WHERE t.alert_id = a.alert_id AND t.to_state = 'firing' ORDER BY t.id LIMIT 1) AS h ON true),
+		'timeline', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(t)) ORDER BY t.n), '[]')
+			FROM (SELECT row_number() OVER () AS n, l.* FROM monitoring.incident_timeline(incident_report.id) AS l LIMIT 1000) AS t),
+		'evidence', (SELECT monitoring.evidence_of(m.alert_id) FROM monitoring.incident_alerts AS m
+			WHERE m.incident_id = incident_report.id ORDER BY m.joined_at, m.alert_id LIMIT 1),
+		'deployments', (SELECT coalesce(jsonb_agg(to_jsonb(d) ORDER BY d.at), '[]') FROM monitoring.deployments AS d
+			WHERE d.at > incident.started_at - interval '1 day' AND d.at <= coalesce(incident.resolved_at, 'infinity')));
+END $$;
+COMMENT ON FUNCTION monitoring.incident_report(bigint) IS 'Everything about an incident as JSON: its fields, seconds to detect (from start), to acknowledge (from detection), to mitigate and to resolve (from start), its first 200 alerts, timeline, the evidence of its first alert, deployments from the day before, and post_mortem. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.markdown_text(t text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT regexp_replace(regexp_replace(t, '[[:cntrl:]]+', ' ', 'g'), '([\\`*_{}\[\]<>()#+!|~-])', '\\\1', 'g')
+$$;
+COMMENT ON FUNCTION monitoring.markdown_text(text) IS 'Text that stands for itself in Markdown, on one line.';
+
+CREATE FUNCTION monitoring.incident_report_markdown(id bigint) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
+	WITH report AS MATERIALIZED (
+		SELECT monitoring.incident_report(incident_report_markdown.id) AS r
+	)
+	SELECT format(E'# Incident %s: %s\n\n', r ->> 'id', monitoring.markdown_text(r ->> 'title'))
+		|| format(E'| | |\n|---|---|\n| Severity | %s |\n| Status | %s |\n', r ->> 'severity', r ->> 'status')
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(to_char((r ->> f.key)::timestamptz, 'YYYY-MM-DD HH24:MI:SS "UTC"'), '–')), '' ORDER BY f.n)
+			FROM (VALUES (1, 'Started', 'started_at'), (2, 'Detected', 'detected_at'), (3, 'Acknowledged', 'acknowledged_at'),
+				(4, 'Mitigated', 'mitigated_at'), (5, 'Resolved', 'resolved_at')) AS f (n, name, key))
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(make_interval(secs => round((r ->> f.key)::float8))::text, '–')), '' ORDER BY f.n)
+			FROM (VALUES (1, 'Time to detect', 'seconds_to_detect'), (2, 'Time to acknowledge', 'seconds_to_acknowledge'),
+				(3, 'Time to resolve', 'seconds_to_resolve')) AS f (n, name, key))
+		|| coalesce((SELECT string_agg(format(E'| %s | %s |\n', monitoring.markdown_text(o.key), monitoring.markdown_text(o.value)), '' ORDER BY o.key)
+			FROM jsonb_each_text(nullif(r -> 'roles', 'null')) AS o), '')
+		|| CASE WHEN r ->> 'summary' <> '' THEN format(E'\n%s\n', monitoring.markdown_text(r ->> 'summary')) ELSE '' END
+		|| E'\n## Alerts\n\n'
+		|| coalesce((SELECT string_agg(format(E'- **%s** (%s) %s\n', monitoring.markdown_text(a ->> 'rule'), a ->> 'severity',
+				coalesce(monitoring.markdown_text(a ->> 'summary'), '')), '' ORDER BY n)
+			FROM jsonb_array_elements(r -> 'alerts') WITH ORDINALITY AS e (a, n)), E'None.\n')
+		|| E'\n## Timeline\n\n'
+		|| coalesce((SELECT string_agg(format(E'- %s %s%s%s\n', to_char((t ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'), t ->> 'kind',
+				coalesce(' by ' || monitoring.markdown_text(t ->> 'actor'), ''),
+				CASE WHEN nullif(t -> 'details', '{}') IS NOT NULL THEN ': ' || (SELECT string_agg(monitoring.markdown_text(d.key || ' ' || d.value), ', ' ORDER BY d.key)
+					FROM jsonb_each_text(t -> 'details') AS d) ELSE '' END), '' ORDER BY n)
+			FROM jsonb_array_elements(r -> 'timeline') WITH ORDINALITY AS e (t, n)), '')
+		|| E'\n## Deployments of the day before\n\n'
+		|| coalesce((SELECT string_agg(format(E'- %s %s %s (%s)\n', to_char((d ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'),
+				monitoring.markdown_text(d ->> 'service'), monitoring.markdown_text(d ->> 'version'), d ->> 'outcome'), '' ORDER BY n)
+			FROM jsonb_array_elements(r -> 'deployments') WITH ORDINALITY AS e (d, n)), E'None.\n')
+		|| E'\n## What we learned\n\n' || coalesce((r ->> 'post_mortem') || E'\n', E'Not written yet.\n')
+	FROM report
+$$;
+COMMENT ON FUNCTION monitoring.incident_report_markdown(bigint) IS 'The report of an incident as Markdown, times in UTC, for a post-incident review. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.incident_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (severity text, incidents bigint, resolved bigint, mttd interval, mttd_median interval, mttd_p90 interval,
+	mtta interval, mtta_median interval, mtta_p90 interval, mttr interval, mttr_median interval, mttr_p90 interval,
+	downtime interval, mtbf interval)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	WITH incident AS MATERIALIZED (
+		SELECT i.severity, i.resolved_at, i.detected_at - i.started_at AS to_detect,
+			greatest(i.acknowledged_at - i.detected_at, '0') AS to_acknowledge, i.resolved_at - i.started_at AS to_resolve,
+			tstzrange(greatest(i.started_at, incident_metrics.since),
+				greatest(least(coalesce(i.resolved_at, incident_metrics.until), incident_metrics.until), greatest(i.started_at, incident_metrics.since))) AS period
+		FROM monitoring.incidents AS i
+		WHERE i.detected_at >= incident_metrics.since AND i.detected_at < incident_metrics.until
+	), counted AS (
+		SELECT i.severity, count(*) AS incidents, count(i.resolved_at) AS resolved,
+			avg(i.to_detect) AS mttd, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_detect) AS ttd,
+			avg(i.to_acknowledge) AS mtta, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_acknowledge) AS tta,
+			avg(i.to_resolve) AS mttr, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_resolve) AS ttr,
+			range_agg(i.period) AS periods
+		FROM incident AS i
+		GROUP BY GROUPING SETS ((), (i.severity))
+		HAVING count(*) > 0
+	)
+	SELECT c.severity, c.incidents, c.resolved, c.mttd, c.ttd[1], c.ttd[2], c.mtta, c.tta[1], c.tta[2], c.mttr, c.ttr[1], c.ttr[2],
+		d.downtime, (incident_metrics.until - incident_metrics.since - d.downtime) / c.incidents
+	FROM counted AS c
+	CROSS JOIN LATERAL (SELECT coalesce(sum(upper(r) - lower(r)), '0') AS downtime FROM unnest(c.periods) AS r) AS d
+	ORDER BY c.severity IS NOT NULL, array_position('{critical,high,medium,low,info}', c.severity)
+$$;
+COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Figures about the incidents that were detected between two times, for all severities (null) and each: mean, median and 90th percentile of the times to detect (detected - started), to acknowledge (acknowledged - detected, of those that were) and to resolve (resolved - started, of those that are); downtime = the time in which one was going on; mtbf = (time - downtime) / incidents.';
+
+CREATE FUNCTION monitoring.deployment_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
+	blamed_for interval DEFAULT '1 hour')
+RETURNS TABLE (service text, deployments bigint, per_day float8, failures bigint, change_failure_rate float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.service, count(*), count(*) / (extract(epoch FROM deployment_metrics.until - deployment_metrics.since)::float8 / 86400),
+		count(*) FILTER (WHERE d.failed), count(*) FILTER (WHERE d.failed)::float8 / count(*)
+	FROM (
+		SELECT p.service, p.outcome <> 'ok' OR EXISTS (
+				SELECT FROM monitoring.incident_defs AS i
+				WHERE i.started_at >= p.at AND i.started_at < p.at + blamed_for
+					AND coalesce(i.labels ->> 'service', p.service) = p.service) AS failed
+		FROM monitoring.deployments AS p
+		WHERE p.at >= deployment_metrics.since AND p.at < deployment_metrics.until
+	) AS d
+	GROUP BY GROUPING SETS ((), (d.service))
+	HAVING count(*) > 0
+	ORDER BY d.service NULLS FIRST
+$$;
+COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none.';
 -- alerts, second part: the evaluation that turns the values of rule kinds into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
@@ -4406,6 +5863,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -4440,6 +5898,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -4594,6 +6053,8 @@ BEGIN
 		END IF;
 	END LOOP;
 	PERFORM monitoring.note_impacts(transitions, at);
+	PERFORM monitoring.capture_evidence(transitions, at);
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -4946,8 +6407,226 @@ INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_al
 
 -- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
 
--- alerts, packs: ready-made rules; export and import.
+-- alerts, packs: ready-made rules, and rules as documents that can be exported and imported. The packs themselves are the
+-- data files in packs/, in the format of export_rules(); make appends an INSERT for each to the install script.
 
+CREATE TABLE monitoring.rule_packs (
+	pack text PRIMARY KEY CHECK (pack ~ '^[a-z][a-z0-9_-]{0,62}$'),
+	document jsonb NOT NULL,
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.rule_packs IS 'Packs of alert rules for install_rules(). Add your own with INSERT.';
+COMMENT ON COLUMN monitoring.rule_packs.pack IS 'Name of the pack.';
+COMMENT ON COLUMN monitoring.rule_packs.document IS 'The rules, as export_rules() writes them.';
+COMMENT ON COLUMN monitoring.rule_packs.builtin IS 'True for packs that come with the extension; they are not dumped.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.rule_packs', 'WHERE NOT builtin');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Rules as documents
+----------------------------------------------------------------------------------------------------------------------
+
+-- What can stand in a rule's definition: the parameters of create_alert_rule.
+CREATE FUNCTION monitoring.rule_parameters() RETURNS TABLE (key text, type regtype, default_value jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET intervalstyle = postgres AS $$
+DECLARE
+	parameter record;
+BEGIN
+	FOR parameter IN
+		SELECT a.name, p.proargtypes[a.n - 1] AS type, pg_get_function_arg_default(p.oid, a.n::integer) AS value
+		FROM pg_proc AS p
+		CROSS JOIN unnest(p.proargnames) WITH ORDINALITY AS a (name, n)
+		WHERE p.pronamespace = 'monitoring'::regnamespace AND p.proname = 'create_alert_rule'
+		ORDER BY a.n
+	LOOP
+		key := parameter.name;
+		type := parameter.type;
+		default_value := NULL;
+		IF parameter.value IS NOT NULL THEN
+			EXECUTE format('SELECT to_jsonb(%s)', parameter.value) INTO default_value;
+		END IF;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_parameters() IS 'The parameters of create_alert_rule, which are the keys of a rule in a document: name, type and default.';
+
+CREATE FUNCTION monitoring.rule_documents(names text[] DEFAULT NULL) RETURNS TABLE (id bigint, document jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET intervalstyle = postgres AS $$
+	SELECT r.id, jsonb_object_agg(p.key, v.value)
+	FROM monitoring.alert_rules AS r
+	CROSS JOIN monitoring.rule_parameters() AS p
+	CROSS JOIN LATERAL (SELECT to_jsonb(r) -> p.key AS value) AS v
+	WHERE (names IS NULL OR r.name = ANY (names)) AND v.value IS DISTINCT FROM coalesce(p.default_value, 'null')
+	GROUP BY r.id
+$$;
+COMMENT ON FUNCTION monitoring.rule_documents(text[]) IS 'The rules of these names (null: all) as they stand in a document: the parameters of create_alert_rule that are not at their defaults.';
+
+CREATE FUNCTION monitoring.export_rules(names text[] DEFAULT NULL, pack text DEFAULT 'exported') RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_build_object('format', 'monitoring alert rules', 'version', 1, 'pack', export_rules.pack,
+		'rules', coalesce(jsonb_agg(r.document ORDER BY r.id), '[]'))
+	FROM monitoring.rule_documents(names) AS r
+$$;
+COMMENT ON FUNCTION monitoring.export_rules(text[], text) IS 'The rules of these names (null: all) as a JSON document that import_rules() takes, here or in another database. Defaults are left out, and so are state, owner and whether a rule is enabled.';
+
+CREATE FUNCTION monitoring.check_rules_document(document jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF document IS NULL OR jsonb_typeof(document) <> 'object' OR document ->> 'format' IS DISTINCT FROM 'monitoring alert rules' THEN
+		RAISE EXCEPTION 'this is not a document of alert rules'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'It is an object as export_rules() writes it; Prometheus rule files are for import_prometheus_rules().';
+	ELSIF document -> 'version' IS DISTINCT FROM '1' THEN
+		RAISE EXCEPTION 'version % of documents of alert rules is not known', coalesce(document ->> 'version', 'null')
+			USING ERRCODE = 'feature_not_supported', HINT = 'This version reads version 1.';
+	ELSIF coalesce(jsonb_typeof(document -> 'rules'), '') <> 'array'
+		OR jsonb_path_exists(document, '$.rules[*] ? (@.type() != "object")') THEN
+		RAISE EXCEPTION '"rules" of a document of alert rules must be an array of objects'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rules_document(jsonb) IS 'Raises 22023 for what is not a document of alert rules, 0A000 for one of a version that is not known.';
+
+CREATE FUNCTION monitoring.create_rule_from(definition jsonb) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	unknown text;
+	arguments text;
+	rule_id bigint;
+BEGIN
+	SELECT min(k) INTO unknown FROM jsonb_object_keys(definition) AS k
+	WHERE k NOT IN (SELECT p.key FROM monitoring.rule_parameters() AS p);
+	IF unknown IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown key "%" in the definition of an alert rule', unknown
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are the parameters of monitoring.create_alert_rule.';
+	END IF;
+
+	-- Required parameters are always given: create_alert_rule says what is wrong with a null.
+	SELECT string_agg(format('%I => %s', p.key, CASE p.type
+			WHEN 'jsonb'::regtype THEN format('nullif($1 -> %L, ''null'')', p.key)
+			WHEN 'text[]'::regtype THEN format(
+				'CASE WHEN jsonb_typeof($1 -> %1$L) <> ''null'' THEN ARRAY(SELECT jsonb_array_elements_text($1 -> %1$L)) END', p.key)
+			ELSE format('($1 ->> %L)::%s', p.key, p.type) END), ', ')
+	INTO arguments
+	FROM monitoring.rule_parameters() AS p
+	WHERE definition ? p.key OR p.default_value IS NULL AND p.key IN ('name', 'metric', 'fn', 'over', 'op', 'threshold');
+	EXECUTE format('SELECT monitoring.create_alert_rule(%s)', arguments) INTO rule_id USING definition;
+	RETURN rule_id;
+END $$;
+COMMENT ON FUNCTION monitoring.create_rule_from(jsonb) IS 'Create an alert rule from its definition in a document and return its id. Errors: as create_alert_rule, and 22023 for an unknown key.';
+
+CREATE FUNCTION monitoring.change_rule_to(definition jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	name text := definition ->> 'name';
+	before jsonb := (SELECT r.document FROM monitoring.rule_documents(ARRAY[name]) AS r);
+	changes jsonb;
+BEGIN
+	IF coalesce(definition ->> 'kind', 'metric') <> coalesce(before ->> 'kind', 'metric') THEN
+		RAISE EXCEPTION 'alert rule "%" is of kind %', name, coalesce(before ->> 'kind', 'metric')
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Drop it first: a rule cannot change its kind.';
+	END IF;
+	SELECT coalesce(jsonb_object_agg(p.key, coalesce(p.default_value, 'null')), '{}') || (definition - '{name,kind}'::text[])
+	INTO changes
+	FROM monitoring.rule_parameters() AS p
+	WHERE p.key NOT IN ('name', 'kind');
+	PERFORM monitoring.update_alert_rule(name, changes);
+	RETURN (SELECT r.document FROM monitoring.rule_documents(ARRAY[name]) AS r) <> before;
+END $$;
+COMMENT ON FUNCTION monitoring.change_rule_to(jsonb) IS 'Make the rule of this name what its definition says; parameters that it leaves out go back to their defaults. Returns whether anything changed. Errors: as update_alert_rule, and 22023 for a rule of another kind.';
+
+CREATE FUNCTION monitoring.import_rules(document jsonb, replace boolean DEFAULT false)
+RETURNS TABLE (rule text, outcome text, error text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	definition jsonb;
+BEGIN
+	PERFORM monitoring.check_rules_document(document);
+	FOR definition IN SELECT d.value FROM jsonb_array_elements(document -> 'rules') AS d LOOP
+		rule := definition ->> 'name';
+		error := NULL;
+		BEGIN
+			IF NOT EXISTS (SELECT FROM monitoring.alert_rules AS r WHERE r.name = import_rules.rule) THEN
+				PERFORM monitoring.create_rule_from(definition);
+				outcome := 'created';
+			ELSIF NOT replace THEN
+				outcome := 'exists';
+			ELSE
+				outcome := CASE WHEN monitoring.change_rule_to(definition) THEN 'replaced' ELSE 'unchanged' END;
+			END IF;
+		EXCEPTION WHEN OTHERS THEN
+			-- not what concerns the whole import: an intervention, a lost connection, a full disk
+			IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+				RAISE;
+			END IF;
+			outcome := 'error';
+			error := SQLERRM;
+		END;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.import_rules(jsonb, boolean) IS 'Create the rules of a document that export_rules() wrote. One row a rule says what became of it: created; exists (a rule of that name is there and stays as it is); with replace => true replaced or unchanged; error, with the message: nothing of that rule was changed. Errors: 22023 for what is not such a document, 0A000 for one of a later version.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Packs
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.pack_document(pack text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	document jsonb;
+BEGIN
+	SELECT p.document INTO document FROM monitoring.rule_packs AS p WHERE p.pack = pack_document.pack;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no pack of alert rules named "%"', pack
+			USING ERRCODE = 'undefined_object', HINT = 'monitoring.list_packs() lists them.';
+	END IF;
+	RETURN document;
+END $$;
+COMMENT ON FUNCTION monitoring.pack_document(text) IS 'The rules of a pack as a document. Error 42704 if there is no such pack.';
+
+CREATE FUNCTION monitoring.install_rules(pack text) RETURNS TABLE (rule text, outcome text, error text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	FOR rule, outcome, error IN SELECT * FROM monitoring.import_rules(monitoring.pack_document(install_rules.pack)) LOOP
+		IF outcome = 'created' THEN
+			UPDATE monitoring.alert_rule_defs AS d SET pack = install_rules.pack WHERE d.name = install_rules.rule;
+		END IF;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.install_rules(text) IS 'Create the rules of a pack that are not there yet, owned by the caller, and say what became of each as import_rules() does. They are rules like any others: change, disable or drop them. Error 42704 if there is no such pack.';
+
+CREATE FUNCTION monitoring.remove_rules(pack text) RETURNS TABLE (rule text, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	edited boolean;
+BEGIN
+	FOR rule, edited IN
+		SELECT d.name, d.version > 1 FROM monitoring.alert_rule_defs AS d WHERE d.pack = remove_rules.pack ORDER BY d.id
+	LOOP
+		IF edited THEN
+			UPDATE monitoring.alert_rule_defs AS d SET pack = NULL WHERE d.name = remove_rules.rule;
+			outcome := 'kept';
+		ELSE
+			PERFORM monitoring.drop_alert_rule(rule);
+			outcome := 'dropped';
+		END IF;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.remove_rules(text) IS 'Drop the rules that came with a pack and end their alerts. Rules that were edited since are kept, and belong to no pack from then on.';
+
+CREATE FUNCTION monitoring.list_packs()
+RETURNS TABLE (pack text, description text, rules bigint, installed bigint, edited bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT p.pack, p.document ->> 'description', jsonb_array_length(p.document -> 'rules'),
+		count(d.id), count(d.id) FILTER (WHERE d.version > 1)
+	FROM monitoring.rule_packs AS p
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.pack = p.pack
+	GROUP BY p.pack
+	ORDER BY p.pack
+$$;
+COMMENT ON FUNCTION monitoring.list_packs() IS 'The packs of alert rules there are, with how many rules each has, how many of them are installed, and how many of those were edited.';
 -- notify: receivers, outbox, formatters. The notifier worker (notifier.c) claims rows of the outbox, lets the receiver
 -- kind's function turn each into a request, sends it through the sender program, and records the outcome. All decisions
 -- (what is due, what is tried again and when, what is given up) are made here.
@@ -5633,15 +7312,19 @@ INSERT INTO monitoring.access_levels VALUES
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
+   slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
+   incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',
+('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',
  'records metrics'),
 ('responder', '{viewer}', '{}',
  '{enable_alert_rule,test_receiver,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
-   create_silence,extend_silence,expire_silence}', '{}', 'works on alerts'),
+   create_silence,extend_silence,expire_silence,
+   open_incident,update_incident,resolve_incident,acknowledge_incident,set_incident_role,note_incident,link_incident,attach_alert,
+   write_post_mortem,mark_deployment,set_component_status}', '{}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 
@@ -5738,3 +7421,1558 @@ COMMENT ON FUNCTION monitoring.revoke_access(name) IS 'Take from a role every pr
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA monitoring FROM PUBLIC;
 SELECT monitoring.grant_access('pg_monitor', 'viewer');
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('application', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "application",
+  "description": "Requests, errors, jobs and connections of applications.",
+  "rules": [
+    {
+      "name": "HttpErrorRateHigh",
+      "kind": "ratio",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "count",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.01,
+      "resolve_threshold": 0.008,
+      "labels": {
+        "status_class": "5xx"
+      },
+      "by": [
+        "service"
+      ],
+      "params": {
+        "metric": "http_server_request_duration_seconds",
+        "fn": "count",
+        "min_denominator": 20
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{service}} fails to answer more than 1 % of its requests: {{value}} of all.",
+        "impact": "Some users see errors.",
+        "runbook": "Look at monitoring.top() of this metric with status_class 5xx by route, and at what was released last. Roll back if the release did it."
+      }
+    },
+    {
+      "name": "HttpErrorRateCritical",
+      "kind": "ratio",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "count",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.02,
+      "resolve_threshold": 0.015,
+      "labels": {
+        "status_class": "5xx"
+      },
+      "by": [
+        "service"
+      ],
+      "params": {
+        "metric": "http_server_request_duration_seconds",
+        "fn": "count",
+        "min_denominator": 20
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "{{service}} fails to answer more than 2 % of its requests: {{value}} of all.",
+        "impact": "Many users see errors; orders and payments may be lost.",
+        "runbook": "Roll back the last release if the errors began with it; otherwise look at the slowest dependency and at the database's errors."
+      }
+    },
+    {
+      "name": "HttpRouteErrorRateHigh",
+      "kind": "ratio",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "count",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.05,
+      "resolve_threshold": 0.03,
+      "labels": {
+        "status_class": "5xx"
+      },
+      "by": [
+        "service",
+        "method",
+        "route"
+      ],
+      "params": {
+        "metric": "http_server_request_duration_seconds",
+        "fn": "count",
+        "min_denominator": 20
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{method}} {{route}} of {{service}} fails for more than 5 % of its requests: {{value}} of all.",
+        "impact": "One function of the application is broken for some users.",
+        "runbook": "Read the errors of this route and compare with the time of the last release."
+      }
+    },
+    {
+      "name": "ErrorsBurst",
+      "metric": "errors_total",
+      "fn": "increase",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 10,
+      "by": [
+        "service"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "{{service}} caught {{value}} errors within 5 minutes.",
+        "impact": "Something is broken that worked before, or a new release brought it.",
+        "runbook": "List the errors by type with monitoring.top(); the type that grew names the cause."
+      }
+    },
+    {
+      "name": "HttpLatencyHigh",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "p95",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.5,
+      "resolve_threshold": 0.45,
+      "pending_for": "5 minutes",
+      "by": [
+        "service"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "5 % of the requests to {{service}} take longer than {{value}} s.",
+        "impact": "Users notice that pages and forms are slow.",
+        "runbook": "Find the slowest routes with monitoring.top(); compare with slow statements and with the load."
+      }
+    },
+    {
+      "name": "HttpLatencyVeryHigh",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "p95",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 2,
+      "resolve_threshold": 1.8,
+      "pending_for": "2 minutes",
+      "by": [
+        "service"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "5 % of the requests to {{service}} take longer than {{value}} s.",
+        "impact": "Users give up; calls of other services run into their timeouts.",
+        "runbook": "Look for lock waits and slow statements first, then for a dependency that hangs."
+      }
+    },
+    {
+      "name": "HttpLatencyTail",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "p99",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 5,
+      "resolve_threshold": 4,
+      "pending_for": "5 minutes",
+      "by": [
+        "service"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "1 % of the requests to {{service}} take longer than {{value}} s.",
+        "impact": "A small part of the users waits for very long.",
+        "runbook": "Look for one route, tenant or statement that is out of line."
+      }
+    },
+    {
+      "name": "HttpRouteSlow",
+      "metric": "http_server_request_duration_seconds",
+      "fn": "p95",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 1,
+      "resolve_threshold": 0.9,
+      "pending_for": "5 minutes",
+      "by": [
+        "service",
+        "method",
+        "route"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "5 % of the requests to {{method}} {{route}} of {{service}} take longer than {{value}} s.",
+        "impact": "One function of the application is slow.",
+        "runbook": "Look at the statements that this route runs."
+      }
+    },
+    {
+      "name": "HttpRequestsAbsent",
+      "kind": "absence",
+      "metric": "http_server_request_duration_seconds",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 600,
+      "by": [
+        "service"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "{{service}} has not answered a request for {{value}} s.",
+        "impact": "The service, or what leads to it, may be down.",
+        "runbook": "Is the service running, and does it still record? Look at its load balancer."
+      }
+    },
+    {
+      "name": "WebsocketConnectionsLost",
+      "kind": "change",
+      "metric": "websocket_connections",
+      "fn": "last",
+      "over": "2 minutes",
+      "op": "<",
+      "threshold": 0.2,
+      "by": [
+        "endpoint"
+      ],
+      "params": {
+        "shift": "2 minutes",
+        "mode": "ratio"
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "More than 80 % of the connections to {{endpoint}} were lost within two minutes.",
+        "impact": "Users no longer get live updates.",
+        "runbook": "Look at the gateway and at the last release; connections come back by themselves when the endpoint does."
+      }
+    },
+    {
+      "name": "JobFailuresHigh",
+      "kind": "ratio",
+      "metric": "job_duration_seconds",
+      "fn": "count",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.1,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "queue"
+      ],
+      "params": {
+        "metric": "job_duration_seconds",
+        "fn": "count",
+        "min_denominator": 5
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the jobs of queue {{queue}} failed within the hour.",
+        "impact": "Work is left undone.",
+        "runbook": "Read the errors of the queue's jobs."
+      }
+    },
+    {
+      "name": "JobSuccessAbsent",
+      "kind": "absence",
+      "metric": "job_duration_seconds",
+      "over": "2 days",
+      "op": ">",
+      "threshold": 86400,
+      "labels": {
+        "outcome": "ok"
+      },
+      "by": [
+        "queue"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "No job of queue {{queue}} has succeeded for {{value}} s.",
+        "impact": "What the job does is a day late.",
+        "runbook": "Is its scheduler running?"
+      }
+    },
+    {
+      "name": "QueueDelayed",
+      "metric": "queue_oldest_seconds",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 300,
+      "pending_for": "2 minutes",
+      "by": [
+        "queue"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "The oldest job of queue {{queue}} has waited for {{value}} s.",
+        "impact": "Users wait for what the queue does.",
+        "runbook": "Are its workers running, and is one job holding up the others?"
+      }
+    },
+    {
+      "name": "HealthScoreLow",
+      "metric": "health_score",
+      "fn": "last",
+      "over": "10 minutes",
+      "op": "<",
+      "threshold": 70,
+      "resolve_threshold": 75,
+      "pending_for": "2 minutes",
+      "severity": "high",
+      "annotations": {
+        "summary": "The health score is {{value}}.",
+        "impact": "Several things are not as they should be.",
+        "runbook": "The checks that take points off say what."
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('business', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "business",
+  "description": "Payments, orders, bookings, stock and customers.",
+  "rules": [
+    {
+      "name": "PaymentSuccessLow",
+      "kind": "ratio",
+      "metric": "payments_total",
+      "fn": "sum",
+      "over": "15 minutes",
+      "op": "<",
+      "threshold": 0.99,
+      "resolve_threshold": 0.992,
+      "labels": {
+        "outcome": "ok"
+      },
+      "params": {
+        "metric": "payments_total",
+        "fn": "sum",
+        "min_denominator": 20
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "Only {{value}} of the payments succeed.",
+        "impact": "Sales are lost.",
+        "runbook": "Group by provider and reason: one provider points to the provider, all of them to us."
+      }
+    },
+    {
+      "name": "PaymentFailuresHigh",
+      "kind": "ratio",
+      "metric": "payments_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.1,
+      "resolve_threshold": 0.08,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "provider"
+      ],
+      "params": {
+        "metric": "payments_total",
+        "fn": "sum",
+        "min_denominator": 20
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} of the payments through {{provider}} fail.",
+        "impact": "Sales through this provider are lost.",
+        "runbook": "Look at the provider's status page and at the reasons; offer another payment method."
+      }
+    },
+    {
+      "name": "PaymentFailuresCritical",
+      "kind": "ratio",
+      "metric": "payments_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.15,
+      "resolve_threshold": 0.12,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "provider"
+      ],
+      "params": {
+        "metric": "payments_total",
+        "fn": "sum",
+        "min_denominator": 20
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "{{value}} of the payments through {{provider}} fail.",
+        "impact": "Sales through this provider are lost.",
+        "runbook": "Look at the provider's status page and at the reasons; switch the provider off."
+      }
+    },
+    {
+      "name": "PaymentWebhookFailures",
+      "kind": "ratio",
+      "metric": "payment_webhooks_total",
+      "fn": "sum",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 0.05,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "provider"
+      ],
+      "params": {
+        "metric": "payment_webhooks_total",
+        "fn": "sum",
+        "min_denominator": 5
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} of the messages from {{provider}} could not be handled.",
+        "impact": "Orders stay unpaid though they were paid.",
+        "runbook": "Read the errors of the webhook's route; ask the provider to send again."
+      }
+    },
+    {
+      "name": "OrdersStopped",
+      "metric": "orders_total",
+      "fn": "increase",
+      "over": "10 minutes",
+      "op": "<=",
+      "threshold": 0,
+      "severity": "critical",
+      "annotations": {
+        "summary": "No order for 10 minutes.",
+        "impact": "Customers cannot order.",
+        "runbook": "Place an order by hand. Where quiet times are normal, give the rule active_times."
+      }
+    },
+    {
+      "name": "OrdersUnusuallyLow",
+      "kind": "anomaly",
+      "metric": "orders_total",
+      "fn": "increase",
+      "over": "1 hour",
+      "op": "<",
+      "threshold": -6,
+      "severity": "high",
+      "annotations": {
+        "summary": "Orders are far below what this hour of the week is used to ({{value}} deviations).",
+        "impact": "Sales are being lost somewhere.",
+        "runbook": "Compare the steps of the funnel with last week."
+      }
+    },
+    {
+      "name": "BookingConversionLow",
+      "kind": "ratio",
+      "metric": "bookings_total",
+      "fn": "sum",
+      "over": "1 hour",
+      "op": "<",
+      "threshold": 0.5,
+      "resolve_threshold": 0.55,
+      "labels": {
+        "outcome": "ok"
+      },
+      "params": {
+        "metric": "booking_steps_total",
+        "fn": "sum",
+        "labels": {
+          "step": "start"
+        },
+        "min_denominator": 20
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "Only {{value}} of those who begin to book finish.",
+        "impact": "Bookings are lost.",
+        "runbook": "Find the step of the funnel where they leave."
+      }
+    },
+    {
+      "name": "InventoryLow",
+      "metric": "inventory_items",
+      "fn": "last",
+      "over": "1 day",
+      "op": "<",
+      "threshold": 10,
+      "max_age": "1 day",
+      "by": [
+        "category"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Only {{value}} items of {{category}} are left.",
+        "impact": "They will be sold out.",
+        "runbook": "Order more."
+      }
+    },
+    {
+      "name": "ChurnHigh",
+      "kind": "ratio",
+      "metric": "subscriptions_ended_total",
+      "fn": "sum",
+      "over": "30 days",
+      "op": ">",
+      "threshold": 0.03,
+      "every": "1 hour",
+      "params": {
+        "metric": "subscriptions_active",
+        "fn": "avg",
+        "min_denominator": 50
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the customers left within 30 days.",
+        "impact": "Recurring revenue shrinks.",
+        "runbook": "Group by plan and reason."
+      }
+    },
+    {
+      "name": "NpsLow",
+      "kind": "sql",
+      "over": "30 days",
+      "op": "<",
+      "threshold": 70,
+      "every": "1 hour",
+      "params": {
+        "query": "SELECT 100 * (1 - monitoring.value('nps_score', 'share_below(8.5)', '30 days') - monitoring.value('nps_score', 'share_below(6.5)', '30 days')) AS nps WHERE monitoring.value('nps_score', 'count', '30 days') >= 30"
+      },
+      "severity": "low",
+      "annotations": {
+        "summary": "The net promoter score is {{value}}.",
+        "impact": "Customers do not recommend us.",
+        "runbook": "Read what those who gave 6 or less wrote."
+      }
+    },
+    {
+      "name": "RatingLow",
+      "metric": "rating_score",
+      "fn": "avg",
+      "over": "7 days",
+      "op": "<",
+      "threshold": 4.5,
+      "max_age": "1 day",
+      "every": "1 hour",
+      "by": [
+        "subject"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "The average rating of {{subject}} is {{value}}.",
+        "impact": "Customers are not satisfied.",
+        "runbook": "Read the latest ratings."
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('database', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "database",
+  "description": "The PostgreSQL server: connections, locks, replication, vacuum, slow statements.",
+  "rules": [
+    {
+      "name": "DatabaseDown",
+      "metric": "pg_up",
+      "fn": "last",
+      "over": "2 minutes",
+      "op": "<",
+      "threshold": 1,
+      "max_age": "2 minutes",
+      "no_data": "alerting",
+      "severity": "critical",
+      "annotations": {
+        "summary": "The database server does not answer.",
+        "impact": "Everything that uses it is down.",
+        "runbook": "Look at the server's log and at its disk. If it has crashed, let it recover before anything else."
+      }
+    },
+    {
+      "name": "ConnectionsHigh",
+      "metric": "pg_connections_used_ratio",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.8,
+      "resolve_threshold": 0.75,
+      "pending_for": "1 minute",
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} of all connections are in use.",
+        "impact": "New connections will be refused soon.",
+        "runbook": "See pg_stat_activity by application and state; idle ones point to a pool that is too large."
+      }
+    },
+    {
+      "name": "ConnectionsCritical",
+      "metric": "pg_connections_used_ratio",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.95,
+      "resolve_threshold": 0.9,
+      "severity": "critical",
+      "annotations": {
+        "summary": "{{value}} of all connections are in use.",
+        "impact": "Connections are being refused.",
+        "runbook": "End idle sessions; then find who opened them."
+      }
+    },
+    {
+      "name": "ConnectionsWillRunOut",
+      "kind": "forecast",
+      "metric": "pg_connections_used_ratio",
+      "fn": "avg",
+      "over": "6 hours",
+      "op": ">",
+      "threshold": 1,
+      "params": {
+        "horizon": "4 hours"
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "At its present growth the server runs out of connections within 4 hours.",
+        "impact": "Connections will be refused.",
+        "runbook": "See which application's share grows."
+      }
+    },
+    {
+      "name": "CacheHitLow",
+      "metric": "pg_cache_hit_ratio",
+      "fn": "avg",
+      "over": "15 minutes",
+      "op": "<",
+      "threshold": 0.7,
+      "resolve_threshold": 0.75,
+      "pending_for": "15 minutes",
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Only {{value}} of the blocks that {{database}} reads are in shared buffers.",
+        "impact": "Statements wait for the disk.",
+        "runbook": "Look for a statement that began to read whole tables, then at shared_buffers."
+      }
+    },
+    {
+      "name": "ReplicationLagHigh",
+      "metric": "pg_replication_lag_seconds",
+      "fn": "max",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 10,
+      "pending_for": "2 minutes",
+      "by": [
+        "standby"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Standby {{standby}} is {{value}} s behind.",
+        "impact": "Reads from the standby are old; a fail-over would lose more.",
+        "runbook": "Look at the network, the standby's disk and long queries on the standby."
+      }
+    },
+    {
+      "name": "ReplicationLagCritical",
+      "metric": "pg_replication_lag_seconds",
+      "fn": "max",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 60,
+      "pending_for": "2 minutes",
+      "by": [
+        "standby"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "Standby {{standby}} is {{value}} s behind.",
+        "impact": "A fail-over would lose more than a minute.",
+        "runbook": "Look at the network, the standby's disk and long queries on the standby."
+      }
+    },
+    {
+      "name": "SlotRetainsWal",
+      "metric": "pg_replication_slot_retained_bytes",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 1000000000.0,
+      "by": [
+        "slot"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Slot {{slot}} keeps {{value}} bytes of log.",
+        "impact": "The disk fills up.",
+        "runbook": "Is its consumer running? Drop the slot if it has none."
+      }
+    },
+    {
+      "name": "SlotRetainsWalCritical",
+      "metric": "pg_replication_slot_retained_bytes",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 10000000000.0,
+      "by": [
+        "slot"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "Slot {{slot}} keeps {{value}} bytes of log.",
+        "impact": "The disk fills up and the server stops.",
+        "runbook": "Drop the slot, or set max_slot_wal_keep_size."
+      }
+    },
+    {
+      "name": "XidAgeHigh",
+      "metric": "pg_xid_age",
+      "fn": "last",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 500000000.0,
+      "by": [
+        "database"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "The oldest transaction id of {{database}} is {{value}} transactions old.",
+        "impact": "At two thousand million the server stops taking writes.",
+        "runbook": "Find what holds back vacuum: old transactions, slots, prepared transactions; then vacuum the oldest tables."
+      }
+    },
+    {
+      "name": "XidAgeCritical",
+      "metric": "pg_xid_age",
+      "fn": "last",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 1000000000.0,
+      "by": [
+        "database"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "The oldest transaction id of {{database}} is {{value}} transactions old.",
+        "impact": "The server will stop taking writes.",
+        "runbook": "End what holds back vacuum and VACUUM FREEZE the oldest tables now."
+      }
+    },
+    {
+      "name": "LongTransaction",
+      "metric": "pg_longest_transaction_seconds",
+      "fn": "last",
+      "over": "2 minutes",
+      "op": ">",
+      "threshold": 300,
+      "resolve_threshold": 240,
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "A transaction in {{database}} has been open for {{value}} s.",
+        "impact": "Vacuum cannot clean up; locks are held.",
+        "runbook": "Find it in pg_stat_activity by xact_start."
+      }
+    },
+    {
+      "name": "VeryLongTransaction",
+      "metric": "pg_longest_transaction_seconds",
+      "fn": "last",
+      "over": "2 minutes",
+      "op": ">",
+      "threshold": 1800,
+      "by": [
+        "database"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "A transaction in {{database}} has been open for {{value}} s.",
+        "impact": "Tables bloat; locks are held.",
+        "runbook": "End it unless it is a backup."
+      }
+    },
+    {
+      "name": "IdleInTransaction",
+      "metric": "pg_longest_idle_transaction_seconds",
+      "fn": "last",
+      "over": "2 minutes",
+      "op": ">",
+      "threshold": 600,
+      "by": [
+        "database"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "A session in {{database}} has been idle in its transaction for {{value}} s.",
+        "impact": "It holds locks and keeps vacuum from cleaning up.",
+        "runbook": "End it, and set idle_in_transaction_session_timeout."
+      }
+    },
+    {
+      "name": "LockWaitLong",
+      "metric": "pg_lock_longest_wait_seconds",
+      "fn": "last",
+      "over": "1 minute",
+      "op": ">",
+      "threshold": 60,
+      "by": [
+        "database"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "A session in {{database}} has waited for a lock for {{value}} s.",
+        "impact": "Users wait.",
+        "runbook": "Look at pg_blocking_pids() of the waiting session."
+      }
+    },
+    {
+      "name": "LockWaitsMany",
+      "metric": "pg_locks_waiting",
+      "fn": "last",
+      "over": "1 minute",
+      "op": ">",
+      "threshold": 5,
+      "pending_for": "1 minute",
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} sessions in {{database}} wait for locks.",
+        "impact": "Users wait.",
+        "runbook": "Find the session at the head of the queue; DDL is the usual one."
+      }
+    },
+    {
+      "name": "Deadlocks",
+      "metric": "pg_deadlocks_total",
+      "fn": "sum",
+      "over": "10 minutes",
+      "op": ">",
+      "threshold": 0,
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} deadlocks in {{database}} within 10 minutes.",
+        "impact": "Transactions were aborted.",
+        "runbook": "The log shows the statements; let them take their locks in one order."
+      }
+    },
+    {
+      "name": "TempFilesLarge",
+      "metric": "pg_temp_bytes_total",
+      "fn": "sum",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 1000000000.0,
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{database}} wrote {{value}} bytes of temporary files within an hour.",
+        "impact": "Sorts and hashes wait for the disk.",
+        "runbook": "Look for the statement in pg_stat_statements; raise work_mem for it."
+      }
+    },
+    {
+      "name": "RollbackRatioHigh",
+      "kind": "ratio",
+      "metric": "pg_transactions_total",
+      "fn": "sum",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 0.1,
+      "labels": {
+        "outcome": "rolled_back"
+      },
+      "by": [
+        "database"
+      ],
+      "params": {
+        "metric": "pg_transactions_total",
+        "fn": "sum",
+        "min_denominator": 100
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the transactions in {{database}} are rolled back.",
+        "impact": "Work is lost or done twice.",
+        "runbook": "Look at the errors in the log."
+      }
+    },
+    {
+      "name": "CheckpointsRequested",
+      "kind": "ratio",
+      "metric": "pg_checkpoints_total",
+      "fn": "sum",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.3,
+      "labels": {
+        "cause": "requested"
+      },
+      "params": {
+        "metric": "pg_checkpoints_total",
+        "fn": "sum",
+        "min_denominator": 4
+      },
+      "severity": "low",
+      "annotations": {
+        "summary": "{{value}} of the checkpoints were requested rather than timed.",
+        "impact": "Writes are slower than they could be.",
+        "runbook": "Raise max_wal_size."
+      }
+    },
+    {
+      "name": "ArchivingFails",
+      "metric": "pg_archive_failed_total",
+      "fn": "sum",
+      "over": "10 minutes",
+      "op": ">",
+      "threshold": 0,
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} attempts to archive log failed within 10 minutes.",
+        "impact": "Backups have a hole; the disk fills up.",
+        "runbook": "Run the archive_command by hand as the server's user."
+      }
+    },
+    {
+      "name": "SequenceNearEnd",
+      "metric": "pg_sequence_used_ratio",
+      "fn": "last",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.85,
+      "max_age": "1 day",
+      "by": [
+        "database",
+        "sequence"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Sequence {{sequence}} in {{database}} is used up to {{value}}.",
+        "impact": "Inserts will fail when it ends.",
+        "runbook": "Change the column and the sequence to bigint."
+      }
+    },
+    {
+      "name": "SequenceNearEndCritical",
+      "metric": "pg_sequence_used_ratio",
+      "fn": "last",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.95,
+      "max_age": "1 day",
+      "by": [
+        "database",
+        "sequence"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "Sequence {{sequence}} in {{database}} is used up to {{value}}.",
+        "impact": "Inserts will fail soon.",
+        "runbook": "Change the column and the sequence to bigint."
+      }
+    },
+    {
+      "name": "DeadTuplesMany",
+      "metric": "pg_table_dead_tuples_ratio",
+      "fn": "last",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.2,
+      "pending_for": "1 hour",
+      "max_age": "1 day",
+      "by": [
+        "database",
+        "table"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "{{value}} of the rows of {{table}} in {{database}} are dead.",
+        "impact": "Scans read what nobody needs.",
+        "runbook": "Is autovacuum kept from it, or too slow for it?"
+      }
+    },
+    {
+      "name": "SlowQueries",
+      "kind": "slow_query",
+      "over": "10 minutes",
+      "op": ">=",
+      "threshold": 2,
+      "repeat_every": "30 minutes",
+      "severity": "medium",
+      "annotations": {
+        "summary": "A statement in database {{database}} took {{value}} s on average.",
+        "impact": "Users wait, and what it holds others wait for.",
+        "runbook": "The statement is: {{query}} Look at its plan, and at what it waited for."
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('host', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "host",
+  "description": "The machine: CPU, memory, disk.",
+  "rules": [
+    {
+      "name": "CpuHigh",
+      "metric": "host_cpu_used_ratio",
+      "fn": "avg",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 0.8,
+      "resolve_threshold": 0.75,
+      "by": [
+        "host"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "CPUs of {{host}} are busy: {{value}}.",
+        "impact": "Everything on it gets slower.",
+        "runbook": "Which processes use them, and since when?"
+      }
+    },
+    {
+      "name": "CpuCritical",
+      "metric": "host_cpu_used_ratio",
+      "fn": "avg",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 0.9,
+      "resolve_threshold": 0.85,
+      "by": [
+        "host"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "CPUs of {{host}} are busy: {{value}}.",
+        "impact": "Requests time out.",
+        "runbook": "Which processes use them, and since when? Shed load."
+      }
+    },
+    {
+      "name": "MemoryHigh",
+      "metric": "host_memory_used_ratio",
+      "fn": "avg",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.8,
+      "resolve_threshold": 0.75,
+      "by": [
+        "host"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Memory of {{host}} in use: {{value}}.",
+        "impact": "The file cache shrinks.",
+        "runbook": "Look at the largest processes and at work_mem times sessions."
+      }
+    },
+    {
+      "name": "MemoryCritical",
+      "metric": "host_memory_used_ratio",
+      "fn": "avg",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.9,
+      "resolve_threshold": 0.85,
+      "by": [
+        "host"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "Memory of {{host}} in use: {{value}}.",
+        "impact": "The kernel may kill the server.",
+        "runbook": "End what grows; then look at work_mem and at the number of sessions."
+      }
+    },
+    {
+      "name": "DiskHigh",
+      "metric": "host_disk_used_ratio",
+      "fn": "last",
+      "over": "10 minutes",
+      "op": ">",
+      "threshold": 0.85,
+      "resolve_threshold": 0.83,
+      "by": [
+        "host",
+        "mount"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "{{mount}} of {{host}} is {{value}} full.",
+        "impact": "The server stops when it is full.",
+        "runbook": "What grows: data, log, temporary files or other programs' files?"
+      }
+    },
+    {
+      "name": "DiskCritical",
+      "metric": "host_disk_used_ratio",
+      "fn": "last",
+      "over": "10 minutes",
+      "op": ">",
+      "threshold": 0.9,
+      "resolve_threshold": 0.88,
+      "by": [
+        "host",
+        "mount"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "{{mount}} of {{host}} is {{value}} full.",
+        "impact": "The server stops when it is full.",
+        "runbook": "Make room now; never delete files of the server by hand."
+      }
+    },
+    {
+      "name": "DiskFullIn4Hours",
+      "kind": "forecast",
+      "metric": "host_disk_used_ratio",
+      "fn": "avg",
+      "over": "6 hours",
+      "op": ">",
+      "threshold": 0.98,
+      "by": [
+        "host",
+        "mount"
+      ],
+      "params": {
+        "horizon": "4 hours"
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "At its present growth {{mount}} of {{host}} is full within 4 hours.",
+        "impact": "The server stops when it is full.",
+        "runbook": "Find what grows and stop it."
+      }
+    },
+    {
+      "name": "DiskFullIn4Days",
+      "kind": "forecast",
+      "metric": "host_disk_used_ratio",
+      "fn": "avg",
+      "over": "7 days",
+      "op": ">",
+      "threshold": 0.98,
+      "every": "10 minutes",
+      "by": [
+        "host",
+        "mount"
+      ],
+      "params": {
+        "horizon": "4 days"
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "At its present growth {{mount}} of {{host}} is full within 4 days.",
+        "impact": "The server stops when it is full.",
+        "runbook": "Add space, or shorten what is kept."
+      }
+    },
+    {
+      "name": "HostSilent",
+      "kind": "absence",
+      "metric": "host_cpu_used_ratio",
+      "over": "1 day",
+      "op": ">",
+      "threshold": 300,
+      "by": [
+        "host"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "{{host}} has reported nothing for {{value}} s.",
+        "impact": "The machine, or what watches it, may be down.",
+        "runbook": "Is the machine running?"
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('security', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "security",
+  "description": "Failed log-ins, probing and certificates.",
+  "rules": [
+    {
+      "name": "LoginFailuresHigh",
+      "metric": "logins_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 20,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "service"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} log-ins to {{service}} failed within 5 minutes.",
+        "impact": "Somebody may be guessing passwords.",
+        "runbook": "Look at where they come from; block the source, and look for a log-in that succeeded after them."
+      }
+    },
+    {
+      "name": "LoginFailureRatioHigh",
+      "kind": "ratio",
+      "metric": "logins_total",
+      "fn": "sum",
+      "over": "15 minutes",
+      "op": ">",
+      "threshold": 0.5,
+      "labels": {
+        "outcome": "failed"
+      },
+      "by": [
+        "service"
+      ],
+      "params": {
+        "metric": "logins_total",
+        "fn": "sum",
+        "min_denominator": 20
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the log-ins to {{service}} fail.",
+        "impact": "Either users cannot get in, or somebody is guessing.",
+        "runbook": "Group by reason: one reason points to a fault of ours."
+      }
+    },
+    {
+      "name": "ServerLoginFailuresHigh",
+      "metric": "pg_login_failures_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 10,
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} log-ins to the database server failed within 5 minutes.",
+        "impact": "Somebody may be guessing, or a service has a wrong password.",
+        "runbook": "The server's log has users and addresses; restrict pg_hba.conf."
+      }
+    },
+    {
+      "name": "SqlErrorsBurst",
+      "metric": "pg_errors_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 50,
+      "labels": {
+        "sqlstate_class": "42"
+      },
+      "by": [
+        "database"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} statements of database {{database}} failed for their syntax or missing rights within 5 minutes.",
+        "impact": "Somebody may be probing for injection, or a release brought broken SQL.",
+        "runbook": "Look at the statements in the log and at who sent them."
+      }
+    },
+    {
+      "name": "RateLimitBurst",
+      "metric": "rate_limited_requests_total",
+      "fn": "sum",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 100,
+      "by": [
+        "service"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} requests to {{service}} were refused by a rate limit within 5 minutes.",
+        "impact": "A client misbehaves, or the limit is too low.",
+        "runbook": "Find the client; block it or raise its limit."
+      }
+    },
+    {
+      "name": "CertificateExpiring",
+      "kind": "sql",
+      "over": "1 day",
+      "op": "<",
+      "threshold": 1209600,
+      "every": "1 hour",
+      "params": {
+        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM now()) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', '1 day', '{}', '{check}', now()) AS v"
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "The certificate of {{check}} ends in {{value}} s.",
+        "impact": "Clients will refuse to connect.",
+        "runbook": "Renew it."
+      }
+    },
+    {
+      "name": "CertificateExpiringSoon",
+      "kind": "sql",
+      "over": "1 day",
+      "op": "<",
+      "threshold": 259200,
+      "every": "10 minutes",
+      "params": {
+        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM now()) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', '1 day', '{}', '{check}', now()) AS v"
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "The certificate of {{check}} ends in {{value}} s.",
+        "impact": "Clients will refuse to connect within three days.",
+        "runbook": "Renew it now."
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('web', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "web",
+  "description": "Page loads, web vitals and budgets, as browsers report them.",
+  "rules": [
+    {
+      "name": "PageLoadSlow",
+      "metric": "page_load_duration_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 3,
+      "resolve_threshold": 2.8,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "A quarter of the loads of {{page}} take longer than {{value}} s.",
+        "impact": "Visitors leave before the page is there.",
+        "runbook": "Compare by device and connection; look at what was released last and at the size of bundles."
+      }
+    },
+    {
+      "name": "LcpSlow",
+      "metric": "web_vitals_lcp_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 3,
+      "resolve_threshold": 2.8,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Largest Contentful Paint of {{page}} is {{value}} s (p75).",
+        "impact": "The page feels slow; search engines rank it lower.",
+        "runbook": "Look at the largest image and at the server's time to first byte."
+      }
+    },
+    {
+      "name": "LcpPoor",
+      "metric": "web_vitals_lcp_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 4,
+      "resolve_threshold": 3.8,
+      "by": [
+        "page"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "Largest Contentful Paint of {{page}} is poor: {{value}} s (p75).",
+        "impact": "Visitors leave before they see anything.",
+        "runbook": "Look at the largest image and at the server's time to first byte."
+      }
+    },
+    {
+      "name": "InpSlow",
+      "metric": "web_vitals_inp_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.2,
+      "resolve_threshold": 0.18,
+      "by": [
+        "page"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "Interaction to Next Paint of {{page}} is {{value}} s (p75).",
+        "impact": "Clicks feel sluggish.",
+        "runbook": "Look for long tasks in the page's scripts."
+      }
+    },
+    {
+      "name": "InpPoor",
+      "metric": "web_vitals_inp_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.5,
+      "resolve_threshold": 0.45,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Interaction to Next Paint of {{page}} is poor: {{value}} s (p75).",
+        "impact": "Visitors think that the page hangs.",
+        "runbook": "Look for long tasks in the page's scripts."
+      }
+    },
+    {
+      "name": "ClsHigh",
+      "metric": "web_vitals_cls",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.1,
+      "resolve_threshold": 0.09,
+      "by": [
+        "page"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "Layout of {{page}} shifts by {{value}} (p75).",
+        "impact": "Visitors click on the wrong thing.",
+        "runbook": "Give images, ads and late content their space."
+      }
+    },
+    {
+      "name": "ClsPoor",
+      "metric": "web_vitals_cls",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.25,
+      "resolve_threshold": 0.22,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Layout of {{page}} shifts a lot: {{value}} (p75).",
+        "impact": "Visitors click on the wrong thing.",
+        "runbook": "Give images, ads and late content their space."
+      }
+    },
+    {
+      "name": "FcpPoor",
+      "metric": "web_vitals_fcp_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 3,
+      "resolve_threshold": 2.8,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "First Contentful Paint of {{page}} is poor: {{value}} s (p75).",
+        "impact": "Visitors look at an empty page.",
+        "runbook": "Look at what blocks rendering and at the server's time to first byte."
+      }
+    },
+    {
+      "name": "TtfbPoor",
+      "metric": "web_vitals_ttfb_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 1.8,
+      "resolve_threshold": 1.6,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Time to First Byte of {{page}} is poor: {{value}} s (p75).",
+        "impact": "Everything on the page starts late.",
+        "runbook": "Look at the server's latency, its cache and the network."
+      }
+    },
+    {
+      "name": "FidPoor",
+      "metric": "web_vitals_fid_seconds",
+      "fn": "p75",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 0.3,
+      "resolve_threshold": 0.25,
+      "by": [
+        "page"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "First Input Delay of {{page}} is poor: {{value}} s (p75).",
+        "impact": "The first click seems to be lost.",
+        "runbook": "Look for long tasks while the page loads."
+      }
+    },
+    {
+      "name": "JsHeapLarge",
+      "metric": "page_js_heap_bytes",
+      "fn": "p95",
+      "over": "1 hour",
+      "op": ">",
+      "threshold": 50000000,
+      "resolve_threshold": 45000000,
+      "by": [
+        "page"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{page}} uses {{value}} bytes of JavaScript heap (p95).",
+        "impact": "The page slows down or crashes on small devices.",
+        "runbook": "Look for what the page keeps when one navigates within it."
+      }
+    },
+    {
+      "name": "BundleOverBudget",
+      "metric": "page_bundle_bytes",
+      "fn": "last",
+      "over": "1 day",
+      "op": ">",
+      "threshold": 100000,
+      "max_age": "1 day",
+      "by": [
+        "bundle"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "Bundle {{bundle}} has {{value}} bytes, more than its budget of 100 kB.",
+        "impact": "Pages load more slowly on weak connections.",
+        "runbook": "Look at what the last release added to the bundle."
+      }
+    }
+  ]
+}
+$pack$, true);

@@ -394,6 +394,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -428,6 +429,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
@@ -582,6 +584,8 @@ BEGIN
 		END IF;
 	END LOOP;
 	PERFORM monitoring.note_impacts(transitions, at);
+	PERFORM monitoring.capture_evidence(transitions, at);
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;

@@ -429,6 +429,7 @@ BEGIN
 		RETURNING id, alert_id)
 	SELECT array_agg(w.alert_id), coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO ended, transitions FROM written AS w;
 	PERFORM monitoring.add_alert_events(ended, 'resolved', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
+	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.enqueue_notifications(transitions);
 	RETURN cardinality(transitions);
 END $$;
