@@ -208,7 +208,7 @@ BEGIN
 	DO UPDATE SET severities = excluded.severities, selector = excluded.selector, correlate_by = excluded.correlate_by,
 		within = excluded.within, auto_resolve = excluded.auto_resolve, place = excluded.place, enabled = excluded.enabled;
 END $$;
-COMMENT ON FUNCTION monitoring.set_incident_policy(text, text[], jsonb, text[], interval, boolean, integer, boolean) IS 'Create or replace a policy: alerts of these severities whose labels match the selector open incidents; those that share one of the labels correlate_by with an open incident join it, until `within` after its latest alert. Alerts with none of these labels join by time alone. auto_resolve: it is resolved with its last alert. The first policy by place takes an alert. Error 22023 for anything that is not valid.';
+COMMENT ON FUNCTION monitoring.set_incident_policy(text, text[], jsonb, text[], interval, boolean, integer, boolean) IS 'Create a policy, or change the one of this name: alerts of these severities whose labels match the selector open incidents; those that share one of the labels correlate_by with an open incident join it, until `within` after its latest alert. Alerts with none of these labels join by time alone. auto_resolve: it is resolved with its last alert. The first policy by place takes an alert. Error 22023 for anything that is not valid.';
 
 CREATE FUNCTION monitoring.add_incident_event(incident_id bigint, kind text, details jsonb, at timestamptz, actor text DEFAULT NULL)
 RETURNS void
