@@ -171,3 +171,4 @@ SELECT monitoring.drop_alert_rule('InDown');
 SELECT monitoring.drop_alert_rule('InSlow');
 DELETE FROM monitoring.incident_policies WHERE name = 'medium';
 SELECT monitoring.set_incident_policy('critical');
+DELETE FROM monitoring.alert_history WHERE rule_name ~ '^In(Down|Slow)$';

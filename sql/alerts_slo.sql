@@ -155,3 +155,4 @@ SELECT monitoring.drop_component('blog');
 SELECT monitoring.drop_component('checkout');
 SELECT monitoring.drop_slo(name) FROM monitoring.slos;
 SELECT monitoring.drop_alert_rule('shop down');
+DELETE FROM monitoring.alert_history WHERE rule_name ~ '^(availability: |shop down$)';
