@@ -537,6 +537,30 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.note_evaluation(timestamptz) IS 'Keep the time of an evaluation, in the table once a minute. When the last one was more than an hour ago, what alerts did meanwhile is not known: timers start over.';
 
+CREATE FUNCTION monitoring.rule_members(params jsonb) RETURNS SETOF text
+LANGUAGE sql IMMUTABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT m.name
+	FROM unnest('{all,any}'::text[]) AS k (key)
+	CROSS JOIN LATERAL jsonb_array_elements_text(CASE jsonb_typeof(params -> k.key) WHEN 'array' THEN params -> k.key ELSE '[]' END) AS m (name)
+$$;
+COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
+
+CREATE FUNCTION monitoring.rule_depths() RETURNS TABLE (rule_id bigint, depth integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE rules AS MATERIALIZED (
+		SELECT d.id, d.name, ARRAY(SELECT monitoring.rule_members(d.params)) AS members
+		FROM monitoring.alert_rule_defs AS d
+		JOIN monitoring.alert_rule_kinds AS k ON k.kind = d.kind
+		WHERE k.evaluation_order > 0
+	), above AS (
+		SELECT r.id, r.name, 0 AS depth FROM rules AS r
+		UNION
+		SELECT r.id, r.name, a.depth + 1 FROM above AS a JOIN rules AS r ON a.name = ANY (r.members) WHERE a.depth < 20
+	)
+	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id
+$$;
+COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
+
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -564,9 +588,10 @@ BEGIN
 			coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.last_error IS NOT NULL), '{}') AS failed
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
+		LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = d.id
 		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
-		GROUP BY k.kind, k.function
-		ORDER BY k.evaluation_order, k.kind
+		GROUP BY k.kind, k.function, b.depth
+		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
