@@ -215,14 +215,14 @@ BEGIN
 				OR t.next_missing_since IS DISTINCT FROM t.missing_since)
 	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
-		SELECT d.id, d.version, d AS rule
+		SELECT d.id, d.version
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
 		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
 			CASE WHEN c.active THEN c.alert_id ELSE nextval('monitoring.alert_id_seq') END AS alert_id, c.value, c.details,
-			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since, l.rule
+			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since
 		FROM changed AS c
 		JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
 	), inserted AS (
@@ -253,15 +253,15 @@ BEGIN
 	), written AS (
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT run_evaluation.at, t.alert_id, t.rule_id, (t.rule).name, (t.rule).severity, t.series_labels,
-			(t.rule).selector || (t.rule).extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, (t.rule).op,
-			t.threshold,
-			monitoring.fill_annotations(t.rule, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
+		SELECT run_evaluation.at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
+			d.selector || d.extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
+			monitoring.fill_annotations(d, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
 				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, run_evaluation.at, t.threshold, t.origin)::monitoring.alert_states),
 			t.details, t.active_at, t.fired_at, t.fingerprint
 		FROM transitions AS t
+		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE run_evaluation.purpose = 'record'
-		ORDER BY t.rule_id, t.series_labels
+		ORDER BY d.id, t.series_labels
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
@@ -274,10 +274,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.id = ANY (n.ids)
 					UNION ALL
-					SELECT t.series_labels, jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
+					SELECT t.series_labels, jsonb_build_object('labels', r.labels || t.series_labels,
 						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
 						'details', t.details)
 					FROM transitions AS t
+					JOIN rules AS r ON r.id = t.rule_id
 				) AS u)
 			WHEN 'show' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
