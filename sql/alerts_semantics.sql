@@ -262,6 +262,16 @@ SELECT series_labels, details -> 'impact' AS impact FROM monitoring.alert_histor
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 TRUNCATE monitoring.alert_history;
 
+-- what kinds should not return; and a setting that somebody has spoilt
+INSERT INTO public.as_feed VALUES ('odd', 10, '[1]', 6), ('fine', 10, '{"l": "a"}', 6);
+SELECT count(monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 5, kind => 'as', params => jsonb_build_object('feed', n), every => '1 hour'))
+FROM unnest('{odd,fine}'::text[]) AS n;
+SET monitoring_session.evaluated_at = 'x';
+SELECT monitoring.evaluate_alerts(public.as_t0() + '10 seconds'::interval) AS transitions;
+SELECT name, firing, last_error FROM monitoring.alert_rules ORDER BY name;
+SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
+TRUNCATE monitoring.alert_history;
+
 -- a policy's alert says what it is about; labels are only text, and not much of them
 INSERT INTO public.as_feed VALUES ('texts', 10, '{"l": "{{value}} {{$labels.m}}", "m": "\u003cscript\u003e"}', 6);
 SELECT count(monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 5, kind => 'as', params => jsonb_build_object('feed', n), no_data => 'alert', max_age => '0',

@@ -98,7 +98,9 @@ DECLARE
 	errors text[];
 BEGIN
 	WITH observed AS MATERIALIZED (
-		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details, f.error
+		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value,
+			CASE WHEN jsonb_typeof(f.details) = 'object' THEN f.details END AS details,
+			CASE WHEN jsonb_typeof(f.series_labels) <> 'object' THEN format('labels %s are not an object', f.series_labels) ELSE f.error END AS error
 		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
 	), thresholds AS MATERIALIZED (
 		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
@@ -516,9 +518,13 @@ COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a 
 
 -- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8);
+EXCEPTION WHEN data_exception THEN
+	-- anybody may set it in his session, or for a database of his
+	RETURN NULL;
+END $$;
 COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
 
 CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
