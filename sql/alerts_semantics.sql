@@ -48,7 +48,7 @@ DECLARE
 	sec numeric := 0;
 	edited boolean := false;
 BEGIN
-	TRUNCATE monitoring.alert_history, monitoring.alert_states, monitoring.evaluation_state;
+	DELETE FROM monitoring.evaluation_state;
 	DELETE FROM public.as_feed;
 	PERFORM set_config('monitoring_session.evaluated_at', '', false);
 	PERFORM monitoring.create_alert_rule('rule', NULL, NULL, '1 minute', '>', 5, kind => 'as', params => '{"feed": "f"}', enabled => false);
@@ -91,7 +91,8 @@ BEGIN
 			THEN 'same' ELSE 'differs' END;
 	END IF;
 	PERFORM monitoring.drop_alert_rule('rule');
-	TRUNCATE monitoring.alert_history, monitoring.alert_states;
+	DELETE FROM monitoring.alert_history;
+	DELETE FROM monitoring.alert_states;
 END $$;
 
 \pset format unaligned
