@@ -50,19 +50,31 @@ COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean
 -- One statement for many rules
 ----------------------------------------------------------------------------------------------------------------------
 
+-- Queries may be slow: together they have three seconds, in an order that is another one each time.
 CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
 RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+DECLARE
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
+	rule record;
 BEGIN
-	RETURN QUERY
-		SELECT d.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value,
-			'threshold_sql: ' || coalesce(q.error,
-				CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+	FOR rule IN
+		SELECT d.id, d.owner::name, d.threshold_sql, d.over
 		FROM monitoring.alert_rule_defs AS d
-		CROSS JOIN LATERAL monitoring.try_rule_query(d.owner::name, d.threshold_sql, '1 second', 10000, false, rule_thresholds.at, d.over) AS q
-		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL;
+		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL
+		ORDER BY random()
+	LOOP
+		IF clock_timestamp() < stop_at THEN
+			RETURN QUERY
+				SELECT rule.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value, 'threshold_sql: ' || coalesce(q.error,
+					CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+				FROM monitoring.try_rule_query(rule.owner, rule.threshold_sql, '1 second', 10000, false, rule_thresholds.at, rule.over) AS q;
+		ELSE
+			RETURN QUERY SELECT rule.id, NULL::text[], NULL::jsonb, NULL::float8, 'threshold_sql: the queries of other rules took too long';
+		END IF;
+	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
+COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none; all queries together have three seconds.';
 
 CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -456,6 +468,7 @@ COMMENT ON FUNCTION monitoring.restart_timers(timestamptz) IS 'Let all running t
 CREATE FUNCTION monitoring.note_impacts(transition_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
 	rule monitoring.alert_rule_defs;
 	found_rows jsonb[];
 	failure text;
@@ -465,9 +478,14 @@ BEGIN
 		WHERE d.impact_sql IS NOT NULL AND EXISTS (
 			SELECT FROM monitoring.alert_history AS h
 			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+		ORDER BY random()
 	LOOP
-		SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
-		FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		IF clock_timestamp() < stop_at THEN
+			SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
+			FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		ELSE
+			failure := 'the queries of other rules took too long';
+		END IF;
 		WITH impacts AS (
 			SELECT h.id, h.alert_id,
 				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
@@ -496,7 +514,7 @@ BEGIN
 		WHERE h.at = note_impacts.at AND h.id = s.id;
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error.';
+COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error; all queries together have three seconds.';
 
 -- The phase spreads rules of the same interval over it; a name's hash is the same on every server.
 CREATE FUNCTION monitoring.rule_is_due(every interval, name text, previous timestamptz, at timestamptz) RETURNS boolean
