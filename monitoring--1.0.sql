@@ -3990,8 +3990,8 @@ BEGIN
 	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
 		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
-	ELSIF (rule ->> 'threshold')::float8 < 0 THEN
-		RAISE EXCEPTION 'a slow-query rule''s threshold must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF (rule ->> 'threshold')::float8 < 0 OR rule ->> 'threshold_sql' IS NOT NULL THEN
+		RAISE EXCEPTION 'a slow-query rule''s threshold is one number that is not negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
 		RAISE EXCEPTION 'a slow-query rule takes no metric, function or grouping'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
@@ -5519,19 +5519,31 @@ COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean
 -- One statement for many rules
 ----------------------------------------------------------------------------------------------------------------------
 
+-- Queries may be slow: together they have three seconds, in an order that is another one each time.
 CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
 RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+DECLARE
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
+	rule record;
 BEGIN
-	RETURN QUERY
-		SELECT d.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value,
-			'threshold_sql: ' || coalesce(q.error,
-				CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+	FOR rule IN
+		SELECT d.id, d.owner::name, d.threshold_sql, d.over
 		FROM monitoring.alert_rule_defs AS d
-		CROSS JOIN LATERAL monitoring.try_rule_query(d.owner::name, d.threshold_sql, '1 second', 10000, false, rule_thresholds.at, d.over) AS q
-		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL;
+		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL
+		ORDER BY random()
+	LOOP
+		IF clock_timestamp() < stop_at THEN
+			RETURN QUERY
+				SELECT rule.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value, 'threshold_sql: ' || coalesce(q.error,
+					CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
+				FROM monitoring.try_rule_query(rule.owner, rule.threshold_sql, '1 second', 10000, false, rule_thresholds.at, rule.over) AS q;
+		ELSE
+			RETURN QUERY SELECT rule.id, NULL::text[], NULL::jsonb, NULL::float8, 'threshold_sql: the queries of other rules took too long';
+		END IF;
+	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none.';
+COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresholds that the rules'' threshold_sql gives, with the names of their labels; or why it gives none; all queries together have three seconds.';
 
 CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -5567,7 +5579,9 @@ DECLARE
 	errors text[];
 BEGIN
 	WITH observed AS MATERIALIZED (
-		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value, f.details, f.error
+		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value,
+			CASE WHEN jsonb_typeof(f.details) = 'object' THEN f.details END AS details,
+			CASE WHEN jsonb_typeof(f.series_labels) <> 'object' THEN format('labels %s are not an object', f.series_labels) ELSE f.error END AS error
 		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
 	), thresholds AS MATERIALIZED (
 		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
@@ -5684,14 +5698,14 @@ BEGIN
 				OR t.next_missing_since IS DISTINCT FROM t.missing_since)
 	-- from here on nobody else writes these rules' states: what was read is what is changed
 	), locked AS MATERIALIZED (
-		SELECT d.id, d.version, d AS rule
+		SELECT d.id, d.version
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
 		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
 			CASE WHEN c.active THEN c.alert_id ELSE nextval('monitoring.alert_id_seq') END AS alert_id, c.value, c.details,
-			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since, l.rule
+			c.threshold, c.active_at, c.fired_at, c.resolved_at, c.clear_since, c.missing_since
 		FROM changed AS c
 		JOIN locked AS l ON l.id = c.rule_id AND l.version = c.version
 	), inserted AS (
@@ -5722,15 +5736,15 @@ BEGIN
 	), written AS (
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT run_evaluation.at, t.alert_id, t.rule_id, (t.rule).name, (t.rule).severity, t.series_labels,
-			(t.rule).selector || (t.rule).extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, (t.rule).op,
-			t.threshold,
-			monitoring.fill_annotations(t.rule, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
+		SELECT run_evaluation.at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
+			d.selector || d.extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
+			monitoring.fill_annotations(d, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
 				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, run_evaluation.at, t.threshold, t.origin)::monitoring.alert_states),
 			t.details, t.active_at, t.fired_at, t.fingerprint
 		FROM transitions AS t
+		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE run_evaluation.purpose = 'record'
-		ORDER BY t.rule_id, t.series_labels
+		ORDER BY d.id, t.series_labels
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
@@ -5743,10 +5757,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.id = ANY (n.ids)
 					UNION ALL
-					SELECT t.series_labels, jsonb_build_object('labels', (t.rule).selector || (t.rule).extra_labels || t.series_labels,
+					SELECT t.series_labels, jsonb_build_object('labels', r.labels || t.series_labels,
 						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
 						'details', t.details)
 					FROM transitions AS t
+					JOIN rules AS r ON r.id = t.rule_id
 				) AS u)
 			WHEN 'show' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
@@ -5924,6 +5939,7 @@ COMMENT ON FUNCTION monitoring.restart_timers(timestamptz) IS 'Let all running t
 CREATE FUNCTION monitoring.note_impacts(transition_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
 	rule monitoring.alert_rule_defs;
 	found_rows jsonb[];
 	failure text;
@@ -5933,9 +5949,14 @@ BEGIN
 		WHERE d.impact_sql IS NOT NULL AND EXISTS (
 			SELECT FROM monitoring.alert_history AS h
 			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+		ORDER BY random()
 	LOOP
-		SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
-		FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		IF clock_timestamp() < stop_at THEN
+			SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
+			FROM monitoring.try_rule_query(rule.owner::name, rule.impact_sql, '1 second', 1000, true, note_impacts.at, rule.over) AS q;
+		ELSE
+			failure := 'the queries of other rules took too long';
+		END IF;
 		WITH impacts AS (
 			SELECT h.id, h.alert_id,
 				CASE WHEN failure IS NOT NULL THEN jsonb_build_object('error', failure)
@@ -5964,7 +5985,7 @@ BEGIN
 		WHERE h.at = note_impacts.at AND h.id = s.id;
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error.';
+COMMENT ON FUNCTION monitoring.note_impacts(bigint[], timestamptz) IS 'Ask the impact_sql of rules whose alerts fire and keep the answers in details.impact, where annotations find them. What goes wrong is kept as details.impact.error; all queries together have three seconds.';
 
 -- The phase spreads rules of the same interval over it; a name's hash is the same on every server.
 CREATE FUNCTION monitoring.rule_is_due(every interval, name text, previous timestamptz, at timestamptz) RETURNS boolean
@@ -5986,9 +6007,13 @@ COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a 
 
 -- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8)
-$$;
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8);
+EXCEPTION WHEN data_exception THEN
+	-- anybody may set it in his session, or for a database of his
+	RETURN NULL;
+END $$;
 COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
 
 CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
@@ -6007,6 +6032,30 @@ BEGIN
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.note_evaluation(timestamptz) IS 'Keep the time of an evaluation, in the table once a minute. When the last one was more than an hour ago, what alerts did meanwhile is not known: timers start over.';
+
+CREATE FUNCTION monitoring.rule_members(params jsonb) RETURNS SETOF text
+LANGUAGE sql IMMUTABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT m.name
+	FROM unnest('{all,any}'::text[]) AS k (key)
+	CROSS JOIN LATERAL jsonb_array_elements_text(CASE jsonb_typeof(params -> k.key) WHEN 'array' THEN params -> k.key ELSE '[]' END) AS m (name)
+$$;
+COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
+
+CREATE FUNCTION monitoring.rule_depths() RETURNS TABLE (rule_id bigint, depth integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE rules AS MATERIALIZED (
+		SELECT d.id, d.name, ARRAY(SELECT monitoring.rule_members(d.params)) AS members
+		FROM monitoring.alert_rule_defs AS d
+		JOIN monitoring.alert_rule_kinds AS k ON k.kind = d.kind
+		WHERE k.evaluation_order > 0
+	), above AS (
+		SELECT r.id, r.name, 0 AS depth FROM rules AS r
+		UNION
+		SELECT r.id, r.name, a.depth + 1 FROM above AS a JOIN rules AS r ON a.name = ANY (r.members) WHERE a.depth < 20
+	)
+	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id
+$$;
+COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -6035,9 +6084,10 @@ BEGIN
 			coalesce(array_agg(d.id ORDER BY d.id) FILTER (WHERE d.last_error IS NOT NULL), '{}') AS failed
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
+		LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = d.id
 		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
-		GROUP BY k.kind, k.function
-		ORDER BY k.evaluation_order, k.kind
+		GROUP BY k.kind, k.function, b.depth
+		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP
 		BEGIN
 			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
@@ -6095,6 +6145,49 @@ VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluat
 -- A trial evaluates a copy of the rule, with the statement that evaluates rules, in a subtransaction that is rolled back: no
 -- stored state is touched, and nobody else sees the copy.
 
+CREATE FUNCTION monitoring.trial_copy(rule monitoring.alert_rule_defs) RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
+	rule.name := left(rule.name, 150) || ' ' || gen_random_uuid();
+	rule.last_error := NULL;
+	rule.last_error_at := NULL;
+	RETURN rule;
+END $$;
+COMMENT ON FUNCTION monitoring.trial_copy(monitoring.alert_rule_defs) IS 'The rule under another id and name, as if it had never been evaluated.';
+
+CREATE FUNCTION monitoring.trial_members(trial monitoring.alert_rule_defs) RETURNS SETOF monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	copies monitoring.alert_rule_defs[];
+	names jsonb;
+BEGIN
+	WITH RECURSIVE members AS (
+		SELECT m.name FROM monitoring.rule_members(trial.params) AS m (name)
+		UNION
+		SELECT n.name
+		FROM members AS m
+		JOIN monitoring.alert_rule_defs AS d ON d.name = m.name
+		JOIN monitoring.alert_rule_kinds AS k ON k.kind = d.kind AND k.evaluation_order > 0
+		CROSS JOIN LATERAL monitoring.rule_members(d.params) AS n (name)
+	), copied AS MATERIALIZED (
+		SELECT d.name, monitoring.trial_copy(d) AS copy FROM monitoring.alert_rule_defs AS d JOIN members AS m ON m.name = d.name
+	)
+	SELECT array_agg(c.copy), jsonb_object_agg(c.name, (c.copy).name) INTO copies, names FROM copied AS c;
+
+	copies := coalesce(copies, '{}') || trial;
+	FOR i IN 1 .. cardinality(copies) LOOP
+		copies[i].params := copies[i].params || (
+			SELECT coalesce(jsonb_object_agg(k.key, (
+				SELECT jsonb_agg(coalesce(names -> m.name, to_jsonb(m.name)))
+				FROM jsonb_array_elements_text(copies[i].params -> k.key) AS m (name))), '{}')
+			FROM unnest('{all,any}'::text[]) AS k (key)
+			WHERE jsonb_typeof(copies[i].params -> k.key) = 'array');
+	END LOOP;
+	RETURN QUERY SELECT c.* FROM unnest(copies) AS c;
+END $$;
+COMMENT ON FUNCTION monitoring.trial_members(monitoring.alert_rule_defs) IS 'Copies of all rules that a rule of rules is made of, and itself, made of the copies.';
+
 CREATE FUNCTION monitoring.trial_rule(rule_name text, definition jsonb) RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -6117,15 +6210,11 @@ BEGIN
 		rule.owner := monitoring.calling_role();
 	END IF;
 	rule := monitoring.check_alert_rule(rule);
-	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
-	rule.name := left(rule.name, 150) || ' ' || gen_random_uuid();
 	rule.enabled := true;
 	rule.version := 1;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
-	rule.last_error := NULL;
-	rule.last_error_at := NULL;
-	RETURN rule;
+	RETURN monitoring.trial_copy(rule);
 END $$;
 COMMENT ON FUNCTION monitoring.trial_rule(text, jsonb) IS 'A copy of a rule, with changes, or a new rule, under a name of its own, to be inserted and rolled back. Errors as create_alert_rule; 42704 for a rule that is not stored and has no definition.';
 
@@ -6183,6 +6272,8 @@ DECLARE
 	transitions jsonb[] := '{}';
 	moments timestamptz[] := '{}';
 	total integer := 0;
+	members monitoring.alert_rule_defs[];
+	member monitoring.alert_rule_defs;
 BEGIN
 	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR until <= since THEN
 		RAISE EXCEPTION 'a backtest must end after it begins' USING ERRCODE = 'invalid_parameter_value';
@@ -6196,8 +6287,19 @@ BEGIN
 	END IF;
 
 	BEGIN
-		INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+		IF EXISTS (SELECT FROM monitoring.alert_rule_kinds AS k WHERE k.kind = trial.kind AND k.evaluation_order > 0) THEN
+			members := ARRAY(SELECT m FROM monitoring.trial_members(trial) AS m);
+			INSERT INTO monitoring.alert_rule_defs SELECT m.* FROM unnest(members) AS m;
+			members := ARRAY(SELECT m FROM unnest(members) AS m LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = m.id
+				WHERE m.id <> trial.id AND m.enabled ORDER BY b.depth NULLS FIRST);
+		ELSE
+			INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+			members := '{}';
+		END IF;
 		WHILE moment <= until LOOP
+			FOREACH member IN ARRAY members LOOP
+				PERFORM monitoring.run_trial(member, moment, 'simulate');
+			END LOOP;
 			found := monitoring.run_trial(trial, moment, 'simulate');
 			IF found IS NOT NULL THEN
 				transitions := transitions || found;

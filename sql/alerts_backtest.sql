@@ -100,6 +100,27 @@ FROM monitoring.backtest_rule('x', :'t0', :'t0'::timestamptz + '6 minutes'::inte
 SELECT p.* FROM generate_series(1, 3) AS n CROSS JOIN LATERAL monitoring.preview_rule('x',
 	'{"kind": "ab", "over": "1 minute", "op": ">", "threshold": 0}', :'t0'::timestamptz + n * '1 minute'::interval) AS p ORDER BY n;
 
+-- rules made of rules are evaluated from the bottom up, and so are copies of them
+CREATE FUNCTION public.ab_any(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$
+	SELECT d.id, '{}'::jsonb, count(s.rule_id)::float8, NULL::jsonb, NULL::text
+	FROM monitoring.alert_rule_defs AS d
+	LEFT JOIN monitoring.alert_rule_defs AS m ON d.params -> 'any' ? m.name
+	LEFT JOIN monitoring.alert_states AS s ON s.rule_id = m.id AND s.state = 'firing'
+	WHERE d.id = ANY (rule_ids)
+	GROUP BY d.id
+$$;
+INSERT INTO monitoring.alert_rule_kinds (kind, function, evaluation_order) VALUES ('ab_any', 'public.ab_any', 1);
+SELECT count(monitoring.create_alert_rule(n, m, 'avg', '1 minute', '>', 0, p::interval, kind => k, params => v::jsonb))
+FROM (VALUES ('c top', NULL, '0', 'ab_any', '{"any": ["b middle"]}'), ('b middle', NULL, '2 minutes', 'ab_any', '{"any": ["a slow"]}'),
+	('a slow', NULL, '1 minute', 'ab', '{}')) AS r (n, m, p, k, v);
+SELECT n AS minute, monitoring.evaluate_alerts(:'t0'::timestamptz + n * '1 minute'::interval) AS transitions FROM generate_series(4, 9) AS n;
+SELECT extract(epoch FROM at - :'t0')::int / 60 AS minute, rule_name, to_state, value FROM monitoring.alert_history ORDER BY id;
+SELECT extract(epoch FROM at - :'t0')::int / 60 AS minute, to_state, value FROM monitoring.backtest_rule('c top', :'t0'::timestamptz + '4 minutes'::interval, :'t0'::timestamptz + '9 minutes'::interval);
+SELECT labels, value FROM monitoring.preview_rule('c top');
+SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
+
 -- refused
 SELECT f.* FROM unnest(ARRAY[
 	$$preview_rule('nosuch')$$,
@@ -128,8 +149,8 @@ SELECT monitoring.drop_alert_rule('owned');
 SELECT monitoring.revoke_access('regress_alert_tester');
 DROP ROLE regress_alert_tester;
 
-DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'ab';
-DROP FUNCTION public.ab_values, public.ab_check;
+DELETE FROM monitoring.alert_rule_kinds WHERE kind LIKE 'ab%';
+DROP FUNCTION public.ab_values, public.ab_any, public.ab_check;
 DROP TABLE public.ab_secret;
 TRUNCATE monitoring.alert_history, monitoring.alert_states;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

@@ -160,6 +160,31 @@ SELECT name, state, last_error FROM monitoring.alert_rules WHERE name = 'by_kind
 SELECT monitoring.fill_text(t, '{"a": "{{b}}", "b": "secret", "value": "1.5", "e": ""}')
 FROM unnest('{plain,"","{{a}}","{{ a }}-{{$labels.b}}-{{ $value }}","{{nosuch}} {{e}}|","{{a}}{{a}}","{{","}}{{","{{{a}}}","{{a b}}","{{ {{a}} }}"}'::text[]) AS t;
 
+-- nobody gets a rule in another's name by having code run in his session
+SELECT monitoring.grant_access('regress_alert_author', 'admin');
+GRANT CREATE ON SCHEMA public TO regress_alert_author;
+SET ROLE regress_alert_author;
+CREATE FUNCTION public.ar_trick(i integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF current_setting('ar.trick', true) = 'on' THEN
+		PERFORM monitoring.create_alert_rule('trick', NULL, NULL, '1 minute', '>', 1, kind => 'k');
+	END IF;
+	RETURN i;
+END $$;
+CREATE TABLE public.ar_table (i integer);
+INSERT INTO public.ar_table VALUES (1);
+CREATE INDEX ON public.ar_table (public.ar_trick(i));
+SELECT monitoring.create_alert_rule('own', 'm', 'avg', '1 minute', '>', 1) > 0 AS created;
+RESET ROLE;
+SET ar.trick = 'on';
+SELECT f.* FROM pg_temp.fails('ANALYZE public.ar_table') AS f;
+RESET ar.trick;
+SELECT name, owner FROM monitoring.alert_rules WHERE name IN ('own', 'trick');
+DROP TABLE public.ar_table;
+DROP FUNCTION public.ar_trick;
+REVOKE CREATE ON SCHEMA public FROM regress_alert_author;
+SELECT monitoring.revoke_access('regress_alert_author');
+
 SELECT monitoring.drop_alert_rule(name) FROM monitoring.alert_rules ORDER BY id;
 DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'k';
 DROP FUNCTION public.ar_values;

@@ -48,7 +48,7 @@ DECLARE
 	sec numeric := 0;
 	edited boolean := false;
 BEGIN
-	TRUNCATE monitoring.alert_history, monitoring.alert_states, monitoring.evaluation_state;
+	DELETE FROM monitoring.evaluation_state;
 	DELETE FROM public.as_feed;
 	PERFORM set_config('monitoring_session.evaluated_at', '', false);
 	PERFORM monitoring.create_alert_rule('rule', NULL, NULL, '1 minute', '>', 5, kind => 'as', params => '{"feed": "f"}', enabled => false);
@@ -91,7 +91,8 @@ BEGIN
 			THEN 'same' ELSE 'differs' END;
 	END IF;
 	PERFORM monitoring.drop_alert_rule('rule');
-	TRUNCATE monitoring.alert_history, monitoring.alert_states;
+	DELETE FROM monitoring.alert_history;
+	DELETE FROM monitoring.alert_states;
 END $$;
 
 \pset format unaligned
@@ -259,6 +260,16 @@ WHERE h.series_labels ->> 'l' IN ('a', 'b') ORDER BY 1, 2;
 -- it stays with the alert to its end
 SELECT monitoring.evaluate_alerts(public.as_t0() + '30 seconds'::interval) AS transitions;
 SELECT series_labels, details -> 'impact' AS impact FROM monitoring.alert_history WHERE rule_name = 'costs' AND to_state = 'resolved' ORDER BY 1;
+SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
+TRUNCATE monitoring.alert_history;
+
+-- what kinds should not return; and a setting that somebody has spoilt
+INSERT INTO public.as_feed VALUES ('odd', 10, '[1]', 6), ('fine', 10, '{"l": "a"}', 6);
+SELECT count(monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 5, kind => 'as', params => jsonb_build_object('feed', n), every => '1 hour'))
+FROM unnest('{odd,fine}'::text[]) AS n;
+SET monitoring_session.evaluated_at = 'x';
+SELECT monitoring.evaluate_alerts(public.as_t0() + '10 seconds'::interval) AS transitions;
+SELECT name, firing, last_error FROM monitoring.alert_rules ORDER BY name;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 TRUNCATE monitoring.alert_history;
 

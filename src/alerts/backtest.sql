@@ -3,6 +3,49 @@
 -- A trial evaluates a copy of the rule, with the statement that evaluates rules, in a subtransaction that is rolled back: no
 -- stored state is touched, and nobody else sees the copy.
 
+CREATE FUNCTION monitoring.trial_copy(rule monitoring.alert_rule_defs) RETURNS monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
+	rule.name := left(rule.name, 150) || ' ' || gen_random_uuid();
+	rule.last_error := NULL;
+	rule.last_error_at := NULL;
+	RETURN rule;
+END $$;
+COMMENT ON FUNCTION monitoring.trial_copy(monitoring.alert_rule_defs) IS 'The rule under another id and name, as if it had never been evaluated.';
+
+CREATE FUNCTION monitoring.trial_members(trial monitoring.alert_rule_defs) RETURNS SETOF monitoring.alert_rule_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	copies monitoring.alert_rule_defs[];
+	names jsonb;
+BEGIN
+	WITH RECURSIVE members AS (
+		SELECT m.name FROM monitoring.rule_members(trial.params) AS m (name)
+		UNION
+		SELECT n.name
+		FROM members AS m
+		JOIN monitoring.alert_rule_defs AS d ON d.name = m.name
+		JOIN monitoring.alert_rule_kinds AS k ON k.kind = d.kind AND k.evaluation_order > 0
+		CROSS JOIN LATERAL monitoring.rule_members(d.params) AS n (name)
+	), copied AS MATERIALIZED (
+		SELECT d.name, monitoring.trial_copy(d) AS copy FROM monitoring.alert_rule_defs AS d JOIN members AS m ON m.name = d.name
+	)
+	SELECT array_agg(c.copy), jsonb_object_agg(c.name, (c.copy).name) INTO copies, names FROM copied AS c;
+
+	copies := coalesce(copies, '{}') || trial;
+	FOR i IN 1 .. cardinality(copies) LOOP
+		copies[i].params := copies[i].params || (
+			SELECT coalesce(jsonb_object_agg(k.key, (
+				SELECT jsonb_agg(coalesce(names -> m.name, to_jsonb(m.name)))
+				FROM jsonb_array_elements_text(copies[i].params -> k.key) AS m (name))), '{}')
+			FROM unnest('{all,any}'::text[]) AS k (key)
+			WHERE jsonb_typeof(copies[i].params -> k.key) = 'array');
+	END LOOP;
+	RETURN QUERY SELECT c.* FROM unnest(copies) AS c;
+END $$;
+COMMENT ON FUNCTION monitoring.trial_members(monitoring.alert_rule_defs) IS 'Copies of all rules that a rule of rules is made of, and itself, made of the copies.';
+
 CREATE FUNCTION monitoring.trial_rule(rule_name text, definition jsonb) RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -25,15 +68,11 @@ BEGIN
 		rule.owner := monitoring.calling_role();
 	END IF;
 	rule := monitoring.check_alert_rule(rule);
-	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
-	rule.name := left(rule.name, 150) || ' ' || gen_random_uuid();
 	rule.enabled := true;
 	rule.version := 1;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
-	rule.last_error := NULL;
-	rule.last_error_at := NULL;
-	RETURN rule;
+	RETURN monitoring.trial_copy(rule);
 END $$;
 COMMENT ON FUNCTION monitoring.trial_rule(text, jsonb) IS 'A copy of a rule, with changes, or a new rule, under a name of its own, to be inserted and rolled back. Errors as create_alert_rule; 42704 for a rule that is not stored and has no definition.';
 
@@ -91,6 +130,8 @@ DECLARE
 	transitions jsonb[] := '{}';
 	moments timestamptz[] := '{}';
 	total integer := 0;
+	members monitoring.alert_rule_defs[];
+	member monitoring.alert_rule_defs;
 BEGIN
 	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR until <= since THEN
 		RAISE EXCEPTION 'a backtest must end after it begins' USING ERRCODE = 'invalid_parameter_value';
@@ -104,8 +145,19 @@ BEGIN
 	END IF;
 
 	BEGIN
-		INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+		IF EXISTS (SELECT FROM monitoring.alert_rule_kinds AS k WHERE k.kind = trial.kind AND k.evaluation_order > 0) THEN
+			members := ARRAY(SELECT m FROM monitoring.trial_members(trial) AS m);
+			INSERT INTO monitoring.alert_rule_defs SELECT m.* FROM unnest(members) AS m;
+			members := ARRAY(SELECT m FROM unnest(members) AS m LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = m.id
+				WHERE m.id <> trial.id AND m.enabled ORDER BY b.depth NULLS FIRST);
+		ELSE
+			INSERT INTO monitoring.alert_rule_defs SELECT trial.*;
+			members := '{}';
+		END IF;
 		WHILE moment <= until LOOP
+			FOREACH member IN ARRAY members LOOP
+				PERFORM monitoring.run_trial(member, moment, 'simulate');
+			END LOOP;
 			found := monitoring.run_trial(trial, moment, 'simulate');
 			IF found IS NOT NULL THEN
 				transitions := transitions || found;

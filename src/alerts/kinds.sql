@@ -135,8 +135,8 @@ BEGIN
 	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
 		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
-	ELSIF (rule ->> 'threshold')::float8 < 0 THEN
-		RAISE EXCEPTION 'a slow-query rule''s threshold must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF (rule ->> 'threshold')::float8 < 0 OR rule ->> 'threshold_sql' IS NOT NULL THEN
+		RAISE EXCEPTION 'a slow-query rule''s threshold is one number that is not negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' THEN
 		RAISE EXCEPTION 'a slow-query rule takes no metric, function or grouping'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
