@@ -16,7 +16,7 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
-               $(addprefix src/alerts/,alerts.sql lifecycle.sql silences.sql kinds.sql forecasting.sql slo.sql evidence.sql \
+               $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql evidence.sql \
                  incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql escalation.sql packs.sql) \
                src/notify/notify.sql \
                src/core/grants.sql

@@ -1965,7 +1965,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
@@ -2593,121 +2593,10 @@ COMMENT ON COLUMN monitoring.alert_rules.last_error IS 'Why the rule cannot be e
 COMMENT ON COLUMN monitoring.alert_rules.last_error_at IS 'Time of the evaluation at which last_error appeared.';
 COMMENT ON COLUMN monitoring.alert_rules.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last changed.';
-
-CREATE VIEW monitoring.alerts AS
-	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
-		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
-		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
-		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at
-	FROM monitoring.alert_states AS s
-	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id;
-COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
-COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
-COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
-COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
-COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
-COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
-COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
-COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
-COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
-COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
-COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
-COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
-COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
-COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
--- alerts, lifecycle: what people do with alerts (acknowledge, assign, note, snooze, dismiss, resolve), and everything
--- that happened to them.
+-- alerts, silences: time intervals, and which alerts are kept quiet by silences, inhibition rules and parents of their rules.
 --
--- alert_states belongs to the evaluation, which changes its rows by their place under the rule's lock. What people do is kept
--- beside it, per episode: it ends with the episode, without anybody having to write. Nobody here waits for an evaluation, and
--- no evaluation waits for a transaction that somebody left open; only resolve_alert writes states, under the rule's lock.
-
-----------------------------------------------------------------------------------------------------------------------
--- What people did
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE TABLE monitoring.alert_handling (
-	alert_id bigint PRIMARY KEY,
-	acknowledged_at timestamptz,
-	acknowledged_by text,
-	acknowledged_until timestamptz,
-	first_acknowledged_at timestamptz,
-	assignee text,
-	snoozed_until timestamptz,
-	snoozed_by text,
-	dismissed_at timestamptz,
-	dismissed_by text,
-	false_positive boolean NOT NULL DEFAULT false,
-	updated_at timestamptz NOT NULL
-);
-COMMENT ON TABLE monitoring.alert_handling IS 'What people did with an episode of an alert. A row only for episodes that somebody acted on; kept as long as alert_history.';
-COMMENT ON COLUMN monitoring.alert_handling.alert_id IS 'Number of the episode (alerts.alert_id).';
-COMMENT ON COLUMN monitoring.alert_handling.acknowledged_at IS 'When it was acknowledged; null: it is not. Does not say whether acknowledged_until has passed.';
-COMMENT ON COLUMN monitoring.alert_handling.acknowledged_by IS 'Role that acknowledged it.';
-COMMENT ON COLUMN monitoring.alert_handling.acknowledged_until IS 'When the acknowledgement expires; null: when the alert is resolved.';
-COMMENT ON COLUMN monitoring.alert_handling.first_acknowledged_at IS 'When it was acknowledged for the first time; stays when an acknowledgement is withdrawn.';
-COMMENT ON COLUMN monitoring.alert_handling.assignee IS 'Who works on it; null: nobody.';
-COMMENT ON COLUMN monitoring.alert_handling.snoozed_until IS 'Nobody is notified before this time.';
-COMMENT ON COLUMN monitoring.alert_handling.snoozed_by IS 'Role that snoozed it.';
-COMMENT ON COLUMN monitoring.alert_handling.dismissed_at IS 'When it was dismissed; null: it is not.';
-COMMENT ON COLUMN monitoring.alert_handling.dismissed_by IS 'Role that dismissed it.';
-COMMENT ON COLUMN monitoring.alert_handling.false_positive IS 'Whether somebody said that it should not have fired.';
-COMMENT ON COLUMN monitoring.alert_handling.updated_at IS 'When the row last changed.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_handling', '');
-
-----------------------------------------------------------------------------------------------------------------------
--- Everything that happened
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE SEQUENCE monitoring.alert_events_id_seq;
-COMMENT ON SEQUENCE monitoring.alert_events_id_seq IS 'Ids of what happened to alerts.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_events_id_seq', '');
-
-CREATE TABLE monitoring.alert_events (
-	id bigint NOT NULL DEFAULT nextval('monitoring.alert_events_id_seq'),
-	at timestamptz NOT NULL,
-	alert_id bigint NOT NULL,
-	kind text NOT NULL CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
-	actor text,
-	details jsonb NOT NULL DEFAULT '{}'
-) PARTITION BY RANGE (at);
-COMMENT ON TABLE monitoring.alert_events IS 'What people and the extension did about alerts, besides their transitions (alert_history); kept as long as retention_policies says (90 days). alert_timeline() shows both.';
-COMMENT ON COLUMN monitoring.alert_events.id IS 'Number of the event, in order.';
-COMMENT ON COLUMN monitoring.alert_events.at IS 'When it happened.';
-COMMENT ON COLUMN monitoring.alert_events.alert_id IS 'Number of the episode (alerts.alert_id).';
-COMMENT ON COLUMN monitoring.alert_events.kind IS 'What happened, such as acknowledged, note, notified or suppressed.';
-COMMENT ON COLUMN monitoring.alert_events.actor IS 'Role that did it; null: the extension.';
-COMMENT ON COLUMN monitoring.alert_events.details IS 'What belongs to it, such as a comment or the receiver.';
-
-INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('alert_events', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
-
-CREATE FUNCTION monitoring.add_alert_events(alert_ids bigint[], kind text, details jsonb DEFAULT '{}',
-	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF coalesce(cardinality(alert_ids), 0) = 0 THEN
-		RETURN;
-	END IF;
-	PERFORM monitoring.ensure_partition('alert_events', at);
-	INSERT INTO monitoring.alert_events (at, alert_id, kind, actor, details)
-	SELECT add_alert_events.at, a.id, add_alert_events.kind, add_alert_events.actor, coalesce(add_alert_events.details, '{}')
-	FROM unnest(alert_ids) AS a (id)
-	ORDER BY a.id;
-END $$;
-COMMENT ON FUNCTION monitoring.add_alert_events(bigint[], text, jsonb, timestamptz, text) IS 'Note that the same thing happened to each of these alerts. actor: role that did it; null for the extension.';
-
-CREATE FUNCTION monitoring.add_alert_event(alert_id bigint, kind text, details jsonb DEFAULT '{}',
-	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
-RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.add_alert_events(ARRAY[alert_id], kind, details, at, actor)
-$$;
-COMMENT ON FUNCTION monitoring.add_alert_event(bigint, text, jsonb, timestamptz, text) IS 'Note that something happened to an alert. actor: role that did it; null for the extension.';
--- alerts, silences: who is not told of which alert: silences, inhibition, time intervals.
+-- Nothing here is stored per alert. What holds an alert is computed when somebody asks, for all alerts asked about at once, so
+-- that a silence costs nothing while nobody is to be notified, and no copy can be out of date.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Time intervals, as Alertmanager has them
@@ -2878,26 +2767,1042 @@ COMMENT ON COLUMN monitoring.time_intervals.created_by IS 'Role that made it.';
 COMMENT ON COLUMN monitoring.time_intervals.updated_at IS 'When it last changed.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.time_intervals', '');
 
+CREATE FUNCTION monitoring.set_time_interval(name text, spec jsonb, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'a time interval''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF spec IS NULL THEN
+		RAISE EXCEPTION 'time interval "%" needs times', name USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	INSERT INTO monitoring.time_intervals AS t (name, spec, created_by, updated_at)
+	VALUES (set_time_interval.name, monitoring.check_time_spec(set_time_interval.spec), monitoring.calling_role(), at)
+	ON CONFLICT ON CONSTRAINT time_intervals_pkey DO UPDATE SET spec = excluded.spec, updated_at = excluded.updated_at;
+END $$;
+COMMENT ON FUNCTION monitoring.set_time_interval(text, jsonb, timestamptz) IS 'Create a named time interval, or change the times of the one that has this name; takes what check_time_spec takes, such as {"weekdays": ["monday:friday"], "times": [{"start": "09:00", "end": "17:00"}], "location": "Europe/Berlin"}. Error 22023 for a bad name or times.';
+
+CREATE FUNCTION monitoring.drop_time_interval(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.time_intervals AS t WHERE t.name = drop_time_interval.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'time interval "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.mute_times.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Error 42704 if it does not exist.';
+
+CREATE VIEW monitoring.mute_times AS
+	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp()) AS active, t.created_by, t.updated_at
+	FROM monitoring.time_intervals AS t;
+COMMENT ON VIEW monitoring.mute_times IS 'Named time intervals, and whether it is their time now.';
+COMMENT ON COLUMN monitoring.mute_times.name IS 'Name of the interval.';
+COMMENT ON COLUMN monitoring.mute_times.spec IS 'The times, as check_time_spec describes them.';
+COMMENT ON COLUMN monitoring.mute_times.active IS 'Whether now is within it.';
+COMMENT ON COLUMN monitoring.mute_times.created_by IS 'Role that made it.';
+COMMENT ON COLUMN monitoring.mute_times.updated_at IS 'When it last changed.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Matchers
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.match_labels(labels jsonb[], selectors jsonb[], first_only boolean DEFAULT false)
+RETURNS TABLE (labels_no integer, selector_no integer)
+LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_match_labels';
+COMMENT ON FUNCTION monitoring.match_labels(jsonb[], jsonb[], boolean) IS 'Which label sets match which selectors (labels_match), by their places in the arrays; with first_only the first selector that each set matches. Much faster than labels_match on every pair.';
+
+CREATE FUNCTION monitoring.check_matchers(matchers jsonb, what text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF matchers IS NULL OR jsonb_typeof(matchers) <> 'object' THEN
+		RAISE EXCEPTION '% must be a JSON object', what USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example: {"alertname": "slow checkout", "instance": {"=~": "web.*"}, "severity": {"!=": "critical"}}.';
+	ELSIF octet_length(matchers::text) > 65536 THEN
+		RAISE EXCEPTION '% must not take more than 65536 bytes', what USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	-- raises what is wrong
+	PERFORM monitoring.labels_match('{}', matchers);
+	RETURN matchers;
+END $$;
+COMMENT ON FUNCTION monitoring.check_matchers(jsonb, text) IS 'The matchers, if labels_match takes them as a selector. Errors, which name them as what: 22023, 2201B or 54000 for a bad or too complex regular expression.';
+
+CREATE FUNCTION monitoring.alert_labels(alert_ids bigint[], at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (alert_id bigint, rule_id bigint, state text, labels jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF alert_ids IS NULL THEN
+		RETURN QUERY
+		SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+			|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		WHERE s.state <> 'resolved';
+		RETURN;
+	END IF;
+	RETURN QUERY
+	SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+		|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
+	FROM (SELECT DISTINCT u.id FROM unnest(alert_labels.alert_ids) AS u (id)) AS a
+	JOIN monitoring.alert_states AS s ON s.alert_id = a.id
+	JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id;
+	-- of those that ended and are forgotten, history knows
+	RETURN QUERY
+	SELECT a.id, h.rule_id, h.to_state, h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity)
+	FROM (SELECT DISTINCT u.id
+		FROM unnest(alert_labels.alert_ids) AS u (id)
+		WHERE NOT EXISTS (
+			SELECT FROM monitoring.alert_states AS s JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+			WHERE s.alert_id = u.id)) AS a
+	CROSS JOIN LATERAL (
+		SELECT t.rule_id, t.to_state, t.labels, t.rule_name, t.severity
+		FROM monitoring.alert_history AS t
+		WHERE t.alert_id = a.id AND t.at > alert_labels.at - '2 days'::interval
+		ORDER BY t.id DESC
+		LIMIT 1) AS h;
+END $$;
+COMMENT ON FUNCTION monitoring.alert_labels(bigint[], timestamptz) IS 'All labels of alerts, alertname and severity included, as matchers see them: of those given, ended ones within two days before `at` too, or (null) of all that are pending or firing.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Silences
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.silence_id_seq;
+COMMENT ON SEQUENCE monitoring.silence_id_seq IS 'Ids of silences.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.silence_id_seq', '');
+
+CREATE TABLE monitoring.silence_defs (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.silence_id_seq'),
+	matchers jsonb NOT NULL,
+	starts_at timestamptz NOT NULL,
+	ends_at timestamptz NOT NULL CHECK (ends_at >= starts_at),
+	created_by text NOT NULL,
+	created_at timestamptz NOT NULL,
+	comment text NOT NULL DEFAULT '',
+	updated_by text,
+	updated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.silence_defs IS 'Silences as stored, expired ones as long as alert_history keeps its rows. Use create_silence, extend_silence and expire_silence to change them, and the view silences to read them.';
+COMMENT ON COLUMN monitoring.silence_defs.id IS 'Number of the silence.';
+COMMENT ON COLUMN monitoring.silence_defs.matchers IS 'Labels of the alerts that it silences.';
+COMMENT ON COLUMN monitoring.silence_defs.starts_at IS 'When it begins.';
+COMMENT ON COLUMN monitoring.silence_defs.ends_at IS 'When it ends; at this time it holds no more.';
+COMMENT ON COLUMN monitoring.silence_defs.created_by IS 'Role that created it.';
+COMMENT ON COLUMN monitoring.silence_defs.created_at IS 'When it was created.';
+COMMENT ON COLUMN monitoring.silence_defs.comment IS 'Why.';
+COMMENT ON COLUMN monitoring.silence_defs.updated_by IS 'Role that last extended or ended it; null: nobody.';
+COMMENT ON COLUMN monitoring.silence_defs.updated_at IS 'When it last changed.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.silence_defs', '');
+-- expired ones are many, and nobody asks for them every second
+CREATE INDEX silence_defs_ends_at_idx ON monitoring.silence_defs (ends_at);
+COMMENT ON INDEX monitoring.silence_defs_ends_at_idx IS 'Finds the silences that have not ended.';
+
+CREATE FUNCTION monitoring.create_silence(matchers jsonb, duration interval DEFAULT NULL, comment text DEFAULT '',
+	starts_at timestamptz DEFAULT NULL, ends_at timestamptz DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	first timestamptz := coalesce(starts_at, at);
+	last timestamptz := coalesce(ends_at, first + duration);
+	new_id bigint;
+BEGIN
+	PERFORM monitoring.check_matchers(matchers, 'a silence''s matchers');
+	IF monitoring.labels_match('{}', matchers) THEN
+		RAISE EXCEPTION 'a silence''s matchers must ask for at least one label' USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = 'These match alerts whatever labels they have.',
+			HINT = 'To silence every alert, use {"alertname": {"exists": true}}.';
+	ELSIF (duration IS NULL) = (ends_at IS NULL) THEN
+		RAISE EXCEPTION 'a silence needs either a duration or an end' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF duration <= '0' THEN
+		RAISE EXCEPTION 'a silence must last longer than zero' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT isfinite(first) OR NOT isfinite(last) THEN
+		RAISE EXCEPTION 'a silence must start and end at finite times' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF last <= first THEN
+		RAISE EXCEPTION 'a silence must not end before it starts' USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = format('It would start at %s and end at %s.', first, last);
+	ELSIF last <= at THEN
+		RAISE EXCEPTION 'a silence must not end in the past' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	INSERT INTO monitoring.silence_defs AS s (matchers, starts_at, ends_at, created_by, created_at, comment, updated_at)
+	VALUES (create_silence.matchers, first, last, monitoring.calling_role(), at,
+		coalesce(monitoring.check_comment(create_silence.comment), ''), at)
+	RETURNING s.id INTO new_id;
+	RETURN new_id;
+END $$;
+COMMENT ON FUNCTION monitoring.create_silence(jsonb, interval, text, timestamptz, timestamptz, timestamptz) IS 'Silence the alerts whose labels match, alertname and severity included, and return the silence''s id: nobody is notified of them. matchers are as in labels_match, such as {"instance": {"=~": "web.*"}}. It starts now or at starts_at and lasts for a duration, or until ends_at. Errors: 22023 for matchers that fit every alert, or an end that is missing, in the past or not after the start; 2201B or 54000 for a bad or too complex regular expression.';
+
+CREATE FUNCTION monitoring.lock_silence(id bigint, at timestamptz) RETURNS monitoring.silence_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	silence monitoring.silence_defs;
+BEGIN
+	SELECT s.* INTO silence FROM monitoring.silence_defs AS s WHERE s.id = lock_silence.id FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'silence % does not exist', id
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.silences.';
+	ELSIF silence.ends_at <= at THEN
+		RAISE EXCEPTION 'silence % has expired', id
+			USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Create a new one with monitoring.create_silence.';
+	END IF;
+	RETURN silence;
+END $$;
+COMMENT ON FUNCTION monitoring.lock_silence(bigint, timestamptz) IS 'The silence, locked for a change. Errors: 42704 if it does not exist, 55000 if it has expired.';
+
+CREATE FUNCTION monitoring.extend_silence(id bigint, duration interval, at timestamptz DEFAULT clock_timestamp())
+RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	silence monitoring.silence_defs := monitoring.lock_silence(id, at);
+BEGIN
+	IF duration IS NULL OR duration <= '0' OR NOT isfinite(silence.ends_at + duration) THEN
+		RAISE EXCEPTION 'a silence can be extended only by a time longer than zero' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'End it earlier with monitoring.expire_silence.';
+	END IF;
+	UPDATE monitoring.silence_defs AS s
+	SET ends_at = silence.ends_at + duration, updated_by = monitoring.calling_role(), updated_at = at
+	WHERE s.id = silence.id;
+	RETURN silence.ends_at + duration;
+END $$;
+COMMENT ON FUNCTION monitoring.extend_silence(bigint, interval, timestamptz) IS 'Let a silence last longer by a duration, and return its new end. Errors: 42704 if it does not exist, 55000 if it has expired, 22023 for a duration that is not longer than zero.';
+
+CREATE FUNCTION monitoring.expire_silence(id bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	silence monitoring.silence_defs := monitoring.lock_silence(id, at);
+BEGIN
+	UPDATE monitoring.silence_defs AS s
+	SET starts_at = least(s.starts_at, at), ends_at = at, updated_by = monitoring.calling_role(), updated_at = at
+	WHERE s.id = silence.id;
+END $$;
+COMMENT ON FUNCTION monitoring.expire_silence(bigint, timestamptz) IS 'End a silence now, also one that has not begun. Errors: 42704 if it does not exist, 55000 if it has expired.';
+
+CREATE FUNCTION monitoring.silenced_alerts(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (silence_id bigint, alert_id bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	silences bigint[];
+	matchers jsonb[];
+BEGIN
+	SELECT array_agg(s.id ORDER BY s.id), array_agg(s.matchers ORDER BY s.id) INTO silences, matchers
+	FROM monitoring.silence_defs AS s
+	WHERE s.starts_at <= silenced_alerts.at AND s.ends_at > silenced_alerts.at;
+	IF silences IS NULL THEN
+		RETURN;
+	END IF;
+	RETURN QUERY
+	SELECT silences[m.selector_no], a.ids[m.labels_no]
+	FROM (SELECT array_agg(l.alert_id) AS ids, array_agg(l.labels) AS labels
+		FROM monitoring.alert_labels(NULL, silenced_alerts.at) AS l WHERE l.state = 'firing') AS a
+	CROSS JOIN LATERAL monitoring.match_labels(a.labels, matchers) AS m;
+END $$;
+COMMENT ON FUNCTION monitoring.silenced_alerts(timestamptz) IS 'Which silences hold which firing alerts at a time.';
+
+CREATE VIEW monitoring.silences AS
+	SELECT s.id, CASE WHEN s.ends_at OPERATOR(pg_catalog.<=) now.at THEN 'expired'
+			WHEN s.starts_at OPERATOR(pg_catalog.>) now.at THEN 'pending' ELSE 'active' END AS state,
+		s.matchers, s.starts_at, s.ends_at, s.created_by, s.comment, coalesce(a.alerts, 0) AS alerts, s.created_at,
+		s.updated_by, s.updated_at
+	FROM (SELECT pg_catalog.clock_timestamp() AS at OFFSET 0) AS now
+	CROSS JOIN monitoring.silence_defs AS s
+	LEFT JOIN (
+		SELECT h.silence_id, pg_catalog.count(*) AS alerts FROM monitoring.silenced_alerts() AS h GROUP BY h.silence_id
+	) AS a ON a.silence_id OPERATOR(pg_catalog.=) s.id;
+COMMENT ON VIEW monitoring.silences IS 'Silences and how many firing alerts each of them holds now.';
+COMMENT ON COLUMN monitoring.silences.id IS 'Number of the silence.';
+COMMENT ON COLUMN monitoring.silences.state IS 'pending (has not begun), active or expired.';
+COMMENT ON COLUMN monitoring.silences.matchers IS 'Labels of the alerts that it silences.';
+COMMENT ON COLUMN monitoring.silences.starts_at IS 'When it begins.';
+COMMENT ON COLUMN monitoring.silences.ends_at IS 'When it ends.';
+COMMENT ON COLUMN monitoring.silences.created_by IS 'Role that created it.';
+COMMENT ON COLUMN monitoring.silences.comment IS 'Why.';
+COMMENT ON COLUMN monitoring.silences.alerts IS 'Number of firing alerts that it holds; an alert may be held by several.';
+COMMENT ON COLUMN monitoring.silences.created_at IS 'When it was created.';
+COMMENT ON COLUMN monitoring.silences.updated_by IS 'Role that last extended or ended it.';
+COMMENT ON COLUMN monitoring.silences.updated_at IS 'When it last changed.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Inhibition
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.inhibition_rule_defs (
+	name text PRIMARY KEY,
+	source jsonb NOT NULL,
+	target jsonb NOT NULL,
+	equal text[] NOT NULL DEFAULT '{}',
+	enabled boolean NOT NULL DEFAULT true,
+	created_by text NOT NULL,
+	created_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.inhibition_rule_defs IS 'Inhibition rules as stored. Use create_inhibition_rule, enable_inhibition_rule and drop_inhibition_rule to change them, and the view inhibition_rules to read them.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.name IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.source IS 'Labels of the alerts that keep others quiet while they fire.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.target IS 'Labels of the alerts that are kept quiet.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.equal IS 'Labels that must have the same value on both; a missing label equals an empty one.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.enabled IS 'False: without effect.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.created_by IS 'Role that created it.';
+COMMENT ON COLUMN monitoring.inhibition_rule_defs.created_at IS 'When it was created.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.inhibition_rule_defs', '');
+
+CREATE FUNCTION monitoring.create_inhibition_rule(name text, source jsonb, target jsonb, equal text[] DEFAULT '{}',
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'an inhibition rule''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_matchers(source, 'an inhibition rule''s source'),
+		monitoring.check_matchers(target, 'an inhibition rule''s target');
+	IF '{}' IN (source, target) THEN
+		RAISE EXCEPTION 'an inhibition rule needs matchers for its source and its target' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF equal IS NULL OR array_ndims(equal) > 1 OR cardinality(equal) > 64
+		OR EXISTS (SELECT FROM unnest(equal) AS l WHERE l IS NULL OR l = '' OR l ~ '[[:cntrl:]]') THEN
+		RAISE EXCEPTION 'an inhibition rule''s "equal" must be a list of at most 64 names of labels'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give them as in ''{instance,database}''.';
+	END IF;
+	INSERT INTO monitoring.inhibition_rule_defs (name, source, target, equal, created_by, created_at)
+	VALUES (create_inhibition_rule.name, create_inhibition_rule.source, create_inhibition_rule.target,
+		ARRAY(SELECT DISTINCT l FROM unnest(create_inhibition_rule.equal) AS l ORDER BY l), monitoring.calling_role(), at)
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'inhibition rule "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.create_inhibition_rule(text, jsonb, jsonb, text[], timestamptz) IS 'While an alert whose labels match source fires, nobody is notified of alerts that match target and have the same values of the labels in `equal` (a missing label is an empty one). Alerts that match both do not inhibit each other or themselves. A source does so whether or not it is silenced, acknowledged or inhibited itself. Errors: 22023, 2201B or 54000 for matchers that are not valid, 42710 if the name is taken.';
+
+CREATE FUNCTION monitoring.enable_inhibition_rule(name text, enabled boolean DEFAULT true) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.inhibition_rule_defs AS i SET enabled = coalesce(enable_inhibition_rule.enabled, true)
+	WHERE i.name = enable_inhibition_rule.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.enable_inhibition_rule(text, boolean) IS 'Enable or disable an inhibition rule. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.drop_inhibition_rule(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.inhibition_rule_defs AS i WHERE i.name = drop_inhibition_rule.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_inhibition_rule(text) IS 'Drop an inhibition rule. Error 42704 if it does not exist.';
+
+CREATE VIEW monitoring.inhibition_rules AS
+	SELECT i.name, i.source, i.target, i.equal, i.enabled, i.created_by, i.created_at
+	FROM monitoring.inhibition_rule_defs AS i;
+COMMENT ON VIEW monitoring.inhibition_rules IS 'Inhibition rules: while an alert that matches source fires, nobody is notified of those that match target.';
+COMMENT ON COLUMN monitoring.inhibition_rules.name IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.inhibition_rules.source IS 'Labels of the alerts that keep others quiet while they fire.';
+COMMENT ON COLUMN monitoring.inhibition_rules.target IS 'Labels of the alerts that are kept quiet.';
+COMMENT ON COLUMN monitoring.inhibition_rules.equal IS 'Labels that must have the same value on both; a missing label equals an empty one.';
+COMMENT ON COLUMN monitoring.inhibition_rules.enabled IS 'False: without effect.';
+COMMENT ON COLUMN monitoring.inhibition_rules.created_by IS 'Role that created it.';
+COMMENT ON COLUMN monitoring.inhibition_rules.created_at IS 'When it was created.';
+
+-- Two alerts of which one inhibits the other are found by the values of the labels that must be equal, not by trying all
+-- pairs. Only alerts of rules that a source can match by name and severity are looked at, and only inhibition rules that
+-- have a source.
+CREATE FUNCTION monitoring.inhibited_alerts(alert_ids bigint[], labels jsonb[], at timestamptz)
+RETURNS TABLE (alert_id bigint, reason text, details jsonb)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	names text[];
+	sources jsonb[];
+	targets jsonb[];
+	source_ids bigint[];
+	source_labels jsonb[];
+BEGIN
+	SELECT array_agg(i.name ORDER BY i.name), array_agg(i.source ORDER BY i.name), array_agg(i.target ORDER BY i.name)
+	INTO names, sources, targets
+	FROM monitoring.inhibition_rule_defs AS i
+	WHERE i.enabled;
+
+	WITH rules AS (
+		SELECT array_agg(d.id) AS ids, array_agg(jsonb_build_object('alertname', d.name, 'severity', d.severity)) AS labels
+		FROM monitoring.alert_rule_defs AS d
+	), possible AS (
+		SELECT DISTINCT r.ids[m.labels_no] AS id
+		FROM rules AS r
+		CROSS JOIN LATERAL monitoring.match_labels(r.labels, ARRAY(
+			SELECT s - ARRAY(SELECT jsonb_object_keys(s - '{alertname,severity}'::text[])) FROM unnest(sources) AS s)) AS m
+	)
+	SELECT array_agg(s.alert_id), array_agg(d.selector || d.extra_labels || s.series_labels
+		|| jsonb_build_object('alertname', d.name, 'severity', d.severity))
+	INTO source_ids, source_labels
+	FROM possible AS p
+	JOIN monitoring.alert_rule_defs AS d ON d.id = p.id
+	JOIN monitoring.alert_states AS s ON s.rule_id = p.id
+	WHERE s.state = 'firing';
+
+	RETURN QUERY
+	WITH source_matches AS MATERIALIZED (
+		SELECT m.labels_no, m.selector_no AS rule FROM monitoring.match_labels(source_labels, sources) AS m
+	), used AS MATERIALIZED (
+		SELECT u.rule, row_number() OVER (ORDER BY u.rule) AS place FROM (SELECT DISTINCT m.rule FROM source_matches AS m) AS u
+	), target_matches AS MATERIALIZED (
+		SELECT m.labels_no, u.rule
+		FROM monitoring.match_labels(inhibited_alerts.labels, ARRAY(SELECT targets[v.rule] FROM used AS v ORDER BY v.place)) AS m
+		JOIN used AS u ON u.place = m.selector_no
+	), source_is_target AS MATERIALIZED (
+		SELECT m.labels_no, u.rule
+		FROM monitoring.match_labels(source_labels, ARRAY(SELECT targets[v.rule] FROM used AS v ORDER BY v.place)) AS m
+		JOIN used AS u ON u.place = m.selector_no
+	), target_is_source AS MATERIALIZED (
+		SELECT m.labels_no, u.rule
+		FROM monitoring.match_labels(inhibited_alerts.labels, ARRAY(SELECT sources[v.rule] FROM used AS v ORDER BY v.place)) AS m
+		JOIN used AS u ON u.place = m.selector_no
+	), source_keys AS MATERIALIZED (
+		SELECT m.rule, k.key, min(source_ids[m.labels_no]) AS any_alert,
+			min(source_ids[m.labels_no]) FILTER (WHERE t.rule IS NULL) AS pure_alert
+		FROM source_matches AS m
+		JOIN unnest(source_labels) WITH ORDINALITY AS l (labels, place) ON l.place = m.labels_no
+		JOIN monitoring.inhibition_rule_defs AS i ON i.name = names[m.rule]
+		LEFT JOIN source_is_target AS t ON t.labels_no = m.labels_no AND t.rule = m.rule
+		CROSS JOIN LATERAL (SELECT ARRAY(SELECT coalesce(l.labels ->> e, '') FROM unnest(i.equal) AS e) AS key) AS k
+		GROUP BY m.rule, k.key
+	), target_keys AS MATERIALIZED (
+		SELECT m.rule, m.labels_no, s.rule IS NOT NULL AS source, k.key
+		FROM target_matches AS m
+		JOIN unnest(inhibited_alerts.labels) WITH ORDINALITY AS l (labels, place) ON l.place = m.labels_no
+		JOIN monitoring.inhibition_rule_defs AS i ON i.name = names[m.rule]
+		LEFT JOIN target_is_source AS s ON s.labels_no = m.labels_no AND s.rule = m.rule
+		CROSS JOIN LATERAL (SELECT ARRAY(SELECT coalesce(l.labels ->> e, '') FROM unnest(i.equal) AS e) AS key) AS k
+	)
+	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'by', f.inhibitor)
+	FROM (
+		SELECT DISTINCT ON (t.labels_no) t.labels_no, t.rule, i.inhibitor
+		FROM target_keys AS t
+		JOIN source_keys AS s ON s.rule = t.rule AND s.key = t.key
+		CROSS JOIN LATERAL (SELECT CASE WHEN t.source THEN s.pure_alert ELSE s.any_alert END AS inhibitor) AS i
+		WHERE i.inhibitor IS NOT NULL
+		ORDER BY t.labels_no, t.rule) AS f;
+END $$;
+COMMENT ON FUNCTION monitoring.inhibited_alerts(bigint[], jsonb[], timestamptz) IS 'Which of these alerts, given with their labels, are inhibited by alerts that fire.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Rules with a parent
+----------------------------------------------------------------------------------------------------------------------
+
+-- Alerts are compared by the labels that both have. Which those are depends on the names of their labels only, of which a
+-- rule's alerts have few combinations: the values are then compared by hashing. No estimate is right here, and a nested loop
+-- over all alerts would take minutes.
+CREATE FUNCTION monitoring.alerts_with_firing_parent(alert_ids bigint[], rule_ids bigint[], labels jsonb[], at timestamptz)
+RETURNS TABLE (alert_id bigint, reason text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off AS $$
+	WITH RECURSIVE ancestors AS (
+		SELECT c.id AS child, p.id, p.parent, p.name
+		FROM monitoring.alert_rule_defs AS c
+		JOIN monitoring.alert_rule_defs AS p ON p.name = c.parent
+		WHERE c.id IN (SELECT u FROM unnest(rule_ids) AS u)
+		UNION
+		SELECT a.child, p.id, p.parent, p.name
+		FROM ancestors AS a
+		JOIN monitoring.alert_rule_defs AS p ON p.name = a.parent
+	), parents AS MATERIALIZED (
+		SELECT s.alert_id, s.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		CROSS JOIN LATERAL (SELECT (d.selector || d.extra_labels || s.series_labels) - '{alertname,severity}'::text[] AS labels) AS l
+		WHERE s.state = 'firing' AND s.rule_id IN (SELECT p.id FROM ancestors AS p)
+	), children AS MATERIALIZED (
+		SELECT a.alert_id, a.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names
+		FROM unnest(alert_ids, rule_ids, labels) AS a (alert_id, rule_id, labels)
+		CROSS JOIN LATERAL (SELECT a.labels - '{alertname,severity}'::text[] AS labels) AS l
+		WHERE a.rule_id IN (SELECT c.child FROM ancestors AS c WHERE c.id IN (SELECT p.rule_id FROM parents AS p))
+	), common AS MATERIALIZED (
+		SELECT a.child, a.id AS parent, a.name, c.names AS child_names, p.names AS parent_names,
+			ARRAY(SELECT unnest(c.names) INTERSECT SELECT unnest(p.names) ORDER BY 1) AS names
+		FROM ancestors AS a
+		JOIN (SELECT DISTINCT x.rule_id, x.names FROM children AS x) AS c ON c.rule_id = a.child
+		JOIN (SELECT DISTINCT x.rule_id, x.names FROM parents AS x) AS p ON p.rule_id = a.id
+	), parent_keys AS MATERIALIZED (
+		SELECT m.child, m.parent, m.name, m.child_names, m.names, k.key, min(p.alert_id) AS alert_id
+		FROM common AS m
+		JOIN parents AS p ON p.rule_id = m.parent AND p.names = m.parent_names
+		CROSS JOIN LATERAL (SELECT ARRAY(SELECT p.labels ->> n FROM unnest(m.names) AS n) AS key) AS k
+		GROUP BY m.child, m.parent, m.name, m.child_names, m.names, k.key
+	), child_keys AS MATERIALIZED (
+		SELECT c.alert_id, c.rule_id, c.names AS child_names, m.names, k.key
+		FROM (SELECT DISTINCT x.child, x.child_names, x.names FROM common AS x) AS m
+		JOIN children AS c ON c.rule_id = m.child AND c.names = m.child_names
+		CROSS JOIN LATERAL (SELECT ARRAY(SELECT c.labels ->> n FROM unnest(m.names) AS n) AS key) AS k
+	)
+	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'by', p.alert_id)
+	FROM child_keys AS c
+	JOIN parent_keys AS p ON p.child = c.rule_id AND p.child_names = c.child_names AND p.names = c.names AND p.key = c.key
+	WHERE p.alert_id <> c.alert_id
+	ORDER BY c.alert_id, p.name
+$$;
+COMMENT ON FUNCTION monitoring.alerts_with_firing_parent(bigint[], bigint[], jsonb[], timestamptz) IS 'Which of these alerts, given with their rules and labels, belong to a rule of which a parent, or its parent, fires with the same values of the labels that both alerts have.';
+-- alerts, lifecycle: what people do with alerts (acknowledge, assign, note, snooze, dismiss, resolve), and everything
+-- that happened to them.
+--
+-- alert_states belongs to the evaluation, which changes its rows by their place under the rule's lock. What people do is kept
+-- beside it, per episode: it ends with the episode, without anybody having to write. Nobody here waits for an evaluation, and
+-- no evaluation waits for a transaction that somebody left open; only resolve_alert writes states, under the rule's lock.
+
+----------------------------------------------------------------------------------------------------------------------
+-- What people did
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.alert_handling (
+	alert_id bigint PRIMARY KEY,
+	acknowledged_at timestamptz,
+	acknowledged_by text,
+	acknowledged_until timestamptz,
+	first_acknowledged_at timestamptz,
+	assignee text,
+	snoozed_until timestamptz,
+	snoozed_by text,
+	dismissed_at timestamptz,
+	dismissed_by text,
+	false_positive boolean NOT NULL DEFAULT false,
+	updated_at timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.alert_handling IS 'What people did with an episode of an alert. A row only for episodes that somebody acted on; kept as long as alert_history.';
+COMMENT ON COLUMN monitoring.alert_handling.alert_id IS 'Number of the episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_at IS 'When it was acknowledged; null: it is not. Does not say whether acknowledged_until has passed.';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_by IS 'Role that acknowledged it.';
+COMMENT ON COLUMN monitoring.alert_handling.acknowledged_until IS 'When the acknowledgement expires; null: when the alert is resolved.';
+COMMENT ON COLUMN monitoring.alert_handling.first_acknowledged_at IS 'When it was acknowledged for the first time; stays when an acknowledgement is withdrawn.';
+COMMENT ON COLUMN monitoring.alert_handling.assignee IS 'Who works on it; null: nobody.';
+COMMENT ON COLUMN monitoring.alert_handling.snoozed_until IS 'Nobody is notified before this time.';
+COMMENT ON COLUMN monitoring.alert_handling.snoozed_by IS 'Role that snoozed it.';
+COMMENT ON COLUMN monitoring.alert_handling.dismissed_at IS 'When it was dismissed; null: it is not.';
+COMMENT ON COLUMN monitoring.alert_handling.dismissed_by IS 'Role that dismissed it.';
+COMMENT ON COLUMN monitoring.alert_handling.false_positive IS 'Whether somebody said that it should not have fired.';
+COMMENT ON COLUMN monitoring.alert_handling.updated_at IS 'When the row last changed.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_handling', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Everything that happened
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.alert_events_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_events_id_seq IS 'Ids of what happened to alerts.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_events_id_seq', '');
+
+CREATE TABLE monitoring.alert_events (
+	id bigint NOT NULL DEFAULT nextval('monitoring.alert_events_id_seq'),
+	at timestamptz NOT NULL,
+	alert_id bigint NOT NULL,
+	kind text NOT NULL CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
+	actor text,
+	details jsonb NOT NULL DEFAULT '{}'
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.alert_events IS 'What people and the extension did about alerts, besides their transitions (alert_history); kept as long as retention_policies says (90 days). alert_timeline() shows both.';
+COMMENT ON COLUMN monitoring.alert_events.id IS 'Number of the event, in order.';
+COMMENT ON COLUMN monitoring.alert_events.at IS 'When it happened.';
+COMMENT ON COLUMN monitoring.alert_events.alert_id IS 'Number of the episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_events.kind IS 'What happened, such as acknowledged, note, notified or suppressed.';
+COMMENT ON COLUMN monitoring.alert_events.actor IS 'Role that did it; null: the extension.';
+COMMENT ON COLUMN monitoring.alert_events.details IS 'What belongs to it, such as a comment or the receiver.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('alert_events', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
+
+CREATE FUNCTION monitoring.add_alert_events(alert_ids bigint[], kind text, details jsonb DEFAULT '{}',
+	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(cardinality(alert_ids), 0) = 0 THEN
+		RETURN;
+	END IF;
+	PERFORM monitoring.ensure_partition('alert_events', at);
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, actor, details)
+	SELECT add_alert_events.at, a.id, add_alert_events.kind, add_alert_events.actor, coalesce(add_alert_events.details, '{}')
+	FROM unnest(alert_ids) AS a (id)
+	ORDER BY a.id;
+END $$;
+COMMENT ON FUNCTION monitoring.add_alert_events(bigint[], text, jsonb, timestamptz, text) IS 'Note that the same thing happened to each of these alerts. actor: role that did it; null for the extension.';
+
+CREATE FUNCTION monitoring.add_alert_event(alert_id bigint, kind text, details jsonb DEFAULT '{}',
+	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
+RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.add_alert_events(ARRAY[alert_id], kind, details, at, actor)
+$$;
+COMMENT ON FUNCTION monitoring.add_alert_event(bigint, text, jsonb, timestamptz, text) IS 'Note that something happened to an alert. actor: role that did it; null for the extension.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Acting on alerts
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_comment(comment text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF octet_length(comment) > 10000 THEN
+		RAISE EXCEPTION 'a comment must not take more than 10000 bytes' USING ERRCODE = 'program_limit_exceeded';
+	ELSIF translate(comment, E'\n\t', '') ~ '[[:cntrl:]]' THEN
+		RAISE EXCEPTION 'a comment must not hold control characters' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN nullif(btrim(comment), '');
+END $$;
+COMMENT ON FUNCTION monitoring.check_comment(text) IS 'The comment without spaces around it; null for none. Errors: 54000 beyond 10000 bytes, 22023 for control characters but newline and tab.';
+
+CREATE FUNCTION monitoring.check_alert(alert_id bigint, ended boolean DEFAULT false) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = check_alert.alert_id AND s.state <> 'resolved') THEN
+		RETURN ARRAY[alert_id];
+	ELSIF NOT EXISTS (SELECT FROM monitoring.alert_history AS h WHERE h.alert_id = check_alert.alert_id) THEN
+		RAISE EXCEPTION 'alert % does not exist', alert_id
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alerts.';
+	ELSIF NOT coalesce(ended, false) THEN
+		RAISE EXCEPTION 'alert % has ended', alert_id USING ERRCODE = 'object_not_in_prerequisite_state',
+			HINT = 'When it comes back, it is another alert with a number of its own.';
+	END IF;
+	RETURN ARRAY[alert_id];
+END $$;
+COMMENT ON FUNCTION monitoring.check_alert(bigint, boolean) IS 'The alert as a list of one. Errors: 42704 if there is no such alert, 55000 if it has ended and ended ones will not do.';
+
+CREATE FUNCTION monitoring.current_alerts(matchers jsonb, at timestamptz) RETURNS bigint[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT ARRAY(
+		SELECT a.ids[m.labels_no]
+		FROM (SELECT array_agg(l.alert_id) AS ids, array_agg(l.labels) AS labels
+			FROM monitoring.alert_labels(NULL, current_alerts.at) AS l) AS a
+		CROSS JOIN LATERAL monitoring.match_labels(a.labels,
+			ARRAY[monitoring.check_matchers(current_alerts.matchers, 'matchers')]) AS m
+		ORDER BY 1)
+$$;
+COMMENT ON FUNCTION monitoring.current_alerts(jsonb, timestamptz) IS 'The pending and firing alerts whose labels match, alertname and severity included.';
+
+-- Who comes second changes nothing and is told so. Rows are written in the order of their numbers, so that two who act on
+-- many alerts at once do not wait for each other in a circle.
+CREATE FUNCTION monitoring.acknowledge(alert_ids bigint[], until timestamptz, comment text, at timestamptz, actor text)
+RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	changed bigint[];
+BEGIN
+	IF until <= at OR NOT isfinite(until) THEN
+		RAISE EXCEPTION 'an acknowledgement must end in the future' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Without an end it lasts until the alert is resolved.';
+	END IF;
+	comment := monitoring.check_comment(comment);
+	WITH written AS (
+		INSERT INTO monitoring.alert_handling AS h
+			(alert_id, acknowledged_at, acknowledged_by, acknowledged_until, first_acknowledged_at, updated_at)
+		SELECT a.id, acknowledge.at, acknowledge.actor, acknowledge.until, acknowledge.at, acknowledge.at
+		FROM unnest(acknowledge.alert_ids) AS a (id)
+		ORDER BY a.id
+		ON CONFLICT ON CONSTRAINT alert_handling_pkey DO UPDATE
+		SET acknowledged_at = CASE WHEN h.acknowledged_until <= excluded.acknowledged_at THEN excluded.acknowledged_at
+				ELSE coalesce(h.acknowledged_at, excluded.acknowledged_at) END,
+			acknowledged_by = excluded.acknowledged_by, acknowledged_until = excluded.acknowledged_until,
+			first_acknowledged_at = coalesce(h.first_acknowledged_at, excluded.first_acknowledged_at),
+			updated_at = excluded.updated_at
+		WHERE h.acknowledged_at IS NULL
+			OR coalesce(h.acknowledged_until, 'infinity') < coalesce(excluded.acknowledged_until, 'infinity')
+		RETURNING h.alert_id)
+	SELECT array_agg(w.alert_id) INTO changed FROM written AS w;
+	PERFORM monitoring.add_alert_events(changed, 'acknowledged',
+		jsonb_strip_nulls(jsonb_build_object('until', until, 'comment', comment)), at, actor);
+	RETURN coalesce(cardinality(changed), 0);
+END $$;
+COMMENT ON FUNCTION monitoring.acknowledge(bigint[], timestamptz, text, timestamptz, text) IS 'Acknowledge alerts in the name of a role, and return how many were not acknowledged before, or not for that long.';
+
+CREATE FUNCTION monitoring.acknowledge_alert(alert_id bigint, until timestamptz DEFAULT NULL, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.acknowledge(monitoring.check_alert(alert_id), until, comment, at, monitoring.calling_role()) = 1
+$$;
+COMMENT ON FUNCTION monitoring.acknowledge_alert(bigint, timestamptz, text, timestamptz) IS 'Say that you take care of an alert: it is neither notified again nor escalated until it is resolved, or until a time. False: somebody has acknowledged it already, for at least as long. When it comes back it is another alert, which nobody has acknowledged. Errors: 42704 if there is no such alert, 55000 if it has ended, 22023 for a time that is not in the future.';
+
+CREATE FUNCTION monitoring.acknowledge_alerts(matchers jsonb, until timestamptz DEFAULT NULL, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.acknowledge(monitoring.current_alerts(matchers, at), until, comment, at, monitoring.calling_role())
+$$;
+COMMENT ON FUNCTION monitoring.acknowledge_alerts(jsonb, timestamptz, text, timestamptz) IS 'Acknowledge all pending and firing alerts whose labels match, such as {"alertname": "slow checkout"}, and return how many that changed. Errors as acknowledge_alert, and those of matchers.';
+
+CREATE FUNCTION monitoring.unacknowledge_alert(alert_id bigint, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_alert(alert_id);
+	comment := monitoring.check_comment(comment);
+	UPDATE monitoring.alert_handling AS h
+	SET acknowledged_at = NULL, acknowledged_by = NULL, acknowledged_until = NULL, updated_at = at
+	WHERE h.alert_id = unacknowledge_alert.alert_id AND h.acknowledged_at IS NOT NULL
+		AND coalesce(h.acknowledged_until > at, true);
+	IF FOUND THEN
+		PERFORM monitoring.add_alert_event(alert_id, 'unacknowledged', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
+			at, monitoring.calling_role());
+		RETURN true;
+	END IF;
+	RETURN false;
+END $$;
+COMMENT ON FUNCTION monitoring.unacknowledge_alert(bigint, text, timestamptz) IS 'Take an acknowledgement back: the alert is notified again. False: there was none. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+
+CREATE FUNCTION monitoring.assign(alert_ids bigint[], assignee text, comment text, at timestamptz, actor text)
+RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	changed bigint[];
+BEGIN
+	IF assignee !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'an assignee''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	comment := monitoring.check_comment(comment);
+	WITH written AS (
+		INSERT INTO monitoring.alert_handling AS h (alert_id, assignee, updated_at)
+		SELECT a.id, assign.assignee, assign.at FROM unnest(assign.alert_ids) AS a (id) ORDER BY a.id
+		ON CONFLICT ON CONSTRAINT alert_handling_pkey DO UPDATE
+		SET assignee = excluded.assignee, updated_at = excluded.updated_at
+		WHERE h.assignee IS DISTINCT FROM excluded.assignee
+		RETURNING h.alert_id)
+	SELECT array_agg(w.alert_id) INTO changed FROM written AS w;
+	PERFORM monitoring.add_alert_events(changed, 'assigned',
+		jsonb_build_object('assignee', assignee) || jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
+	RETURN coalesce(cardinality(changed), 0);
+END $$;
+COMMENT ON FUNCTION monitoring.assign(bigint[], text, text, timestamptz, text) IS 'Assign alerts in the name of a role, and return how many changed hands.';
+
+CREATE FUNCTION monitoring.assign_alert(alert_id bigint, assignee text, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.assign(monitoring.check_alert(alert_id), assignee, comment, at, monitoring.calling_role()) = 1
+$$;
+COMMENT ON FUNCTION monitoring.assign_alert(bigint, text, text, timestamptz) IS 'Say who works on an alert (null: nobody); any name will do. False: it was so before. It is notified as before. Errors: 42704 if there is no such alert, 55000 if it has ended, 22023 for a name that is not valid.';
+
+CREATE FUNCTION monitoring.assign_alerts(matchers jsonb, assignee text, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.assign(monitoring.current_alerts(matchers, at), assignee, comment, at, monitoring.calling_role())
+$$;
+COMMENT ON FUNCTION monitoring.assign_alerts(jsonb, text, text, timestamptz) IS 'Assign all pending and firing alerts whose labels match, and return how many that changed. Errors as assign_alert, and those of matchers.';
+
+CREATE FUNCTION monitoring.note_alert(alert_id bigint, note text, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	note := monitoring.check_comment(note);
+	IF note IS NULL THEN
+		RAISE EXCEPTION 'a note must not be empty' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.add_alert_events(monitoring.check_alert(alert_id, ended => true), 'note',
+		jsonb_build_object('comment', note), at, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.note_alert(bigint, text, timestamptz) IS 'Write a note into the timeline of an alert, also of one that has ended. Errors: 42704 if there is no such alert, 22023 for an empty note, 54000 for more than 10000 bytes.';
+
+CREATE FUNCTION monitoring.snooze(alert_ids bigint[], duration interval, comment text, at timestamptz, actor text)
+RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF duration IS NULL OR duration <= '0' OR NOT isfinite(at + duration) THEN
+		RAISE EXCEPTION 'an alert can be snoozed only for a time longer than zero' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	comment := monitoring.check_comment(comment);
+	INSERT INTO monitoring.alert_handling AS h (alert_id, snoozed_until, snoozed_by, updated_at)
+	SELECT a.id, snooze.at + snooze.duration, snooze.actor, snooze.at FROM unnest(snooze.alert_ids) AS a (id) ORDER BY a.id
+	ON CONFLICT ON CONSTRAINT alert_handling_pkey DO UPDATE
+	SET snoozed_until = excluded.snoozed_until, snoozed_by = excluded.snoozed_by, updated_at = excluded.updated_at;
+	PERFORM monitoring.add_alert_events(alert_ids, 'snoozed',
+		jsonb_strip_nulls(jsonb_build_object('until', at + duration, 'comment', comment)), at, actor);
+	RETURN cardinality(alert_ids);
+END $$;
+COMMENT ON FUNCTION monitoring.snooze(bigint[], interval, text, timestamptz, text) IS 'Snooze alerts in the name of a role, and return how many.';
+
+CREATE FUNCTION monitoring.snooze_alert(alert_id bigint, duration interval, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS timestamptz
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.snooze(monitoring.check_alert(alert_id), duration, comment, at, monitoring.calling_role());
+	RETURN at + duration;
+END $$;
+COMMENT ON FUNCTION monitoring.snooze_alert(bigint, interval, text, timestamptz) IS 'Let nobody be notified of an alert for a time from now, longer or shorter than it was snoozed before, and return when that ends: if it still fires then, it is notified again. Errors: 42704 if there is no such alert, 55000 if it has ended, 22023 for a duration that is not longer than zero.';
+
+CREATE FUNCTION monitoring.snooze_alerts(matchers jsonb, duration interval, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.snooze(monitoring.current_alerts(matchers, at), duration, comment, at, monitoring.calling_role())
+$$;
+COMMENT ON FUNCTION monitoring.snooze_alerts(jsonb, interval, text, timestamptz) IS 'Snooze all pending and firing alerts whose labels match, and return how many. Alerts that fire later are not snoozed: create_silence holds them too. Errors as snooze_alert, and those of matchers.';
+
+CREATE FUNCTION monitoring.unsnooze_alert(alert_id bigint, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_alert(alert_id);
+	comment := monitoring.check_comment(comment);
+	UPDATE monitoring.alert_handling AS h SET snoozed_until = NULL, snoozed_by = NULL, updated_at = at
+	WHERE h.alert_id = unsnooze_alert.alert_id AND h.snoozed_until > at;
+	IF FOUND THEN
+		PERFORM monitoring.add_alert_event(alert_id, 'unsnoozed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
+			at, monitoring.calling_role());
+		RETURN true;
+	END IF;
+	RETURN false;
+END $$;
+COMMENT ON FUNCTION monitoring.unsnooze_alert(bigint, text, timestamptz) IS 'End the snoozing of an alert. False: it was not snoozed. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+
+CREATE FUNCTION monitoring.dismiss(alert_ids bigint[], comment text, at timestamptz, actor text) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	changed bigint[];
+BEGIN
+	comment := monitoring.check_comment(comment);
+	WITH written AS (
+		INSERT INTO monitoring.alert_handling AS h (alert_id, dismissed_at, dismissed_by, updated_at)
+		SELECT a.id, dismiss.at, dismiss.actor, dismiss.at FROM unnest(dismiss.alert_ids) AS a (id) ORDER BY a.id
+		ON CONFLICT ON CONSTRAINT alert_handling_pkey DO UPDATE
+		SET dismissed_at = excluded.dismissed_at, dismissed_by = excluded.dismissed_by, updated_at = excluded.updated_at
+		WHERE h.dismissed_at IS NULL
+		RETURNING h.alert_id)
+	SELECT array_agg(w.alert_id) INTO changed FROM written AS w;
+	PERFORM monitoring.add_alert_events(changed, 'dismissed', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
+	RETURN coalesce(cardinality(changed), 0);
+END $$;
+COMMENT ON FUNCTION monitoring.dismiss(bigint[], text, timestamptz, text) IS 'Dismiss alerts in the name of a role, and return how many were not dismissed before.';
+
+CREATE FUNCTION monitoring.dismiss_alert(alert_id bigint, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.dismiss(monitoring.check_alert(alert_id), comment, at, monitoring.calling_role()) = 1
+$$;
+COMMENT ON FUNCTION monitoring.dismiss_alert(bigint, text, timestamptz) IS 'Say that an alert does not matter: nobody is notified of it any more until it is resolved, nor does anybody take care of it. False: it was dismissed before. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+
+CREATE FUNCTION monitoring.dismiss_alerts(matchers jsonb, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.dismiss(monitoring.current_alerts(matchers, at), comment, at, monitoring.calling_role())
+$$;
+COMMENT ON FUNCTION monitoring.dismiss_alerts(jsonb, text, timestamptz) IS 'Dismiss all pending and firing alerts whose labels match, and return how many that changed. Errors: those of matchers.';
+
+CREATE FUNCTION monitoring.undismiss_alert(alert_id bigint, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_alert(alert_id);
+	comment := monitoring.check_comment(comment);
+	UPDATE monitoring.alert_handling AS h SET dismissed_at = NULL, dismissed_by = NULL, updated_at = at
+	WHERE h.alert_id = undismiss_alert.alert_id AND h.dismissed_at IS NOT NULL;
+	IF FOUND THEN
+		PERFORM monitoring.add_alert_event(alert_id, 'undismissed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
+			at, monitoring.calling_role());
+		RETURN true;
+	END IF;
+	RETURN false;
+END $$;
+COMMENT ON FUNCTION monitoring.undismiss_alert(bigint, text, timestamptz) IS 'Take a dismissal back. False: the alert was not dismissed. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+
+CREATE FUNCTION monitoring.mark_false_positive(alert_id bigint, false_positive boolean DEFAULT true, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_alert(alert_id, ended => true);
+	comment := monitoring.check_comment(comment);
+	INSERT INTO monitoring.alert_handling AS h (alert_id, false_positive, updated_at)
+	VALUES (mark_false_positive.alert_id, coalesce(mark_false_positive.false_positive, true), at)
+	ON CONFLICT ON CONSTRAINT alert_handling_pkey DO UPDATE
+	SET false_positive = excluded.false_positive, updated_at = excluded.updated_at
+	WHERE h.false_positive <> excluded.false_positive;
+	IF FOUND THEN
+		PERFORM monitoring.add_alert_event(alert_id, CASE WHEN false_positive IS FALSE THEN 'true_positive' ELSE 'false_positive' END,
+			jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, monitoring.calling_role());
+		RETURN true;
+	END IF;
+	RETURN false;
+END $$;
+COMMENT ON FUNCTION monitoring.mark_false_positive(bigint, boolean, text, timestamptz) IS 'Say that an alert should not have fired (or, with false, that it was right after all), also when it has ended; alert_statistics() counts them. It is notified as before. False: it was marked so before. Error 42704 if there is no such alert.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Resolving by hand
+----------------------------------------------------------------------------------------------------------------------
+
+-- An evaluation that read the states before it could lock the rule finds another version of it and leaves its alerts to the
+-- next one.
+CREATE FUNCTION monitoring.resolve(alert_ids bigint[], comment text, at timestamptz, actor text) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rules bigint[];
+	ended bigint[];
+	transitions bigint[];
+BEGIN
+	comment := monitoring.check_comment(comment);
+	PERFORM monitoring.ensure_partition('alert_history', at);
+	SELECT array_agg(l.id) INTO rules
+	FROM (SELECT d.id
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id IN (SELECT s.rule_id FROM monitoring.alert_states AS s WHERE s.alert_id = ANY (resolve.alert_ids))
+		ORDER BY d.id
+		FOR NO KEY UPDATE) AS l;
+	UPDATE monitoring.alert_rule_defs AS d SET version = d.version + 1 WHERE d.id = ANY (rules);
+
+	WITH resolved AS (
+		UPDATE monitoring.alert_states AS s
+		SET state = 'resolved', resolved_at = resolve.at, clear_since = NULL, missing_since = NULL, updated_at = resolve.at
+		WHERE s.alert_id = ANY (resolve.alert_ids) AND s.state = 'firing'
+		RETURNING s, 'firing' AS from_state, 'resolved' AS to_state
+	), forgotten AS (
+		DELETE FROM monitoring.alert_states AS s
+		WHERE s.alert_id = ANY (resolve.alert_ids) AND s.state = 'pending'
+		RETURNING s, 'pending', 'inactive'
+	), written AS (
+		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
+			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
+		SELECT resolve.at, (e.s).alert_id, d.id, d.name, d.severity, (e.s).series_labels,
+			d.selector || d.extra_labels || (e.s).series_labels, e.from_state, e.to_state, 'manual', (e.s).value, d.op,
+			(e.s).threshold, monitoring.fill_annotations(d, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at, (e.s).fingerprint
+		FROM (SELECT * FROM resolved UNION ALL SELECT * FROM forgotten) AS e
+		JOIN monitoring.alert_rule_defs AS d ON d.id = (e.s).rule_id
+		ORDER BY (e.s).alert_id
+		RETURNING id, alert_id)
+	SELECT array_agg(w.alert_id), coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO ended, transitions FROM written AS w;
+	PERFORM monitoring.add_alert_events(ended, 'resolved', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
+	PERFORM monitoring.enqueue_notifications(transitions);
+	RETURN cardinality(transitions);
+END $$;
+COMMENT ON FUNCTION monitoring.resolve(bigint[], text, timestamptz, text) IS 'End alerts in the name of a role, with history and notifications, and return how many were pending or firing.';
+
+CREATE FUNCTION monitoring.resolve_alert(alert_id bigint, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.resolve(monitoring.check_alert(alert_id), comment, at, monitoring.calling_role()) = 1
+$$;
+COMMENT ON FUNCTION monitoring.resolve_alert(bigint, text, timestamptz) IS 'End an alert by hand; receivers are told that it is resolved. If its value still breaches the threshold, the next evaluation begins another one, which fires after the rule''s pending_for. False: it ended at the same moment. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+
+CREATE FUNCTION monitoring.resolve_alerts(matchers jsonb, comment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS integer
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.resolve(monitoring.current_alerts(matchers, at), comment, at, monitoring.calling_role())
+$$;
+COMMENT ON FUNCTION monitoring.resolve_alerts(jsonb, text, timestamptz) IS 'End all pending and firing alerts whose labels match, and return how many. Errors: those of matchers.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- What keeps alerts quiet
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.alert_suppressions(alert_ids bigint[], at timestamptz DEFAULT clock_timestamp())
+CREATE FUNCTION monitoring.handled_alerts(alert_ids bigint[], at timestamptz)
 RETURNS TABLE (alert_id bigint, reason text, details jsonb)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT h.alert_id, r.reason, jsonb_strip_nulls(r.details)
 	FROM monitoring.alert_handling AS h
 	CROSS JOIN LATERAL (VALUES
-		('snoozed', h.snoozed_until > alert_suppressions.at, jsonb_build_object('until', h.snoozed_until, 'by', h.snoozed_by)),
+		('snoozed', h.snoozed_until > handled_alerts.at, jsonb_build_object('until', h.snoozed_until, 'by', h.snoozed_by)),
 		('dismissed', h.dismissed_at IS NOT NULL, jsonb_build_object('at', h.dismissed_at, 'by', h.dismissed_by)),
-		('acknowledged', h.acknowledged_at IS NOT NULL AND coalesce(h.acknowledged_until > alert_suppressions.at, true),
+		('acknowledged', h.acknowledged_at IS NOT NULL AND coalesce(h.acknowledged_until > handled_alerts.at, true),
 			jsonb_build_object('at', h.acknowledged_at, 'by', h.acknowledged_by, 'until', h.acknowledged_until))
 	) AS r (reason, holds, details)
-	WHERE r.holds AND h.alert_id = ANY (alert_suppressions.alert_ids);
+	WHERE r.holds AND h.alert_id = ANY (handled_alerts.alert_ids)
+$$;
+COMMENT ON FUNCTION monitoring.handled_alerts(bigint[], timestamptz) IS 'Which of these alerts are quiet because somebody snoozed, dismissed or acknowledged them.';
+
+CREATE FUNCTION monitoring.alert_suppressions(alert_ids bigint[], at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (alert_id bigint, reason text, details jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	silences bigint[];
+	matchers jsonb[];
+	inhibits boolean := EXISTS (SELECT FROM monitoring.inhibition_rule_defs AS i WHERE i.enabled);
+	depends boolean := EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.parent IS NOT NULL);
+	ids bigint[];
+	rules bigint[];
+	labels jsonb[];
+BEGIN
+	-- the one that lasts longest is told of
+	SELECT array_agg(s.id ORDER BY s.ends_at DESC, s.id), array_agg(s.matchers ORDER BY s.ends_at DESC, s.id)
+	INTO silences, matchers
+	FROM monitoring.silence_defs AS s
+	WHERE s.starts_at <= alert_suppressions.at AND s.ends_at > alert_suppressions.at;
+
+	-- labels are looked up only if something asks for them
+	IF silences IS NOT NULL OR inhibits OR depends THEN
+		SELECT array_agg(l.alert_id), array_agg(l.rule_id), array_agg(l.labels) INTO ids, rules, labels
+		FROM monitoring.alert_labels(alert_suppressions.alert_ids, alert_suppressions.at) AS l;
+	END IF;
+	IF ids IS NOT NULL THEN
+		RETURN QUERY
+		SELECT ids[m.labels_no], 'silence', jsonb_build_object('silence', s.id, 'until', s.ends_at, 'by', s.created_by, 'comment', s.comment)
+		FROM monitoring.match_labels(labels, matchers, true) AS m
+		JOIN monitoring.silence_defs AS s ON s.id = silences[m.selector_no];
+	END IF;
+	IF ids IS NOT NULL AND inhibits THEN
+		RETURN QUERY SELECT i.* FROM monitoring.inhibited_alerts(ids, labels, alert_suppressions.at) AS i;
+	END IF;
+	IF ids IS NOT NULL AND depends THEN
+		RETURN QUERY SELECT p.* FROM monitoring.alerts_with_firing_parent(ids, rules, labels, alert_suppressions.at) AS p;
+	END IF;
+	RETURN QUERY SELECT h.* FROM monitoring.handled_alerts(coalesce(alert_suppressions.alert_ids,
+		ARRAY(SELECT s.alert_id FROM monitoring.alert_handling AS g JOIN monitoring.alert_states AS s ON s.alert_id = g.alert_id
+			WHERE s.state <> 'resolved')), alert_suppressions.at) AS h;
 END $$;
-COMMENT ON FUNCTION monitoring.alert_suppressions(bigint[], timestamptz) IS 'Why nobody is notified of these alerts at a time, one row per alert and reason: silence, inhibition, parent, snoozed, dismissed or acknowledged.';
+COMMENT ON FUNCTION monitoring.alert_suppressions(bigint[], timestamptz) IS 'Why nobody is notified of these alerts (null: of all that are pending or firing) at a time, one row per alert and reason: silence, inhibition, parent, snoozed, dismissed or acknowledged. details say which silence, rule or person, and until when.';
+
+CREATE FUNCTION monitoring.suppressed_now() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(a.alert_id, a.reasons), '{}')
+	FROM (SELECT s.alert_id, string_agg(s.reason, ', ' ORDER BY s.reason COLLATE "C") AS reasons
+		FROM monitoring.alert_suppressions(NULL) AS s
+		GROUP BY s.alert_id) AS a
+$$;
+COMMENT ON FUNCTION monitoring.suppressed_now() IS 'Why nobody is notified now, by the number of the alert: an object of texts such as {"17": "acknowledged, silence"}.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- The alerts
+----------------------------------------------------------------------------------------------------------------------
+
+-- The sub-select does not depend on the row: it runs once, and only if the column is read.
+CREATE VIEW monitoring.alerts AS
+	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
+		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
+		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
+		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at,
+		CASE WHEN a.holds THEN h.acknowledged_at END AS acknowledged_at,
+		CASE WHEN a.holds THEN h.acknowledged_by END AS acknowledged_by,
+		CASE WHEN a.holds THEN h.acknowledged_until END AS acknowledged_until,
+		h.assignee, COALESCE(h.false_positive, false) AS false_positive,
+		(SELECT monitoring.suppressed_now()) OPERATOR(pg_catalog.->>) s.alert_id::pg_catalog.text AS suppressed
+	FROM monitoring.alert_states AS s
+	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id
+	LEFT JOIN monitoring.alert_handling AS h ON h.alert_id OPERATOR(pg_catalog.=) s.alert_id
+	CROSS JOIN LATERAL (SELECT COALESCE(h.acknowledged_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), true) AS holds) AS a;
+COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
+COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
+COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
+COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
+COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
+COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
+COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
+COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
+COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
+COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
+COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
+COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
+COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
+COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
+COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
+COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
+COMMENT ON COLUMN monitoring.alerts.acknowledged_at IS 'Since when somebody takes care of it; null: nobody has acknowledged it, or no longer.';
+COMMENT ON COLUMN monitoring.alerts.acknowledged_by IS 'Role that acknowledged it.';
+COMMENT ON COLUMN monitoring.alerts.acknowledged_until IS 'When the acknowledgement expires; null: when the alert is resolved.';
+COMMENT ON COLUMN monitoring.alerts.assignee IS 'Who works on it.';
+COMMENT ON COLUMN monitoring.alerts.false_positive IS 'Whether somebody said that it should not have fired.';
+COMMENT ON COLUMN monitoring.alerts.suppressed IS 'Why nobody is notified of it now, such as "acknowledged, silence"; alert_suppressions() knows more. Null: nothing keeps it quiet.';
 -- alerts, rule kinds: functions that give the values of all rules of a kind in one statement, and those that check a rule
 -- when it is saved.
 --
@@ -3891,8 +4796,187 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.backtest_rule(text, timestamptz, timestamptz, interval, jsonb) IS 'The transitions that a rule would have made, had it been evaluated at since, since + step, and so on until the end, with the metrics that are stored; it starts without alerts. A row without labels says that the rule was in error (to_state error, reason the error) or no longer. step: by default a minute, or the rule''s "every" if that is longer, and not more than 1,440 steps. definition as in preview_rule: to try changes of the stored rule of this name, or a rule that is not stored. Queries and other rules give what they give now, unless they look at the time. Errors: 22023 for times that are not finite or not in order, 54000 for more than 10,000 steps or 100,000 transitions, others as create_alert_rule.';
 
--- alerts, statistics: how often alerts fire, how fast people act, how much of it is noise.
+-- alerts, statistics: how often alerts fire, how fast people act, how much of it is noise; and the story of one alert.
+--
+-- An episode is what alert_history tells of one alert_id. The row of its end knows when it began and fired, so that a period
+-- is read once; what still fires is in alert_states.
 
+----------------------------------------------------------------------------------------------------------------------
+-- One alert
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_timeline(alert_id bigint)
+RETURNS TABLE (at timestamptz, kind text, actor text, details jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT t.at, t.kind, t.actor, t.details
+	FROM (
+		SELECT h.at, 1 AS rank, h.id, h.to_state AS kind, NULL::text AS actor,
+			jsonb_strip_nulls(jsonb_build_object('from', h.from_state, 'reason', h.reason, 'value', h.value, 'op', h.op,
+				'threshold', h.threshold)) AS details
+		FROM monitoring.alert_history AS h
+		WHERE h.alert_id = alert_timeline.alert_id
+		UNION ALL
+		SELECT e.at, CASE WHEN e.actor IS NULL THEN 2 ELSE 0 END, e.id, e.kind, e.actor, e.details
+		FROM monitoring.alert_events AS e
+		WHERE e.alert_id = alert_timeline.alert_id) AS t
+	ORDER BY t.at, t.rank, t.id
+$$;
+COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happened to an alert, in order: its transitions (kind pending, firing, resolved, or inactive for one that did not fire), what people did (actor says who) and what the extension decided.';
+
+CREATE FUNCTION monitoring.correlated_alerts(alert_id bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
+RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fired_at timestamptz, same_rule boolean, shared_labels jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	self record;
+BEGIN
+	SELECT h.rule_id, h.labels, coalesce(h.fired_at, h.active_at) AS at INTO self
+	FROM monitoring.alert_history AS h
+	WHERE h.alert_id = correlated_alerts.alert_id
+	ORDER BY h.id DESC
+	LIMIT 1;
+	IF NOT FOUND THEN
+		PERFORM monitoring.check_alert(alert_id);
+	ELSIF within IS NULL OR within < '0' OR NOT isfinite(self.at + within) THEN
+		RAISE EXCEPTION 'the time between correlated alerts must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN QUERY
+	SELECT h.alert_id, h.rule_name, h.severity, h.labels, h.fired_at, h.rule_id = self.rule_id, c.pairs
+	FROM monitoring.alert_history AS h
+	CROSS JOIN LATERAL (
+		SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS pairs, count(*) AS number
+		FROM jsonb_each(h.labels) AS e
+		WHERE self.labels -> e.key = e.value AND (shared IS NULL OR e.key = ANY (shared))) AS c
+	WHERE h.at BETWEEN self.at - within AND self.at + within AND h.to_state = 'firing'
+		AND h.alert_id <> correlated_alerts.alert_id AND (h.rule_id = self.rule_id OR c.number > 0)
+	ORDER BY c.number DESC, greatest(h.at - self.at, self.at - h.at), h.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.correlated_alerts(bigint, interval, text[]) IS 'Alerts that fired within a time before or after an alert did and are of the same rule or share labels with it (of those in `shared`; null: any), closest relatives first. Errors: 42704 if there is no such alert, 22023 for a negative time.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Many alerts
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_episodes(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
+	flap_within interval DEFAULT '30 minutes')
+RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fingerprint text, active_at timestamptz,
+	fired_at timestamptz, ended_at timestamptz, firing_seconds float8, acknowledged_at timestamptz, false_positive boolean,
+	refired boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR since >= until THEN
+		RAISE EXCEPTION 'a period must be finite and end after it began' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF flap_within IS NULL OR flap_within < '0' THEN
+		RAISE EXCEPTION 'the time within which an alert flaps must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN QUERY
+	WITH episodes AS (
+		SELECT h.alert_id, h.rule_name, h.severity, h.labels, h.fingerprint, h.active_at, h.fired_at,
+			CASE WHEN h.at < alert_episodes.until THEN h.at END AS ended_at
+		FROM monitoring.alert_history AS h
+		WHERE h.at >= alert_episodes.since AND h.from_state = 'firing' AND h.to_state = 'resolved'
+			AND h.fired_at < alert_episodes.until
+		UNION ALL
+		SELECT s.alert_id, d.name, d.severity, d.selector || d.extra_labels || s.series_labels, s.fingerprint, s.active_at,
+			s.fired_at, NULL
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		WHERE s.state = 'firing' AND s.fired_at < alert_episodes.until
+	)
+	SELECT e.alert_id, e.rule_name, e.severity, e.labels, e.fingerprint, e.active_at, e.fired_at, e.ended_at,
+		extract(epoch FROM coalesce(e.ended_at, alert_episodes.until) - greatest(e.fired_at, alert_episodes.since))::float8,
+		CASE WHEN h.first_acknowledged_at < alert_episodes.until THEN h.first_acknowledged_at END,
+		coalesce(h.false_positive, false),
+		coalesce(e.fired_at - lag(e.ended_at) OVER (PARTITION BY e.fingerprint ORDER BY e.fired_at, e.alert_id)
+			<= alert_episodes.flap_within, false)
+	FROM episodes AS e
+	LEFT JOIN monitoring.alert_handling AS h ON h.alert_id = e.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.alert_episodes(timestamptz, timestamptz, interval) IS 'Alerts that fired at some time of a period, one row per episode, as things were at its end. ended_at is null for those that still fired then, firing_seconds the part of the period in which it fired; refired says that it fired again within flap_within after its previous episode. Error 22023 for a period that does not end after it began.';
+
+CREATE FUNCTION monitoring.alert_statistics(since timestamptz DEFAULT NULL, until timestamptz DEFAULT clock_timestamp(),
+	by text DEFAULT 'alertname', flap_within interval DEFAULT '30 minutes')
+RETURNS TABLE (name text, firings bigint, firing_seconds float8, acknowledged bigint, mtta_seconds float8,
+	mtta_median_seconds float8, mtta_p90_seconds float8, resolved bigint, mttr_seconds float8, mttr_median_seconds float8,
+	mttr_p90_seconds float8, noise_ratio float8, flapping_ratio float8, false_positives bigint, false_positive_ratio float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT x.name, count(*) FILTER (WHERE x.fired), sum(x.firing_seconds), count(x.mtta),
+		avg(x.mtta), percentile_cont(0.5) WITHIN GROUP (ORDER BY x.mtta), percentile_cont(0.9) WITHIN GROUP (ORDER BY x.mtta),
+		count(x.mttr),
+		avg(x.mttr), percentile_cont(0.5) WITHIN GROUP (ORDER BY x.mttr), percentile_cont(0.9) WITHIN GROUP (ORDER BY x.mttr),
+		count(*) FILTER (WHERE x.mttr IS NOT NULL AND x.mtta IS NULL)::float8 / nullif(count(x.mttr), 0),
+		count(*) FILTER (WHERE x.fired AND x.refired)::float8 / nullif(count(*) FILTER (WHERE x.fired), 0),
+		count(*) FILTER (WHERE x.fired AND x.false_positive),
+		count(*) FILTER (WHERE x.fired AND x.false_positive)::float8 / nullif(count(*) FILTER (WHERE x.fired), 0)
+	FROM (
+		SELECT (e.labels || jsonb_build_object('alertname', e.rule, 'severity', e.severity)) ->> by AS name, e.firing_seconds,
+			e.refired, e.false_positive, p.fired,
+			CASE WHEN p.fired THEN greatest(extract(epoch FROM e.acknowledged_at - e.fired_at), 0)::float8 END AS mtta,
+			CASE WHEN p.fired THEN extract(epoch FROM e.ended_at - e.active_at)::float8 END AS mttr
+		FROM monitoring.alert_episodes(coalesce(since, until - '7 days'::interval), until, flap_within) AS e
+		CROSS JOIN LATERAL (SELECT e.fired_at >= coalesce(since, until - '7 days'::interval) AS fired) AS p) AS x
+	GROUP BY x.name
+	ORDER BY 2 DESC, 1
+$$;
+COMMENT ON FUNCTION monitoring.alert_statistics(timestamptz, timestamptz, text, interval) IS 'Figures about the alerts of a period (default: the last seven days), one row per value of a label: alertname (one row per rule), severity, or any other, such as team. firings: alerts that fired in the period; all else but firing_seconds is about those. firing_seconds: time in which they fired within the period, of all instances together. mtta: from firing to acknowledged, where it was (acknowledged says how often); mttr: from the beginning of the breach to the end of the alert, where it has ended (resolved). Each as mean, median and 90th percentile, in seconds. noise_ratio: share of those that ended which nobody acknowledged. flapping_ratio: share of firings that came within flap_within after the same alert''s previous end. false_positive_ratio: share marked as such. Ratios are null where there is nothing to divide by. Error 22023 for a period that does not end after it began.';
+
+CREATE VIEW monitoring.alert_counts AS
+	SELECT v.severity, pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'pending') AS pending,
+		pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing') AS firing,
+		pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing' AND a.acknowledged_at IS NOT NULL) AS acknowledged,
+		pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing' AND a.suppressed IS NOT NULL) AS suppressed,
+		pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'resolved') AS resolved
+	FROM (VALUES (1, 'critical'), (2, 'high'), (3, 'medium'), (4, 'low'), (5, 'info')) AS v (rank, severity)
+	LEFT JOIN monitoring.alerts AS a ON a.severity OPERATOR(pg_catalog.=) v.severity
+	GROUP BY v.rank, v.severity
+	ORDER BY v.rank;
+COMMENT ON VIEW monitoring.alert_counts IS 'How many alerts there are now by severity and state.';
+COMMENT ON COLUMN monitoring.alert_counts.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.alert_counts.pending IS 'Alerts that are pending.';
+COMMENT ON COLUMN monitoring.alert_counts.firing IS 'Alerts that fire.';
+COMMENT ON COLUMN monitoring.alert_counts.acknowledged IS 'Firing ones that somebody has acknowledged.';
+COMMENT ON COLUMN monitoring.alert_counts.suppressed IS 'Firing ones of which nobody is notified now, acknowledged ones among them.';
+COMMENT ON COLUMN monitoring.alert_counts.resolved IS 'Alerts that were resolved within the last day.';
+
+CREATE FUNCTION monitoring.flapping_alerts(since timestamptz DEFAULT NULL, until timestamptz DEFAULT clock_timestamp(),
+	flap_within interval DEFAULT '30 minutes')
+RETURNS TABLE (rule text, labels jsonb, fingerprint text, firings bigint, refirings bigint, flapping_ratio float8, last_fired_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT (array_agg(e.rule))[1], (array_agg(e.labels ORDER BY e.fired_at DESC))[1], e.fingerprint, count(*),
+		count(*) FILTER (WHERE e.refired), count(*) FILTER (WHERE e.refired)::float8 / count(*), max(e.fired_at)
+	FROM monitoring.alert_episodes(coalesce(since, until - '7 days'::interval), until, flap_within) AS e
+	GROUP BY e.fingerprint
+	HAVING bool_or(e.refired)
+	ORDER BY 5 DESC, 7 DESC
+$$;
+COMMENT ON FUNCTION monitoring.flapping_alerts(timestamptz, timestamptz, interval) IS 'Alerts that fired again within flap_within after they had ended, in a period (default: the last seven days), those that did so most often first. A larger keep_firing_for or a resolve_threshold calms them. Error 22023 for a period that does not end after it began.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Forgetting
+----------------------------------------------------------------------------------------------------------------------
+
+-- A little at a time: an hour later there is more.
+CREATE FUNCTION monitoring.forget_alerts(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH history AS (
+		SELECT forget_alerts.at - p.keep - p.partition_step AS since
+		FROM monitoring.retention_policies AS p
+		WHERE p.relation = 'alert_history' AND p.enabled
+	), silences AS (
+		DELETE FROM monitoring.silence_defs AS s
+		WHERE s.id IN (
+			SELECT o.id FROM monitoring.silence_defs AS o WHERE o.ends_at < (SELECT h.since FROM history AS h) LIMIT 10000)
+	)
+	DELETE FROM monitoring.alert_handling AS a
+	WHERE a.alert_id IN (
+		SELECT o.alert_id
+		FROM monitoring.alert_handling AS o
+		WHERE o.updated_at < (SELECT h.since FROM history AS h)
+			AND NOT EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = o.alert_id)
+		LIMIT 10000)
+$$;
+COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_alerts', 'monitoring.forget_alerts', '1 hour', 200);
 -- alerts, routing: which receiver is told of which alert, when, and in which group.
 
 -- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
@@ -4582,12 +5666,17 @@ INSERT INTO monitoring.access_levels VALUES
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
-   time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,alert_suppressions,
+   time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
+   alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json}', '{ingest}',
  'records metrics'),
-('responder', '{viewer}', '{}', '{enable_alert_rule,test_receiver}', '{}', 'works on alerts'),
+('responder', '{viewer}', '{}',
+ '{enable_alert_rule,test_receiver,
+   acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
+   unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
+   create_silence,extend_silence,expire_silence}', '{}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 

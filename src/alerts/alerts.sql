@@ -90,7 +90,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
@@ -718,27 +718,3 @@ COMMENT ON COLUMN monitoring.alert_rules.last_error IS 'Why the rule cannot be e
 COMMENT ON COLUMN monitoring.alert_rules.last_error_at IS 'Time of the evaluation at which last_error appeared.';
 COMMENT ON COLUMN monitoring.alert_rules.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last changed.';
-
-CREATE VIEW monitoring.alerts AS
-	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
-		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
-		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
-		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at
-	FROM monitoring.alert_states AS s
-	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id;
-COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
-COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
-COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
-COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
-COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
-COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
-COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
-COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
-COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
-COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
-COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
-COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
-COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
-COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';

@@ -18,17 +18,12 @@
 #include "catalog/pg_collation.h"
 #include "fmgr.h"
 #include "regex/regex.h"
+#include "regex/regexport.h"
 #include "utils/builtins.h"
 #include "utils/varlena.h"
 
-typedef enum MatcherOp
-{
-	MATCH_EQUAL,
-	MATCH_NOT_EQUAL,
-	MATCH_REGEX,
-	MATCH_NOT_REGEX,
-	MATCH_EXISTS
-} MatcherOp;
+/* Transitions of a compiled expression: a list of 200 host names has about as many. */
+#define MAX_REGEX_ARCS 10000
 
 static const struct
 {
@@ -38,17 +33,6 @@ static const struct
 	{"=", MATCH_EQUAL},      {"!=", MATCH_NOT_EQUAL},  {"=~", MATCH_REGEX},
 	{"!~", MATCH_NOT_REGEX}, {"exists", MATCH_EXISTS},
 };
-
-typedef struct Matcher
-{
-	const char *label;
-	int label_len;
-	MatcherOp op;
-	const char *value;
-	int value_len;
-	text *regex;
-	bool exists;
-} Matcher;
 
 /* ---- parsing ---- */
 
@@ -67,6 +51,29 @@ parse_operator(const JsonbValue *key)
 	return MATCH_EQUAL;
 }
 
+/*
+ * Selectors are stored and matched again and again, by others than whoever
+ * wrote them: what takes exponential time or much memory is refused, the same
+ * at every time and on every machine.
+ */
+static void
+check_regex_cost(const regex_t *re)
+{
+	int64 arcs = 0;
+
+	if (re->re_info & REG_UBACKREF)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
+				 errmsg("a regular expression for a label must not have back references")));
+	for (int state = 0; state < pg_reg_getnumstates(re); state++)
+		arcs += pg_reg_getnumoutarcs(re, state);
+	if (arcs > MAX_REGEX_ARCS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a regular expression for a label is too complex"),
+				 errhint("Use fewer or shorter alternatives and smaller numbers of repetitions.")));
+}
+
 /* The whole value has to match. */
 static text *
 anchored(const char *re, int len)
@@ -79,14 +86,15 @@ anchored(const char *re, int len)
 	appendBinaryStringInfo(&buf, re, len);
 	appendStringInfoString(&buf, ")$");
 	result = cstring_to_text_with_len(buf.data, buf.len);
-	RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID); /* raises what is wrong */
+	/* raises what is wrong */
+	check_regex_cost(RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID));
 	return result;
 }
 
-static Matcher *
+static LabelMatcher *
 make_matcher(const JsonbValue *label, MatcherOp op, const JsonbValue *value)
 {
-	Matcher *m = palloc0(sizeof(Matcher));
+	LabelMatcher *m = palloc0(sizeof(LabelMatcher));
 
 	m->label = label->val.string.val;
 	m->label_len = label->val.string.len;
@@ -168,29 +176,35 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 
 /* ---- matching ---- */
 
-static bool
-matches(const Matcher *m, Jsonb *labels)
+bool
+mon_matcher_accepts(const LabelMatcher *m, const char *value, int len)
 {
-	JsonbValue *v = getKeyJsonValueFromContainer(&labels->root, m->label, m->label_len, NULL);
-	char *value = v ? v->val.string.val : "";
-	int len = v ? v->val.string.len : 0;
-
+	if (m->op == MATCH_EXISTS)
+		return (value != NULL) == m->exists;
+	if (value == NULL)
+		value = "";
 	switch (m->op)
 	{
-		case MATCH_EXISTS:
-			return (v != NULL) == m->exists;
 		case MATCH_EQUAL:
 			return len == m->value_len && memcmp(value, m->value, len) == 0;
 		case MATCH_NOT_EQUAL:
 			return len != m->value_len || memcmp(value, m->value, len) != 0;
 		case MATCH_REGEX:
-			return RE_compile_and_execute(m->regex, value, len, REG_ADVANCED, DEFAULT_COLLATION_OID,
-										  0, NULL);
 		case MATCH_NOT_REGEX:
-			return !RE_compile_and_execute(m->regex, value, len, REG_ADVANCED,
-										   DEFAULT_COLLATION_OID, 0, NULL);
+			return RE_compile_and_execute(m->regex, unconstify(char *, value), len, REG_ADVANCED,
+										  DEFAULT_COLLATION_OID, 0, NULL) == (m->op == MATCH_REGEX);
+		case MATCH_EXISTS:
+			break;
 	}
 	return false;
+}
+
+static bool
+matches(const LabelMatcher *m, Jsonb *labels)
+{
+	JsonbValue *v = getKeyJsonValueFromContainer(&labels->root, m->label, m->label_len, NULL);
+
+	return mon_matcher_accepts(m, v ? v->val.string.val : NULL, v ? v->val.string.len : 0);
 }
 
 bool

@@ -11,15 +11,37 @@
 #include "core/core.h"
 #include "nodes/pg_list.h"
 
+typedef enum MatcherOp
+{
+	MATCH_EQUAL,
+	MATCH_NOT_EQUAL,
+	MATCH_REGEX,
+	MATCH_NOT_REGEX,
+	MATCH_EXISTS
+} MatcherOp;
+
+typedef struct LabelMatcher
+{
+	const char *label;
+	int label_len;
+	MatcherOp op;
+	const char *value;
+	int value_len;
+	text *regex;
+	bool exists;
+} LabelMatcher;
+
 typedef struct LabelSelector
 {
 	Jsonb *equal;   /* labels that a series must have; canonical */
-	List *matchers; /* further conditions */
+	List *matchers; /* further conditions: LabelMatcher */
 	bool all;       /* every series matches */
 } LabelSelector;
 
 /* ereport(ERROR) 22023 when it is no object of scalars and conditions. */
 extern void mon_selector_parse(LabelSelector *selector, Jsonb *labels);
+/* Whether a label's value, NULL when the label is missing, is what the matcher asks for. */
+extern bool mon_matcher_accepts(const LabelMatcher *m, const char *value, int len);
 /* Whether canonical labels match. */
 extern bool mon_selector_match(const LabelSelector *selector, Jsonb *labels);
 
