@@ -580,7 +580,7 @@ BEGIN
 		LEFT JOIN target_is_source AS s ON s.labels_no = m.labels_no AND s.rule = m.rule
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT coalesce(l.labels ->> e, '') FROM unnest(i.equal) AS e) AS key) AS k
 	)
-	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'by', f.inhibitor)
+	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'alert_id', f.inhibitor)
 	FROM (
 		SELECT DISTINCT ON (t.labels_no) t.labels_no, t.rule, i.inhibitor
 		FROM target_keys AS t
@@ -639,7 +639,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		JOIN children AS c ON c.rule_id = m.child AND c.names = m.child_names
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT c.labels ->> n FROM unnest(m.names) AS n) AS key) AS k
 	)
-	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'by', p.alert_id)
+	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'alert_id', p.alert_id)
 	FROM child_keys AS c
 	JOIN parent_keys AS p ON p.child = c.rule_id AND p.child_names = c.child_names AND p.names = c.names AND p.key = c.key
 	WHERE p.alert_id <> c.alert_id

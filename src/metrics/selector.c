@@ -74,16 +74,31 @@ check_regex_cost(const regex_t *re)
 				 errhint("Use fewer or shorter alternatives and smaller numbers of repetitions.")));
 }
 
+/* The length of options such as (?i) that an expression begins with: PostgreSQL takes them there only. */
+static int
+options_length(const char *re, int len)
+{
+	int n = 2;
+
+	if (len < 4 || re[0] != '(' || re[1] != '?')
+		return 0;
+	while (n < len && strchr("imnpstw", re[n]) && re[n] != '\0')
+		n++;
+	return n > 2 && n < len && re[n] == ')' ? n + 1 : 0;
+}
+
 /* The whole value has to match. */
 static text *
 anchored(const char *re, int len)
 {
 	StringInfoData buf;
 	text *result;
+	int options = options_length(re, len);
 
 	initStringInfo(&buf);
+	appendBinaryStringInfo(&buf, re, options);
 	appendStringInfoString(&buf, "^(?:");
-	appendBinaryStringInfo(&buf, re, len);
+	appendBinaryStringInfo(&buf, re + options, len - options);
 	appendStringInfoString(&buf, ")$");
 	result = cstring_to_text_with_len(buf.data, buf.len);
 	/* raises what is wrong */
