@@ -63,7 +63,7 @@ UPDATE monitoring.alert_states SET state = 'pending' WHERE series_labels ->> 'ro
 :quiet
 SELECT name, source, target, equal, enabled, created_by = current_user FROM monitoring.inhibition_rules;
 SELECT monitoring.drop_inhibition_rule('dc and host');
-TRUNCATE samples, monitoring.silence_defs;
+DELETE FROM samples; DELETE FROM monitoring.silence_defs;
 :eval
 
 -- by name and severity of the rule
@@ -162,5 +162,5 @@ DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'sample';
 DROP FUNCTION public.sample_values;
 DROP TABLE public.samples;
 DROP SEQUENCE public.step;
-TRUNCATE monitoring.alert_history, monitoring.alert_events, monitoring.alert_handling;
+DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

@@ -184,7 +184,7 @@ SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'sample';
 DROP FUNCTION public.sample_values;
 DROP TABLE public.samples;
-TRUNCATE monitoring.alert_history, monitoring.alert_events, monitoring.alert_handling, monitoring.silence_defs;
+DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling; DELETE FROM monitoring.silence_defs;
 SELECT count(monitoring.revoke_access(r)) FROM unnest('{mon_test_alice,mon_test_reader}'::name[]) AS r;
 DROP ROLE mon_test_alice, mon_test_reader;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

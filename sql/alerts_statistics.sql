@@ -106,5 +106,5 @@ SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'sample';
 DROP FUNCTION public.sample_values;
 DROP TABLE public.samples;
-TRUNCATE monitoring.alert_history, monitoring.alert_events, monitoring.alert_handling;
+DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';
