@@ -217,6 +217,10 @@ RETURNS TABLE (labels_no integer, selector_no integer)
 LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_match_labels';
 COMMENT ON FUNCTION monitoring.match_labels(jsonb[], jsonb[], boolean) IS 'Which label sets match which selectors (labels_match), by their places in the arrays; with first_only the first selector that each set matches. Much faster than labels_match on every pair.';
 
+CREATE FUNCTION monitoring.check_selector(selector jsonb) RETURNS void
+LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_selector';
+COMMENT ON FUNCTION monitoring.check_selector(jsonb) IS 'Raises what labels_match would raise for a selector, and refuses regular expressions that may take long: with back references (2201B) or too many states and arcs (54000).';
+
 CREATE FUNCTION monitoring.check_matchers(matchers jsonb, what text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -226,8 +230,7 @@ BEGIN
 	ELSIF octet_length(matchers::text) > 65536 THEN
 		RAISE EXCEPTION '% must not take more than 65536 bytes', what USING ERRCODE = 'program_limit_exceeded';
 	END IF;
-	-- raises what is wrong
-	PERFORM monitoring.labels_match('{}', matchers);
+	PERFORM monitoring.check_selector(matchers);
 	RETURN matchers;
 END $$;
 COMMENT ON FUNCTION monitoring.check_matchers(jsonb, text) IS 'The matchers, if labels_match takes them as a selector. Errors, which name them as what: 22023, 2201B or 54000 for a bad or too complex regular expression.';
