@@ -2861,6 +2861,10 @@ RETURNS TABLE (labels_no integer, selector_no integer)
 LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_match_labels';
 COMMENT ON FUNCTION monitoring.match_labels(jsonb[], jsonb[], boolean) IS 'Which label sets match which selectors (labels_match), by their places in the arrays; with first_only the first selector that each set matches. Much faster than labels_match on every pair.';
 
+CREATE FUNCTION monitoring.check_selector(selector jsonb) RETURNS void
+LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_selector';
+COMMENT ON FUNCTION monitoring.check_selector(jsonb) IS 'Raises what labels_match would raise for a selector, and refuses regular expressions that may take long: with back references (2201B) or too many states and arcs (54000).';
+
 CREATE FUNCTION monitoring.check_matchers(matchers jsonb, what text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -2870,8 +2874,7 @@ BEGIN
 	ELSIF octet_length(matchers::text) > 65536 THEN
 		RAISE EXCEPTION '% must not take more than 65536 bytes', what USING ERRCODE = 'program_limit_exceeded';
 	END IF;
-	-- raises what is wrong
-	PERFORM monitoring.labels_match('{}', matchers);
+	PERFORM monitoring.check_selector(matchers);
 	RETURN matchers;
 END $$;
 COMMENT ON FUNCTION monitoring.check_matchers(jsonb, text) IS 'The matchers, if labels_match takes them as a selector. Errors, which name them as what: 22023, 2201B or 54000 for a bad or too complex regular expression.';
@@ -3224,7 +3227,7 @@ BEGIN
 		LEFT JOIN target_is_source AS s ON s.labels_no = m.labels_no AND s.rule = m.rule
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT coalesce(l.labels ->> e, '') FROM unnest(i.equal) AS e) AS key) AS k
 	)
-	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'by', f.inhibitor)
+	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'alert_id', f.inhibitor)
 	FROM (
 		SELECT DISTINCT ON (t.labels_no) t.labels_no, t.rule, i.inhibitor
 		FROM target_keys AS t
@@ -3283,7 +3286,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		JOIN children AS c ON c.rule_id = m.child AND c.names = m.child_names
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT c.labels ->> n FROM unnest(m.names) AS n) AS key) AS k
 	)
-	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'by', p.alert_id)
+	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'alert_id', p.alert_id)
 	FROM child_keys AS c
 	JOIN parent_keys AS p ON p.child = c.rule_id AND p.child_names = c.child_names AND p.names = c.names AND p.key = c.key
 	WHERE p.alert_id <> c.alert_id
@@ -6351,7 +6354,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happened to an alert, in order: its transitions (kind pending, firing, resolved, or inactive for one that did not fire), what people did (actor says who) and what the extension decided.';
 
-CREATE FUNCTION monitoring.correlated_alerts(alert_id bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
+CREATE FUNCTION monitoring.correlated_alerts(alert bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
 RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fired_at timestamptz, same_rule boolean, shared_labels jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -6359,11 +6362,11 @@ DECLARE
 BEGIN
 	SELECT h.rule_id, h.labels, coalesce(h.fired_at, h.active_at) AS at INTO self
 	FROM monitoring.alert_history AS h
-	WHERE h.alert_id = correlated_alerts.alert_id
+	WHERE h.alert_id = alert
 	ORDER BY h.id DESC
 	LIMIT 1;
 	IF NOT FOUND THEN
-		PERFORM monitoring.check_alert(alert_id);
+		PERFORM monitoring.check_alert(alert);
 	ELSIF within IS NULL OR within < '0' OR NOT isfinite(self.at + within) THEN
 		RAISE EXCEPTION 'the time between correlated alerts must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
@@ -6375,7 +6378,7 @@ BEGIN
 		FROM jsonb_each(h.labels) AS e
 		WHERE self.labels -> e.key = e.value AND (shared IS NULL OR e.key = ANY (shared))) AS c
 	WHERE h.at BETWEEN self.at - within AND self.at + within AND h.to_state = 'firing'
-		AND h.alert_id <> correlated_alerts.alert_id AND (h.rule_id = self.rule_id OR c.number > 0)
+		AND h.alert_id <> alert AND (h.rule_id = self.rule_id OR c.number > 0)
 	ORDER BY c.number DESC, greatest(h.at - self.at, self.at - h.at), h.alert_id;
 END $$;
 COMMENT ON FUNCTION monitoring.correlated_alerts(bigint, interval, text[]) IS 'Alerts that fired within a time before or after an alert did and are of the same rule or share labels with it (of those in `shared`; null: any), closest relatives first. Errors: 42704 if there is no such alert, 22023 for a negative time.';
@@ -6438,7 +6441,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	FROM (
 		SELECT (e.labels || jsonb_build_object('alertname', e.rule, 'severity', e.severity)) ->> by AS name, e.firing_seconds,
 			e.refired, e.false_positive, p.fired,
-			CASE WHEN p.fired THEN greatest(extract(epoch FROM e.acknowledged_at - e.fired_at), 0)::float8 END AS mtta,
+			CASE WHEN p.fired AND e.acknowledged_at IS NOT NULL
+				-- while it was pending: at once
+				THEN greatest(extract(epoch FROM e.acknowledged_at - e.fired_at), 0)::float8 END AS mtta,
 			CASE WHEN p.fired THEN extract(epoch FROM e.ended_at - e.active_at)::float8 END AS mttr
 		FROM monitoring.alert_episodes(coalesce(since, until - '7 days'::interval), until, flap_within) AS e
 		CROSS JOIN LATERAL (SELECT e.fired_at >= coalesce(since, until - '7 days'::interval) AS fired) AS p) AS x

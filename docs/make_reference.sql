@@ -29,7 +29,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{create_alert_rule,create_slow_query_rule,update_alert_rule,enable_alert_rule,drop_alert_rule,preview_rule,backtest_rule,evaluate_alerts,alerts,alert_history,alert_rules,alert_rule_kinds}'),
 ('Working on alerts', 'Guide: [alerts.md](alerts.md#working-on-alerts).',
 	'{acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,alert_timeline,correlated_alerts,alert_counts,alert_statistics,flapping_alerts,alert_episodes,alert_events}'),
-('Silences, inhibition and times', 'Guide: [alerts.md](alerts.md#silences).',
+('Silences and inhibition', 'Guide: [alerts.md](alerts.md#silences).',
 	'{create_silence,extend_silence,expire_silence,silences,create_inhibition_rule,enable_inhibition_rule,drop_inhibition_rule,inhibition_rules,set_time_interval,drop_time_interval,mute_times,check_time_spec,time_matches,alert_suppressions}'),
 ('Packs, export and import', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
 	'{list_packs,install_rules,remove_rules,export_rules,import_rules,rule_packs}'),

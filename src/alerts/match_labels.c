@@ -421,3 +421,15 @@ mon_match_labels(PG_FUNCTION_ARGS)
 	}
 	PG_RETURN_NULL();
 }
+
+PG_FUNCTION_INFO_V1(mon_check_selector);
+/* check_selector(selector jsonb) */
+Datum
+mon_check_selector(PG_FUNCTION_ARGS)
+{
+	LabelSelector selector;
+
+	mon_selector_parse(&selector, PG_GETARG_JSONB_P(0));
+	mon_selector_check_cost(&selector);
+	PG_RETURN_VOID();
+}

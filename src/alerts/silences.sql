@@ -217,6 +217,10 @@ RETURNS TABLE (labels_no integer, selector_no integer)
 LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_match_labels';
 COMMENT ON FUNCTION monitoring.match_labels(jsonb[], jsonb[], boolean) IS 'Which label sets match which selectors (labels_match), by their places in the arrays; with first_only the first selector that each set matches. Much faster than labels_match on every pair.';
 
+CREATE FUNCTION monitoring.check_selector(selector jsonb) RETURNS void
+LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_selector';
+COMMENT ON FUNCTION monitoring.check_selector(jsonb) IS 'Raises what labels_match would raise for a selector, and refuses regular expressions that may take long: with back references (2201B) or too many states and arcs (54000).';
+
 CREATE FUNCTION monitoring.check_matchers(matchers jsonb, what text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -226,8 +230,7 @@ BEGIN
 	ELSIF octet_length(matchers::text) > 65536 THEN
 		RAISE EXCEPTION '% must not take more than 65536 bytes', what USING ERRCODE = 'program_limit_exceeded';
 	END IF;
-	-- raises what is wrong
-	PERFORM monitoring.labels_match('{}', matchers);
+	PERFORM monitoring.check_selector(matchers);
 	RETURN matchers;
 END $$;
 COMMENT ON FUNCTION monitoring.check_matchers(jsonb, text) IS 'The matchers, if labels_match takes them as a selector. Errors, which name them as what: 22023, 2201B or 54000 for a bad or too complex regular expression.';
@@ -580,7 +583,7 @@ BEGIN
 		LEFT JOIN target_is_source AS s ON s.labels_no = m.labels_no AND s.rule = m.rule
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT coalesce(l.labels ->> e, '') FROM unnest(i.equal) AS e) AS key) AS k
 	)
-	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'by', f.inhibitor)
+	SELECT inhibited_alerts.alert_ids[f.labels_no], 'inhibition', jsonb_build_object('rule', names[f.rule], 'alert_id', f.inhibitor)
 	FROM (
 		SELECT DISTINCT ON (t.labels_no) t.labels_no, t.rule, i.inhibitor
 		FROM target_keys AS t
@@ -639,7 +642,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		JOIN children AS c ON c.rule_id = m.child AND c.names = m.child_names
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT c.labels ->> n FROM unnest(m.names) AS n) AS key) AS k
 	)
-	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'by', p.alert_id)
+	SELECT DISTINCT ON (c.alert_id) c.alert_id, 'parent', jsonb_build_object('rule', p.name, 'alert_id', p.alert_id)
 	FROM child_keys AS c
 	JOIN parent_keys AS p ON p.child = c.rule_id AND p.child_names = c.child_names AND p.names = c.names AND p.key = c.key
 	WHERE p.alert_id <> c.alert_id

@@ -25,7 +25,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happened to an alert, in order: its transitions (kind pending, firing, resolved, or inactive for one that did not fire), what people did (actor says who) and what the extension decided.';
 
-CREATE FUNCTION monitoring.correlated_alerts(alert_id bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
+CREATE FUNCTION monitoring.correlated_alerts(alert bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
 RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fired_at timestamptz, same_rule boolean, shared_labels jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -33,11 +33,11 @@ DECLARE
 BEGIN
 	SELECT h.rule_id, h.labels, coalesce(h.fired_at, h.active_at) AS at INTO self
 	FROM monitoring.alert_history AS h
-	WHERE h.alert_id = correlated_alerts.alert_id
+	WHERE h.alert_id = alert
 	ORDER BY h.id DESC
 	LIMIT 1;
 	IF NOT FOUND THEN
-		PERFORM monitoring.check_alert(alert_id);
+		PERFORM monitoring.check_alert(alert);
 	ELSIF within IS NULL OR within < '0' OR NOT isfinite(self.at + within) THEN
 		RAISE EXCEPTION 'the time between correlated alerts must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
@@ -49,7 +49,7 @@ BEGIN
 		FROM jsonb_each(h.labels) AS e
 		WHERE self.labels -> e.key = e.value AND (shared IS NULL OR e.key = ANY (shared))) AS c
 	WHERE h.at BETWEEN self.at - within AND self.at + within AND h.to_state = 'firing'
-		AND h.alert_id <> correlated_alerts.alert_id AND (h.rule_id = self.rule_id OR c.number > 0)
+		AND h.alert_id <> alert AND (h.rule_id = self.rule_id OR c.number > 0)
 	ORDER BY c.number DESC, greatest(h.at - self.at, self.at - h.at), h.alert_id;
 END $$;
 COMMENT ON FUNCTION monitoring.correlated_alerts(bigint, interval, text[]) IS 'Alerts that fired within a time before or after an alert did and are of the same rule or share labels with it (of those in `shared`; null: any), closest relatives first. Errors: 42704 if there is no such alert, 22023 for a negative time.';
@@ -112,7 +112,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	FROM (
 		SELECT (e.labels || jsonb_build_object('alertname', e.rule, 'severity', e.severity)) ->> by AS name, e.firing_seconds,
 			e.refired, e.false_positive, p.fired,
-			CASE WHEN p.fired THEN greatest(extract(epoch FROM e.acknowledged_at - e.fired_at), 0)::float8 END AS mtta,
+			CASE WHEN p.fired AND e.acknowledged_at IS NOT NULL
+				-- while it was pending: at once
+				THEN greatest(extract(epoch FROM e.acknowledged_at - e.fired_at), 0)::float8 END AS mtta,
 			CASE WHEN p.fired THEN extract(epoch FROM e.ended_at - e.active_at)::float8 END AS mttr
 		FROM monitoring.alert_episodes(coalesce(since, until - '7 days'::interval), until, flap_within) AS e
 		CROSS JOIN LATERAL (SELECT e.fired_at >= coalesce(since, until - '7 days'::interval) AS fired) AS p) AS x

@@ -22,7 +22,7 @@
 #include "utils/builtins.h"
 #include "utils/varlena.h"
 
-/* Transitions of a compiled expression: a list of 200 host names has about as many. */
+/* Arcs of a compiled expression that is stored: a list of 200 host names has about as many. */
 #define MAX_REGEX_ARCS 10000
 
 static const struct
@@ -51,27 +51,17 @@ parse_operator(const JsonbValue *key)
 	return MATCH_EQUAL;
 }
 
-/*
- * Selectors are stored and matched again and again, by others than whoever
- * wrote them: what takes exponential time or much memory is refused, the same
- * at every time and on every machine.
- */
-static void
-check_regex_cost(const regex_t *re)
+/* The length of options such as (?i) that an expression begins with: PostgreSQL takes them there only. */
+static int
+options_length(const char *re, int len)
 {
-	int64 arcs = 0;
+	int n = 2;
 
-	if (re->re_info & REG_UBACKREF)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
-				 errmsg("a regular expression for a label must not have back references")));
-	for (int state = 0; state < pg_reg_getnumstates(re); state++)
-		arcs += pg_reg_getnumoutarcs(re, state);
-	if (arcs > MAX_REGEX_ARCS)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("a regular expression for a label is too complex"),
-				 errhint("Use fewer or shorter alternatives and smaller numbers of repetitions.")));
+	if (len < 4 || re[0] != '(' || re[1] != '?')
+		return 0;
+	while (n < len && strchr("imnpstw", re[n]) && re[n] != '\0')
+		n++;
+	return n > 2 && n < len && re[n] == ')' ? n + 1 : 0;
 }
 
 /* The whole value has to match. */
@@ -80,14 +70,16 @@ anchored(const char *re, int len)
 {
 	StringInfoData buf;
 	text *result;
+	int options = options_length(re, len);
 
 	initStringInfo(&buf);
+	appendBinaryStringInfo(&buf, re, options);
 	appendStringInfoString(&buf, "^(?:");
-	appendBinaryStringInfo(&buf, re, len);
+	appendBinaryStringInfo(&buf, re + options, len - options);
 	appendStringInfoString(&buf, ")$");
 	result = cstring_to_text_with_len(buf.data, buf.len);
 	/* raises what is wrong */
-	check_regex_cost(RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID));
+	RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID);
 	return result;
 }
 
@@ -172,6 +164,44 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 	mon_push_jsonb(&equal, WJB_END_OBJECT, NULL);
 	selector->equal = mon_labels_canonical(JsonbValueToJsonb(equal.result));
 	selector->all = selector->matchers == NIL && JB_ROOT_COUNT(selector->equal) == 0;
+}
+
+/* ---- cost ---- */
+
+static void
+check_regex_cost(const regex_t *re)
+{
+	int64 arcs = 0;
+
+	if (re->re_info & REG_UBACKREF)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),
+				 errmsg("a regular expression for a label must not have back references")));
+	for (int state = 0; state < pg_reg_getnumstates(re); state++)
+		arcs += pg_reg_getnumoutarcs(re, state);
+	if (arcs > MAX_REGEX_ARCS)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("a regular expression for a label is too complex"),
+				 errhint("Use fewer or shorter alternatives and smaller numbers of repetitions.")));
+}
+
+/*
+ * What takes exponential time or much memory is refused, the same at every
+ * time and on every machine.
+ */
+void
+mon_selector_check_cost(const LabelSelector *selector)
+{
+	ListCell *lc;
+
+	foreach (lc, selector->matchers)
+	{
+		LabelMatcher *m = lfirst(lc);
+
+		if (m->regex)
+			check_regex_cost(RE_compile_and_cache(m->regex, REG_ADVANCED, DEFAULT_COLLATION_OID));
+	}
 }
 
 /* ---- matching ---- */

@@ -40,6 +40,8 @@ typedef struct LabelSelector
 
 /* ereport(ERROR) 22023 when it is no object of scalars and conditions. */
 extern void mon_selector_parse(LabelSelector *selector, Jsonb *labels);
+/* For selectors that are stored and matched again and again: ereport(ERROR) when one is too expensive. */
+extern void mon_selector_check_cost(const LabelSelector *selector);
 /* Whether a label's value, NULL when the label is missing, is what the matcher asks for. */
 extern bool mon_matcher_accepts(const LabelMatcher *m, const char *value, int len);
 /* Whether canonical labels match. */

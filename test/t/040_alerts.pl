@@ -72,11 +72,18 @@ q1(q{SELECT monitoring.create_alert_rule('waits', 'temperature', 'last', '1 hour
 q1(q{SELECT monitoring.set_gauge('temperature', 2); SELECT monitoring.flush()});
 q1(q{SELECT monitoring.evaluate_alerts()});
 my $began = q1(q{SELECT state || active_at FROM monitoring.alerts WHERE rule = 'waits'});
+# What people did outlives both, too.
+q1(q{SELECT monitoring.acknowledge_alerts('{"alertname": "a"}', now() + interval '1 day'), monitoring.snooze_alerts('{"alertname": "b"}', '1 day'),
+	monitoring.assign_alerts('{"alertname": "b"}', 'alice'), monitoring.create_silence('{"alertname": "a"}', '1 day')});
+my $handled = q{SELECT rule, acknowledged_by, acknowledged_until, assignee, suppressed FROM monitoring.alerts ORDER BY rule};
+my $before = q1($handled);
+like($before, qr/^a\|\w+\|[^|]+\|\|acknowledged, silence\nb\|\|\|alice\|snoozed\nwaits\|\|\|\|$/, 'acknowledged, silenced, snoozed, assigned');
 like($began, qr/^pending/, 'pending');
 $node->stop('fast');
 $node->start;
 $node->stop('immediate');
 $node->start;
+is(q1($handled), $before, 'all as before the crash');
 q1(q{SELECT monitoring.evaluate_alerts(clock_timestamp() + '9 minutes')});
 is(q1(q{SELECT state || active_at FROM monitoring.alerts WHERE rule = 'waits'}), $began, 'still pending since then');
 q1(q{SELECT monitoring.evaluate_alerts(active_at + '10 minutes') FROM monitoring.alerts WHERE rule = 'waits'});

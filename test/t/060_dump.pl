@@ -50,6 +50,9 @@ SELECT monitoring.set_gauge('queue', 42);
 SELECT monitoring.create_receiver('hook', 'webhook', 'https://hooks.example.com/x');
 SELECT monitoring.create_alert_rule('full', 'queue', 'last', '1 hour', '>', 1);
 SELECT monitoring.evaluate_alerts();
+SELECT monitoring.acknowledge_alerts('{"alertname": "full"}', comment => 'mine'), monitoring.assign_alerts('{"alertname": "full"}', 'alice');
+SELECT monitoring.create_silence('{"host": {"=~": "web.*"}}', '1 hour', 'new disks'), monitoring.create_inhibition_rule('host', '{"alertname": "host"}', '{"alertname": "full"}', '{host}');
+SELECT monitoring.set_time_interval('nights', '{"times": [{"start": "00:00", "end": "06:00"}]}');
 SELECT monitoring.apply_retention();
 UPDATE monitoring.retention_policies SET keep = '1000 days' WHERE relation = 'segments';
 UPDATE monitoring.jobs SET every = '1 hour' WHERE name = 'retention';
@@ -96,6 +99,11 @@ my %look = (
 	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
 	'alerts' => 'SELECT s.* FROM monitoring.alert_states s ORDER BY alert_id',
 	'history' => 'SELECT h.* FROM monitoring.alert_history h ORDER BY id',
+	'acts' => 'SELECT h.* FROM monitoring.alert_handling h ORDER BY alert_id',
+	'events' => 'SELECT e.* FROM monitoring.alert_events e ORDER BY id',
+	'silences' => 'SELECT s.* FROM monitoring.silence_defs s ORDER BY id',
+	'inhibition rules' => 'SELECT i.* FROM monitoring.inhibition_rule_defs i ORDER BY name',
+	'time intervals' => 'SELECT t.* FROM monitoring.time_intervals t ORDER BY name',
 	'receivers' => 'SELECT r.* FROM monitoring.receiver_defs r ORDER BY name',
 	'notifications' => 'SELECT o.* FROM monitoring.outbox o ORDER BY id',
 	'policies' => 'SELECT p.* FROM monitoring.retention_policies p ORDER BY relation',
