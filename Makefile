@@ -47,6 +47,9 @@ PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 endif
 
+# Structures in shared memory are in headers: an object file that was not made anew would crash the server.
+$(OBJS): $(wildcard src/*.h src/*/*.h src/*/*/*.h)
+
 # -O3 pays in the loops of sketches and chunks.
 src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o: CFLAGS += -O3
 

@@ -69,7 +69,13 @@ typedef struct DeletedSeries
 bool
 mon_compaction_out_of_time(const Compaction *c)
 {
-	return c->deadline != DT_NOEND && GetCurrentTimestamp() >= c->deadline;
+	instr_time taken;
+
+	if (c->budget_ms == 0)
+		return false;
+	INSTR_TIME_SET_CURRENT(taken);
+	INSTR_TIME_SUBTRACT(taken, c->began);
+	return INSTR_TIME_GET_MILLISEC(taken) >= c->budget_ms;
 }
 
 /* Tell what a step has left out. */
@@ -641,7 +647,6 @@ static void
 begin_compaction(Compaction *c, TimestampTz until)
 {
 	memset(c, 0, sizeof(*c));
-	c->deadline = DT_NOEND;
 	SPI_connect();
 	c->series_cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction series",
 										  ALLOCSET_DEFAULT_SIZES);
@@ -722,7 +727,8 @@ run_job(TimestampTz at)
 	if (c.state.sealed_at != DT_NOBEGIN)
 	{
 		/* From now on, so that every run does something. */
-		c.deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BUDGET_MS);
+		c.budget_ms = BUDGET_MS;
+		INSTR_TIME_SET_CURRENT(c.began);
 		until = Min(at, c.state.sealed_at) - GRACE_USECS;
 		if (c.state.minutes < mon_floor_time(until, USECS_PER_MINUTE) &&
 			mon_lock_storage(LOCK_FLUSH, false))

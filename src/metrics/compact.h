@@ -13,13 +13,15 @@
 
 #include "metrics/chunk_rows.h"
 
+#include "portability/instr_time.h"
 #include "utils/hsearch.h"
 
 typedef struct Compaction
 {
 	StorageState state;
 	StorageState stored;      /* as it was at the beginning */
-	TimestampTz deadline;     /* stop after this; DT_NOEND = never */
+	instr_time began;         /* by the clock that does not step ... */
+	int budget_ms;            /* ... stop this long after; 0 = never */
 	MemoryContext cxt;        /* of one batch; the current context throughout */
 	HTAB *deleted;            /* series deleted lately, or NULL */
 	MemoryContext series_cxt; /* of one series */

@@ -511,7 +511,7 @@ sweep(TimestampTz now)
 	static TimestampTz last_sweep = 0;
 	ListCell *lc;
 
-	if (now - last_sweep < SWEEP_USECS)
+	if (now >= last_sweep && now - last_sweep < SWEEP_USECS)
 		return;
 	last_sweep = now;
 	foreach (lc, mon_registry_databases())

@@ -85,9 +85,12 @@ mon_forget_series(PG_FUNCTION_ARGS)
 static void
 manage_xact_callback(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT)
+	if (event == XACT_EVENT_COMMIT && nforgotten > 0)
+	{
 		for (int i = 0; i < nforgotten; i++)
 			mon_registry_forget_series(forgotten[i]);
+		mon_registry_bump_kind_tick();
+	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
 	{
 		forgotten = NULL;

@@ -24,8 +24,11 @@ AS $$
 DECLARE
     flushed bigint := monitoring.flush_before_delete();
 BEGIN
-    INSERT INTO monitoring.deleted_series (series_id, seq)
-    SELECT i, flushed FROM unnest(series_ids) i ORDER BY i
+    -- The clock may have stepped back: kept as long as the rows that hold what was deleted.
+    INSERT INTO monitoring.deleted_series (series_id, seq, deleted_at)
+    SELECT i, flushed, greatest(clock_timestamp(), (SELECT max(s.slot_start) FROM monitoring.segments s),
+                                (SELECT max(m.slot_start) FROM monitoring.minutes m))
+    FROM unnest(series_ids) i ORDER BY i
     ON CONFLICT (series_id) DO UPDATE SET seq = EXCLUDED.seq, deleted_at = EXCLUDED.deleted_at;
     DELETE FROM monitoring.chunks c WHERE c.series_id = ANY (series_ids);
     DELETE FROM monitoring.hourly h WHERE h.series_id = ANY (series_ids);

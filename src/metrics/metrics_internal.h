@@ -160,6 +160,9 @@ extern bool mon_registry_pin(const char *name, const MetricDefinition *stored);
 extern void mon_registry_unpin(const char *name, const MetricDefinition *def);
 /* Moves when metrics may have room for more series. */
 extern uint32 mon_registry_room_tick(void);
+/* Moves when series were deleted: their metric may come back with another kind. */
+extern uint32 mon_registry_kind_tick(void);
+extern void mon_registry_bump_kind_tick(void);
 /* The scale that a series' sketches begin with. */
 extern int mon_registry_scale(MonSeries *series, const MonSeriesKey *key);
 /* Whether nobody has said yet that the metric of this overflow series is full. */

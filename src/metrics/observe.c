@@ -59,7 +59,7 @@ oldest_allowed(TimestampTz now)
 	static TimestampTz looked_at = 0;
 	static int64 keep = 0;
 
-	if (now - looked_at > REFRESH_RETENTION_USECS)
+	if (now - looked_at > REFRESH_RETENTION_USECS || now < looked_at)
 	{
 		keep = mon_retention_usecs("chunks");
 		looked_at = now;

@@ -141,7 +141,7 @@ look_at_clock(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	clock_countdown = CLOCK_EVERY;
-	if (now - last_push_at >= USECS_PER_SEC)
+	if (now - last_push_at >= USECS_PER_SEC || now < last_push_at)
 		mon_record_push();
 }
 

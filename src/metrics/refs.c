@@ -62,6 +62,7 @@ static MemoryContext refs_cxt = NULL;
 static MemoryContext scratch_cxt = NULL; /* of one make_ref() */
 static refs_hash *refs = NULL;
 uint64 mon_refs_generation = 0;
+static uint32 seen_kind_tick = 0;
 
 /* ---- kinds ---- */
 
@@ -139,6 +140,14 @@ forget_refs(void)
 	MemoryContextReset(refs_cxt);
 	refs = refs_create(refs_cxt, 64, NULL);
 	mon_refs_generation++;
+	seen_kind_tick = mon_registry_kind_tick();
+}
+
+/* A metric that was deleted may be made anew with another kind. */
+static inline bool
+refs_outdated(void)
+{
+	return seen_kind_tick != mon_registry_kind_tick();
 }
 
 static bool
@@ -260,6 +269,8 @@ mon_find_ref(RefKey key, MonMetricKind kind)
 		mon_require_preload();
 		forget_refs();
 	}
+	else if (unlikely(refs_outdated()))
+		forget_refs();
 	ref = find_ref(key, kind);
 	if (likely(!ref || ref->key.kind == kind))
 		return ref;
@@ -290,7 +301,7 @@ mon_cached_ref(FmgrInfo *flinfo, RefKey key, MonMetricKind kind)
 	RefCache *cache = flinfo->fn_extra;
 	SeriesRef *ref;
 
-	if (likely(cache && cache->generation == mon_refs_generation))
+	if (likely(cache && cache->generation == mon_refs_generation && !refs_outdated()))
 	{
 		ref = cache->ref;
 		if (ref->metric_len == key.metric_len && ref->labels_len == key.labels_len &&

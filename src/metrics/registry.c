@@ -36,6 +36,7 @@ typedef struct Registry
 {
 	pg_atomic_uint32 tick;      /* moves when a reader wants recent data */
 	pg_atomic_uint32 room_tick; /* moves when metrics may have room for more series */
+	pg_atomic_uint32 kind_tick; /* moves when metrics may come back with another kind */
 	uint32 next_lockno;
 	uint32 series_mask;
 	MonStart start;          /* fixed, like the next */
@@ -93,6 +94,7 @@ registry_shmem_init(LWLockPadded *slice_locks)
 		memset(registry, 0, registry_header_size());
 		pg_atomic_init_u32(&registry->tick, 0);
 		pg_atomic_init_u32(&registry->room_tick, 0);
+		pg_atomic_init_u32(&registry->kind_tick, 0);
 		registry->series_mask = series_buckets() - 1;
 		mon_memory_setup(area, registry_size() - registry_header_size());
 	}
@@ -168,6 +170,18 @@ uint32
 mon_registry_room_tick(void)
 {
 	return pg_atomic_read_u32(&registry->room_tick);
+}
+
+uint32
+mon_registry_kind_tick(void)
+{
+	return pg_atomic_read_u32(&registry->kind_tick);
+}
+
+void
+mon_registry_bump_kind_tick(void)
+{
+	pg_atomic_fetch_add_u32(&registry->kind_tick, 1);
 }
 
 /* ---- allocation of the type-stable structs (index lock held exclusively) ---- */
@@ -825,6 +839,7 @@ mon_registry_forget(Oid dboid, bool gone)
 	}
 	mon_index_unlock();
 	mon_seal_unlock();
+	mon_registry_bump_kind_tick();
 }
 
 /* Whether a series can be reclaimed: idle, and safely stored or never used at all. */

@@ -35,6 +35,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
@@ -100,9 +101,10 @@ static bool too_many_logged = false;
 /* Set while a transaction may be cancelled to let us shut down. */
 static volatile sig_atomic_t cancelable = false;
 
-/* For watch_transaction(). */
+/* For watch_transaction(); by the clock that does not step. */
 static TimeoutId watch_timeout;
-static TimestampTz overrun_at = 0;
+static instr_time began;
+static int overrun_ms = 0;
 static int watches_since_sigterm = 0;
 
 /* ---- the slot ---- */
@@ -223,9 +225,12 @@ static void
 watch_transaction(void)
 {
 	bool making_way = ShutdownRequestPending && my_outcome == MON_SLOT_FAILED;
+	instr_time taken;
 
+	INSTR_TIME_SET_CURRENT(taken);
+	INSTR_TIME_SUBTRACT(taken, began);
 	if (making_way ? ++watches_since_sigterm >= SHUTDOWN_WATCHES
-				   : GetCurrentTimestamp() > overrun_at)
+				   : INSTR_TIME_GET_MILLISEC(taken) > overrun_ms)
 		mon_die();
 }
 
@@ -273,7 +278,8 @@ in_transaction(TransactionBody body, void *arg, int timeout)
 
 		SetCurrentStatementStartTimestamp();
 		StartTransactionCommand();
-		overrun_at = now + (timeout + OVERRUN_MS) * INT64CONST(1000);
+		INSTR_TIME_SET_CURRENT(began);
+		overrun_ms = timeout + OVERRUN_MS;
 		enable_timeout_every(watch_timeout, now + WATCH_MS * INT64CONST(1000), WATCH_MS);
 		enable_timeout_after(STATEMENT_TIMEOUT, timeout);
 		PushActiveSnapshot(GetTransactionSnapshot());
@@ -443,6 +449,8 @@ sync_stats(List *jobs, TimestampTz now)
 			namestrcpy(&stats[n].name, job->name);
 		if (stats[n].anchor == 0 && job->interval > 0)
 			stats[n].anchor = first_anchor(now, job->interval);
+		stats[n].anchor = Min(stats[n].anchor,
+							  now); /* the clock has stepped back: the beat begins anew */
 		stats[n].interval = job->interval;
 		n++;
 	}
@@ -623,7 +631,7 @@ told_lately(MonJobStats *stats, const char *job_error)
 	bool told;
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
-	told = stats->told == hash && !TimestampDifferenceExceeds(stats->told_at, now, RETELL_MS);
+	told = stats->told == hash && !mon_time_passed(stats->told_at, now, RETELL_MS);
 	if (!told)
 	{
 		stats->told = hash;
@@ -684,7 +692,7 @@ run_job(Job *job, TimestampTz due, int timeout)
 	my_slot->running = -1;
 	stats->runs++;
 	stats->last_run = start;
-	stats->duration = (double) (GetCurrentTimestamp() - start) / USECS_PER_SEC;
+	stats->duration = (double) Max(GetCurrentTimestamp() - start, 0) / USECS_PER_SEC;
 	stats->lag = (double) Max(start - due, 0) / USECS_PER_SEC;
 	stats->failed = job->error != NULL;
 	if (stats->failed)
@@ -760,7 +768,7 @@ wait_for_clients(void)
 	TimestampTz start = GetCurrentTimestamp();
 
 	while (CountDBConnections(MyDatabaseId) > 0 &&
-		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), CLIENTS_WAIT_MS))
+		   !mon_time_passed(start, GetCurrentTimestamp(), CLIENTS_WAIT_MS))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5,
 						 PG_WAIT_EXTENSION);
@@ -890,8 +898,9 @@ mon_database_worker_main(Datum arg)
 		if (slot_flag(&my_slot->leave))
 			shut_down(MON_SLOT_LEFT);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at),
-						 PG_WAIT_EXTENSION);
+		(void) WaitLatch(
+			MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+			Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at), MAX_SLEEP_MS),
+			PG_WAIT_EXTENSION);
 	}
 }

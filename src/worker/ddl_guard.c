@@ -167,8 +167,7 @@ guard_database(Oid dboid)
 	TimestampTz start = GetCurrentTimestamp();
 
 	put_up_guard(dboid);
-	while (worker_active(dboid) &&
-		   !TimestampDifferenceExceeds(start, GetCurrentTimestamp(), STOP_WAIT_MS))
+	while (worker_active(dboid) && !mon_time_passed(start, GetCurrentTimestamp(), STOP_WAIT_MS))
 	{
 		CHECK_FOR_INTERRUPTS();
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 5,

@@ -242,7 +242,7 @@ never_came(const DbEntry *db, const MonWorkerSlot *slot, TimestampTz now)
 		return false;
 	if (db->handle)
 		return GetBackgroundWorkerPid(db->handle, &pid) == BGWH_STOPPED;
-	return TimestampDifferenceExceeds(slot->since, now, CLAIM_MS);
+	return mon_time_passed(slot->since, now, CLAIM_MS);
 }
 
 static void
@@ -275,7 +275,7 @@ worker_ended(DbEntry *db, MonSlotState state, TimestampTz started, bool stopped_
 			db->next_try = stopped_for_ddl ? now : jittered(now, FIRST_BACKOFF_MS);
 			break;
 		default:
-			if (TimestampDifferenceExceeds(started, now, HEALTHY_MS))
+			if (mon_time_passed(started, now, HEALTHY_MS))
 				db->failures = 0;
 			db->failures++;
 			db->next_try = jittered(now, doubled(FIRST_BACKOFF_MS, MAX_BACKOFF_MS, db->failures));
@@ -554,7 +554,7 @@ ask_to_leave(int wanted, int stay_ms, TimestampTz now, TimestampTz *wake_at)
 		}
 		if (oldest == NULL)
 			break;
-		if (!TimestampDifferenceExceeds(oldest->since, now, stay_ms))
+		if (!mon_time_passed(oldest->since, now, stay_ms))
 		{
 			*wake_at = Min(*wake_at, oldest->since + stay_ms * INT64CONST(1000));
 			break;
@@ -640,10 +640,21 @@ launcher_start(void)
 	adopt_workers();
 }
 
+/* What was put off would have to wait for a time that comes a second time. */
+static void
+clock_stepped_back(void)
+{
+	no_slot_until = 0;
+	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+	mon_workers->recheck_all = true;
+	LWLockRelease(mon_workers->lock);
+}
+
 void
 mon_launcher_main(Datum arg)
 {
 	TimestampTz next_scan = 0;
+	TimestampTz last_now = 0;
 
 	launcher_start();
 
@@ -658,6 +669,9 @@ mon_launcher_main(Datum arg)
 			ProcessConfigFile(PGC_SIGHUP);
 		}
 
+		if (now < last_now)
+			clock_stepped_back();
+		last_now = now;
 		reap_workers(now);
 		if (take_rechecks(now) || now >= next_scan)
 		{
@@ -669,9 +683,10 @@ mon_launcher_main(Datum arg)
 		wake_at = next_scan;
 		start_workers(now, &wake_at);
 
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at)),
-						 PG_WAIT_EXTENSION);
+		(void) WaitLatch(
+			MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+			Min(Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at)), SCAN_MS),
+			PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		/* A cancel has nothing to cancel here. */
 		HOLD_CANCEL_INTERRUPTS();

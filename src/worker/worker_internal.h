@@ -15,6 +15,7 @@
 #include "worker/worker.h"
 
 #include "storage/latch.h"
+#include "utils/timestamp.h"
 
 #define MON_MAX_DATABASES 64 /* databases whose counters are kept */
 #define MON_MAX_JOBS 64      /* jobs of one database */
@@ -104,6 +105,13 @@ static inline bool
 mon_slot_active(const MonWorkerSlot *slot)
 {
 	return slot->state >= MON_SLOT_STARTING && slot->state <= MON_SLOT_RUNNING;
+}
+
+/* Whether ms have passed; a time to come was noted before the clock stepped back: long ago. */
+static inline bool
+mon_time_passed(TimestampTz since, TimestampTz now, int ms)
+{
+	return since > now || TimestampDifferenceExceeds(since, now, ms);
 }
 
 /* launcher.c */
