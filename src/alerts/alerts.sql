@@ -315,7 +315,8 @@ BEGIN
 		RAISE EXCEPTION 'max_age must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.every <= '0' OR rule.repeat_every <= '0' THEN
 		RAISE EXCEPTION '"every" and repeat_every must be longer than zero'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
 	ELSIF rule.no_data IS NULL OR rule.no_data NOT IN ('ok', 'alerting', 'keep', 'alert') THEN
 		RAISE EXCEPTION 'unknown policy "%" for no data', rule.no_data
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are ok, alerting, keep and alert.';
@@ -578,7 +579,8 @@ DECLARE
 	rule monitoring.alert_rule_defs := monitoring.change_rule(old_rule, changes, '{kind}');
 BEGIN
 	-- whose query it is, his rights it runs with
-	IF (rule.params, rule.impact_sql, rule.threshold_sql) IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
+	IF (rule.params, rule.impact_sql, rule.threshold_sql)
+		IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
 		rule.owner := monitoring.calling_role();
 	END IF;
 	rule := monitoring.check_alert_rule(rule);
@@ -652,7 +654,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
 	|| CASE WHEN strpos(rule.annotations::text, '{{') = 0 THEN rule.annotations
 		ELSE monitoring.fill_texts(rule.annotations,
-			coalesce(state.details || CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END, '{}')
+			coalesce(state.details, '{}')
+			|| CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END
 			|| rule.selector || rule.extra_labels || state.series_labels
 			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
 				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END

@@ -64,7 +64,8 @@ BEGIN
 				"selector": {}, "by_labels": [], "extra_labels": {}, "annotations": {}, "params": {}, "no_data": "ok",
 				"on_error": "keep", "max_instances": 1000}'), definition);
 	END IF;
-	IF (rule.params, rule.impact_sql, rule.threshold_sql) IS DISTINCT FROM (stored.params, stored.impact_sql, stored.threshold_sql) THEN
+	IF (rule.params, rule.impact_sql, rule.threshold_sql)
+		IS DISTINCT FROM (stored.params, stored.impact_sql, stored.threshold_sql) THEN
 		rule.owner := monitoring.calling_role();
 	END IF;
 	rule := monitoring.check_alert_rule(rule);
@@ -177,7 +178,8 @@ BEGIN
 		SELECT f.moment, s.labels, s.from_state, s.to_state, s.reason, s.value, s.threshold, s.details
 		FROM unnest(moments, transitions) WITH ORDINALITY AS f (moment, found, n)
 		CROSS JOIN LATERAL ROWS FROM (jsonb_to_recordset(f.found) AS (labels jsonb, from_state text, to_state text, reason text,
-			value float8, threshold float8, details jsonb)) WITH ORDINALITY AS s (labels, from_state, to_state, reason, value, threshold, details, m)
+			value float8, threshold float8, details jsonb)) WITH ORDINALITY
+			AS s (labels, from_state, to_state, reason, value, threshold, details, m)
 		ORDER BY f.n, s.m;
 END $$;
 COMMENT ON FUNCTION monitoring.backtest_rule(text, timestamptz, timestamptz, interval, jsonb) IS 'The transitions that a rule would have made, had it been evaluated at since, since + step, and so on until the end, with the metrics that are stored; it starts without alerts. A row without labels says that the rule was in error (to_state error, reason the error) or no longer. step: by default a minute, or the rule''s "every" if that is longer, and not more than 1,440 steps. definition as in preview_rule: to try changes of the stored rule of this name, or a rule that is not stored. Queries and other rules give what they give now, unless they look at the time. Errors: 22023 for times that are not finite or not in order, 54000 for more than 10,000 steps or 100,000 transitions, others as create_alert_rule.';

@@ -53,7 +53,8 @@ COMMENT ON FUNCTION monitoring.next_alert_state(timestamptz, text, text, boolean
 -- Queries may be slow: together they have three seconds, in an order that is another one each time.
 CREATE FUNCTION monitoring.rule_thresholds(rule_ids bigint[], at timestamptz)
 RETURNS TABLE (rule_id bigint, names text[], labels jsonb, threshold float8, error text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = auto SET enable_nestloop = on
+SET enable_mergejoin = on AS $$
 DECLARE
 	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
 	rule record;
@@ -67,10 +68,13 @@ BEGIN
 		IF clock_timestamp() < stop_at THEN
 			RETURN QUERY
 				SELECT rule.id, ARRAY(SELECT jsonb_object_keys(q.labels)), q.labels, q.value, 'threshold_sql: ' || coalesce(q.error,
-					CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity') THEN format('no finite threshold for %s', q.labels) END)
-				FROM monitoring.try_rule_query(rule.owner, rule.threshold_sql, '1 second', 10000, false, rule_thresholds.at, rule.over) AS q;
+					CASE WHEN q.value IS NULL OR q.value IN ('NaN', 'Infinity', '-Infinity')
+						THEN format('no finite threshold for %s', q.labels) END)
+				FROM monitoring.try_rule_query(rule.owner, rule.threshold_sql, '1 second', 10000, false, rule_thresholds.at,
+					rule.over) AS q;
 		ELSE
-			RETURN QUERY SELECT rule.id, NULL::text[], NULL::jsonb, NULL::float8, 'threshold_sql: the queries of other rules took too long';
+			RETURN QUERY SELECT rule.id, NULL::text[], NULL::jsonb, NULL::float8,
+				'threshold_sql: the queries of other rules took too long';
 		END IF;
 	END LOOP;
 END $$;
@@ -78,7 +82,8 @@ COMMENT ON FUNCTION monitoring.rule_thresholds(bigint[], timestamptz) IS 'Thresh
 
 CREATE FUNCTION monitoring.rule_values(source text, rule_ids bigint[], at timestamptz, failure text)
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE plpgsql ROWS 10000 SET search_path = pg_catalog, pg_temp SET enable_nestloop = on SET enable_mergejoin = on AS $$
+LANGUAGE plpgsql ROWS 10000 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = auto SET enable_nestloop = on
+SET enable_mergejoin = on AS $$
 BEGIN
 	IF source IS NOT NULL THEN
 		RETURN QUERY EXECUTE format('SELECT f.rule_id, f.series_labels, f.value, f.details, f.error FROM %s($1, $2) AS f', source)
@@ -94,7 +99,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	UPDATE monitoring.alert_rule_defs AS d
 	SET last_error = n.error, last_error_at = CASE WHEN n.error IS NOT NULL THEN at END
 	FROM unnest(rule_ids, errors) AS n (id, error)
-	WHERE d.id = n.id AND d.id IN (SELECT e.id FROM monitoring.alert_rule_defs AS e WHERE e.id = ANY (rule_ids) FOR NO KEY UPDATE SKIP LOCKED)
+	WHERE d.id = n.id AND d.id IN (
+		SELECT e.id FROM monitoring.alert_rule_defs AS e WHERE e.id = ANY (rule_ids) FOR NO KEY UPDATE SKIP LOCKED)
 $$;
 COMMENT ON FUNCTION monitoring.note_rule_errors(bigint[], text[], timestamptz) IS 'Set or clear (null) the errors of rules that nobody is editing.';
 
@@ -112,21 +118,27 @@ BEGIN
 	WITH observed AS MATERIALIZED (
 		SELECT f.rule_id, coalesce(f.series_labels, '{}') AS series_labels, nullif(f.value, 'NaN') AS value,
 			CASE WHEN jsonb_typeof(f.details) = 'object' THEN f.details END AS details,
-			CASE WHEN jsonb_typeof(f.series_labels) <> 'object' THEN format('labels %s are not an object', f.series_labels) ELSE f.error END AS error
-		FROM monitoring.rule_values(run_evaluation.source, run_evaluation.rule_ids, run_evaluation.at, run_evaluation.failure) AS f
+			CASE WHEN jsonb_typeof(f.series_labels) <> 'object' THEN format('labels %s are not an object', f.series_labels)
+				ELSE f.error END AS error
+		FROM monitoring.rule_values(source, rule_ids, at, failure) AS f
 	), thresholds AS MATERIALIZED (
-		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error FROM monitoring.rule_thresholds(run_evaluation.rule_ids, run_evaluation.at) AS t WHERE NOT run_evaluation.inactive
+		SELECT t.rule_id, t.names, t.labels, t.threshold, t.error
+		FROM monitoring.rule_thresholds(rule_ids, at) AS t
+		WHERE NOT inactive
 	), rules AS MATERIALIZED (
 		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
 			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
 			coalesce(o.error, t.error,
-				CASE WHEN o.label_sets > d.max_instances THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
+				CASE WHEN o.label_sets > d.max_instances
+					THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
 		FROM monitoring.alert_rule_defs AS d
 		LEFT JOIN (
-			SELECT g.rule_id, count(*) AS label_sets, count(g.value) AS known, min(g.error) AS error FROM observed AS g GROUP BY g.rule_id
+			SELECT g.rule_id, count(*) AS label_sets, count(g.value) AS known, min(g.error) AS error
+			FROM observed AS g
+			GROUP BY g.rule_id
 		) AS o ON o.rule_id = d.id
 		LEFT JOIN (SELECT l.rule_id, min(l.error) AS error FROM thresholds AS l GROUP BY l.rule_id) AS t ON t.rule_id = d.id
-		WHERE d.id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id)) AND d.enabled
+		WHERE d.id IN (SELECT u.id FROM unnest(rule_ids) AS u (id)) AND d.enabled
 	-- the threshold with the most labels, all of which the alert has
 	), own AS MATERIALIZED (
 		SELECT DISTINCT ON (o.rule_id, o.series_labels) o.rule_id, o.series_labels, t.threshold
@@ -137,7 +149,9 @@ BEGIN
 			SELECT coalesce(jsonb_object_agg(a.name, (r.labels || o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
 		ORDER BY o.rule_id, o.series_labels, cardinality(t.names) DESC, t.names
 	), known AS (
-		SELECT s.*, s.ctid AS place FROM monitoring.alert_states AS s WHERE s.rule_id IN (SELECT u.id FROM unnest(run_evaluation.rule_ids) AS u (id))
+		SELECT s.*, s.ctid AS place
+		FROM monitoring.alert_states AS s
+		WHERE s.rule_id IN (SELECT u.id FROM unnest(rule_ids) AS u (id))
 	-- alerts that tell of missing data or an error
 	), policies AS (
 		SELECT r.id AS rule_id, jsonb_build_object('reason', p.origin) AS series_labels, p.origin,
@@ -147,16 +161,18 @@ BEGIN
 			SELECT 'rule_error' AS origin WHERE r.error IS NOT NULL AND r.on_error IN ('alerting', 'alert')
 			UNION ALL
 			SELECT 'no_data' WHERE r.error IS NULL AND r.known = 0 AND r.no_data IN ('alerting', 'alert')) AS p
-		WHERE NOT run_evaluation.inactive AND (p.origin = 'rule_error' AND r.on_error = 'alert' OR NOT EXISTS (
+		WHERE NOT inactive AND (p.origin = 'rule_error' AND r.on_error = 'alert' OR NOT EXISTS (
 			SELECT FROM monitoring.alert_states AS a
 			WHERE a.rule_id = r.id AND a.origin = 'value' AND a.state IN ('pending', 'firing')))
 		UNION ALL
 		SELECT k.rule_id, k.series_labels || '{"reason": "no_data"}', 'no_data', NULL
 		FROM rules AS r
 		JOIN monitoring.alert_states AS k ON k.rule_id = r.id
-		WHERE NOT run_evaluation.inactive AND r.error IS NULL AND r.no_data = 'alert' AND k.origin = 'value' AND k.state IN ('pending', 'firing')
+		WHERE NOT inactive AND r.error IS NULL AND r.no_data = 'alert'
+			AND k.origin = 'value' AND k.state IN ('pending', 'firing')
 			AND NOT EXISTS (
-				SELECT FROM observed AS o WHERE o.rule_id = k.rule_id AND o.series_labels = k.series_labels AND o.value IS NOT NULL)
+				SELECT FROM observed AS o
+				WHERE o.rule_id = k.rule_id AND o.series_labels = k.series_labels AND o.value IS NOT NULL)
 	), compared AS (
 		SELECT coalesce(i.rule_id, k.rule_id) AS rule_id, coalesce(i.series_labels, k.series_labels) AS series_labels,
 			coalesce(i.origin, k.origin) AS origin, i.rule_id IS NOT NULL AS present, i.value AS new_value, i.details AS new_details,
@@ -173,7 +189,8 @@ BEGIN
 		FULL JOIN known AS k ON k.rule_id = i.rule_id AND k.series_labels = i.series_labels AND k.origin = i.origin
 	-- OFFSET 0: each step is computed once, not wherever a later one refers to it
 	), judged AS NOT MATERIALIZED (
-		SELECT c.*, r.name, r.version, r.keep_firing_for, r.max_age, r.no_data, r.on_error, coalesce(c.own_threshold, r.threshold) AS bound,
+		SELECT c.*, r.name, r.version, r.keep_firing_for, r.max_age, r.no_data, r.on_error,
+			coalesce(c.own_threshold, r.threshold) AS bound,
 			c.state IN ('pending', 'firing') AS active,
 			r.error IS NOT NULL AND c.origin <> 'rule_error' AS failed,
 			CASE WHEN c.origin <> 'value' THEN c.present
@@ -190,38 +207,39 @@ BEGIN
 	), verdicts AS (
 		SELECT j.*,
 			-- never in the future, should the clock have been set back
-			CASE WHEN j.active AND j.active_at <= run_evaluation.at THEN j.active_at ELSE run_evaluation.at END AS since,
-			CASE WHEN j.clear_since > run_evaluation.at THEN run_evaluation.at ELSE j.clear_since END AS clear,
-			CASE WHEN j.missing_since > run_evaluation.at THEN run_evaluation.at ELSE j.missing_since END AS missing,
-			monitoring.alert_verdict(run_evaluation.at, j.missing_since, j.breach, run_evaluation.inactive, j.failed, j.max_age, j.no_data,
+			CASE WHEN j.active AND j.active_at <= at THEN j.active_at ELSE at END AS since,
+			CASE WHEN j.clear_since > at THEN at ELSE j.clear_since END AS clear,
+			CASE WHEN j.missing_since > at THEN at ELSE j.missing_since END AS missing,
+			monitoring.alert_verdict(at, j.missing_since, j.breach, inactive, j.failed, j.max_age, j.no_data,
 				j.on_error) AS verdict
 		FROM judged AS j
 		WHERE j.state IS NOT NULL OR j.breach
 		OFFSET 0
 	), moved AS (
 		SELECT v.*,
-			monitoring.next_alert_state(run_evaluation.at, v.state, v.verdict, v.breach AND NOT run_evaluation.inactive AND NOT v.failed,
+			monitoring.next_alert_state(at, v.state, v.verdict, v.breach AND NOT inactive AND NOT v.failed,
 				v.since, v.clear, v.resolved_at, v.pending_for, v.keep_firing_for) AS to_state
 		FROM verdicts AS v
 		OFFSET 0
 	), timed AS (
 		SELECT m.*,
 			CASE WHEN m.to_state = 'firing' THEN
-				CASE m.verdict WHEN 'keep' THEN m.clear WHEN 'clear' THEN coalesce(m.clear, run_evaluation.at) END END AS next_clear_since,
+				CASE m.verdict WHEN 'keep' THEN m.clear WHEN 'clear' THEN coalesce(m.clear, at) END END AS next_clear_since,
 			CASE WHEN m.to_state IN ('pending', 'firing') THEN
-				CASE WHEN m.failed THEN m.missing WHEN m.breach IS NULL THEN coalesce(m.missing, run_evaluation.at) END END AS next_missing_since
+				CASE WHEN m.failed THEN m.missing WHEN m.breach IS NULL THEN coalesce(m.missing, at) END END AS next_missing_since
 		FROM moved AS m
 	), changed AS MATERIALIZED (
 		SELECT t.rule_id, t.version, t.place, t.series_labels, t.origin, t.state AS old_state, t.active, t.to_state,
-			CASE WHEN run_evaluation.inactive THEN 'inactive_hours' WHEN t.failed THEN 'rule_error' WHEN t.breach IS NULL THEN 'no_data'
+			CASE WHEN inactive THEN 'inactive_hours' WHEN t.failed THEN 'rule_error' WHEN t.breach IS NULL THEN 'no_data'
 				WHEN NOT t.breach THEN 'clear' WHEN t.origin = 'value' THEN 'breach' ELSE t.origin END AS reason,
 			coalesce(t.fingerprint, monitoring.alert_fingerprint(t.name, t.series_labels, t.origin)) AS fingerprint, t.alert_id,
 			coalesce(t.new_value, t.value) AS value,
 			CASE WHEN t.new_details IS NULL THEN t.details WHEN t.state = 'firing' AND t.details ? 'impact'
 				THEN t.new_details || jsonb_build_object('impact', t.details -> 'impact') ELSE t.new_details END AS details,
 			CASE WHEN t.new_value IS NULL THEN coalesce(t.threshold, t.bound) ELSE t.bound END AS threshold, t.since AS active_at,
-			CASE WHEN t.to_state = 'firing' AND t.state IS DISTINCT FROM 'firing' THEN run_evaluation.at WHEN t.active THEN t.fired_at END AS fired_at,
-			CASE WHEN t.to_state = 'resolved' THEN run_evaluation.at END AS resolved_at,
+			CASE WHEN t.to_state = 'firing' AND t.state IS DISTINCT FROM 'firing' THEN at
+				WHEN t.active THEN t.fired_at END AS fired_at,
+			CASE WHEN t.to_state = 'resolved' THEN at END AS resolved_at,
 			t.next_clear_since AS clear_since, t.next_missing_since AS missing_since
 		FROM timed AS t
 		WHERE t.to_state IS DISTINCT FROM t.state
@@ -243,7 +261,7 @@ BEGIN
 		INSERT INTO monitoring.alert_states (rule_id, fingerprint, series_labels, alert_id, state, value, details, active_at, fired_at,
 			resolved_at, clear_since, missing_since, updated_at, threshold, origin)
 		SELECT r.rule_id, r.fingerprint, r.series_labels, r.alert_id, r.to_state, r.value, r.details, r.active_at, r.fired_at,
-			r.resolved_at, r.clear_since, r.missing_since, run_evaluation.at, r.threshold, r.origin
+			r.resolved_at, r.clear_since, r.missing_since, at, r.threshold, r.origin
 		FROM ready AS r
 		WHERE r.old_state IS NULL
 		RETURNING 1
@@ -251,7 +269,7 @@ BEGIN
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
 			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
-			updated_at = run_evaluation.at, threshold = r.threshold
+			updated_at = at, threshold = r.threshold
 		FROM ready AS r
 		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
 		RETURNING 1
@@ -267,37 +285,41 @@ BEGIN
 	), written AS (
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
-		SELECT run_evaluation.at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
+		SELECT at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
 			d.selector || d.extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
 			monitoring.fill_annotations(d, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
-				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, run_evaluation.at, t.threshold, t.origin)::monitoring.alert_states),
+				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, at, t.threshold,
+				t.origin)::monitoring.alert_states),
 			t.details, t.active_at, t.fired_at, t.fingerprint
 		FROM transitions AS t
 		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
-		WHERE run_evaluation.purpose = 'record'
+		WHERE purpose = 'record'
 		ORDER BY d.id, t.series_labels
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
-		CASE run_evaluation.purpose
+		CASE purpose
 			WHEN 'simulate' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
 				FROM (
-					SELECT NULL::jsonb AS series_labels, jsonb_build_object('from_state', CASE WHEN r.last_error IS NULL THEN 'ok' ELSE 'error' END,
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object(
+						'from_state', CASE WHEN r.last_error IS NULL THEN 'ok' ELSE 'error' END,
 						'to_state', CASE WHEN r.error IS NULL THEN 'ok' ELSE 'error' END, 'reason', r.error) AS shown
 					FROM rules AS r
 					WHERE r.id = ANY (n.ids)
 					UNION ALL
 					SELECT t.series_labels, jsonb_build_object('labels', r.labels || t.series_labels,
-						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value, 'threshold', t.threshold,
-						'details', t.details)
+						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value,
+						'threshold', t.threshold, 'details', t.details)
 					FROM transitions AS t
 					JOIN rules AS r ON r.id = t.rule_id
 				) AS u)
 			WHEN 'show' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
 				FROM (
-					SELECT NULL::jsonb AS series_labels, jsonb_build_object('error', r.error) AS shown FROM rules AS r WHERE r.error IS NOT NULL
+					SELECT NULL::jsonb AS series_labels, jsonb_build_object('error', r.error) AS shown
+					FROM rules AS r
+					WHERE r.error IS NOT NULL
 					UNION ALL
 					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
 						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
@@ -313,7 +335,7 @@ BEGIN
 	FROM (
 		SELECT array_agg(r.id ORDER BY r.id) AS ids, array_agg(left(r.error, 1000) ORDER BY r.id) AS errors
 		FROM rules AS r
-		WHERE NOT run_evaluation.inactive AND left(r.error, 1000) IS DISTINCT FROM r.last_error
+		WHERE NOT inactive AND left(r.error, 1000) IS DISTINCT FROM r.last_error
 	) AS n;
 
 	-- a new label set twice violates the primary key
@@ -439,7 +461,8 @@ BEGIN
 			(t.s).threshold, monitoring.fill_annotations(rule, t.s), (t.s).details, (t.s).active_at, (t.s).fired_at,
 			(t.s).fingerprint
 		FROM demoted AS d
-		CROSS JOIN LATERAL (VALUES (d.old_state, 'firing', 'resolved'), (d.new_state, 'inactive', 'pending')) AS t (s, from_state, to_state)
+		CROSS JOIN LATERAL (VALUES (d.old_state, 'firing', 'resolved'), (d.new_state, 'inactive', 'pending'))
+			AS t (s, from_state, to_state)
 		ORDER BY t.to_state DESC, (t.s).alert_id
 		RETURNING id
 	)
@@ -568,7 +591,8 @@ CREATE FUNCTION monitoring.rule_members(params jsonb) RETURNS SETOF text
 LANGUAGE sql IMMUTABLE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 	SELECT DISTINCT m.name
 	FROM unnest('{all,any}'::text[]) AS k (key)
-	CROSS JOIN LATERAL jsonb_array_elements_text(CASE jsonb_typeof(params -> k.key) WHEN 'array' THEN params -> k.key ELSE '[]' END) AS m (name)
+	CROSS JOIN LATERAL jsonb_array_elements_text(
+		CASE jsonb_typeof(params -> k.key) WHEN 'array' THEN params -> k.key ELSE '[]' END) AS m (name)
 $$;
 COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
 
