@@ -2012,7 +2012,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.max_age IS 'How long an alert keeps
 COMMENT ON COLUMN monitoring.alert_rule_defs.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.selector IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.by_labels IS 'Labels to group by: one alert per combination of their values. Empty: one alert.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {{value}}, {{threshold}}, {{severity}}, {{alertname}} and {{label}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
@@ -2442,7 +2442,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -2569,6 +2569,15 @@ CREATE FUNCTION monitoring.fill_texts(texts jsonb, vars jsonb) RETURNS jsonb
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_texts';
 COMMENT ON FUNCTION monitoring.fill_texts(jsonb, jsonb) IS 'A JSON object with fill_text done to each of its texts; the 64 kB count for all of them together.';
 
+CREATE FUNCTION monitoring.alert_labels(rule monitoring.alert_rule_defs, series_labels jsonb) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN rule.selector
+	|| CASE WHEN strpos(rule.extra_labels::text, '{{') = 0 THEN rule.extra_labels
+		ELSE monitoring.fill_texts(rule.extra_labels,
+			rule.selector || series_labels || jsonb_build_object('alertname', rule.name, 'severity', rule.severity)) END
+	|| series_labels;
+COMMENT ON FUNCTION monitoring.alert_labels(monitoring.alert_rule_defs, jsonb) IS 'All labels of an alert: the rule''s selector, its extra labels with {{label}} filled in, and those that tell the alert from the rule''s others.';
+
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
@@ -2583,7 +2592,7 @@ RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('run
 		ELSE monitoring.fill_texts(rule.annotations,
 			coalesce(state.details, '{}')
 			|| CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END
-			|| rule.selector || rule.extra_labels || state.series_labels
+			|| monitoring.alert_labels(rule, state.series_labels)
 			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
 				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END
 	|| CASE state.origin WHEN 'value' THEN '{}'
@@ -2623,7 +2632,7 @@ COMMENT ON COLUMN monitoring.alert_rules.max_age IS 'How long an alert keeps its
 COMMENT ON COLUMN monitoring.alert_rules.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
-COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
@@ -2891,7 +2900,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF alert_ids IS NULL THEN
 		RETURN QUERY
-		SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+		SELECT s.alert_id, s.rule_id, s.state, monitoring.alert_labels(d, s.series_labels)
 			|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
@@ -2899,7 +2908,7 @@ BEGIN
 		RETURN;
 	END IF;
 	RETURN QUERY
-	SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+	SELECT s.alert_id, s.rule_id, s.state, monitoring.alert_labels(d, s.series_labels)
 		|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
 	FROM (SELECT DISTINCT u.id FROM unnest(alert_labels.alert_ids) AS u (id)) AS a
 	JOIN monitoring.alert_states AS s ON s.alert_id = a.id
@@ -3191,7 +3200,7 @@ BEGIN
 		CROSS JOIN LATERAL monitoring.match_labels(r.labels, ARRAY(
 			SELECT s - ARRAY(SELECT jsonb_object_keys(s - '{alertname,severity}'::text[])) FROM unnest(sources) AS s)) AS m
 	)
-	SELECT array_agg(s.alert_id), array_agg(d.selector || d.extra_labels || s.series_labels
+	SELECT array_agg(s.alert_id), array_agg(monitoring.alert_labels(d, s.series_labels)
 		|| jsonb_build_object('alertname', d.name, 'severity', d.severity))
 	INTO source_ids, source_labels
 	FROM possible AS p
@@ -3267,7 +3276,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		SELECT s.alert_id, s.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
-		CROSS JOIN LATERAL (SELECT (d.selector || d.extra_labels || s.series_labels) - '{alertname,severity}'::text[] AS labels) AS l
+		CROSS JOIN LATERAL (SELECT monitoring.alert_labels(d, s.series_labels) - '{alertname,severity}'::text[] AS labels) AS l
 		WHERE s.state = 'firing' AND s.rule_id IN (SELECT p.id FROM ancestors AS p)
 	), children AS MATERIALIZED (
 		SELECT a.alert_id, a.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names
@@ -3722,7 +3731,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT resolve.at, (e.s).alert_id, d.id, d.name, d.severity, (e.s).series_labels,
-			d.selector || d.extra_labels || (e.s).series_labels, e.from_state, e.to_state, 'manual', (e.s).value, d.op,
+			monitoring.alert_labels(d, (e.s).series_labels), e.from_state, e.to_state, 'manual', (e.s).value, d.op,
 			(e.s).threshold, monitoring.fill_annotations(d, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at, (e.s).fingerprint
 		FROM (SELECT * FROM resolved UNION ALL SELECT * FROM forgotten) AS e
 		JOIN monitoring.alert_rule_defs AS d ON d.id = (e.s).rule_id
@@ -3828,7 +3837,7 @@ COMMENT ON FUNCTION monitoring.suppressed_now() IS 'Why nobody is notified now, 
 -- The sub-select does not depend on the row: it runs once, and only if the column is read.
 CREATE VIEW monitoring.alerts AS
 	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
-		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
+		monitoring.alert_labels(d, s.series_labels) AS labels,
 		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
 		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at,
 		CASE WHEN a.holds THEN h.acknowledged_at END AS acknowledged_at,
@@ -5605,7 +5614,7 @@ BEGIN
 		WHERE NOT inactive
 	), rules AS MATERIALIZED (
 		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
-			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
+			d.on_error, d.last_error, coalesce(o.known, 0) AS known,
 			coalesce(o.error, t.error,
 				CASE WHEN o.label_sets > d.max_instances
 					THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
@@ -5621,10 +5630,10 @@ BEGIN
 	), own AS MATERIALIZED (
 		SELECT DISTINCT ON (o.rule_id, o.series_labels) o.rule_id, o.series_labels, t.threshold
 		FROM (SELECT DISTINCT l.rule_id, l.names FROM thresholds AS l) AS n
-		JOIN rules AS r ON r.id = n.rule_id
+		JOIN monitoring.alert_rule_defs AS d ON d.id = n.rule_id
 		JOIN observed AS o ON o.rule_id = n.rule_id
 		JOIN thresholds AS t ON t.rule_id = n.rule_id AND t.names = n.names AND t.labels = (
-			SELECT coalesce(jsonb_object_agg(a.name, (r.labels || o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
+			SELECT coalesce(jsonb_object_agg(a.name, monitoring.alert_labels(d, o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
 		ORDER BY o.rule_id, o.series_labels, cardinality(t.names) DESC, t.names
 	), known AS (
 		SELECT s.*, s.ctid AS place
@@ -5764,7 +5773,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
-			d.selector || d.extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
+			monitoring.alert_labels(d, t.series_labels), t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
 			monitoring.fill_annotations(d, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
 				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, at, t.threshold,
 				t.origin)::monitoring.alert_states),
@@ -5786,11 +5795,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.id = ANY (n.ids)
 					UNION ALL
-					SELECT t.series_labels, jsonb_build_object('labels', r.labels || t.series_labels,
+					SELECT t.series_labels, jsonb_build_object('labels', monitoring.alert_labels(d, t.series_labels),
 						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value,
 						'threshold', t.threshold, 'details', t.details)
 					FROM transitions AS t
-					JOIN rules AS r ON r.id = t.rule_id
+					JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 				) AS u)
 			WHEN 'show' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
@@ -5799,10 +5808,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.error IS NOT NULL
 					UNION ALL
-					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
+					SELECT j.series_labels, jsonb_build_object('labels', monitoring.alert_labels(d, j.series_labels), 'value', j.new_value,
 						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
 					FROM judged AS j
 					JOIN rules AS r ON r.id = j.rule_id
+					JOIN monitoring.alert_rule_defs AS d ON d.id = j.rule_id
 					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
 				) AS u)
 		END,
@@ -5899,7 +5909,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
-			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
+			monitoring.alert_labels(rule, (e.s).series_labels), (e.s).state,
 			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
 			(e.s).threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
 			(e.s).fingerprint
@@ -5935,7 +5945,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT demote_alerts.at, (t.s).alert_id, rule.id, rule.name, rule.severity, (t.s).series_labels,
-			rule.selector || rule.extra_labels || (t.s).series_labels, t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
+			monitoring.alert_labels(rule, (t.s).series_labels), t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
 			(t.s).threshold, monitoring.fill_annotations(rule, t.s), (t.s).details, (t.s).active_at, (t.s).fired_at,
 			(t.s).fingerprint
 		FROM demoted AS d
@@ -6439,7 +6449,7 @@ BEGIN
 		WHERE h.at >= alert_episodes.since AND h.from_state = 'firing' AND h.to_state = 'resolved'
 			AND h.fired_at < alert_episodes.until
 		UNION ALL
-		SELECT s.alert_id, d.name, d.severity, d.selector || d.extra_labels || s.series_labels, s.fingerprint, s.active_at,
+		SELECT s.alert_id, d.name, d.severity, monitoring.alert_labels(d, s.series_labels), s.fingerprint, s.active_at,
 			s.fired_at, NULL
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
@@ -7448,7 +7458,7 @@ INSERT INTO monitoring.access_levels VALUES
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
+   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,

@@ -276,11 +276,13 @@ TRUNCATE monitoring.alert_history;
 -- a policy's alert says what it is about; labels are only text, and not much of them
 INSERT INTO public.as_feed VALUES ('texts', 10, '{"l": "{{value}} {{$labels.m}}", "m": "\u003cscript\u003e"}', 6);
 SELECT count(monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 5, kind => 'as', params => jsonb_build_object('feed', n), no_data => 'alert', max_age => '0',
+	extra_labels => '{"team": "{{m}} of {{alertname}}", "site": "a"}',
 	annotations => '{"summary": "{{l}}|{{ $labels.m }}|{{value}}|{{nosuch}}", "title": "{{alertname}} {{severity}} {{reason}} {{value}}"}'))
 FROM unnest('{texts,silent}'::text[]) AS n;
 SELECT monitoring.evaluate_alerts(public.as_t0() + '10 seconds'::interval) AS transitions;
 SELECT monitoring.evaluate_alerts(public.as_t0() + '20 seconds'::interval) AS transitions;
-SELECT rule_name, to_state, annotations FROM monitoring.alert_history ORDER BY id;
+SELECT rule_name, to_state, labels, annotations FROM monitoring.alert_history ORDER BY id;
+SELECT labels FROM monitoring.alerts WHERE rule = 'texts' ORDER BY labels;
 SELECT octet_length(monitoring.fill_text(repeat('{{a}}', 1000), jsonb_build_object('a', repeat('x', 4000)))) AS bytes,
 	octet_length(monitoring.fill_texts(jsonb_build_object('1', repeat('{{a}}', 12), '2', repeat('{{a}}', 12)), jsonb_build_object('a', repeat('x', 4000)))::text) AS bytes;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;

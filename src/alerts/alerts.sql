@@ -85,7 +85,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.max_age IS 'How long an alert keeps
 COMMENT ON COLUMN monitoring.alert_rule_defs.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.selector IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.by_labels IS 'Labels to group by: one alert per combination of their values. Empty: one alert.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {{value}}, {{threshold}}, {{severity}}, {{alertname}} and {{label}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
@@ -515,7 +515,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -642,6 +642,15 @@ CREATE FUNCTION monitoring.fill_texts(texts jsonb, vars jsonb) RETURNS jsonb
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_fill_texts';
 COMMENT ON FUNCTION monitoring.fill_texts(jsonb, jsonb) IS 'A JSON object with fill_text done to each of its texts; the 64 kB count for all of them together.';
 
+CREATE FUNCTION monitoring.alert_labels(rule monitoring.alert_rule_defs, series_labels jsonb) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN rule.selector
+	|| CASE WHEN strpos(rule.extra_labels::text, '{{') = 0 THEN rule.extra_labels
+		ELSE monitoring.fill_texts(rule.extra_labels,
+			rule.selector || series_labels || jsonb_build_object('alertname', rule.name, 'severity', rule.severity)) END
+	|| series_labels;
+COMMENT ON FUNCTION monitoring.alert_labels(monitoring.alert_rule_defs, jsonb) IS 'All labels of an alert: the rule''s selector, its extra labels with {{label}} filled in, and those that tell the alert from the rule''s others.';
+
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
@@ -656,7 +665,7 @@ RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('run
 		ELSE monitoring.fill_texts(rule.annotations,
 			coalesce(state.details, '{}')
 			|| CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END
-			|| rule.selector || rule.extra_labels || state.series_labels
+			|| monitoring.alert_labels(rule, state.series_labels)
 			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
 				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END
 	|| CASE state.origin WHEN 'value' THEN '{}'
@@ -696,7 +705,7 @@ COMMENT ON COLUMN monitoring.alert_rules.max_age IS 'How long an alert keeps its
 COMMENT ON COLUMN monitoring.alert_rules.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
-COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts.';
+COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
 COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';

@@ -127,7 +127,7 @@ BEGIN
 		WHERE NOT inactive
 	), rules AS MATERIALIZED (
 		SELECT d.id, d.name, d.version, d.op, d.threshold, d.resolve_threshold, d.pending_for, d.keep_firing_for, d.max_age, d.no_data,
-			d.on_error, d.selector || d.extra_labels AS labels, d.last_error, coalesce(o.known, 0) AS known,
+			d.on_error, d.last_error, coalesce(o.known, 0) AS known,
 			coalesce(o.error, t.error,
 				CASE WHEN o.label_sets > d.max_instances
 					THEN format('more than max_instances (%s) label sets', d.max_instances) END) AS error
@@ -143,10 +143,10 @@ BEGIN
 	), own AS MATERIALIZED (
 		SELECT DISTINCT ON (o.rule_id, o.series_labels) o.rule_id, o.series_labels, t.threshold
 		FROM (SELECT DISTINCT l.rule_id, l.names FROM thresholds AS l) AS n
-		JOIN rules AS r ON r.id = n.rule_id
+		JOIN monitoring.alert_rule_defs AS d ON d.id = n.rule_id
 		JOIN observed AS o ON o.rule_id = n.rule_id
 		JOIN thresholds AS t ON t.rule_id = n.rule_id AND t.names = n.names AND t.labels = (
-			SELECT coalesce(jsonb_object_agg(a.name, (r.labels || o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
+			SELECT coalesce(jsonb_object_agg(a.name, monitoring.alert_labels(d, o.series_labels) -> a.name), '{}') FROM unnest(n.names) AS a (name))
 		ORDER BY o.rule_id, o.series_labels, cardinality(t.names) DESC, t.names
 	), known AS (
 		SELECT s.*, s.ctid AS place
@@ -286,7 +286,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT at, t.alert_id, d.id, d.name, d.severity, t.series_labels,
-			d.selector || d.extra_labels || t.series_labels, t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
+			monitoring.alert_labels(d, t.series_labels), t.from_state, t.to_state, t.reason, t.value, d.op, t.threshold,
 			monitoring.fill_annotations(d, ROW(t.rule_id, t.fingerprint, t.series_labels, t.alert_id, t.to_state, t.value, t.details,
 				t.active_at, t.fired_at, t.resolved_at, t.clear_since, t.missing_since, at, t.threshold,
 				t.origin)::monitoring.alert_states),
@@ -308,11 +308,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.id = ANY (n.ids)
 					UNION ALL
-					SELECT t.series_labels, jsonb_build_object('labels', r.labels || t.series_labels,
+					SELECT t.series_labels, jsonb_build_object('labels', monitoring.alert_labels(d, t.series_labels),
 						'from_state', t.from_state, 'to_state', t.to_state, 'reason', t.reason, 'value', t.value,
 						'threshold', t.threshold, 'details', t.details)
 					FROM transitions AS t
-					JOIN rules AS r ON r.id = t.rule_id
+					JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 				) AS u)
 			WHEN 'show' THEN (
 				SELECT jsonb_agg(u.shown ORDER BY u.series_labels NULLS FIRST)
@@ -321,10 +321,11 @@ BEGIN
 					FROM rules AS r
 					WHERE r.error IS NOT NULL
 					UNION ALL
-					SELECT j.series_labels, jsonb_build_object('labels', r.labels || j.series_labels, 'value', j.new_value,
+					SELECT j.series_labels, jsonb_build_object('labels', monitoring.alert_labels(d, j.series_labels), 'value', j.new_value,
 						'threshold', j.bound, 'breach', j.breach, 'details', j.new_details)
 					FROM judged AS j
 					JOIN rules AS r ON r.id = j.rule_id
+					JOIN monitoring.alert_rule_defs AS d ON d.id = j.rule_id
 					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
 				) AS u)
 		END,
@@ -421,7 +422,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT end_alerts.at, (e.s).alert_id, rule.id, rule.name, rule.severity, (e.s).series_labels,
-			rule.selector || rule.extra_labels || (e.s).series_labels, (e.s).state,
+			monitoring.alert_labels(rule, (e.s).series_labels), (e.s).state,
 			CASE (e.s).state WHEN 'firing' THEN 'resolved' ELSE 'inactive' END, end_alerts.reason, (e.s).value, rule.op,
 			(e.s).threshold, monitoring.fill_annotations(rule, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at,
 			(e.s).fingerprint
@@ -457,7 +458,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT demote_alerts.at, (t.s).alert_id, rule.id, rule.name, rule.severity, (t.s).series_labels,
-			rule.selector || rule.extra_labels || (t.s).series_labels, t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
+			monitoring.alert_labels(rule, (t.s).series_labels), t.from_state, t.to_state, 'rule_changed', (t.s).value, rule.op,
 			(t.s).threshold, monitoring.fill_annotations(rule, t.s), (t.s).details, (t.s).active_at, (t.s).fired_at,
 			(t.s).fingerprint
 		FROM demoted AS d

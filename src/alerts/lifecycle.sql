@@ -421,7 +421,7 @@ BEGIN
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state,
 			to_state, reason, value, op, threshold, annotations, details, active_at, fired_at, fingerprint)
 		SELECT resolve.at, (e.s).alert_id, d.id, d.name, d.severity, (e.s).series_labels,
-			d.selector || d.extra_labels || (e.s).series_labels, e.from_state, e.to_state, 'manual', (e.s).value, d.op,
+			monitoring.alert_labels(d, (e.s).series_labels), e.from_state, e.to_state, 'manual', (e.s).value, d.op,
 			(e.s).threshold, monitoring.fill_annotations(d, e.s), (e.s).details, (e.s).active_at, (e.s).fired_at, (e.s).fingerprint
 		FROM (SELECT * FROM resolved UNION ALL SELECT * FROM forgotten) AS e
 		JOIN monitoring.alert_rule_defs AS d ON d.id = (e.s).rule_id
@@ -527,7 +527,7 @@ COMMENT ON FUNCTION monitoring.suppressed_now() IS 'Why nobody is notified now, 
 -- The sub-select does not depend on the row: it runs once, and only if the column is read.
 CREATE VIEW monitoring.alerts AS
 	SELECT s.alert_id, d.name AS rule, d.severity, s.state,
-		d.selector OPERATOR(pg_catalog.||) d.extra_labels OPERATOR(pg_catalog.||) s.series_labels AS labels,
+		monitoring.alert_labels(d, s.series_labels) AS labels,
 		s.value, d.op, s.threshold, s.active_at, s.fired_at, s.resolved_at,
 		monitoring.fill_annotations(d, s) AS annotations, s.details, s.fingerprint, s.updated_at,
 		CASE WHEN a.holds THEN h.acknowledged_at END AS acknowledged_at,

@@ -241,7 +241,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF alert_ids IS NULL THEN
 		RETURN QUERY
-		SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+		SELECT s.alert_id, s.rule_id, s.state, monitoring.alert_labels(d, s.series_labels)
 			|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
@@ -249,7 +249,7 @@ BEGIN
 		RETURN;
 	END IF;
 	RETURN QUERY
-	SELECT s.alert_id, s.rule_id, s.state, d.selector || d.extra_labels || s.series_labels
+	SELECT s.alert_id, s.rule_id, s.state, monitoring.alert_labels(d, s.series_labels)
 		|| jsonb_build_object('alertname', d.name, 'severity', d.severity)
 	FROM (SELECT DISTINCT u.id FROM unnest(alert_labels.alert_ids) AS u (id)) AS a
 	JOIN monitoring.alert_states AS s ON s.alert_id = a.id
@@ -541,7 +541,7 @@ BEGIN
 		CROSS JOIN LATERAL monitoring.match_labels(r.labels, ARRAY(
 			SELECT s - ARRAY(SELECT jsonb_object_keys(s - '{alertname,severity}'::text[])) FROM unnest(sources) AS s)) AS m
 	)
-	SELECT array_agg(s.alert_id), array_agg(d.selector || d.extra_labels || s.series_labels
+	SELECT array_agg(s.alert_id), array_agg(monitoring.alert_labels(d, s.series_labels)
 		|| jsonb_build_object('alertname', d.name, 'severity', d.severity))
 	INTO source_ids, source_labels
 	FROM possible AS p
@@ -617,7 +617,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		SELECT s.alert_id, s.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
-		CROSS JOIN LATERAL (SELECT (d.selector || d.extra_labels || s.series_labels) - '{alertname,severity}'::text[] AS labels) AS l
+		CROSS JOIN LATERAL (SELECT monitoring.alert_labels(d, s.series_labels) - '{alertname,severity}'::text[] AS labels) AS l
 		WHERE s.state = 'firing' AND s.rule_id IN (SELECT p.id FROM ancestors AS p)
 	), children AS MATERIALIZED (
 		SELECT a.alert_id, a.rule_id, l.labels, ARRAY(SELECT jsonb_object_keys(l.labels)) AS names

@@ -78,7 +78,7 @@ BEGIN
 		WHERE h.at >= alert_episodes.since AND h.from_state = 'firing' AND h.to_state = 'resolved'
 			AND h.fired_at < alert_episodes.until
 		UNION ALL
-		SELECT s.alert_id, d.name, d.severity, d.selector || d.extra_labels || s.series_labels, s.fingerprint, s.active_at,
+		SELECT s.alert_id, d.name, d.severity, monitoring.alert_labels(d, s.series_labels), s.fingerprint, s.active_at,
 			s.fired_at, NULL
 		FROM monitoring.alert_states AS s
 		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id

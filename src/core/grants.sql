@@ -26,7 +26,7 @@ INSERT INTO monitoring.access_levels VALUES
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,short_number,
+   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
