@@ -645,7 +645,7 @@ COMMENT ON FUNCTION monitoring.fill_texts(jsonb, jsonb) IS 'A JSON object with f
 CREATE FUNCTION monitoring.alert_labels(rule monitoring.alert_rule_defs, series_labels jsonb) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN rule.selector
-	|| CASE WHEN strpos(rule.extra_labels::text, '{{') = 0 THEN rule.extra_labels
+	|| CASE WHEN rule.extra_labels = '{}' OR strpos(rule.extra_labels::text, '{{') = 0 THEN rule.extra_labels
 		ELSE monitoring.fill_texts(rule.extra_labels,
 			rule.selector || series_labels || jsonb_build_object('alertname', rule.name, 'severity', rule.severity)) END
 	|| series_labels;
@@ -661,7 +661,7 @@ COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to r
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
-	|| CASE WHEN strpos(rule.annotations::text, '{{') = 0 THEN rule.annotations
+	|| CASE WHEN rule.annotations = '{}' THEN '{}'
 		ELSE monitoring.fill_texts(rule.annotations,
 			coalesce(state.details, '{}')
 			|| CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END
