@@ -6085,7 +6085,7 @@ $$;
 COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
 
 CREATE FUNCTION monitoring.rule_depths() RETURNS TABLE (rule_id bigint, depth integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH RECURSIVE rules AS MATERIALIZED (
 		SELECT d.id, d.name, ARRAY(SELECT monitoring.rule_members(d.params)) AS members
 		FROM monitoring.alert_rule_defs AS d
@@ -6101,7 +6101,7 @@ $$;
 COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
 	transitions bigint[] := '{}';
 	previous timestamptz := monitoring.previous_evaluation();
