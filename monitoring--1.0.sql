@@ -814,6 +814,13 @@ LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path 
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
 COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
 
+CREATE FUNCTION monitoring.last_observed(metric text, over interval DEFAULT '1 day', labels jsonb DEFAULT '{}',
+                                         by text[] DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (series_labels jsonb, observed_at timestamptz)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_last_observed';
+COMMENT ON FUNCTION monitoring.last_observed(text, interval, jsonb, text[], timestamptz) IS 'When there was data last in the window that ends at a time, one row for each combination of the labels named in by that has any. It is the end of the slot of 10 seconds that holds it, of the minute for what is older than a few hours, but no later than `at`; of gauges in slots the very moment. Errors as value().';
+
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
@@ -1941,7 +1948,8 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	check_function text,
 	description text NOT NULL DEFAULT '',
 	builtin boolean NOT NULL DEFAULT false,
-	evaluation_order integer NOT NULL DEFAULT 0
+	evaluation_order integer NOT NULL DEFAULT 0,
+	every interval CHECK (every > '0')
 );
 COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
@@ -1950,6 +1958,7 @@ COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualifie
 COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.evaluation_order IS 'Kinds with lower numbers are evaluated first; a kind that reads other rules'' alerts needs a higher number than theirs.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.every IS 'How often rules of the kind are evaluated that do not say so themselves; null: at every evaluation.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
 
 CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;
@@ -3878,6 +3887,84 @@ COMMENT ON COLUMN monitoring.alerts.suppressed IS 'Why nobody is notified of it 
 -- the kind are not disturbed.
 
 ----------------------------------------------------------------------------------------------------------------------
+-- Checks of what rules of several kinds have
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_rule_params(rule jsonb, allowed text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text := (SELECT min(k) FROM jsonb_object_keys(rule -> 'params') AS k WHERE k <> ALL (allowed));
+BEGIN
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'an alert rule of kind % takes no parameter "%"', rule ->> 'kind', left(bad, 100)
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = CASE WHEN allowed = '{}' THEN 'Its params are empty.' ELSE 'Its params are ' || array_to_string(allowed, ', ') || '.' END;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_params(jsonb, text[]) IS 'Raises 22023 if a rule''s params hold anything but what is allowed. For the check functions of kinds.';
+
+CREATE FUNCTION monitoring.check_rule_interval(rule jsonb, param text, longest interval DEFAULT '10 years') RETURNS interval
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	length interval;
+BEGIN
+	length := (rule -> 'params' ->> param)::interval;
+	IF length <= '0' OR length > longest THEN
+		RAISE EXCEPTION 'out of range' USING ERRCODE = 'interval_field_overflow';
+	END IF;
+	RETURN length;
+EXCEPTION WHEN data_exception THEN
+	RAISE EXCEPTION 'parameter "%" of an alert rule must be an interval longer than zero and at most %', param, longest
+		USING ERRCODE = 'invalid_parameter_value', HINT = 'Give text such as "1 week".';
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_interval(jsonb, text, interval) IS 'A parameter of a rule as an interval; null if it has none. Error 22023 unless it is one, longer than zero and at most longest.';
+
+CREATE FUNCTION monitoring.check_rule_number(rule jsonb, param text, lowest float8, highest float8) RETURNS float8
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	given jsonb := rule -> 'params' -> param;
+BEGIN
+	IF jsonb_typeof(given) = 'number' AND given::float8 BETWEEN lowest AND highest THEN
+		RETURN given::float8;
+	ELSIF given IS NOT NULL THEN
+		RAISE EXCEPTION 'parameter "%" of an alert rule must be a number between % and %', param, lowest, highest
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_number(jsonb, text, float8, float8) IS 'A parameter of a rule as a number; null if it has none. Error 22023 unless it is a number between the bounds.';
+
+CREATE FUNCTION monitoring.check_metric_name(metric text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF metric !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
+		RAISE EXCEPTION 'invalid metric name "%"', left(metric, 200)
+			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_metric_name(text) IS 'Error 42602 unless it is the name of a metric, which need not exist.';
+
+CREATE FUNCTION monitoring.check_rule_reading(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF rule ->> 'metric' IS NULL THEN
+		RAISE EXCEPTION 'an alert rule of kind % needs a metric', rule ->> 'kind' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_metric_name(rule ->> 'metric');
+	IF rule ->> 'fn' IS NULL THEN
+		RAISE EXCEPTION 'an alert rule of kind % needs a function', rule ->> 'kind'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Functions are those of monitoring.value(), such as avg, rate or p95.';
+	END IF;
+	PERFORM monitoring.check_fn(rule ->> 'fn');
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_reading(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
+
+CREATE FUNCTION monitoring.counts_events(fn text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN fn IN ('count', 'rate', 'increase');
+COMMENT ON FUNCTION monitoring.counts_events(text) IS 'Whether a function of value() counts events, so that without data it is zero.';
+
+----------------------------------------------------------------------------------------------------------------------
 -- Queries that rules hold
 ----------------------------------------------------------------------------------------------------------------------
 
@@ -3957,20 +4044,11 @@ $$;
 COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF rule ->> 'metric' IS NULL THEN
-		RAISE EXCEPTION 'a metric rule needs a metric' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF rule ->> 'metric' !~ '^[a-zA-Z_:][a-zA-Z0-9_:]{0,199}$' THEN
-		RAISE EXCEPTION 'invalid metric name "%"', left(rule ->> 'metric', 200)
-			USING ERRCODE = 'invalid_name', DETAIL = 'A metric name matches [a-zA-Z_:][a-zA-Z0-9_:]* and has at most 200 characters.';
-	ELSIF rule ->> 'fn' IS NULL THEN
-		RAISE EXCEPTION 'a metric rule needs a function'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Functions are those of monitoring.value(), such as avg, rate or p95.';
-	END IF;
-	PERFORM monitoring.check_fn(rule ->> 'fn');
-END $$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric or without a function that value() knows.';
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.check_rule_params(rule, '{}');
+	SELECT monitoring.check_rule_reading(rule)
+$$;
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, without a function that value() knows, or with params.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -4005,6 +4083,7 @@ COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{}');
 	IF rule ->> 'op' NOT IN ('>', '>=') OR rule ->> 'resolve_threshold' IS NOT NULL THEN
 		RAISE EXCEPTION 'a slow-query rule compares with > or >= and has no resolve threshold'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
@@ -4015,12 +4094,331 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use monitoring.create_slow_query_rule.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a negative threshold, a metric, a function or labels to group by.';
+COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for a slow-query rule with an operator that finds fast ones, a resolve threshold, a negative threshold, a metric, a function, params or labels to group by.';
 
-INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
-	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true),
-	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true);
+----------------------------------------------------------------------------------------------------------------------
+-- sql: any query
+----------------------------------------------------------------------------------------------------------------------
 
+-- Queries may be slow: together they have ten seconds, in an order that is another one each time.
+CREATE FUNCTION monitoring.sql_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH start AS MATERIALIZED (
+		SELECT clock_timestamp() AS t
+	), rules AS MATERIALIZED (
+		SELECT d.id, d.owner, d.params, d.max_instances, d.over
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (sql_rule_values.rule_ids)
+		ORDER BY random()
+	)
+	SELECT r.id, q.labels, q.value, NULL::jsonb, q.error
+	FROM rules AS r
+	CROSS JOIN start AS s
+	CROSS JOIN LATERAL (
+		SELECT least(coalesce((r.params ->> 'timeout')::interval, '1 second'), s.t + '10 seconds' - clock_timestamp()) AS left_over OFFSET 0
+	) AS t
+	CROSS JOIN LATERAL (
+		SELECT f.labels, f.value, f.error
+		FROM monitoring.try_rule_query(r.owner::name, r.params ->> 'query', t.left_over, r.max_instances, false, sql_rule_values.at, r.over) AS f
+		WHERE t.left_over > '0'
+		UNION ALL
+		SELECT NULL, NULL, 'the queries of other rules took too long'
+		WHERE t.left_over <= '0'
+	) AS q
+$$;
+COMMENT ON FUNCTION monitoring.sql_rule_values(timestamptz, bigint[]) IS 'Rule kind sql: what each rule''s query gives, run as its owner with run_rule_query.';
+
+CREATE FUNCTION monitoring.check_sql_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{query,timeout}');
+	IF jsonb_typeof(rule -> 'params' -> 'query') IS DISTINCT FROM 'string' THEN
+		RAISE EXCEPTION 'an alert rule of kind sql needs the parameter "query"'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'For example params => ''{"query": "SELECT state, count(*) FROM shop.orders GROUP BY state"}''.';
+	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'selector' <> '{}' OR rule -> 'by_labels' <> '[]' THEN
+		RAISE EXCEPTION 'an alert rule of kind sql takes no metric, function, labels or grouping'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Its query does all that; labels to be attached to alerts are extra_labels.';
+	END IF;
+	PERFORM monitoring.check_rule_interval(rule, 'timeout', '10 seconds');
+	PERFORM monitoring.check_rule_query((rule ->> 'owner')::name, rule -> 'params' ->> 'query', '5 seconds', over => (rule ->> 'over')::interval);
+END $$;
+COMMENT ON FUNCTION monitoring.check_sql_rule(jsonb) IS 'Raises 22023 for a rule without a query, with a bad timeout, or with a metric, a function, labels or grouping; otherwise what check_rule_query raises for its query.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- absence: how long nothing has been observed
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.absence_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH readings AS MATERIALIZED (
+		SELECT r.rules, o.series_labels, o.observed_at
+		FROM (
+			SELECT d.metric, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules
+			FROM monitoring.alert_rule_defs AS d
+			WHERE d.id = ANY (absence_rule_values.rule_ids)
+			GROUP BY d.metric, d.over, d.selector, d.by_labels
+		) AS r
+		CROSS JOIN LATERAL monitoring.last_observed(r.metric, r.over, r.selector, r.by_labels, absence_rule_values.at) AS o
+	)
+	SELECT u.id, r.series_labels, date_part('epoch', absence_rule_values.at - r.observed_at),
+		jsonb_build_object('observed_at', r.observed_at), NULL::text
+	FROM readings AS r
+	CROSS JOIN LATERAL unnest(r.rules) AS u (id)
+	UNION ALL
+	-- of a group only what the window has seen is known; a metric has been there before, or there is nothing to miss
+	SELECT d.id, '{}', date_part('epoch', d.over), NULL, NULL
+	FROM monitoring.alert_rule_defs AS d
+	WHERE d.id = ANY (absence_rule_values.rule_ids) AND d.by_labels = '{}'
+		AND NOT EXISTS (SELECT FROM readings AS r WHERE d.id = ANY (r.rules))
+		AND EXISTS (SELECT FROM monitoring.series_catalog AS s WHERE s.metric = d.metric AND monitoring.labels_match(s.labels, d.selector))
+$$;
+COMMENT ON FUNCTION monitoring.absence_rule_values(timestamptz, bigint[]) IS 'Rule kind absence: seconds since the last observation of each group of series that was observed in the rule''s window; the length of the window for a rule that does not group and whose series were observed before it.';
+
+CREATE FUNCTION monitoring.check_absence_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{}');
+	IF rule ->> 'metric' IS NULL OR rule ->> 'fn' IS NOT NULL THEN
+		RAISE EXCEPTION 'an alert rule of kind absence needs a metric and takes no function' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_metric_name(rule ->> 'metric');
+	IF rule ->> 'op' NOT IN ('>', '>=') OR (rule ->> 'threshold')::float8 <= 0
+		OR (rule ->> 'threshold')::float8 >= date_part('epoch', (rule ->> 'over')::interval) THEN
+		RAISE EXCEPTION 'an alert rule of kind absence compares with > or >= to a number of seconds that is shorter than its window'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'The window, such as ''1 day'', is how long something that fell silent is remembered.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_absence_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, with a function or params, with an operator that finds what is not absent, or with a threshold that its window cannot reach.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- change: against an earlier window
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.change_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
+	WITH rules AS MATERIALIZED (
+		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels,
+			coalesce((d.params ->> 'shift')::interval, '7 days') AS shift, coalesce(d.params ->> 'mode', 'ratio') AS mode,
+			CASE WHEN monitoring.counts_events(d.fn) THEN 0::float8 END AS silence
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (change_rule_values.rule_ids)
+	), readings AS MATERIALIZED (
+		SELECT g.rules, v.series_labels, coalesce(v.value, g.silence) AS value, coalesce(v.previous, g.silence) AS previous
+		FROM (
+			SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence, array_agg(r.id) AS rules
+			FROM rules AS r
+			GROUP BY r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence
+		) AS g
+		CROSS JOIN LATERAL monitoring.compare(g.metric, g.fn, g.over, g.shift, g.selector, g.by_labels, change_rule_values.at) AS v
+	), values AS (
+		SELECT r.id, r.mode, v.series_labels, v.value, v.previous
+		FROM readings AS v
+		CROSS JOIN LATERAL unnest(v.rules) AS u (id)
+		JOIN rules AS r ON r.id = u.id
+		UNION ALL
+		-- neither now nor then: what is counted has not changed
+		SELECT r.id, r.mode, s.series_labels, 0, 0
+		FROM rules AS r
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
+		WHERE r.silence IS NOT NULL AND NOT EXISTS (
+			SELECT FROM readings AS v WHERE r.id = ANY (v.rules) AND v.series_labels = s.series_labels)
+	)
+	SELECT v.id, v.series_labels,
+		CASE v.mode WHEN 'difference' THEN v.value - v.previous WHEN 'percent' THEN 100 * (v.value - v.previous) / nullif(abs(v.previous), 0)
+			ELSE v.value / nullif(v.previous, 0) END,
+		jsonb_build_object('current', v.value, 'previous', v.previous), NULL::text
+	FROM values AS v
+$$;
+COMMENT ON FUNCTION monitoring.change_rule_values(timestamptz, bigint[]) IS 'Rule kind change: fn of a metric''s values in the window compared with the window that ends shift earlier, as ratio, difference or percent, one row per rule and group with data in one of them. Where events are counted, no data is zero. There is no ratio and no percentage of zero.';
+
+CREATE FUNCTION monitoring.check_change_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{shift,mode}');
+	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_rule_interval(rule, 'shift');
+	IF coalesce(rule -> 'params' ->> 'mode', 'ratio') NOT IN ('ratio', 'difference', 'percent') THEN
+		RAISE EXCEPTION 'unknown mode "%" of a change', left(rule -> 'params' ->> 'mode', 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Modes are ratio, difference and percent.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_change_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, with a bad shift, or with a mode other than ratio, difference and percent; 42602 for a bad metric name.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- ratio: of two metrics, or of one by different labels
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.ratio_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH rules AS MATERIALIZED (
+		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector, coalesce(d.params ->> 'metric', d.metric) AS base_metric,
+			coalesce(d.params ->> 'fn', d.fn) AS base_fn, coalesce(d.params -> 'labels', '{}') AS base_selector,
+			coalesce((d.params ->> 'min_denominator')::float8, 0) AS least
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (ratio_rule_values.rule_ids)
+	-- numerators and denominators: rules share what they have in common, such as the number of all requests
+	), readings AS MATERIALIZED (
+		SELECT g.numerators, g.denominators, v.series_labels, v.value
+		FROM (
+			SELECT p.metric, p.fn, r.over, p.selector, r.by_labels, array_agg(r.id) FILTER (WHERE p.numerator) AS numerators,
+				array_agg(r.id) FILTER (WHERE NOT p.numerator) AS denominators
+			FROM rules AS r
+			CROSS JOIN LATERAL (VALUES (true, r.metric, r.fn, r.selector), (false, r.base_metric, r.base_fn, r.base_selector))
+				AS p (numerator, metric, fn, selector)
+			GROUP BY p.metric, p.fn, r.over, p.selector, r.by_labels
+		) AS g
+		CROSS JOIN LATERAL monitoring.series_values(g.metric, g.fn, g.over, g.selector, g.by_labels, ratio_rule_values.at) AS v
+	)
+	SELECT r.id, d.series_labels, n.value / d.value, jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
+	FROM rules AS r
+	JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.denominators) AS u (id)) AS d ON d.id = r.id
+	LEFT JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.numerators) AS u (id)) AS m
+		ON m.id = r.id AND m.series_labels = d.series_labels
+	CROSS JOIN LATERAL (SELECT coalesce(m.value, CASE WHEN monitoring.counts_events(r.fn) THEN 0 END) AS value) AS n
+	WHERE d.value <> 0 AND d.value >= r.least
+$$;
+COMMENT ON FUNCTION monitoring.ratio_rule_values(timestamptz, bigint[]) IS 'Rule kind ratio: fn of the rule''s metric and labels, divided by that of the metric, fn and labels in its params, one row per rule and group whose denominator is not zero nor below min_denominator. A numerator that counts events is zero without data.';
+
+CREATE FUNCTION monitoring.check_ratio_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	params jsonb := rule -> 'params';
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{metric,fn,labels,min_denominator}');
+	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_metric_name(params ->> 'metric'), monitoring.check_fn(params ->> 'fn');
+	PERFORM monitoring.check_rule_number(rule, 'min_denominator', 0, 1e300);
+	IF (coalesce(params ->> 'metric', rule ->> 'metric'), coalesce(params ->> 'fn', rule ->> 'fn'), coalesce(params -> 'labels', '{}'))
+		= (rule ->> 'metric', rule ->> 'fn', rule -> 'selector') THEN
+		RAISE EXCEPTION 'a ratio of something to itself is always one'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the metric, fn or labels of the denominator in params.';
+	END IF;
+	PERFORM monitoring.labels_match('{}', params -> 'labels');
+END $$;
+COMMENT ON FUNCTION monitoring.check_ratio_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, for a denominator that is the numerator, or labels or min_denominator that are not valid; 42602 for a bad metric name; 2201B for a bad regular expression.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- composite: of other rules
+----------------------------------------------------------------------------------------------------------------------
+
+-- A group is a combination of the values of the rule's "by" labels that an alert of a member has. An alert that lacks some
+-- of these labels counts for every group that it does not contradict.
+CREATE FUNCTION monitoring.composite_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH rules AS MATERIALIZED (
+		SELECT d.id, d.selector, d.by_labels, d.params ? 'all' AS needs_all, coalesce(d.params -> 'all', d.params -> 'any') AS names
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id = ANY (composite_rule_values.rule_ids)
+	), members AS MATERIALIZED (
+		SELECT r.id, r.selector, r.by_labels, n.name, d.id AS member, d.selector || d.extra_labels AS labels
+		FROM rules AS r
+		CROSS JOIN LATERAL (SELECT DISTINCT jsonb_array_elements_text(r.names)) AS n (name)
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.name = n.name
+	), firing AS MATERIALIZED (
+		SELECT DISTINCT m.id, m.name, l.labels
+		FROM members AS m
+		CROSS JOIN LATERAL (
+			SELECT s.series_labels
+			FROM monitoring.alert_states AS s
+			WHERE s.rule_id = m.member AND s.state = 'firing' AND s.origin = 'value'
+				AND (m.selector = '{}' OR monitoring.labels_match(m.labels || s.series_labels, m.selector))
+			-- that there is one is all that matters
+			LIMIT CASE WHEN m.by_labels = '{}' THEN 1 END
+		) AS s
+		CROSS JOIN LATERAL (
+			SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS labels
+			FROM jsonb_each(m.labels || s.series_labels) AS e
+			WHERE e.key = ANY (m.by_labels)
+		) AS l
+	), groups AS (
+		SELECT f.id, f.labels FROM firing AS f JOIN rules AS r ON r.id = f.id WHERE f.labels ?& r.by_labels
+		UNION
+		SELECT r.id, '{}' FROM rules AS r WHERE r.by_labels = '{}'
+		UNION
+		SELECT r.id, s.series_labels
+		FROM rules AS r
+		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
+	)
+	SELECT g.id, g.labels, (CASE WHEN r.needs_all THEN c.firing = c.members ELSE c.firing > 0 END)::integer, jsonb_build_object('firing', c.names), NULL::text
+	FROM groups AS g
+	JOIN rules AS r ON r.id = g.id
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS members, count(f.name) AS firing, coalesce(jsonb_agg(f.name ORDER BY f.name) FILTER (WHERE f.name IS NOT NULL), '[]') AS names
+		FROM members AS m
+		LEFT JOIN (SELECT DISTINCT o.id, o.name FROM firing AS o WHERE o.id = g.id AND g.labels @> o.labels) AS f
+			ON f.id = m.id AND f.name = m.name
+		WHERE m.id = g.id
+	) AS c
+	WHERE NOT EXISTS (SELECT FROM members AS m WHERE m.id = g.id AND m.member IS NULL)
+	UNION ALL
+	SELECT m.id, NULL, NULL, NULL, format('rule "%s" does not exist', m.name)
+	FROM members AS m
+	WHERE m.member IS NULL
+$$;
+COMMENT ON FUNCTION monitoring.composite_rule_values(timestamptz, bigint[]) IS 'Rule kind composite: 1 while all, or any, of the named rules have a firing alert that matches the rule''s labels, otherwise 0; one row per combination of the values of the labels in by.';
+
+CREATE FUNCTION monitoring.check_composite_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	params jsonb := rule -> 'params';
+	names jsonb := coalesce(params -> 'all', params -> 'any');
+	bad text;
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{all,any}');
+	IF (params ? 'all') = (params ? 'any') OR jsonb_typeof(names) <> 'array' OR jsonb_array_length(names) = 0
+		OR EXISTS (SELECT FROM jsonb_array_elements(names) AS n WHERE jsonb_typeof(n) <> 'string') THEN
+		RAISE EXCEPTION 'an alert rule of kind composite needs the names of rules as "all" or as "any"'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'For example params => ''{"all": ["slow checkout", "many errors"]}''.';
+	ELSIF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL THEN
+		RAISE EXCEPTION 'an alert rule of kind composite takes no metric or function' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT monitoring.alert_breach(rule ->> 'op', 1, (rule ->> 'threshold')::float8)
+		OR monitoring.alert_breach(rule ->> 'op', 0, (rule ->> 'threshold')::float8) THEN
+		RAISE EXCEPTION 'an alert rule of kind composite must compare so that 1 is a breach and 0 is none'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use the operator > and the threshold 0.';
+	END IF;
+
+	SELECT min(n) INTO bad
+	FROM jsonb_array_elements_text(names) AS n
+	WHERE n <> rule ->> 'name' AND NOT EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.name = n);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'alert rule "%" does not exist', bad USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
+	END IF;
+
+	WITH RECURSIVE below AS (
+		SELECT n AS name FROM jsonb_array_elements_text(names) AS n
+		UNION
+		SELECT n.name
+		FROM below AS b
+		JOIN monitoring.alert_rule_defs AS d ON d.name = b.name AND d.name <> rule ->> 'name' AND d.kind = rule ->> 'kind'
+		CROSS JOIN LATERAL monitoring.rule_members(d.params) AS n (name)
+	)
+	SELECT b.name INTO bad FROM below AS b WHERE b.name = rule ->> 'name';
+	IF FOUND THEN
+		RAISE EXCEPTION 'composite rule "%" cannot be made of itself', rule ->> 'name'
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It is among its members, or among theirs.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_composite_rule(jsonb) IS 'Raises 22023 for a composite rule without members, with both "all" and "any", with a metric or function, with a comparison that does not tell 1 from 0, or that would be a member of itself; 42704 for a member that does not exist.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- The kinds
+----------------------------------------------------------------------------------------------------------------------
+
+INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin, evaluation_order, every) VALUES
+	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true, 0, NULL),
+	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true, 0, NULL),
+	('sql', 'monitoring.sql_rule_values', 'monitoring.check_sql_rule', 'What a query gives: a numeric column is the value, the others are labels. params: query, timeout (1 second).', true, 0, '10 seconds'),
+	('absence', 'monitoring.absence_rule_values', 'monitoring.check_absence_rule', 'Seconds since the metric was last observed.', true, 0, '10 seconds'),
+	('change', 'monitoring.change_rule_values', 'monitoring.check_change_rule', 'A function of a metric''s values in the window compared with the same window earlier. params: shift (7 days), mode (ratio, difference or percent).', true, 0, NULL),
+	('ratio', 'monitoring.ratio_rule_values', 'monitoring.check_ratio_rule', 'A function of a metric''s values divided by another one. params, of the denominator: metric, fn (those of the rule), labels, min_denominator (0).', true, 0, NULL),
+	('composite', 'monitoring.composite_rule_values', 'monitoring.check_composite_rule', '1 while all, or any, of other rules fire, otherwise 0. params: all or any, names of rules.', true, 100, NULL);
 -- alerts, forecasting: the rule kinds anomaly and forecast.
 
 -- alerts, objectives: service-level objectives with their error budgets, and the rule kind burn_rate that watches them.
@@ -6128,7 +6526,7 @@ BEGIN
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
 		LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = d.id
-		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
+		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(coalesce(d.every, k.every), d.name, previous, evaluate_all_rules.at)
 		GROUP BY k.kind, k.function, b.depth
 		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP
@@ -7454,7 +7852,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts}',
- '{value,percentile,percentiles,query,series_values,rolling,top,compare,sketch_over,sketches,
+ '{value,percentile,percentiles,query,series_values,last_observed,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,

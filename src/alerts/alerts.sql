@@ -14,7 +14,8 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	check_function text,
 	description text NOT NULL DEFAULT '',
 	builtin boolean NOT NULL DEFAULT false,
-	evaluation_order integer NOT NULL DEFAULT 0
+	evaluation_order integer NOT NULL DEFAULT 0,
+	every interval CHECK (every > '0')
 );
 COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
@@ -23,6 +24,7 @@ COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualifie
 COMMENT ON COLUMN monitoring.alert_rule_kinds.description IS 'What the kind compares with the threshold.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.evaluation_order IS 'Kinds with lower numbers are evaluated first; a kind that reads other rules'' alerts needs a higher number than theirs.';
+COMMENT ON COLUMN monitoring.alert_rule_kinds.every IS 'How often rules of the kind are evaluated that do not say so themselves; null: at every evaluation.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_kinds', 'WHERE NOT builtin');
 
 CREATE SEQUENCE monitoring.alert_rule_defs_id_seq;

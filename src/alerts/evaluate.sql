@@ -641,7 +641,7 @@ BEGIN
 		FROM monitoring.alert_rule_kinds AS k
 		JOIN monitoring.alert_rule_defs AS d ON d.kind = k.kind
 		LEFT JOIN monitoring.rule_depths() AS b ON b.rule_id = d.id
-		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(d.every, d.name, previous, evaluate_all_rules.at)
+		WHERE d.enabled AND d.id <> ALL (inactive) AND monitoring.rule_is_due(coalesce(d.every, k.every), d.name, previous, evaluate_all_rules.at)
 		GROUP BY k.kind, k.function, b.depth
 		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP

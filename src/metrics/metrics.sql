@@ -334,6 +334,13 @@ LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path 
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
 COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
 
+CREATE FUNCTION monitoring.last_observed(metric text, over interval DEFAULT '1 day', labels jsonb DEFAULT '{}',
+                                         by text[] DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (series_labels jsonb, observed_at timestamptz)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 100 AS 'MODULE_PATHNAME', 'mon_last_observed';
+COMMENT ON FUNCTION monitoring.last_observed(text, interval, jsonb, text[], timestamptz) IS 'When there was data last in the window that ends at a time, one row for each combination of the labels named in by that has any. It is the end of the slot of 10 seconds that holds it, of the minute for what is older than a few hours, but no later than `at`; of gauges in slots the very moment. Errors as value().';
+
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)

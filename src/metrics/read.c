@@ -236,6 +236,18 @@ first_seen(ReadState *state, MatchedSeries *m, int64 bucket)
 	return true;
 }
 
+/* Only gauges know the moment; of all else the end of the point is it, which minutes and hours note as its last microsecond. */
+static void
+note_last(MonPoint *cell, const MonPoint *p)
+{
+	TimestampTz last = p->last_at > p->start ? p->last_at : p->start + SLOT_USECS;
+
+	if ((last + 1) % USECS_PER_SEC == 0)
+		last++;
+	cell->count += p->count;
+	cell->last_at = Max(cell->last_at, last);
+}
+
 void
 mon_read_add(ReadState *state, MatchedSeries *m, MonPoint *p)
 {
@@ -251,6 +263,8 @@ mon_read_add(ReadState *state, MatchedSeries *m, MonPoint *p)
 		g->cells = make_cells(state);
 	if (state->fn.kind == FN_SERIES)
 		g->cells[bucket].count += first_seen(state, m, bucket);
+	else if (state->fn.kind == FN_LAST_AT)
+		note_last(&g->cells[bucket], p);
 	else
 		mon_point_merge(&g->cells[bucket], p, state->fn.needs_sketch, &state->alloc);
 }

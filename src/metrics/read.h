@@ -39,7 +39,8 @@ typedef enum ReadFnKind
 	FN_SHARE_BELOW,
 	FN_APDEX,
 	FN_PERCENTILE,
-	FN_SKETCH /* the cell's sketch itself: sketch_over() */
+	FN_SKETCH, /* the cell's sketch itself: sketch_over() */
+	FN_LAST_AT /* when there was data last: last_observed() */
 } ReadFnKind;
 
 #define FOR_COUNTER 1
@@ -59,6 +60,7 @@ typedef struct ReadFn
 extern void mon_parse_fn(text *name, ReadFn *fn);
 extern void mon_percentile_fn(double q, ReadFn *fn);
 extern void mon_sketch_fn(ReadFn *fn);
+extern void mon_last_at_fn(ReadFn *fn);
 /* ereport(ERROR) 42809 when the function does not go with that kind of metric. */
 extern void mon_check_fn_kind(const ReadFn *fn, const char *metric, MonMetricKind kind);
 /* The function's value for a cell; false without data.  `seconds` is what rates divide by. */

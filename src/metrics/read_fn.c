@@ -146,6 +146,14 @@ mon_sketch_fn(ReadFn *fn)
 }
 
 void
+mon_last_at_fn(ReadFn *fn)
+{
+	fn->kind = FN_LAST_AT;
+	fn->metric_kinds = FOR_ALL;
+	fn->name = "last_observed";
+}
+
+void
 mon_check_fn_kind(const ReadFn *fn, const char *metric, MonMetricKind kind)
 {
 	static const char *const kinds[] = {"", "counter", "gauge", "distribution"};
@@ -229,6 +237,7 @@ mon_fn_value(const ReadFn *fn, const MonPoint *c, double seconds, double *value)
 			*value = expo_quantile(&c->sketch, fn->argument);
 			break;
 		case FN_SKETCH:
+		case FN_LAST_AT:
 			return false;
 	}
 	return true;

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * read_sql.c
- *	  value(), percentile(), series_values(), query(), rolling(), sketch_over(),
- *	  sketches() and live_series().
+ *	  value(), percentile(), series_values(), last_observed(), query(), rolling(),
+ *	  sketch_over(), sketches() and live_series().
  *
  *-------------------------------------------------------------------------
  */
@@ -145,6 +145,37 @@ mon_series_values(PG_FUNCTION_ARGS)
 			continue;
 		values[0] = JsonbPGetDatum(state.groups[g].labels);
 		values[1] = Float8GetDatum(value);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(mon_last_observed);
+/* last_observed(metric, over, labels, by, at): one row per group with data */
+Datum
+mon_last_observed(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	ReadState state = {0};
+	TimestampTz at = PG_GETARG_TIMESTAMPTZ(4);
+
+	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(2));
+	mon_last_at_fn(&state.fn);
+	set_window(&state, PG_GETARG_INTERVAL_P(1), at);
+	state.by = PG_GETARG_ARRAYTYPE_P(3);
+	mon_read(&state);
+
+	InitMaterializedSRF(fcinfo, 0);
+	for (int g = 0; g < state.ngroups; g++)
+	{
+		const ReadGroup *group = &state.groups[g];
+		Datum values[2];
+		bool nulls[2] = {false, false};
+
+		if (!group->cells || group->cells[0].count == 0)
+			continue;
+		values[0] = JsonbPGetDatum(group->labels);
+		values[1] = TimestampTzGetDatum(Min(group->cells[0].last_at, at));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
