@@ -84,6 +84,8 @@ SELECT monitoring.create_alert_rule('silent shop', 'ak_requests_total', NULL, '1
 SELECT monitoring.create_alert_rule('never seen', 'ak_nothing', NULL, '1 hour', '>', 300, kind => 'absence') > 0;
 -- to the end of the minute in which it was observed
 SELECT name, series_labels, value FROM pg_temp.values('absence', '0');
+-- also from hours that have been compacted
+SELECT monitoring.compact(pg_temp.at('1 day')) >= 0;
 SELECT name, series_labels, value FROM pg_temp.values('absence', '4 minutes 30 seconds');
 SELECT name, series_labels, value, details ->> 'observed_at' IS NULL AS forgotten FROM pg_temp.values('absence', '59 minutes');
 SELECT name, series_labels, value, details ->> 'observed_at' IS NULL AS forgotten FROM pg_temp.values('absence', '62 minutes');
@@ -235,5 +237,6 @@ REVOKE ALL ON monitoring.alert_rule_kinds FROM mon_test_kinds;
 SELECT monitoring.revoke_access('mon_test_kinds');
 DROP SCHEMA ak CASCADE;
 DROP ROLE mon_test_kinds;
+SELECT count(monitoring.delete_series(m)) FROM unnest('{ak_requests_total,ak_stock,ak_level}'::text[]) AS m;
 TRUNCATE monitoring.alert_history;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';

@@ -22,7 +22,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.check_rule_params(jsonb, text[]) IS 'Raises 22023 if a rule''s params hold anything but what is allowed. For the check functions of kinds.';
 
 CREATE FUNCTION monitoring.check_rule_interval(rule jsonb, param text, longest interval DEFAULT '10 years') RETURNS interval
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 DECLARE
 	length interval;
 BEGIN

@@ -380,6 +380,8 @@ order_is_known(const ReadState *state, int64 unit)
 		case FN_DELTA:
 			return unit <= USECS_PER_MINUTE ||
 				(!state->has_late && state->nmatched <= state->ngroups);
+		case FN_LAST_AT:
+			return unit <= USECS_PER_MINUTE;
 		default:
 			return true;
 	}

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * unit_test.h
- *	  What the unit tests of the plain C code share: TAP, random numbers from a
- *	  fixed seed, an allocator that can refuse, generators of values.
+ *	  What the unit tests of sketches and chunks share: an allocator that can
+ *	  refuse, generators of values.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,48 +10,11 @@
 #define UNIT_TEST_H
 
 #include <float.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "random_tap.h"
 #include "sketch/expo_sketch.h"
-
-static int tests = 0;
-static int failures = 0;
-
-static void
-ok(bool good, const char *name)
-{
-	printf("%s %d - %s\n", good ? "ok" : "not ok", ++tests, name);
-	failures += !good;
-}
-
-/* ---- random numbers (splitmix64) ---- */
-
-static uint64_t seed = 1;
-
-static uint64_t
-next_random(void)
-{
-	uint64_t z = (seed += UINT64_C(0x9E3779B97F4A7C15));
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94D049BB133111EB);
-	return z ^ (z >> 31);
-}
-
-static double
-uniform(void)
-{
-	return (double) (next_random() >> 11) * 0x1p-53;
-}
-
-static double
-normal(void)
-{
-	return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform());
-}
 
 /* Any positive finite double, subnormals included, each exponent equally likely. */
 static double
