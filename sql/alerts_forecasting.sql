@@ -100,11 +100,11 @@ SELECT count(*) FROM monitoring.anomalies('af_load', 'avg', '30 minutes', by => 
 SELECT count(*) FROM monitoring.anomalies('af_nothing', 'avg');
 
 -- rules: b is found, by its direction
-SELECT monitoring.create_anomaly_rule('odd load ' || d, 'af_load', 'avg', '30 minutes', by => '{g}', params => jsonb_build_object('direction', d, 'history', '35 days')) > 0
+SELECT monitoring.create_anomaly_rule('odd load ' || d, 'af_load', 'avg', '30 minutes', direction => d, by => '{g}', params => '{"history": "35 days"}') > 0
 FROM unnest('{both,above,below}'::text[]) AS d;
 SELECT monitoring.evaluate_alerts(pg_temp.at('0'));
-SELECT rule, state, labels, value > 10 AS far, round((details ->> 'value')::numeric - (details ->> 'expected')::numeric) BETWEEN 55 AND 65 AS by_sixty,
-	annotations ->> 'summary' LIKE 'avg of af_load is % times its usual deviation %' AS summary
+SELECT rule, state, op, labels, value > 10 AS far, round((details ->> 'value')::numeric - (details ->> 'expected')::numeric) BETWEEN 55 AND 65 AS by_sixty,
+	annotations ->> 'summary' LIKE 'avg of af_load was % standard deviations from %' AS summary
 FROM monitoring.alerts ORDER BY rule;
 SELECT d.name, v.series_labels, sign(round(v.value)) AS sign FROM monitoring.alert_rule_defs AS d, monitoring.anomaly_rule_values(pg_temp.at('0'), ARRAY(SELECT id FROM monitoring.alert_rules)) AS v
 WHERE d.id = v.rule_id AND v.series_labels = '{"g": "b"}' ORDER BY d.id;
@@ -117,6 +117,7 @@ INSERT INTO raw SELECT 'af_errors', g, pg_temp.at(t - '2 minutes'::interval), n
 FROM (VALUES ('old', '-21 days'::interval, 4), ('new', '0', 20), ('new', '-5 minutes', 20), ('new', '-10 minutes', 20),
 	('known', '0', 20), ('known', '-5 minutes', 20), ('known', '-10 minutes', 20)) AS v (g, t, n);
 SELECT pg_temp.store('counter');
+SELECT monitoring.flush() >= 0;
 UPDATE monitoring.series_catalog SET first_seen = pg_temp.at('-60 days') WHERE metric = 'af_errors' AND labels ->> 'g' = 'known';
 SELECT series_labels, value, expected, spread, round(score::numeric, 6) AS score FROM monitoring.anomalies('af_errors', 'increase', by => '{g}', at => pg_temp.at('0')) ORDER BY 1;
 SELECT series_labels, round(value::numeric, 6) AS value, round(score::numeric, 6) AS score FROM monitoring.anomalies('af_errors', 'rate', by => '{g}', at => pg_temp.at('0')) ORDER BY 1;
@@ -145,11 +146,14 @@ EXCEPTION WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 	RETURN concat_ws(' | ', state, message, nullif(hint, ''));
 END $$;
-SELECT pg_temp.try('anomaly', params) FROM unnest(ARRAY['{"season": "summer"}', '{"direction": "up"}', '{"points": 0}', '{"points": 1.5}', '{"points": "3"}', '{"history": "1 day"}',
+SELECT pg_temp.try('anomaly', params) FROM unnest(ARRAY['{"season": "summer"}', '{"two_sided": "yes"}', '{"points": 0}', '{"points": 1.5}', '{"points": "3"}', '{"history": "1 day"}',
 	'{"history": "long"}', '{"location": "Atlantis"}', '{"weeks": 3}', '{"season": "none", "history": "10 minutes"}']::jsonb[]) AS params;
 SELECT pg_temp.try('anomaly', '{}', over => '10 seconds');
 SELECT pg_temp.try('anomaly', '{}', over => '2 days');
 SELECT pg_temp.try('anomaly', '{}', op => '<');
+SELECT pg_temp.try('anomaly', '{}', op => '>', threshold => -3);
+SELECT pg_temp.try('anomaly', '{"two_sided": true}', op => '<', threshold => -3);
+SELECT pg_temp.try('anomaly', '{}', op => '<>');
 SELECT pg_temp.try('anomaly', '{}', threshold => 0);
 SELECT pg_temp.try('anomaly', '{}', fn => NULL);
 SELECT pg_temp.try('forecast', params, over => '1 hour') FROM unnest(ARRAY['{}', '{"horizon": "-1 hour"}', '{"horizon": "soon"}', '{"horizon": "11 hours"}', '{"horizon": "1 hour", "step": "1 second"}', '{"horizon": "1 hour", "step": "30 minutes"}', '{"horizon": "1 hour", "over": 1}']::jsonb[]) AS params;
@@ -199,7 +203,7 @@ SELECT monitoring.create_alert_rule('empty soon', 'af_disk', 'avg', '2 hours', '
 SELECT monitoring.evaluate_alerts(pg_temp.at('0'));
 SELECT rule, state, severity, labels, round(value) AS value, (details ->> 'crosses_at')::timestamptz BETWEEN pg_temp.at('2 hours') AND pg_temp.at('4 hours') AS soon,
 	annotations ->> 'summary' LIKE 'avg of af_disk will be % in %, it reaches 80 at %' AS summary
-FROM monitoring.alerts ORDER BY rule DESC;
+FROM monitoring.alerts ORDER BY rule DESC, labels;
 SELECT name, over, pending_for, params FROM monitoring.alert_rules ORDER BY id;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 SELECT monitoring.delete_series('af_disk') > 0;

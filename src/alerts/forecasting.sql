@@ -120,8 +120,8 @@ CREATE FUNCTION monitoring.anomaly_rule_values(at timestamptz, rule_ids bigint[]
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels, d.params - 'direction' AS reading,
-			coalesce(d.params ->> 'direction', 'both') AS direction
+		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels, d.params - 'two_sided' AS reading,
+			coalesce((d.params ->> 'two_sided')::boolean, false) AS two_sided
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (anomaly_rule_values.rule_ids)
 	), readings AS MATERIALIZED (
@@ -136,7 +136,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 			(r.reading ->> 'history')::interval, (r.reading ->> 'min_history')::interval, coalesce((r.reading ->> 'points')::integer, 3),
 			coalesce(r.reading ->> 'location', 'UTC'), anomaly_rule_values.at) AS v
 	)
-	SELECT r.id, v.series_labels, CASE r.direction WHEN 'above' THEN v.score WHEN 'below' THEN -v.score ELSE abs(v.score) END, v.details, NULL::text
+	SELECT r.id, v.series_labels, CASE WHEN r.two_sided THEN abs(v.score) ELSE v.score END, v.details, NULL::text
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS u (id)
 	JOIN rules AS r ON r.id = u.id
@@ -148,22 +148,24 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WHERE monitoring.counts_events(r.fn) AND NOT EXISTS (
 		SELECT FROM readings AS v WHERE r.id = ANY (v.rules) AND v.series_labels = s.series_labels)
 $$;
-COMMENT ON FUNCTION monitoring.anomaly_rule_values(timestamptz, bigint[]) IS 'Rule kind anomaly: the size of the score that anomalies() gives each group, or its amount above or below what is expected.';
+COMMENT ON FUNCTION monitoring.anomaly_rule_values(timestamptz, bigint[]) IS 'Rule kind anomaly: the score that anomalies() gives each group; with two_sided its size.';
 
 CREATE FUNCTION monitoring.check_anomaly_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	params jsonb := rule -> 'params';
 BEGIN
-	PERFORM monitoring.check_rule_params(rule, '{season,history,min_history,points,direction,location}');
+	PERFORM monitoring.check_rule_params(rule, '{season,history,min_history,points,two_sided,location}');
 	PERFORM monitoring.check_rule_reading(rule);
 	PERFORM monitoring.check_rule_number(rule, 'points', 1, 100);
-	IF (rule ->> 'op') NOT IN ('>', '>=') OR (rule ->> 'threshold')::float8 NOT BETWEEN 0.1 AND 1000 THEN
-		RAISE EXCEPTION 'an alert rule of kind anomaly compares with > or >= to a score between 0.1 and 1000'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'The direction is a parameter: above, below or both. A usual threshold is 3.25.';
-	ELSIF coalesce(params ->> 'direction', 'both') NOT IN ('above', 'below', 'both') THEN
-		RAISE EXCEPTION 'unknown direction "%" of an anomaly', left(params ->> 'direction', 100)
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Directions are above, below and both.';
+	IF jsonb_typeof(params -> 'two_sided') <> 'boolean' THEN
+		RAISE EXCEPTION 'parameter "two_sided" of an alert rule must be true or false' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF monitoring.alert_breach(rule ->> 'op', 0, (rule ->> 'threshold')::float8) OR rule ->> 'op' IN ('=', '<>')
+		OR abs((rule ->> 'threshold')::float8) NOT BETWEEN 0.1 AND 1000
+		OR (params ->> 'two_sided')::boolean AND (rule ->> 'threshold')::float8 < 0 THEN
+		RAISE EXCEPTION 'an alert rule of kind anomaly compares with a score that is not usual'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Use > and 3.25 for what is unusually high, < and -3.25 for what is unusually low, > and 3.25 with {"two_sided": true} for both.';
 	ELSIF trunc((params ->> 'points')::numeric) <> (params ->> 'points')::numeric THEN
 		RAISE EXCEPTION 'points must be a whole number' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
@@ -171,7 +173,7 @@ BEGIN
 	PERFORM monitoring.season_windows(coalesce(params ->> 'season', 'hour_of_week'), (rule ->> 'over')::interval, (params ->> 'history')::interval,
 		coalesce((params ->> 'points')::integer, 3), coalesce(params ->> 'location', 'UTC'), '2026-01-01 00:00+00');
 END $$;
-COMMENT ON FUNCTION monitoring.check_anomaly_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, with an operator or a threshold that fit no score, an unknown direction, or what season_windows refuses; 42602 for a bad metric name.';
+COMMENT ON FUNCTION monitoring.check_anomaly_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, with an operator and a threshold that find what is usual or nothing, or for what season_windows refuses; 42602 for a bad metric name.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Trends
@@ -287,21 +289,28 @@ COMMENT ON FUNCTION monitoring.check_forecast_rule(jsonb) IS 'Raises 22023 for a
 ----------------------------------------------------------------------------------------------------------------------
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin, evaluation_order, every) VALUES
-	('anomaly', 'monitoring.anomaly_rule_values', 'monitoring.check_anomaly_rule', 'How far a function of a metric''s values is from what it usually is at this time, in standard deviations. params: season (hour_of_week), history, min_history, points (3), direction (both), location (UTC).', true, 0, '1 minute'),
+	('anomaly', 'monitoring.anomaly_rule_values', 'monitoring.check_anomaly_rule', 'How far a function of a metric''s values is from what it usually is at this time, in standard deviations. params: season (hour_of_week), history, min_history, points (3), two_sided (false), location (UTC).', true, 0, '1 minute'),
 	('forecast', 'monitoring.forecast_rule_values', 'monitoring.check_forecast_rule', 'What a function of a metric''s values will be at the end of a horizon, by its trend over the window. params: horizon, step.', true, 0, '1 minute');
 
 CREATE FUNCTION monitoring.create_anomaly_rule(name text, metric text, fn text, over interval DEFAULT '5 minutes', threshold float8 DEFAULT 3.25,
-	severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}', params jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
-	pending_for interval DEFAULT '0', receivers text[] DEFAULT NULL, extra_labels jsonb DEFAULT '{}')
+	direction text DEFAULT 'both', severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
+	params jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL, pending_for interval DEFAULT '0', receivers text[] DEFAULT NULL,
+	extra_labels jsonb DEFAULT '{}')
 RETURNS bigint
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.create_alert_rule(create_anomaly_rule.name, create_anomaly_rule.metric, create_anomaly_rule.fn, over, '>', threshold,
-		pending_for => create_anomaly_rule.pending_for, severity => create_anomaly_rule.severity, labels => create_anomaly_rule.labels,
-		by => create_anomaly_rule.by, receivers => create_anomaly_rule.receivers, kind => 'anomaly', params => create_anomaly_rule.params,
-		extra_labels => create_anomaly_rule.extra_labels, annotations => coalesce(create_anomaly_rule.annotations, jsonb_build_object('summary',
-			format('%s of %s is {{value}} times its usual deviation from what it is at this time.', create_anomaly_rule.fn, create_anomaly_rule.metric))))
-$$;
-COMMENT ON FUNCTION monitoring.create_anomaly_rule(text, text, text, interval, float8, text, jsonb, text[], jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule of kind anomaly, with a threshold that raises less than one false alert per series and week, and return its id. Errors as create_alert_rule.';
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF direction IS NULL OR direction NOT IN ('above', 'below', 'both') THEN
+		RAISE EXCEPTION 'unknown direction "%" of an anomaly', left(direction, 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Directions are above, below and both.';
+	END IF;
+	RETURN monitoring.create_alert_rule(name, metric, fn, over, CASE direction WHEN 'below' THEN '<' ELSE '>' END,
+		CASE direction WHEN 'below' THEN -threshold ELSE threshold END, pending_for => pending_for, severity => severity,
+		labels => labels, by => by, receivers => receivers, kind => 'anomaly', extra_labels => extra_labels,
+		params => params || CASE direction WHEN 'both' THEN '{"two_sided": true}' ELSE '{}' END::jsonb,
+		annotations => coalesce(annotations, jsonb_build_object('summary',
+			format('%s of %s was {{value}} standard deviations from what it usually is at this time.', fn, metric))));
+END $$;
+COMMENT ON FUNCTION monitoring.create_anomaly_rule(text, text, text, interval, float8, text, text, jsonb, text[], jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule of kind anomaly that finds what is unusually high (direction above), low (below) or either (both), and return its id. The default threshold raises less than one false alert per series and week. Errors as create_alert_rule; unknown direction (22023).';
 
 CREATE FUNCTION monitoring.create_forecast_rule(name text, metric text, fn text, threshold float8, horizon interval, over interval DEFAULT NULL,
 	op text DEFAULT '>', severity text DEFAULT 'medium', labels jsonb DEFAULT '{}', by text[] DEFAULT '{}', annotations jsonb DEFAULT NULL,
