@@ -149,7 +149,7 @@ SELECT monitoring.drop_alert_rule('owned');
 SELECT monitoring.revoke_access('regress_alert_tester');
 DROP ROLE regress_alert_tester;
 
-DELETE FROM monitoring.alert_rule_kinds WHERE kind LIKE 'ab%';
+DELETE FROM monitoring.alert_rule_kinds WHERE kind IN ('ab', 'ab_any');
 DROP FUNCTION public.ab_values, public.ab_any, public.ab_check;
 DROP TABLE public.ab_secret;
 TRUNCATE monitoring.alert_history, monitoring.alert_states;
