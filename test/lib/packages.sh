@@ -108,7 +108,7 @@ missing_packages()
 			have_openssl_headers || echo libssl-dev
 			command -v bison >/dev/null || echo bison
 			command -v flex >/dev/null || echo flex
-			[ -n "${PGSRC:-}" ] || command -v dpkg-source >/dev/null || echo dpkg-dev
+			command -v bzip2 >/dev/null || echo bzip2
 			;;
 		bench)
 			have_tdigest || echo "postgresql-$major-tdigest"
