@@ -6644,7 +6644,7 @@ BEGIN
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
 	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
@@ -6872,7 +6872,7 @@ BEGIN
 	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.capture_evidence(transitions, at);
 	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.route_alerts(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
@@ -7276,7 +7276,1298 @@ $$;
 COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
 
 INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_alerts', 'monitoring.forget_alerts', '1 hour', 200);
--- alerts, routing: which receiver is told of which alert, when, and in which group.
+-- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. dispatch.sql, which follows,
+-- groups what the routes let through and decides when to send.
+--
+-- A route that leaves a setting null takes its parent's. Nothing here is kept ready: the tree is a few hundred rows at most,
+-- and is read when an alert fires or a group is due.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Routes
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.routes_id_seq;
+COMMENT ON SEQUENCE monitoring.routes_id_seq IS 'Ids of routes.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routes_id_seq', '');
+
+-- No foreign key to the parent: a dump brings the rows in any order. Rows that hang on nothing are never reached.
+CREATE TABLE monitoring.routes (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routes_id_seq'),
+	parent_id bigint,
+	position integer NOT NULL,
+	name text NOT NULL UNIQUE,
+	matchers jsonb NOT NULL DEFAULT '{}',
+	receivers text[],
+	group_by text[],
+	group_wait interval CHECK (group_wait >= '0'),
+	group_interval interval CHECK (group_interval > '0'),
+	repeat_interval interval CHECK (repeat_interval > '0'),
+	continue_matching boolean NOT NULL DEFAULT false,
+	mute_times text[] NOT NULL DEFAULT '{}',
+	active_times text[] NOT NULL DEFAULT '{}',
+	escalation_policy text,
+	digest interval CHECK (digest >= '0'),
+	enabled boolean NOT NULL DEFAULT true,
+	builtin boolean NOT NULL DEFAULT false
+);
+CREATE UNIQUE INDEX routes_root ON monitoring.routes ((parent_id IS NULL)) WHERE parent_id IS NULL;
+COMMENT ON TABLE monitoring.routes IS 'Routes of alerts as stored. Use create_route, update_route, move_route and drop_route to change them, and the view route_tree to read them.';
+COMMENT ON COLUMN monitoring.routes.id IS 'Number of the route.';
+COMMENT ON COLUMN monitoring.routes.parent_id IS 'The route above it; null for the root.';
+COMMENT ON COLUMN monitoring.routes.position IS 'Place among the routes with the same parent, which are tried in this order.';
+COMMENT ON COLUMN monitoring.routes.name IS 'Name of the route.';
+COMMENT ON COLUMN monitoring.routes.matchers IS 'What the labels of an alert must be to take the route, as for labels_match; alertname and severity are labels too.';
+COMMENT ON COLUMN monitoring.routes.receivers IS 'Names of the receivers; an asterisk stands for every enabled one. Empty: nobody. Null: the parent''s, for the root every enabled one.';
+COMMENT ON COLUMN monitoring.routes.group_by IS 'Labels by which alerts are grouped into one notification; {...} stands for all labels. Empty: one group. Null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.group_wait IS 'How long a new group waits for further alerts before it is sent; null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.group_interval IS 'Least time between two notifications of a group; null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.repeat_interval IS 'When a group that has not changed is sent again; null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.continue_matching IS 'True: an alert that takes this route is offered to the following ones with the same parent too.';
+COMMENT ON COLUMN monitoring.routes.mute_times IS 'Time intervals (time_intervals.name) in which nothing is sent. Not inherited.';
+COMMENT ON COLUMN monitoring.routes.active_times IS 'Time intervals (time_intervals.name) outside which nothing is sent. Empty: always active. Not inherited.';
+COMMENT ON COLUMN monitoring.routes.escalation_policy IS 'Escalation policy of its alerts; an empty text: none; null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.digest IS 'Instead of groups, one message every so often with what has fired and ended; 0: no digest; null: the parent''s.';
+COMMENT ON COLUMN monitoring.routes.enabled IS 'False: this route and those below it are passed over.';
+COMMENT ON COLUMN monitoring.routes.builtin IS 'True for the routes that CREATE EXTENSION made; a dump that is restored takes their place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routes', '');
+
+INSERT INTO monitoring.routes (parent_id, position, name, matchers, receivers, group_by, group_wait, group_interval,
+	repeat_interval, escalation_policy, digest, builtin)
+VALUES (NULL, 1, 'root', '{}', NULL, '{alertname}', '30 seconds', '5 minutes', '4 hours', NULL, NULL, true);
+INSERT INTO monitoring.routes (parent_id, position, name, matchers, receivers, group_wait, group_interval, escalation_policy,
+	digest, builtin)
+SELECT r.id, s.position, s.severity, jsonb_build_object('severity', s.severity), s.receivers, s.group_wait, s.group_interval,
+	s.escalation_policy, s.digest, true
+FROM monitoring.routes AS r
+CROSS JOIN (VALUES
+	(1, 'critical', NULL::text[], interval '0', interval '1 minute', 'critical', NULL::interval),
+	(2, 'high', '{team-lead}', '5 minutes', NULL, NULL, NULL),
+	(3, 'medium', NULL, '15 minutes', NULL, NULL, NULL),
+	(4, 'low', NULL, NULL, NULL, NULL, '1 hour'),
+	(5, 'info', NULL, NULL, NULL, NULL, '1 day')
+) AS s (position, severity, receivers, group_wait, group_interval, escalation_policy, digest)
+ORDER BY s.position;
+
+-- pg_dump carries all routes: the first that is restored takes the place of those that CREATE EXTENSION has just made.
+CREATE FUNCTION monitoring.restore_routes() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.routes AS r WHERE r.builtin;
+	NEW.builtin := false;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION monitoring.restore_routes() IS 'Trigger: routes that a dump brings replace the ones of the extension.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.routes
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.restore_routes();
+COMMENT ON TRIGGER restore ON monitoring.routes IS 'Takes over changed routes when a dump is restored.';
+
+CREATE FUNCTION monitoring.matchers_text(matchers jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT '{' || coalesce(string_agg(
+		CASE WHEN o.key = 'exists' THEN m.key || CASE WHEN o.value::boolean THEN ' exists' ELSE ' is missing' END
+			ELSE m.key || o.key || to_json(o.value)::text END, ',' ORDER BY m.key COLLATE "C", o.key COLLATE "C"), '') || '}'
+	FROM jsonb_each(matchers) AS m
+	CROSS JOIN LATERAL jsonb_each_text(CASE jsonb_typeof(m.value) WHEN 'object' THEN m.value
+		ELSE jsonb_build_object('=', m.value) END) AS o
+$$;
+COMMENT ON FUNCTION monitoring.matchers_text(jsonb) IS 'Conditions on labels (labels_match) for people to read, as in {route="/cart",status!~"2.."}.';
+
+CREATE FUNCTION monitoring.route_settings()
+RETURNS TABLE (id bigint, name text, parent_id bigint, depth integer, place bigint[], enabled boolean, matchers jsonb,
+	continue_matching boolean, receivers text[], group_by text[], group_wait interval, group_interval interval,
+	repeat_interval interval, digest interval, escalation_policy text, mute_times text[], active_times text[], route_key text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE tree AS (
+		SELECT r.id, r.name, r.parent_id, 0 AS depth, '{}'::bigint[] AS place, r.enabled, r.matchers, r.continue_matching,
+			coalesce(r.receivers, '{*}') AS receivers, coalesce(r.group_by, '{}') AS group_by,
+			coalesce(r.group_wait, '30 seconds') AS group_wait, coalesce(r.group_interval, '5 minutes') AS group_interval,
+			coalesce(r.repeat_interval, '4 hours') AS repeat_interval, coalesce(r.digest, '0') AS digest,
+			coalesce(r.escalation_policy, '') AS escalation_policy, r.mute_times, r.active_times, '{}' AS route_key
+		FROM monitoring.routes AS r
+		WHERE r.parent_id IS NULL
+		UNION ALL
+		SELECT r.id, r.name, r.parent_id, t.depth + 1, t.place || ARRAY[r.position, r.id], t.enabled AND r.enabled, r.matchers,
+			r.continue_matching, coalesce(r.receivers, t.receivers), coalesce(r.group_by, t.group_by),
+			coalesce(r.group_wait, t.group_wait), coalesce(r.group_interval, t.group_interval),
+			coalesce(r.repeat_interval, t.repeat_interval), coalesce(r.digest, t.digest),
+			coalesce(r.escalation_policy, t.escalation_policy), r.mute_times, r.active_times,
+			t.route_key || '/' || monitoring.matchers_text(r.matchers)
+		FROM tree AS t
+		JOIN monitoring.routes AS r ON r.parent_id = t.id
+	)
+	SELECT t.id, t.name, t.parent_id, t.depth, t.place, t.enabled, t.matchers, t.continue_matching, t.receivers, t.group_by,
+		t.group_wait, t.group_interval, t.repeat_interval, nullif(t.digest, '0'), nullif(t.escalation_policy, ''), t.mute_times,
+		t.active_times, t.route_key
+	FROM tree AS t
+$$;
+COMMENT ON FUNCTION monitoring.route_settings() IS 'All routes with the settings that are in force, inherited ones included. place orders them as alerts try them.';
+
+CREATE VIEW monitoring.route_tree AS
+	SELECT pg_catalog.repeat('    ', s.depth) OPERATOR(pg_catalog.||) s.name AS route, monitoring.matchers_text(s.matchers) AS matchers,
+		s.receivers, s.group_by, s.group_wait, s.group_interval, s.repeat_interval, s.digest, s.escalation_policy, s.mute_times,
+		s.active_times, s.continue_matching, s.enabled, s.name, s.depth, s.id, s.parent_id
+	FROM monitoring.route_settings() AS s
+	ORDER BY s.place;
+COMMENT ON VIEW monitoring.route_tree IS 'The tree of routes in the order in which alerts try them, with the settings that are in force, inherited ones included.';
+COMMENT ON COLUMN monitoring.route_tree.route IS 'Name of the route, set in by its depth.';
+COMMENT ON COLUMN monitoring.route_tree.matchers IS 'What the labels of an alert must be.';
+COMMENT ON COLUMN monitoring.route_tree.receivers IS 'Who is notified; an asterisk stands for every enabled receiver. When none of those named exists, every enabled one is.';
+COMMENT ON COLUMN monitoring.route_tree.group_by IS 'Labels by which alerts are grouped.';
+COMMENT ON COLUMN monitoring.route_tree.group_wait IS 'How long a new group waits.';
+COMMENT ON COLUMN monitoring.route_tree.group_interval IS 'Least time between two notifications of a group.';
+COMMENT ON COLUMN monitoring.route_tree.repeat_interval IS 'When a group that has not changed is sent again.';
+COMMENT ON COLUMN monitoring.route_tree.digest IS 'Time between two digests; null: no digest.';
+COMMENT ON COLUMN monitoring.route_tree.escalation_policy IS 'Escalation policy; null: none.';
+COMMENT ON COLUMN monitoring.route_tree.mute_times IS 'Time intervals in which nothing is sent.';
+COMMENT ON COLUMN monitoring.route_tree.active_times IS 'Time intervals outside which nothing is sent.';
+COMMENT ON COLUMN monitoring.route_tree.continue_matching IS 'Whether the following routes are tried too.';
+COMMENT ON COLUMN monitoring.route_tree.enabled IS 'Whether the route and all above it are enabled.';
+COMMENT ON COLUMN monitoring.route_tree.name IS 'Name of the route.';
+COMMENT ON COLUMN monitoring.route_tree.depth IS 'Number of routes above it.';
+COMMENT ON COLUMN monitoring.route_tree.id IS 'Number of the route.';
+COMMENT ON COLUMN monitoring.route_tree.parent_id IS 'Number of the route above it; null for the root.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Creating and changing routes
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_route_matchers(matchers jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	IF matchers IS NULL OR jsonb_typeof(matchers) <> 'object' THEN
+		RAISE EXCEPTION 'a route''s matchers must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example {"severity": "critical", "team": {"=~": "web|shop"}}.';
+	ELSIF octet_length(matchers::text) > 4096 THEN
+		RAISE EXCEPTION 'a route''s matchers must not take more than 4096 bytes' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	SELECT min(m.key) INTO bad
+	FROM jsonb_each(matchers) AS m
+	WHERE jsonb_typeof(m.value) IN ('array', 'null') OR m.value = '{}' OR m.key = '' OR m.key ~ '[[:cntrl:]]';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'matcher "%" of a route is not valid', regexp_replace(left(bad, 100), '[[:cntrl:]]', '?', 'g')
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'A matcher is a value, or an object of conditions such as {"!=": "web"}; operators are =, !=, =~, !~ and exists.';
+	END IF;
+	PERFORM monitoring.labels_match('{}', matchers);
+	-- As in Alertmanager, a label that is missing is an empty one.
+	RETURN (SELECT coalesce(jsonb_object_agg(m.key, CASE WHEN jsonb_typeof(m.value) = 'object' THEN m.value
+			WHEN m.value = '""' THEN '{"=": ""}' ELSE to_jsonb(m.value #>> '{}') END), '{}')
+		FROM jsonb_each(matchers) AS m);
+END $$;
+COMMENT ON FUNCTION monitoring.check_route_matchers(jsonb) IS 'Matchers in the form in which a route stores them. Errors: 22023 for what is not valid, 54000 beyond 4096 bytes, 2201B for a bad regular expression.';
+
+CREATE FUNCTION monitoring.check_route_times(route monitoring.routes) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	SELECT min(d.name) INTO bad
+	FROM (VALUES ('group_wait', route.group_wait, interval '0'), ('group_interval', route.group_interval, '1 millisecond'),
+		('repeat_interval', route.repeat_interval, '1 millisecond'), ('digest', nullif(route.digest, '0'), '1 minute')) AS d (name, duration, least)
+	WHERE d.duration NOT BETWEEN d.least AND interval '400 days' OR extract(month FROM d.duration) <> 0 OR extract(year FROM d.duration) <> 0;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'a route''s % is out of range', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Durations are at most 400 days, without months; group_interval and repeat_interval are longer than zero, a digest''s is at least a minute, and 0 for no digest.';
+	END IF;
+	SELECT min(n) INTO bad
+	FROM unnest(route.mute_times || route.active_times) AS n
+	WHERE NOT EXISTS (SELECT FROM monitoring.time_intervals AS t WHERE t.name = n);
+	IF bad IS NOT NULL OR array_position(route.mute_times || route.active_times, NULL) IS NOT NULL THEN
+		RAISE EXCEPTION 'time interval "%" does not exist', bad
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_time_interval first.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_route_times(monitoring.routes) IS 'Raises 22023 for durations that are out of range, 42704 for a time interval that does not exist.';
+
+CREATE FUNCTION monitoring.check_route(route monitoring.routes, old_receivers text[] DEFAULT '{}') RETURNS monitoring.routes
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	IF route.name IS NULL OR route.name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'a route''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	route.matchers := monitoring.check_route_matchers(route.matchers);
+	route.mute_times := coalesce(route.mute_times, '{}');
+	route.active_times := coalesce(route.active_times, '{}');
+	route.continue_matching := coalesce(route.continue_matching, false);
+	route.enabled := coalesce(route.enabled, true);
+	PERFORM monitoring.check_route_times(route);
+
+	IF array_ndims(route.group_by) > 1 OR cardinality(route.group_by) > 64 OR ('...' = ANY (route.group_by) AND cardinality(route.group_by) > 1)
+		OR EXISTS (SELECT FROM unnest(route.group_by) AS l WHERE l IS NULL OR l = '' OR l ~ '[[:cntrl:]]') THEN
+		RAISE EXCEPTION 'a route''s group_by must be a list of at most 64 names of labels, or {...}' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	route.group_by := CASE WHEN route.group_by IS NOT NULL THEN ARRAY(SELECT DISTINCT l FROM unnest(route.group_by) AS l ORDER BY l) END;
+
+	SELECT min(n) INTO bad
+	FROM unnest(route.receivers) AS n
+	WHERE n <> ALL (coalesce(old_receivers, '{}') || '*'::text) AND NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.name = n);
+	IF bad IS NOT NULL OR array_position(route.receivers, NULL) IS NOT NULL THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', bad
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
+	END IF;
+
+	IF route.parent_id IS NULL AND (route.matchers <> '{}' OR route.continue_matching OR NOT route.enabled
+		OR route.mute_times <> '{}' OR route.active_times <> '{}') THEN
+		RAISE EXCEPTION 'the root of the routes takes every alert at any time' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give matchers and times to a route below it.';
+	END IF;
+	RETURN route;
+END $$;
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 54000 for matchers that are too long, 2201B for a bad regular expression.';
+
+-- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
+CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	route monitoring.routes;
+BEGIN
+	LOCK TABLE monitoring.routes IN SHARE ROW EXCLUSIVE MODE;
+	SELECT r.* INTO route FROM monitoring.routes AS r WHERE r.name = lock_route.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'route "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.route_tree.';
+	END IF;
+	RETURN route;
+END $$;
+COMMENT ON FUNCTION monitoring.lock_route(text) IS 'The route of this name, with the tree locked for an edit. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.place_route(route_id bigint, parent_id bigint, place integer) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	-- the route at its place among the others, all numbered anew
+	UPDATE monitoring.routes AS r
+	SET position = n.position, parent_id = place_route.parent_id
+	FROM (
+		SELECT o.id, row_number() OVER (ORDER BY o.place, o.id = place_route.route_id DESC) AS position
+		FROM (SELECT s.id, row_number() OVER (ORDER BY s.position, s.id) AS place
+			FROM monitoring.routes AS s
+			WHERE s.parent_id = place_route.parent_id AND s.id <> place_route.route_id
+			UNION ALL
+			SELECT place_route.route_id, coalesce(place_route.place, 2147483647)) AS o
+	) AS n
+	WHERE r.id = n.id AND (r.position, r.parent_id) IS DISTINCT FROM (n.position, place_route.parent_id)
+$$;
+COMMENT ON FUNCTION monitoring.place_route(bigint, bigint, integer) IS 'Put a route below a parent, at this place from 1 on among the parent''s routes; null: the last.';
+
+CREATE FUNCTION monitoring.create_route(name text, matchers jsonb DEFAULT '{}', parent text DEFAULT NULL, receivers text[] DEFAULT NULL,
+	group_by text[] DEFAULT NULL, group_wait interval DEFAULT NULL, group_interval interval DEFAULT NULL,
+	repeat_interval interval DEFAULT NULL, continue_matching boolean DEFAULT false, mute_times text[] DEFAULT '{}',
+	active_times text[] DEFAULT '{}', escalation_policy text DEFAULT NULL, digest interval DEFAULT NULL, place integer DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	parent_route monitoring.routes := monitoring.lock_route(coalesce(parent, (SELECT r.name FROM monitoring.routes AS r WHERE r.parent_id IS NULL)));
+	route monitoring.routes;
+BEGIN
+	route.name := create_route.name;
+	route.parent_id := parent_route.id;
+	route.matchers := create_route.matchers;
+	route.receivers := create_route.receivers;
+	route.group_by := create_route.group_by;
+	route.group_wait := create_route.group_wait;
+	route.group_interval := create_route.group_interval;
+	route.repeat_interval := create_route.repeat_interval;
+	route.continue_matching := create_route.continue_matching;
+	route.mute_times := create_route.mute_times;
+	route.active_times := create_route.active_times;
+	route.escalation_policy := create_route.escalation_policy;
+	route.digest := create_route.digest;
+	route := monitoring.check_route(route);
+	IF array_length((SELECT s.place FROM monitoring.route_settings() AS s WHERE s.id = parent_route.id), 1) >= 2 * 15 THEN
+		RAISE EXCEPTION 'routes are at most 15 deep' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+
+	route.id := nextval('monitoring.routes_id_seq');
+	route.position := 0;
+	route.builtin := false;
+	INSERT INTO monitoring.routes SELECT route.* ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'route "%" already exists', route.name
+			USING ERRCODE = 'duplicate_object', HINT = 'Change it with monitoring.update_route.';
+	END IF;
+	PERFORM monitoring.place_route(route.id, parent_route.id, create_route.place);
+	PERFORM monitoring.request_routing('reroute');
+	RETURN route.id;
+END $$;
+COMMENT ON FUNCTION monitoring.create_route(text, jsonb, text, text[], text[], interval, interval, interval, boolean, text[], text[], text, interval, integer) IS 'Create a route below another (default: the root) and return its id. An alert takes a route when its labels match (labels_match; alertname and severity are labels too): the routes below are tried in order, the first that matches takes the alert, and the following ones too if it has continue_matching; when none below matches, the alert is the route''s own. place is its place among its neighbours, from 1; null: the last. What is null is taken from the parent. Alerts that are firing are routed anew. Errors: 22023 for anything that is not valid, 42704 for an unknown parent, receiver or time interval, 42710 if the name is taken, 54000 beyond 15 levels.';
+
+CREATE FUNCTION monitoring.update_route(name text, changes jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	changeable CONSTANT text[] := '{name,matchers,receivers,group_by,group_wait,group_interval,repeat_interval,continue_matching,mute_times,active_times,escalation_policy,digest,enabled}';
+	old_route monitoring.routes := monitoring.lock_route(name);
+	route monitoring.routes;
+	bad text;
+BEGIN
+	IF changes IS NULL OR jsonb_typeof(changes) <> 'object' THEN
+		RAISE EXCEPTION 'changes must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give the parameters of create_route that change, as in {"group_wait": "1 minute", "receivers": ["ops"]}.';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE k <> ALL (changeable);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION '"%" is nothing that can change in a route', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'These can: ' || array_to_string(changeable, ', ') || '. Use monitoring.move_route for its place.';
+	END IF;
+	route := monitoring.check_route(jsonb_populate_record(old_route, changes), old_route.receivers);
+	IF route.name <> old_route.name AND EXISTS (SELECT FROM monitoring.routes AS r WHERE r.name = route.name) THEN
+		RAISE EXCEPTION 'route "%" already exists', route.name USING ERRCODE = 'duplicate_object';
+	END IF;
+	UPDATE monitoring.routes AS r
+	SET (name, matchers, receivers, group_by, group_wait, group_interval, repeat_interval, continue_matching, mute_times,
+		active_times, escalation_policy, digest, enabled)
+		= (SELECT route.name, route.matchers, route.receivers, route.group_by, route.group_wait, route.group_interval,
+			route.repeat_interval, route.continue_matching, route.mute_times, route.active_times, route.escalation_policy,
+			route.digest, route.enabled)
+	WHERE r.id = route.id;
+	PERFORM monitoring.request_routing('reroute');
+END $$;
+COMMENT ON FUNCTION monitoring.update_route(text, jsonb) IS 'Change a route: changes is a JSON object of parameters of create_route (all but parent and place) and "enabled", such as {"group_wait": "1 minute", "receivers": null}; what it lacks stays. A route that is disabled is passed over with all below it. Alerts that are firing are routed anew at the next evaluation. Errors: 42704 if there is no such route, 42710 if the new name is taken, otherwise as create_route.';
+
+CREATE FUNCTION monitoring.move_route(name text, parent text DEFAULT NULL, place integer DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	route monitoring.routes := monitoring.lock_route(name);
+	parent_route monitoring.routes;
+	levels integer;
+BEGIN
+	IF route.parent_id IS NULL THEN
+		RAISE EXCEPTION 'the root of the routes cannot be moved' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	parent_route := monitoring.lock_route(coalesce(parent, (SELECT r.name FROM monitoring.routes AS r WHERE r.id = route.parent_id)));
+
+	WITH RECURSIVE below AS (
+		SELECT route.id AS id, 1 AS levels
+		UNION ALL
+		SELECT r.id, b.levels + 1 FROM below AS b JOIN monitoring.routes AS r ON r.parent_id = b.id
+	)
+	SELECT CASE WHEN bool_or(b.id = parent_route.id) THEN NULL ELSE max(b.levels) END INTO levels FROM below AS b;
+	IF levels IS NULL THEN
+		RAISE EXCEPTION 'route "%" cannot be moved below itself', route.name USING ERRCODE = 'invalid_parameter_value';
+	ELSIF levels + (SELECT s.depth FROM monitoring.route_settings() AS s WHERE s.id = parent_route.id) > 15 THEN
+		RAISE EXCEPTION 'routes are at most 15 deep' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	PERFORM monitoring.place_route(route.id, parent_route.id, move_route.place);
+	PERFORM monitoring.request_routing('reroute');
+END $$;
+COMMENT ON FUNCTION monitoring.move_route(text, text, integer) IS 'Put a route, with all below it, below another parent (null: the same) and at a place among its routes, from 1 on (null: the last). Errors: 42704 for an unknown route, 22023 for the root and for a parent below the route itself, 54000 beyond 15 levels.';
+
+CREATE FUNCTION monitoring.drop_route(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	route monitoring.routes := monitoring.lock_route(name);
+BEGIN
+	IF route.parent_id IS NULL THEN
+		RAISE EXCEPTION 'the root of the routes cannot be dropped' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Change it with monitoring.update_route.';
+	ELSIF EXISTS (SELECT FROM monitoring.routes AS r WHERE r.parent_id = route.id) THEN
+		RAISE EXCEPTION 'there are routes below route "%"', route.name
+			USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Drop or move them first, or disable the route.';
+	END IF;
+	DELETE FROM monitoring.routes AS r WHERE r.id = route.id;
+	PERFORM monitoring.request_routing('reroute');
+END $$;
+COMMENT ON FUNCTION monitoring.drop_route(text) IS 'Drop a route without routes below it. Alerts that are firing are routed anew; whoever was told of them through it is still told when they end. Errors: 42704 if there is no such route, 22023 for the root, 2BP01 while there are routes below it.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Which routes an alert takes
+----------------------------------------------------------------------------------------------------------------------
+
+-- Set-based down the levels of the tree. Two things keep it from comparing every alert with every route: alerts that agree in
+-- all labels that any route asks for are one, and a route that asks for a label's value is found by that pair.
+CREATE FUNCTION monitoring.match_routes(label_sets jsonb[]) RETURNS TABLE (n bigint, route_id bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE asked AS MATERIALIZED (
+		SELECT DISTINCT k.label FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
+	), projected AS MATERIALIZED (
+		SELECT s.n, coalesce(l.labels, '{}') AS labels
+		FROM unnest(label_sets) WITH ORDINALITY AS s (labels, n)
+		CROSS JOIN LATERAL (SELECT jsonb_object_agg(e.key, e.value) AS labels
+			FROM jsonb_each_text(s.labels) AS e JOIN asked AS a ON a.label = e.key WHERE e.value IS NOT NULL) AS l
+	), alike AS MATERIALIZED (
+		SELECT row_number() OVER () AS alike, p.labels FROM projected AS p GROUP BY p.labels
+	), children AS MATERIALIZED (
+		SELECT r.id, r.parent_id, r.position, r.continue_matching, r.matchers, coalesce(e.key, '') AS label, coalesce(e.value, '') AS value
+		FROM monitoring.routes AS r
+		LEFT JOIN LATERAL (
+			SELECT m.key, m.value #>> '{}' AS value FROM jsonb_each(r.matchers) AS m
+			WHERE jsonb_typeof(m.value) = 'string' ORDER BY m.key LIMIT 1) AS e ON true
+		WHERE r.enabled AND r.parent_id IS NOT NULL
+	), walk AS (
+		SELECT a.alike, a.labels, r.id AS route_id, NULL::bigint AS parent_id
+		FROM alike AS a CROSS JOIN monitoring.routes AS r
+		WHERE r.parent_id IS NULL
+		UNION ALL
+		SELECT t.alike, t.labels, t.id, t.parent_id
+		FROM (
+			SELECT w.alike, w.labels, c.id, c.parent_id,
+				count(*) FILTER (WHERE NOT c.continue_matching) OVER (PARTITION BY w.alike, c.parent_id
+					ORDER BY c.position, c.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS taken
+			FROM walk AS w
+			CROSS JOIN LATERAL (SELECT e.key, e.value FROM jsonb_each_text(w.labels) AS e UNION ALL SELECT '', '') AS pair
+			JOIN children AS c ON c.parent_id = w.route_id AND c.label = pair.key AND c.value = pair.value
+			WHERE monitoring.labels_match(w.labels, c.matchers)) AS t
+		WHERE t.taken = 0
+	)
+	SELECT p.n, w.route_id
+	FROM walk AS w
+	JOIN alike AS a ON a.alike = w.alike
+	JOIN projected AS p ON p.labels = a.labels
+	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id)
+$$;
+COMMENT ON FUNCTION monitoring.match_routes(jsonb[]) IS 'The routes that alerts with these labels take: one row per place n in the array and route.';
+
+CREATE FUNCTION monitoring.labels_text(labels jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT '{' || coalesce(string_agg(l.key || '=' || to_json(l.value)::text, ', ' ORDER BY l.key COLLATE "C"), '') || '}'
+	FROM jsonb_each_text(labels) AS l
+$$;
+COMMENT ON FUNCTION monitoring.labels_text(jsonb) IS 'Labels as Alertmanager writes them, as in {alertname="slow", route="/cart"}.';
+
+CREATE FUNCTION monitoring.receivers_told(names text[], strict boolean) RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(array_agg(r.name ORDER BY r.name), '{}')
+	FROM monitoring.receiver_defs AS r
+	WHERE r.enabled AND (r.name = ANY (names) OR '*' = ANY (names)
+		OR NOT strict AND names <> '{}' AND NOT EXISTS (SELECT FROM monitoring.receiver_defs AS o WHERE o.name = ANY (names)))
+$$;
+COMMENT ON FUNCTION monitoring.receivers_told(text[], boolean) IS 'The enabled receivers among those named; an asterisk stands for all. When none of those named exists, all are, unless strict.';
+
+CREATE FUNCTION monitoring.muted_by(mute_times text[], active_times text[], at timestamptz) RETURNS text
+LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN bool_or(m.matches AND m.name = ANY (mute_times)) THEN 'mute_time'
+		WHEN NOT bool_or(m.matches) FILTER (WHERE m.name = ANY (active_times)) THEN 'active_time' END
+	FROM (SELECT t.name, monitoring.time_matches(t.spec, at) AS matches
+		FROM monitoring.time_intervals AS t
+		WHERE t.name = ANY (mute_times || active_times)) AS m
+$$;
+COMMENT ON FUNCTION monitoring.muted_by(text[], text[], timestamptz) IS 'Why a route with these times sends nothing at that time: mute_time or active_time; null: it sends. Time intervals that do not exist are passed over.';
+
+CREATE FUNCTION monitoring.test_route(labels jsonb, at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (route text, verdict text, why text, receivers text[], group_key text, group_wait interval, group_interval interval,
+	repeat_interval interval, digest interval, escalation_policy text, muted_by text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	WITH tree AS MATERIALIZED (
+		SELECT s.*, p.route_id IS NOT NULL AS taken, p.group_key, monitoring.labels_match(test_route.labels, s.matchers) AS fits
+		FROM monitoring.route_settings() AS s
+		LEFT JOIN monitoring.alert_places(ARRAY[NULL::bigint], ARRAY[test_route.labels]) AS p ON p.route_id = s.id
+	), judged AS (
+		SELECT t.*, CASE
+				WHEN t.taken THEN 'taken'
+				WHEN EXISTS (SELECT FROM tree AS b WHERE b.taken AND b.place[:cardinality(t.place)] = t.place) THEN 'passed on'
+				WHEN NOT t.enabled THEN 'disabled'
+				WHEN t.fits THEN 'not reached'
+				ELSE 'no match' END AS verdict
+		FROM tree AS t
+	)
+	SELECT repeat('    ', j.depth) || j.name, j.verdict,
+		CASE j.verdict
+			WHEN 'taken' THEN monitoring.matchers_text(j.matchers) || ' fits' ||
+				CASE WHEN EXISTS (SELECT FROM tree AS c WHERE c.parent_id = j.id) THEN ' and no route below does' ELSE '' END
+			WHEN 'passed on' THEN monitoring.matchers_text(j.matchers) || ' fits and a route below takes it'
+			WHEN 'not reached' THEN 'a route before it takes the alert'
+			WHEN 'no match' THEN (
+				SELECT string_agg(m.key || coalesce(' is ' || to_json(test_route.labels ->> m.key)::text, ' is missing'), ', ' ORDER BY m.key)
+				FROM jsonb_each(j.matchers) AS m
+				WHERE NOT monitoring.labels_match(test_route.labels, jsonb_build_object(m.key, m.value))) END,
+		CASE WHEN j.taken THEN monitoring.receivers_told(j.receivers, false) END,
+		CASE WHEN j.digest IS NULL THEN j.group_key END, CASE WHEN j.taken AND j.digest IS NULL THEN j.group_wait END, CASE WHEN j.taken AND j.digest IS NULL THEN j.group_interval END,
+		CASE WHEN j.taken AND j.digest IS NULL THEN j.repeat_interval END, CASE WHEN j.taken THEN j.digest END,
+		CASE WHEN j.taken THEN j.escalation_policy END,
+		CASE WHEN j.taken THEN monitoring.muted_by(j.mute_times, j.active_times, test_route.at) END
+	FROM judged AS j
+	-- what lies below a route that does not match is never tried
+	WHERE j.parent_id IS NULL OR EXISTS (SELECT FROM judged AS p WHERE p.id = j.parent_id AND p.verdict IN ('taken', 'passed on'))
+	ORDER BY j.place
+$$;
+COMMENT ON FUNCTION monitoring.test_route(jsonb, timestamptz) IS 'Which routes an alert with these labels (alertname and severity among them) takes and why, one row per route that is tried: taken, passed on (to a route below), no match, not reached (one before it took the alert), disabled. For routes taken: the receivers that would be notified now, the group and its times, and muted_by: whether mute_time or active_time keeps the route quiet at that time. Rules with receivers of their own do not use the routes.';
+-- alerts, dispatch: groups of alerts, and when who is told of them, decided as Alertmanager decides it.
+--
+-- A firing alert becomes a member of one group for each route that it takes (or of its rule's own group, where the rule names
+-- receivers). A group has a time at which it is due; only groups that are due are looked at, and a group in which nothing can
+-- change by itself is due when it is to be repeated. What each receiver was last told of a group is kept beside it and
+-- written in the transaction that writes the outbox: after a crash nothing is told twice and nothing is left out.
+--
+-- All tables here but routing_queue are written by evaluations only, which exclude each other. What a session changes (it
+-- drops a rule, edits a route, adds a receiver) goes through routing_queue, so that its transaction can stay open without
+-- holding up anybody's notifications.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Groups
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.routing_queue_id_seq;
+COMMENT ON SEQUENCE monitoring.routing_queue_id_seq IS 'Order of what sessions ask for.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue_id_seq', '');
+
+CREATE TABLE monitoring.routing_queue (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routing_queue_id_seq'),
+	kind text NOT NULL CHECK (kind IN ('transition', 'wake', 'reroute')),
+	history_at timestamptz,
+	history_id bigint,
+	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
+);
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at every group (wake), route what is firing anew (reroute).';
+COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
+COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
+COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
+COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
+
+CREATE SEQUENCE monitoring.alert_groups_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_groups_id_seq IS 'Ids of groups of alerts.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups_id_seq', '');
+
+CREATE TABLE monitoring.alert_groups (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_groups_id_seq'),
+	-- a hash: labels can be longer than an index entry
+	key text NOT NULL UNIQUE,
+	route_id bigint,
+	rule_id bigint,
+	group_key text NOT NULL,
+	labels jsonb NOT NULL,
+	opened_at timestamptz,
+	flushed_at timestamptz,
+	due_at timestamptz,
+	CHECK ((route_id IS NULL) <> (rule_id IS NULL))
+) WITH (fillfactor = 70);
+CREATE INDEX alert_groups_due ON monitoring.alert_groups (due_at);
+COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One without alerts stays until what its receivers know of it no longer matters.';
+COMMENT ON COLUMN monitoring.alert_groups.id IS 'Number of the group.';
+COMMENT ON COLUMN monitoring.alert_groups.key IS 'Hash of the route or rule and the labels.';
+COMMENT ON COLUMN monitoring.alert_groups.route_id IS 'The route (routes.id), which may have been dropped since; null for a rule''s own group.';
+COMMENT ON COLUMN monitoring.alert_groups.rule_id IS 'The rule whose own group it is, as it names receivers; null for a route''s.';
+COMMENT ON COLUMN monitoring.alert_groups.group_key IS 'What receivers get as the key of the group.';
+COMMENT ON COLUMN monitoring.alert_groups.labels IS 'The labels by which its alerts are grouped.';
+COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: it has none.';
+COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
+COMMENT ON COLUMN monitoring.alert_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
+
+CREATE TABLE monitoring.alert_group_members (
+	group_id bigint NOT NULL,
+	fingerprint text NOT NULL,
+	alert_id bigint NOT NULL,
+	rule_id bigint NOT NULL,
+	state text NOT NULL CHECK (state IN ('firing', 'resolved', 'moved', 'cooling')),
+	history_at timestamptz NOT NULL,
+	history_id bigint NOT NULL,
+	told_at timestamptz,
+	told_alert_id bigint,
+	suppressed_by text,
+	acknowledged boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (group_id, fingerprint)
+) WITH (fillfactor = 70);
+CREATE INDEX alert_group_members_alert ON monitoring.alert_group_members (alert_id);
+COMMENT ON TABLE monitoring.alert_group_members IS 'The alerts of every group.';
+COMMENT ON COLUMN monitoring.alert_group_members.group_id IS 'The group (alert_groups.id).';
+COMMENT ON COLUMN monitoring.alert_group_members.fingerprint IS 'The alert; the same in every episode.';
+COMMENT ON COLUMN monitoring.alert_group_members.alert_id IS 'The episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_group_members.rule_id IS 'The rule (alert_rules.id).';
+COMMENT ON COLUMN monitoring.alert_group_members.state IS 'firing; resolved: its end is still to be told; moved: it goes to another group now, here only its end is told; cooling: it has ended, and is not told of again before the rule''s repeat_every.';
+COMMENT ON COLUMN monitoring.alert_group_members.history_at IS 'The transition that made the state: alert_history.at.';
+COMMENT ON COLUMN monitoring.alert_group_members.history_id IS 'The transition that made the state: alert_history.id.';
+COMMENT ON COLUMN monitoring.alert_group_members.told_at IS 'When somebody was last told that it fires; null: never.';
+COMMENT ON COLUMN monitoring.alert_group_members.told_alert_id IS 'The episode that somebody was last told of; null: none, or its end was told too.';
+COMMENT ON COLUMN monitoring.alert_group_members.suppressed_by IS 'Why nobody is told of it now: a reason of alert_suppressions, mute_time, active_time or cooldown.';
+COMMENT ON COLUMN monitoring.alert_group_members.acknowledged IS 'Whether somebody works on it: it is not repeated.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_members', '');
+
+CREATE TABLE monitoring.alert_group_receivers (
+	group_id bigint NOT NULL,
+	receiver text NOT NULL,
+	reason text NOT NULL,
+	notified_at timestamptz NOT NULL,
+	expires_at timestamptz NOT NULL,
+	firing text[] NOT NULL,
+	resolved text[] NOT NULL,
+	PRIMARY KEY (group_id, receiver)
+);
+COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group: the notification log.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.group_id IS 'The group (alert_groups.id).';
+COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When: the time of the evaluation.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.expires_at IS 'From this time on it counts as never told: twice the repeat interval later.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
+
+CREATE TYPE monitoring.group_decision AS (
+	group_id bigint,
+	receiver text,
+	reason text,
+	send_resolved boolean,
+	sends boolean,
+	expires_at timestamptz,
+	notification_id bigint
+);
+COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, until when the decision counts, and the number of the notification.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What sessions ask for
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.request_routing(kind text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.routing_queue (kind) VALUES (request_routing.kind)
+$$;
+COMMENT ON FUNCTION monitoring.request_routing(text) IS 'Have the next evaluation look at every group (wake) or route what is firing anew (reroute).';
+
+CREATE FUNCTION monitoring.queue_transitions(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
+	SELECT 'transition', queue_transitions.at, t FROM unnest(transitions) AS t
+$$;
+COMMENT ON FUNCTION monitoring.queue_transitions(bigint[], timestamptz) IS 'Have the next evaluation tell of transitions (alert_history.id) that this session made at that time. For whoever changes alerts outside an evaluation: it waits for no evaluation, and none waits for it.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Alerts come and go
+----------------------------------------------------------------------------------------------------------------------
+
+-- Without SET, so that they are inlined: names are looked up when they are made.
+CREATE FUNCTION monitoring.next_tick(flushed_at timestamptz, every interval, at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN every > '0' THEN flushed_at + pg_catalog.make_interval(secs =>
+	(pg_catalog.ceil(extract(epoch FROM at - flushed_at) / extract(epoch FROM every)) * extract(epoch FROM every))::float8) ELSE at END;
+COMMENT ON FUNCTION monitoring.next_tick(timestamptz, interval, timestamptz) IS 'The first of the times flushed_at, flushed_at + every, flushed_at + 2 every, ... that is not before `at`.';
+
+CREATE FUNCTION monitoring.next_digest(digest interval, at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.date_bin(digest, at, '2000-01-03 00:00:00+00') + digest;
+COMMENT ON FUNCTION monitoring.next_digest(interval, timestamptz) IS 'When the next digest is due: full hours, days from midnight, weeks from Monday, in UTC.';
+
+CREATE FUNCTION monitoring.alert_places(rule_ids bigint[], label_sets jsonb[])
+RETURNS TABLE (n bigint, route_id bigint, rule_id bigint, key text, group_key text, labels jsonb, group_wait interval, digest interval)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH alerts AS MATERIALIZED (
+		SELECT a.n, a.rule_id, a.labels, d.receivers
+		FROM unnest(rule_ids, label_sets) WITH ORDINALITY AS a (rule_id, labels, n)
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = a.rule_id
+	), places AS MATERIALIZED (
+		SELECT a.n, s.id AS route_id, 0 AS rule_id, s.route_key, s.group_wait, s.digest, CASE
+				WHEN s.digest IS NOT NULL THEN '{}'
+				WHEN s.group_by = '{...}' THEN a.labels
+				ELSE (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each(a.labels) AS l WHERE l.key = ANY (s.group_by))
+			END AS labels
+		FROM alerts AS a
+		JOIN monitoring.match_routes((SELECT array_agg(CASE WHEN o.receivers IS NULL THEN o.labels END ORDER BY o.n) FROM alerts AS o)) AS m
+			ON m.n = a.n
+		JOIN monitoring.route_settings() AS s ON s.id = m.route_id
+		WHERE a.receivers IS NULL
+		UNION ALL
+		SELECT a.n, 0, a.rule_id, '{}', '0', NULL, jsonb_build_object('alertname', a.labels -> 'alertname')
+		FROM alerts AS a
+		WHERE a.receivers <> '{}'
+	), distinct_places AS MATERIALIZED (
+		SELECT p.route_id, p.rule_id, p.labels, p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key,
+			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key
+		FROM places AS p
+		GROUP BY p.route_id, p.rule_id, p.route_key, p.digest IS NULL, p.labels
+	)
+	SELECT p.n, nullif(p.route_id, 0), nullif(p.rule_id, 0), d.key, d.group_key, d.labels, p.group_wait, p.digest
+	FROM places AS p
+	JOIN distinct_places AS d ON d.labels = p.labels AND d.route_id = p.route_id AND d.rule_id = p.rule_id
+$$;
+COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
+
+-- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
+-- already. One that was looked at before is due at its next interval, one that still waits when it was going to be.
+CREATE FUNCTION monitoring.group_firing(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	WITH fired AS MATERIALIZED (
+		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
+		FROM (
+			SELECT DISTINCT ON (f.fingerprint) f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
+				f.labels || jsonb_build_object('alertname', f.rule_name, 'severity', f.severity) AS labels
+			FROM unnest(history_ids, history_ats) AS t (id, at)
+			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS f
+			WHERE f.to_state = 'firing'
+			ORDER BY f.fingerprint, f.id DESC) AS h
+	), placed AS MATERIALIZED (
+		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id AS alert_rule_id, f.fingerprint, p.*,
+			CASE WHEN p.digest IS NOT NULL THEN monitoring.next_digest(p.digest, group_firing.at)
+				WHEN f.fired_at + p.group_wait < group_firing.at THEN group_firing.at
+				ELSE group_firing.at + p.group_wait END AS first_due
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
+			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
+		JOIN fired AS f ON f.n = p.n
+	), joined AS MATERIALIZED (
+		-- that a route anew finds an alert where it was is no news
+		SELECT p.*, g.id AS group_id, m.alert_id IS NOT DISTINCT FROM p.alert_id AND m.state = 'firing' AS known
+		FROM placed AS p
+		LEFT JOIN monitoring.alert_groups AS g ON g.key = p.key
+		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = g.id AND m.fingerprint = p.fingerprint
+	), groups AS MATERIALIZED (
+		SELECT coalesce(j.group_id, nextval('monitoring.alert_groups_id_seq')) AS id, j.group_id IS NULL AS is_new, j.key, j.route_id,
+			j.rule_id, j.group_key, j.labels, j.digest, j.first_due
+		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
+			FROM joined AS k
+			WHERE NOT k.known
+			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest) AS j
+	), opened AS (
+		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
+		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
+		RETURNING id, group_key, route_id, rule_id, due_at
+	), touched AS (
+		UPDATE monitoring.alert_groups AS g
+		SET opened_at = coalesce(g.opened_at, group_firing.at), flushed_at = CASE WHEN g.opened_at IS NOT NULL THEN g.flushed_at END,
+			due_at = CASE
+				WHEN g.opened_at IS NULL THEN n.first_due
+				WHEN g.flushed_at IS NULL OR n.digest IS NOT NULL THEN least(g.due_at, n.first_due)
+				ELSE least(g.due_at, monitoring.next_tick(g.flushed_at, coalesce(s.group_interval, '0'), group_firing.at)) END,
+			group_key = n.group_key
+		FROM groups AS n
+		LEFT JOIN monitoring.route_settings() AS s ON s.id = n.route_id
+		WHERE g.id = n.id AND NOT n.is_new
+		RETURNING g.id, g.group_key, g.route_id, g.rule_id, g.due_at
+	), entered AS (
+		INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
+		SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
+		FROM joined AS j
+		JOIN groups AS g ON g.key = j.key
+		WHERE NOT j.known
+		ON CONFLICT (group_id, fingerprint) DO UPDATE
+		SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
+			history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false
+		RETURNING m.group_id, m.alert_id
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT group_firing.at, e.alert_id, 'routed', d.details
+	FROM entered AS e
+	JOIN (SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name,
+			'receivers', to_jsonb(d.receivers), 'due_at', g.due_at)) AS details
+		FROM (SELECT * FROM opened UNION ALL SELECT * FROM touched) AS g
+		LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id) AS d ON d.id = e.group_id
+	ORDER BY e.alert_id, e.group_id;
+END $$;
+COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
+
+CREATE FUNCTION monitoring.group_resolved(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH ended AS MATERIALIZED (
+		SELECT h.id, h.at, h.alert_id
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
+		WHERE h.from_state = 'firing' AND h.to_state = 'resolved'
+	), changed AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET state = 'resolved', history_at = e.at, history_id = e.id
+		FROM ended AS e
+		WHERE m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
+		RETURNING m.group_id
+	)
+	UPDATE monitoring.alert_groups AS g
+	SET due_at = CASE WHEN s.digest IS NOT NULL THEN least(g.due_at, monitoring.next_digest(s.digest, group_resolved.at))
+		ELSE least(g.due_at, monitoring.next_tick(g.flushed_at, coalesce(s.group_interval, '0'), group_resolved.at)) END
+	FROM (SELECT DISTINCT c.group_id FROM changed AS c) AS c, monitoring.alert_groups AS o
+	LEFT JOIN monitoring.route_settings() AS s ON s.id = o.route_id
+	WHERE g.id = c.group_id AND o.id = c.group_id AND (g.flushed_at IS NOT NULL OR s.digest IS NOT NULL)
+$$;
+COMMENT ON FUNCTION monitoring.group_resolved(bigint[], timestamptz[], timestamptz) IS 'Mark alerts whose transitions (alert_history.id and at) ended them as resolved in the groups that hold them, whatever the routes say now.';
+
+CREATE FUNCTION monitoring.reroute_alerts(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	history_ids bigint[];
+	history_ats timestamptz[];
+BEGIN
+	-- the transition that made an alert fire has the time at which it did
+	SELECT array_agg(h.id ORDER BY h.id), array_agg(h.at ORDER BY h.id) INTO history_ids, history_ats
+	FROM monitoring.alert_states AS s
+	CROSS JOIN LATERAL (
+		SELECT x.id, x.at FROM monitoring.alert_history AS x
+		WHERE x.at = s.fired_at AND x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
+	WHERE s.state = 'firing';
+
+	-- All leave their groups first; those that find themselves in the same group again have not left it.
+	WITH fired AS MATERIALIZED (
+		SELECT row_number() OVER () AS n, h.alert_id, h.rule_id,
+			h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity) AS labels
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
+	), places AS MATERIALIZED (
+		SELECT f.alert_id, p.key
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
+			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
+		JOIN fired AS f ON f.n = p.n
+	), left_behind AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.told_alert_id IS NOT NULL AS told
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.alert_groups AS g ON g.id = m.group_id
+		WHERE m.state = 'firing' AND NOT EXISTS (SELECT FROM places AS p WHERE p.alert_id = m.alert_id AND p.key = g.key)
+	), moved AS (
+		UPDATE monitoring.alert_group_members AS m SET state = 'moved', suppressed_by = NULL
+		FROM left_behind AS l
+		WHERE l.told AND m.group_id = l.group_id AND m.fingerprint = l.fingerprint
+	), gone AS (
+		DELETE FROM monitoring.alert_group_members AS m
+		USING left_behind AS l
+		WHERE NOT l.told AND m.group_id = l.group_id AND m.fingerprint = l.fingerprint
+	)
+	UPDATE monitoring.alert_groups AS g SET due_at = least(g.due_at, reroute_alerts.at)
+	WHERE g.id IN (SELECT l.group_id FROM left_behind AS l WHERE NOT l.told);
+	PERFORM monitoring.group_firing(history_ids, history_ats, at);
+END $$;
+COMMENT ON FUNCTION monitoring.reroute_alerts(timestamptz) IS 'Let everything that is firing take the routes as they are now. Who was told of an alert through a route that it no longer takes is still told when it ends, and nothing else.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- When to send
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.send_reason(told boolean, told_firing bigint, firing bigint, new_firing bigint, resolved bigint,
+	new_resolved bigint, send_resolved boolean, repeat_due boolean) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	-- nothing left once what is suppressed has been taken away
+	WHEN firing + resolved = 0 THEN NULL
+	WHEN NOT told THEN CASE WHEN firing > 0 THEN 'first notification' END
+	WHEN new_firing > 0 THEN CASE WHEN told_firing = 0 THEN 'first notification' ELSE 'new alerts added' END
+	-- whatever send_resolved says: what the receiver was told must be forgotten
+	WHEN firing = 0 THEN CASE WHEN told_firing > 0 THEN 'all alerts resolved' END
+	WHEN send_resolved AND new_resolved > 0 THEN 'some alerts resolved'
+	WHEN repeat_due THEN 'repeat interval elapsed'
+END;
+COMMENT ON FUNCTION monitoring.send_reason(boolean, bigint, bigint, bigint, bigint, bigint, boolean, boolean) IS 'Alertmanager''s decision whether a receiver is told of a group: the reason, or null. told: whether it was told before, told_firing: of how many firing alerts; firing and resolved: the group''s alerts now, without suppressed ones; new_firing and new_resolved: those of them that it was not told of; send_resolved: whether it wants to know of resolved ones; repeat_due: whether the repeat interval has elapsed (and an alert is not acknowledged).';
+
+CREATE FUNCTION monitoring.group_settings(group_ids bigint[], at timestamptz)
+RETURNS TABLE (group_id bigint, opened_at timestamptz, told text[], group_interval interval, repeat_interval interval, digest interval,
+	escalation_policy text, muted_by text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH groups AS MATERIALIZED (
+		SELECT g.id, g.opened_at, g.route_id, g.rule_id FROM monitoring.alert_groups AS g WHERE g.id = ANY (group_ids)
+	), tree AS MATERIALIZED (
+		SELECT * FROM monitoring.route_settings()
+	), routes AS MATERIALIZED (
+		SELECT t.*, monitoring.receivers_told(t.receivers, false) AS told, monitoring.muted_by(t.mute_times, t.active_times, group_settings.at) AS muted_by
+		FROM tree AS t
+		WHERE t.id IN (SELECT g.route_id FROM groups AS g)
+	), rules AS MATERIALIZED (
+		SELECT d.id, monitoring.receivers_told(d.receivers, true) AS told
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id IN (SELECT g.rule_id FROM groups AS g) AND d.receivers IS NOT NULL
+	)
+	-- of a route or rule that is gone the end of its alerts is still told
+	SELECT g.id, g.opened_at, coalesce(r.told, d.told, '{}'), coalesce(r.group_interval, '0'),
+		coalesce(r.repeat_interval, root.repeat_interval), r.digest, r.escalation_policy, r.muted_by
+	FROM groups AS g
+	LEFT JOIN routes AS r ON r.id = g.route_id
+	LEFT JOIN rules AS d ON d.id = g.rule_id
+	CROSS JOIN (SELECT t.repeat_interval FROM tree AS t WHERE t.parent_id IS NULL) AS root
+$$;
+COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: the receivers to be told, the intervals, and why the route is quiet, if it is.';
+
+CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH members AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
+			m.state = 'firing' AND m.told_alert_id IS DISTINCT FROM m.alert_id
+				AND m.told_at + r.repeat_every > refresh_suppressions.at AS cooling
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.group_settings(group_ids, refresh_suppressions.at) AS s ON s.group_id = m.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		WHERE m.group_id = ANY (group_ids) AND m.state IN ('firing', 'resolved')
+	), reasons AS MATERIALIZED (
+		SELECT s.alert_id, bool_or(s.reason = 'acknowledged') AS acknowledged,
+			(array_agg(s.reason ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS reason,
+			(array_agg(s.details ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS details
+		FROM monitoring.alert_suppressions((SELECT array_agg(DISTINCT m.alert_id) FROM members AS m), refresh_suppressions.at) AS s
+		GROUP BY s.alert_id
+	), judged AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.suppressed_by AS old_reason, r.details,
+			coalesce(m.muted_by, r.reason, CASE WHEN m.cooling THEN 'cooldown' END) AS reason,
+			coalesce(r.acknowledged, false) AS acknowledged
+		FROM members AS m
+		LEFT JOIN reasons AS r ON r.alert_id = m.alert_id
+		WHERE (m.suppressed_by, m.acknowledged)
+			IS DISTINCT FROM (coalesce(m.muted_by, r.reason, CASE WHEN m.cooling THEN 'cooldown' END), coalesce(r.acknowledged, false))
+	), changed AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET suppressed_by = j.reason, acknowledged = j.acknowledged
+		FROM judged AS j
+		WHERE m.group_id = j.group_id AND m.fingerprint = j.fingerprint
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT refresh_suppressions.at, j.alert_id, CASE WHEN j.reason IS NULL THEN 'unsuppressed' ELSE 'suppressed' END,
+		jsonb_build_object('group', j.group_id, 'reason', coalesce(j.reason, j.old_reason)) || coalesce(j.details, '{}')
+	FROM judged AS j
+	WHERE j.reason IS DISTINCT FROM j.old_reason
+	ORDER BY j.alert_id, j.group_id
+$$;
+COMMENT ON FUNCTION monitoring.refresh_suppressions(bigint[], timestamptz) IS 'Note which alerts of groups nobody is told of now and why, and which are acknowledged; changes become events of the alerts.';
+
+-- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of.
+CREATE FUNCTION monitoring.listed_members(group_ids bigint[], at timestamptz)
+RETURNS TABLE (group_id bigint, fingerprint text, alert_id bigint, rule_id bigint, state text, news boolean, acknowledged boolean,
+	history_at timestamptz, history_id bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT m.group_id, m.fingerprint, m.alert_id, m.rule_id, m.state, m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id,
+		m.acknowledged, m.history_at, m.history_id
+	FROM monitoring.alert_group_members AS m
+	JOIN monitoring.group_settings(group_ids, listed_members.at) AS s ON s.group_id = m.group_id
+	WHERE m.group_id = ANY (group_ids) AND m.suppressed_by IS NULL AND m.state IN ('firing', 'resolved')
+		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id)
+$$;
+COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
+
+CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH settings AS MATERIALIZED (
+		SELECT * FROM monitoring.group_settings(group_ids, group_decisions.at)
+	), listed AS MATERIALIZED (
+		SELECT l.group_id, l.fingerprint, l.state, CASE WHEN l.state = 'firing' AND NOT l.acknowledged
+				THEN coalesce(r.repeat_every, s.repeat_interval) END AS repeat_every
+		FROM monitoring.listed_members(group_ids, group_decisions.at) AS l
+		JOIN settings AS s ON s.group_id = l.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = l.rule_id AND r.repeat_every IS NOT NULL
+	), totals AS MATERIALIZED (
+		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved,
+			min(l.repeat_every) AS repeat_every
+		FROM listed AS l
+		GROUP BY l.group_id
+	), entries AS MATERIALIZED (
+		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids) AND e.expires_at > group_decisions.at
+	), known AS MATERIALIZED (
+		SELECT e.group_id, e.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		FROM entries AS e
+		CROSS JOIN LATERAL (SELECT 'firing', f FROM unnest(e.firing) AS f UNION ALL SELECT 'resolved', f FROM unnest(e.resolved) AS f)
+			AS k (state, fingerprint)
+		JOIN listed AS l ON l.group_id = e.group_id AND l.fingerprint = k.fingerprint AND l.state = k.state
+		GROUP BY e.group_id, e.receiver
+	), targets AS MATERIALIZED (
+		SELECT s.group_id, t.receiver, true AS current FROM settings AS s CROSS JOIN LATERAL unnest(s.told) AS t (receiver)
+		UNION ALL
+		-- who was told that alerts are firing, and would not be told now, is told when they have ended
+		SELECT e.group_id, e.receiver, false
+		FROM entries AS e
+		JOIN settings AS s ON s.group_id = e.group_id
+		WHERE e.firing <> '{}' AND e.receiver <> ALL (s.told)
+	), reasons AS MATERIALIZED (
+		SELECT t.group_id, t.receiver, o.firing, r.send_resolved,
+			group_decisions.at + 2 * greatest(s.repeat_interval, o.repeat_every, s.digest) AS expires_at,
+			CASE WHEN s.digest IS NOT NULL THEN CASE WHEN t.current THEN 'digest' END
+				ELSE monitoring.send_reason(e.group_id IS NOT NULL, coalesce(cardinality(e.firing), 0), o.firing, o.firing - coalesce(k.firing, 0),
+					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= group_decisions.at) END AS reason,
+			t.current
+		FROM targets AS t
+		JOIN settings AS s ON s.group_id = t.group_id
+		JOIN totals AS o ON o.group_id = t.group_id
+		JOIN (SELECT d.name, coalesce((d.config ->> 'send_resolved')::boolean, true) AS send_resolved
+			FROM monitoring.receiver_defs AS d WHERE d.enabled) AS r ON r.name = t.receiver
+		LEFT JOIN entries AS e ON e.group_id = t.group_id AND e.receiver = t.receiver
+		LEFT JOIN known AS k ON k.group_id = t.group_id AND k.receiver = t.receiver
+	)
+	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved, d.expires_at,
+		CASE WHEN d.firing > 0 OR d.send_resolved THEN nextval('monitoring.outbox_id_seq') END
+	FROM (SELECT r.* FROM reasons AS r WHERE r.reason IS NOT NULL AND (r.current OR r.reason = 'all alerts resolved')
+		ORDER BY r.group_id, r.receiver) AS d
+$$;
+COMMENT ON FUNCTION monitoring.group_decisions(bigint[], timestamptz) IS 'Which receivers are to be told of which of these groups at a time, and why. Those who are not to be told are left out.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Sending
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_document(status text, rule_name text, severity text, labels jsonb, annotations jsonb, value float8,
+	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_build_object(
+		'status', status,
+		'labels', labels || jsonb_build_object('alertname', rule_name, 'severity', severity),
+		'annotations', CASE WHEN value IS NULL THEN '{}' ELSE jsonb_build_object('value', value::text) END
+			|| CASE WHEN octet_length(annotations::text) <= 16384 THEN annotations
+				ELSE (SELECT jsonb_object_agg(a.key, left(a.value, 500))
+					FROM (SELECT e.key, e.value FROM jsonb_each_text(annotations) AS e ORDER BY e.key = 'summary' DESC, e.key LIMIT 20) AS a) END,
+		'startsAt', monitoring.format_time(coalesce(fired_at, at)),
+		'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(at) END,
+		'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+$$;
+COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
+
+-- A notification lists at most 100 alerts and 256 kB of them, news first.
+CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	now_at timestamptz := clock_timestamp();
+BEGIN
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+	WITH decided AS MATERIALIZED (
+		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
+	), listed AS MATERIALIZED (
+		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.fingerprint) AS place,
+			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.fingerprint) AS place_in_state
+		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
+		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
+	), totals AS MATERIALIZED (
+		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		FROM listed AS l
+		GROUP BY l.group_id
+	), documents AS MATERIALIZED (
+		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
+		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
+		CROSS JOIN LATERAL (
+			SELECT monitoring.alert_document(l.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
+				h.fired_at, h.at, h.fingerprint) AS document
+			FROM monitoring.alert_history AS h
+			WHERE h.at = l.history_at AND h.id = l.history_id
+			UNION ALL
+			-- history has been dropped meanwhile
+			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+				monitoring.fill_annotations(d, s), s.value, d.op, d.threshold, s.fired_at, l.history_at, s.fingerprint)
+			FROM monitoring.alert_states AS s
+			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+			WHERE s.alert_id = l.alert_id
+			LIMIT 1) AS x
+	), chosen AS MATERIALIZED (
+		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
+			array_agg(c.alert_id ORDER BY c.place) AS alert_ids, jsonb_agg(c.document ORDER BY c.place) AS alerts,
+			CASE WHEN min(c.document -> 'labels' ->> 'alertname') = max(c.document -> 'labels' ->> 'alertname')
+				THEN min(c.document -> 'labels' ->> 'alertname') END AS alert
+		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.state, x.place, x.document,
+				sum(x.bytes) OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS bytes,
+				row_number() OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS n
+			FROM decided AS d
+			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.state = 'firing')) AS c
+		WHERE c.n <= 100 AND (c.bytes <= 262144 OR c.n = 1)
+		GROUP BY c.group_id, c.receiver, c.send_resolved
+	)
+	INSERT INTO monitoring.outbox (id, created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT d.notification_id, now_at, enqueue_decisions.at, d.receiver, g.group_key, coalesce(c.alert, r.name, ''), x.status, c.alert_ids,
+		monitoring.make_payload(d.receiver, g.group_key, x.status, g.labels, c.alerts, jsonb_strip_nulls(jsonb_build_object(
+			'truncatedAlerts', t.firing + CASE WHEN d.send_resolved THEN t.resolved ELSE 0 END - c.listed, 'reason', d.reason,
+			'digest', CASE WHEN d.reason = 'digest' THEN jsonb_build_object('route', r.name,
+				'since', monitoring.format_time(coalesce(g.flushed_at, g.opened_at)), 'until', monitoring.format_time(enqueue_decisions.at)) END))),
+		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+	FROM decided AS d
+	JOIN chosen AS c ON c.group_id = d.group_id AND c.receiver = d.receiver
+	CROSS JOIN LATERAL (SELECT CASE WHEN c.firing THEN 'firing' ELSE 'resolved' END) AS x (status)
+	JOIN totals AS t ON t.group_id = d.group_id
+	JOIN monitoring.alert_groups AS g ON g.id = d.group_id
+	JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
+	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+	ORDER BY d.notification_id;
+END $$;
+COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz) IS 'Write the outbox rows of decisions, in their order.';
+
+CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	WITH listed AS (
+		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
+			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
+		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
+		GROUP BY l.group_id
+	)
+	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, expires_at, firing, resolved)
+	SELECT d.group_id, d.receiver, d.reason, record_decisions.at, d.expires_at,
+		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
+	FROM unnest(decisions) AS d
+	JOIN listed AS l ON l.group_id = d.group_id
+	ON CONFLICT (group_id, receiver) DO UPDATE
+	SET reason = excluded.reason, notified_at = excluded.notified_at, expires_at = excluded.expires_at, firing = excluded.firing,
+		resolved = excluded.resolved;
+
+	-- An alert that ended and fired again before its group was due is no news to anybody.
+	WITH told AS MATERIALIZED (
+		SELECT d.group_id, bool_or(d.reason <> 'new alerts added' AND d.reason !~ 'resolved$') AS whole_group,
+			max(CASE WHEN d.reason = 'digest' THEN 'digest' ELSE 'notified' END) AS kind,
+			jsonb_object_agg(d.receiver, jsonb_build_object('notification', d.notification_id, 'reason', d.reason))
+				FILTER (WHERE d.reason <> 'all alerts resolved') AS of_firing,
+			jsonb_object_agg(d.receiver, jsonb_build_object('notification', d.notification_id, 'reason', d.reason))
+				FILTER (WHERE d.sends AND d.send_resolved) AS of_resolved
+		FROM unnest(decisions) AS d
+		GROUP BY d.group_id
+	), listed AS MATERIALIZED (
+		SELECT l.*, CASE WHEN l.state = 'resolved' THEN t.of_resolved WHEN l.news OR t.whole_group THEN t.of_firing END AS receivers, t.kind
+		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
+		LEFT JOIN told AS t ON t.group_id = l.group_id
+	), marked AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE record_decisions.at END, told_alert_id = m.alert_id
+		FROM listed AS l
+		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing'
+			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
+		RETURNING m.group_id, m.alert_id, l.receivers, l.news
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status, 'receivers', e.receivers))
+	FROM (
+		SELECT l.alert_id, l.group_id, l.kind, l.state AS status, l.receivers FROM listed AS l WHERE l.receivers IS NOT NULL
+		UNION ALL
+		SELECT m.alert_id, m.group_id, 'known', 'firing', NULL FROM marked AS m WHERE m.receivers IS NULL
+	) AS e
+	ORDER BY e.alert_id, e.group_id;
+END $$;
+COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert.';
+
+CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH ended AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > remove_ended.at, false) AS cooling
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.group_settings(group_ids, remove_ended.at) AS s ON s.group_id = m.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		WHERE m.group_id = ANY (group_ids)
+			-- a digest that may not be sent now lists them the next time
+			AND (m.state = 'cooling' OR m.state = 'resolved' AND NOT (s.digest IS NOT NULL AND s.muted_by IS NOT NULL))
+	), forgotten AS (
+		-- A receiver that was not told of the end is told when the alert fires again; Alertmanager would leave it at that
+		-- until the repeat interval has elapsed.
+		UPDATE monitoring.alert_group_receivers AS e
+		SET firing = ARRAY(SELECT unnest(e.firing) EXCEPT SELECT n.fingerprint FROM ended AS n WHERE n.group_id = e.group_id AND n.suppressed_by IS NOT NULL)
+		WHERE e.firing <> '{}' AND e.group_id IN (SELECT n.group_id FROM ended AS n WHERE n.state = 'resolved' AND n.suppressed_by IS NOT NULL)
+	), kept AS (
+		UPDATE monitoring.alert_group_members AS m SET state = 'cooling', told_alert_id = NULL, suppressed_by = NULL
+		FROM ended AS n
+		WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND n.cooling AND n.state = 'resolved'
+	)
+	DELETE FROM monitoring.alert_group_members AS m
+	USING ended AS n
+	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling
+$$;
+COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
+
+CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH state AS MATERIALIZED (
+		SELECT s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told,
+			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
+			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL AND m.told_alert_id IS DISTINCT FROM m.alert_id) AS waiting,
+			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
+			max(m.told_at + r.repeat_every) FILTER (WHERE m.state = 'cooling') AS cool_at
+		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
+		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		GROUP BY s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told
+	), known AS MATERIALIZED (
+		SELECT e.group_id, min(e.notified_at) FILTER (WHERE e.receiver = ANY (s.told)) AS notified_at, max(e.expires_at) AS expires_at
+		FROM monitoring.alert_group_receivers AS e
+		JOIN state AS s ON s.group_id = e.group_id
+		WHERE e.expires_at > schedule_groups.at
+		GROUP BY e.group_id
+	), planned AS MATERIALIZED (
+		SELECT s.group_id, s.alive > 0 AS open, CASE
+			WHEN s.alive = 0 THEN greatest(k.expires_at, s.cool_at)
+			WHEN s.digest IS NOT NULL THEN CASE WHEN s.waiting THEN monitoring.next_digest(s.digest, schedule_groups.at) END
+			WHEN s.waiting THEN schedule_groups.at + p.pause
+			ELSE greatest(schedule_groups.at + p.pause, monitoring.next_tick(schedule_groups.at, s.group_interval,
+				coalesce(k.notified_at, schedule_groups.at) + coalesce(s.repeat_every, s.repeat_interval)))
+			END AS due_at
+		FROM state AS s
+		LEFT JOIN known AS k ON k.group_id = s.group_id
+		CROSS JOIN LATERAL (SELECT CASE WHEN s.group_interval > '0' THEN s.group_interval ELSE interval '10 seconds' END) AS p (pause)
+	), gone AS (
+		DELETE FROM monitoring.alert_groups AS g USING planned AS p WHERE g.id = p.group_id AND NOT p.open AND p.due_at IS NULL
+	), unknown AS (
+		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open AND p.due_at IS NULL
+	)
+	UPDATE monitoring.alert_groups AS g
+	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
+	FROM planned AS p
+	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL)
+$$;
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group without alerts stays until what its receivers know has expired.';
+
+CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- the rest is the next evaluation's
+	due bigint[] := ARRAY(SELECT g.id FROM monitoring.alert_groups AS g WHERE g.due_at <= flush_groups.at ORDER BY g.due_at LIMIT 10000);
+	decisions monitoring.group_decision[];
+BEGIN
+	IF due = '{}' THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.refresh_suppressions(due, at);
+	decisions := ARRAY(SELECT d FROM monitoring.group_decisions(due, at) AS d);
+	IF decisions <> '{}' THEN
+		PERFORM monitoring.enqueue_decisions(decisions, at);
+	END IF;
+	PERFORM monitoring.record_decisions(due, decisions, at);
+	PERFORM monitoring.remove_ended(due, at);
+	PERFORM monitoring.schedule_groups(due, at);
+	RETURN cardinality(decisions);
+END $$;
+COMMENT ON FUNCTION monitoring.flush_groups(timestamptz) IS 'Look at the groups that are due, at most 10,000 of them, and tell their receivers what Alertmanager would tell them. Returns how many receivers of groups were told.';
+
+CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	history_ids bigint[];
+	history_ats timestamptz[];
+	kinds text[];
+BEGIN
+	WITH asked AS (
+		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id
+	)
+	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
+		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind)
+	INTO history_ids, history_ats, kinds
+	FROM asked AS q;
+	history_ids := history_ids || transitions;
+	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
+
+	IF history_ids <> '{}' OR kinds <> '{}' OR EXISTS (SELECT FROM monitoring.alert_groups AS g WHERE g.due_at <= route_alerts.at) THEN
+		PERFORM monitoring.ensure_partition('alert_events', at);
+	END IF;
+	IF history_ids <> '{}' THEN
+		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
+		PERFORM monitoring.group_firing(history_ids, history_ats, at);
+	END IF;
+	IF 'reroute' = ANY (kinds) THEN
+		PERFORM monitoring.reroute_alerts(at);
+	END IF;
+	IF 'wake' = ANY (kinds) THEN
+		UPDATE monitoring.alert_groups AS g
+		SET due_at = least(g.due_at, monitoring.next_tick(g.flushed_at, s.group_interval, route_alerts.at))
+		FROM monitoring.group_settings((SELECT array_agg(o.id) FROM monitoring.alert_groups AS o), at) AS s
+		WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
+	END IF;
+	RETURN monitoring.flush_groups(at);
+END $$;
+COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
+
+CREATE VIEW monitoring.notification_groups AS
+	SELECT g.id, g.group_key, r.name AS route, d.name AS rule, g.labels, m.firing, m.resolved, m.suppressed, g.opened_at, g.flushed_at, g.due_at,
+		e.notified_at, coalesce(e.receivers, '{}') AS notified
+	FROM monitoring.alert_groups AS g
+	LEFT JOIN monitoring.routes AS r ON r.id OPERATOR(pg_catalog.=) g.route_id
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) g.rule_id
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing') AS firing,
+			pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'resolved') AS resolved,
+			pg_catalog.count(a.suppressed_by) AS suppressed
+		FROM monitoring.alert_group_members AS a
+		WHERE a.group_id OPERATOR(pg_catalog.=) g.id) AS m
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.max(a.notified_at) AS notified_at,
+			pg_catalog.array_agg(a.receiver ORDER BY a.receiver) FILTER (WHERE a.firing OPERATOR(pg_catalog.<>) '{}') AS receivers
+		FROM monitoring.alert_group_receivers AS a
+		WHERE a.group_id OPERATOR(pg_catalog.=) g.id) AS e
+	WHERE g.opened_at IS NOT NULL;
+COMMENT ON VIEW monitoring.notification_groups IS 'Groups of alerts that are notified together, and when that happens next.';
+COMMENT ON COLUMN monitoring.notification_groups.id IS 'Number of the group.';
+COMMENT ON COLUMN monitoring.notification_groups.group_key IS 'Key of the group, as receivers get it.';
+COMMENT ON COLUMN monitoring.notification_groups.route IS 'Route that made it; null for a rule''s own group.';
+COMMENT ON COLUMN monitoring.notification_groups.rule IS 'Rule whose own group it is; null for a route''s.';
+COMMENT ON COLUMN monitoring.notification_groups.labels IS 'Labels by which its alerts are grouped.';
+COMMENT ON COLUMN monitoring.notification_groups.firing IS 'Number of firing alerts.';
+COMMENT ON COLUMN monitoring.notification_groups.resolved IS 'Number of resolved alerts whose end is still to be told.';
+COMMENT ON COLUMN monitoring.notification_groups.suppressed IS 'Number of alerts of which nobody is told (silence, inhibition, mute time and so on), when the group was last looked at.';
+COMMENT ON COLUMN monitoring.notification_groups.opened_at IS 'When its first alert came.';
+COMMENT ON COLUMN monitoring.notification_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
+COMMENT ON COLUMN monitoring.notification_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
+COMMENT ON COLUMN monitoring.notification_groups.notified_at IS 'When somebody was last told of it.';
+COMMENT ON COLUMN monitoring.notification_groups.notified IS 'Receivers that know of firing alerts in it.';
+-- alerts, explanation: why somebody was told of an alert or not, and a way to try it out.
+-- alerts, on call: contacts and on-call schedules.
 
 -- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
 
@@ -7682,9 +8973,10 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7695,8 +8987,9 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7709,7 +9002,7 @@ BEGIN
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
-COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules that name it keep the name and tell nobody under it until there is such a receiver again. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Outbox
@@ -7722,6 +9015,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.outbox_id_seq', '');
 CREATE TABLE monitoring.outbox (
 	id bigint NOT NULL DEFAULT nextval('monitoring.outbox_id_seq'),
 	created_at timestamptz NOT NULL,
+	at timestamptz,
 	receiver text NOT NULL,
 	idempotency_key text NOT NULL DEFAULT gen_random_uuid(),
 	group_key text NOT NULL,
@@ -7739,15 +9033,16 @@ CREATE TABLE monitoring.outbox (
 	latency float8,
 	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
-COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
+COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s, but for at.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
 COMMENT ON COLUMN monitoring.outbox.created_at IS 'When it was enqueued.';
+COMMENT ON COLUMN monitoring.outbox.at IS 'Time of the evaluation that made it; null for a test.';
 COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
-COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule.';
+COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
 COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved or test.';
-COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) it tells of.';
+COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up).';
 COMMENT ON COLUMN monitoring.outbox.attempts IS 'Attempts begun.';
@@ -7791,12 +9086,12 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
-		o.idempotency_key, o.alert_ids
+		o.idempotency_key, o.alert_ids, o.at, o.group_key, o.payload ->> 'reason' AS reason
 	FROM monitoring.outbox AS o;
 COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
-COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule.';
+COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
 COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again) or dead (given up).';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
@@ -7807,7 +9102,10 @@ COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';
 COMMENT ON COLUMN monitoring.notifications.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.notifications.next_attempt_at IS 'When it is tried next; null if it is being sent or finished.';
 COMMENT ON COLUMN monitoring.notifications.idempotency_key IS 'Key that the receiver sees in every attempt.';
-COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts it tells of.';
+COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts that it lists.';
+COMMENT ON COLUMN monitoring.notifications.at IS 'Time of the evaluation that made it; null for a test.';
+COMMENT ON COLUMN monitoring.notifications.group_key IS 'Group of alerts that it tells of.';
+COMMENT ON COLUMN monitoring.notifications.reason IS 'Why the group was told of, such as first notification or repeat interval elapsed.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Enqueueing
@@ -7829,66 +9127,16 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
 $$;
 COMMENT ON FUNCTION monitoring.common_pairs(jsonb[]) IS 'The keys, with their values, that all the objects have in common.';
 
-CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb)
+CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb, more jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
 		'commonLabels', monitoring.common_pairs(array_agg(a -> 'labels')),
 		'commonAnnotations', monitoring.common_pairs(array_agg(a -> 'annotations')),
-		'alerts', alerts)
+		'truncatedAlerts', 0, 'alerts', alerts) || more
 	FROM jsonb_array_elements(alerts) AS a
 $$;
-COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op. The idempotencyKey is added when it is sent.';
-
-CREATE FUNCTION monitoring.enqueue_notifications(transition_ids bigint[]) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	now_at timestamptz := clock_timestamp();
-	enqueued integer;
-BEGIN
-	IF coalesce(cardinality(transition_ids), 0) = 0 OR NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.enabled) THEN
-		RETURN 0;
-	END IF;
-	PERFORM monitoring.ensure_partition('outbox', now_at);
-
-	-- One notification tells a receiver of at most 50 alerts of one rule that went the same way.
-	WITH transitions AS (
-		SELECT h.id, h.alert_id, h.rule_id, h.rule_name, h.to_state, d.receivers,
-			jsonb_build_object(
-				'status', h.to_state,
-				'labels', h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity),
-				'annotations', CASE WHEN h.value IS NULL THEN '{}' ELSE jsonb_build_object('value', h.value::text) END
-					|| coalesce(h.annotations, '{}'),
-				'startsAt', monitoring.format_time(coalesce(h.fired_at, h.at)),
-				'endsAt', CASE WHEN h.to_state = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(h.at) END,
-				'fingerprint', h.fingerprint, 'value', h.value::text, 'threshold', h.threshold::text, 'op', h.op) AS doc
-		FROM monitoring.alert_history AS h
-		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = h.rule_id
-		WHERE h.id = ANY (transition_ids)
-			AND (h.to_state = 'firing' OR (h.to_state = 'resolved' AND h.from_state = 'firing'))
-	), routed AS (
-		SELECT r.name AS receiver, coalesce((r.config ->> 'max_age_seconds')::float8, 3600) AS max_age, t.*,
-			(row_number() OVER (PARTITION BY r.name, t.rule_id, t.to_state ORDER BY t.id) - 1) / 50 AS part
-		FROM transitions AS t
-		JOIN monitoring.receiver_defs AS r ON r.enabled AND (t.receivers IS NULL OR r.name = ANY (t.receivers))
-		WHERE t.to_state = 'firing' OR coalesce((r.config ->> 'send_resolved')::boolean, true)
-	), grouped AS (
-		SELECT g.receiver, g.max_age, g.rule_name, g.to_state, min(g.id) AS first_id,
-			format('{}:{alertname=%s}', to_json(g.rule_name)) AS group_key,
-			array_agg(g.alert_id ORDER BY g.id) AS alert_ids, jsonb_agg(g.doc ORDER BY g.id) AS alerts
-		FROM routed AS g
-		GROUP BY g.receiver, g.max_age, g.rule_id, g.rule_name, g.to_state, g.part
-	)
-	INSERT INTO monitoring.outbox (created_at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
-	SELECT now_at, g.receiver, g.group_key, g.rule_name, g.to_state, g.alert_ids,
-		monitoring.make_payload(g.receiver, g.group_key, g.to_state, jsonb_build_object('alertname', g.rule_name), g.alerts),
-		now_at, now_at + make_interval(secs => g.max_age)
-	FROM grouped AS g
-	ORDER BY g.first_id, g.receiver;
-	GET DIAGNOSTICS enqueued = ROW_COUNT;
-	RETURN enqueued;
-END $$;
-COMMENT ON FUNCTION monitoring.enqueue_notifications(bigint[]) IS 'Write outbox rows for alert_history rows that went to firing, or from firing to resolved: to the rule''s receivers, or to every enabled one. Returns how many were enqueued.';
+COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7933,16 +9181,16 @@ BEGIN
 			SELECT FROM monitoring.receiver_defs AS r
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
-				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= at
-					AND o.created_at > at - interval '2 days'
+				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
+					AND o.created_at > notify_has_work.at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > at - interval '2 days')
+							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days')
 				LIMIT 1) AS due
 			WHERE r.enabled)
 		OR EXISTS (
 			SELECT FROM monitoring.outbox AS o
-			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= at AND coalesce(o.lease_until <= at, true))
+			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_has_work.at AND coalesce(o.lease_until <= notify_has_work.at, true))
 		OR (NOT running AND EXISTS (
 			SELECT FROM monitoring.receiver_defs AS r
 			JOIN monitoring.outbox AS o ON o.receiver = r.name
@@ -8086,7 +9334,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		jsonb_build_object(
 			'version', '4',
 			'groupKey', notification -> 'groupKey',
-			'truncatedAlerts', 0,
+			'truncatedAlerts', coalesce(notification -> 'truncatedAlerts', '0'),
 			'status', notification -> 'status',
 			'receiver', notification -> 'receiver',
 			'groupLabels', notification -> 'groupLabels',
@@ -8187,6 +9435,7 @@ INSERT INTO monitoring.access_levels VALUES
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
+   test_route,route_settings,matchers_text,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',

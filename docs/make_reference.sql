@@ -39,6 +39,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{create_slo,update_slo,drop_slo,slos,slo_status,slo_history,sla_report,create_component,drop_component,set_component_status,status_page,component_uptime,component_status_kinds}'),
 ('Anomalies and forecasts', 'Guide: [alerts.md](alerts.md#anomaly-not-as-usual-at-this-time).',
 	'{anomalies,trend,forecast,crosses_at}'),
+('Routing of alerts', 'Guide: [alerts.md](alerts.md#routing).',
+	'{create_route,update_route,move_route,drop_route,route_tree,test_route,notification_groups}'),
 ('Notifications', 'Guide: [howto.md](howto.md#notifications).',
 	'{create_receiver,enable_receiver,drop_receiver,test_receiver,receivers,notifications,delivery_attempts,receiver_kinds}'),
 ('Workers and the extension itself', 'What to do when something is wrong: [runbook.md](runbook.md).',

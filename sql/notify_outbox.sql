@@ -13,7 +13,7 @@ RETURNS TABLE (id bigint, receiver text, attempt integer) LANGUAGE sql AS $$
 	FROM monitoring.notify_claim(at, max_rows, per_receiver) AS c ORDER BY c.id
 $$;
 CREATE FUNCTION pg_temp.outcome(at timestamptz, outcomes jsonb) RETURNS void LANGUAGE sql AS $$
-	SELECT monitoring.notify_record(at, jsonb_agg(to_jsonb(o) - 'n' || jsonb_build_object('created_at', b.created_at, 'id', b.id)))
+	SELECT monitoring.notify_record(outcome.at, jsonb_agg(to_jsonb(o) - 'n' || jsonb_build_object('created_at', b.created_at, 'id', b.id)))
 	FROM jsonb_to_recordset(outcomes) AS o (n bigint, attempt integer, outcome text, http_status integer, latency float8, retry_after float8, error text)
 	JOIN monitoring.outbox AS b ON b.id = o.n + (SELECT base FROM pg_temp.start)
 $$;
@@ -25,26 +25,29 @@ SELECT monitoring.create_receiver('b', 'webhook', 'https://b.example.com/', '{"m
 SELECT monitoring.create_receiver('c', 'webhook', 'https://c.example.com/');
 
 INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, owner, receivers)
-VALUES ('everybody', 'm', 'avg', '1 minute', '>', 1, current_user, NULL), ('only c', 'm', 'avg', '1 minute', '>', 1, current_user, '{c,nobody}');
+VALUES ('everybody', 'm', 'avg', '1 minute', '>', 1, current_user, '{a,b,c}'), ('only c', 'm', 'avg', '1 minute', '>', 1, current_user, '{c,nobody}');
 SELECT monitoring.ensure_partition('alert_history', '2026-02-03') IS NOT NULL AS made;
 
--- Transitions of 60 alerts of one rule and one of the other; pending ones are nobody's business.
-CREATE FUNCTION pg_temp.transitions(rule text, from_state text, to_state text, alerts integer) RETURNS integer LANGUAGE sql AS $$
+-- Transitions of alerts of one rule and of the other, each told at once as the rules name receivers; pending ones are
+-- nobody's business.
+CREATE FUNCTION pg_temp.transitions(rule text, from_state text, to_state text, first integer, last integer) RETURNS integer LANGUAGE sql AS $$
 	WITH h AS (
 		INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state, to_state,
 			reason, value, threshold, op, annotations, active_at, fired_at, fingerprint)
 		SELECT '2026-02-03', n, d.id, d.name, 'low', '{}', jsonb_build_object('n', n::text), from_state, to_state, 'breach', n, 1, '>', '{}',
-			'2026-02-03', '2026-02-03', n::text
-		FROM monitoring.alert_rule_defs AS d CROSS JOIN generate_series(1, alerts) AS n WHERE d.name = rule RETURNING id)
-	SELECT monitoring.enqueue_notifications(array_agg(h.id)) FROM h
+			'2026-02-03', '2026-02-03', rule || n
+		FROM monitoring.alert_rule_defs AS d CROSS JOIN generate_series(first, last) AS n WHERE d.name = rule RETURNING id)
+	SELECT count(*)::integer FROM h CROSS JOIN LATERAL monitoring.queue_transitions(ARRAY[h.id], '2026-02-03')
 $$;
-SELECT pg_temp.transitions('everybody', 'inactive', 'pending', 1);
-SELECT pg_temp.transitions('everybody', 'pending', 'inactive', 1);
-SELECT pg_temp.transitions('everybody', 'pending', 'firing', 60);
-SELECT pg_temp.transitions('everybody', 'firing', 'resolved', 1);
-SELECT pg_temp.transitions('only c', 'pending', 'firing', 1);
-SELECT monitoring.enqueue_notifications('{}'), monitoring.enqueue_notifications(NULL);
-SELECT n.id - s.base AS id, n.receiver, n.alert, n.status, n.state, cardinality(n.alert_ids) AS alerts
+CREATE FUNCTION pg_temp.route() RETURNS integer LANGUAGE sql AS $$ SELECT monitoring.route_alerts('{}', '2026-02-03') $$;
+SELECT pg_temp.transitions('everybody', 'inactive', 'pending', 1, 1), pg_temp.route();
+SELECT pg_temp.transitions('everybody', 'pending', 'inactive', 1, 1), pg_temp.route();
+SELECT pg_temp.transitions('everybody', 'pending', 'firing', 1, 30), pg_temp.route();
+SELECT pg_temp.transitions('everybody', 'pending', 'firing', 31, 60), pg_temp.route();
+SELECT pg_temp.transitions('everybody', 'firing', 'resolved', 1, 1), pg_temp.route();
+SELECT pg_temp.transitions('only c', 'pending', 'firing', 1, 1), pg_temp.route();
+SELECT monitoring.route_alerts('{}', '2026-02-03'), monitoring.route_alerts(NULL, '2026-02-03');
+SELECT n.id - s.base AS id, n.receiver, n.alert, n.status, n.reason, n.state, cardinality(n.alert_ids) AS alerts
 FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base ORDER BY n.id;
 SELECT count(DISTINCT idempotency_key) AS keys FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base;
 

@@ -433,7 +433,7 @@ BEGIN
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
 	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.end_alerts(monitoring.alert_rule_defs, text, timestamptz) IS 'End all alerts of a rule for a reason that is not their value, with history and notifications, and return how many were pending or firing.';
@@ -661,7 +661,7 @@ BEGIN
 	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.capture_evidence(transitions, at);
 	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.route_alerts(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';

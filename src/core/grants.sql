@@ -31,6 +31,7 @@ INSERT INTO monitoring.access_levels VALUES
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
+   test_route,route_settings,matchers_text,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',

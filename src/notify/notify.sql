@@ -180,9 +180,10 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of rules that name no receivers. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -193,8 +194,9 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts, nor later those that fired meanwhile; what is queued waits until it is enabled or too old. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -207,7 +209,7 @@ BEGIN
 	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
-COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules that name it keep the name and tell nobody under it until there is such a receiver again. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Outbox
@@ -220,6 +222,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.outbox_id_seq', '');
 CREATE TABLE monitoring.outbox (
 	id bigint NOT NULL DEFAULT nextval('monitoring.outbox_id_seq'),
 	created_at timestamptz NOT NULL,
+	at timestamptz,
 	receiver text NOT NULL,
 	idempotency_key text NOT NULL DEFAULT gen_random_uuid(),
 	group_key text NOT NULL,
@@ -237,15 +240,16 @@ CREATE TABLE monitoring.outbox (
 	latency float8,
 	sent_at timestamptz
 ) PARTITION BY RANGE (created_at);
-COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s.';
+COMMENT ON TABLE monitoring.outbox IS 'Notifications to send and sent, one row per receiver and group of alerts; written in the transaction that changes the alerts. Times are the real clock''s, but for at.';
 COMMENT ON COLUMN monitoring.outbox.id IS 'Number of the notification, in order of creation.';
 COMMENT ON COLUMN monitoring.outbox.created_at IS 'When it was enqueued.';
+COMMENT ON COLUMN monitoring.outbox.at IS 'Time of the evaluation that made it; null for a test.';
 COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
-COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule.';
+COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
 COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved or test.';
-COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) it tells of.';
+COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up).';
 COMMENT ON COLUMN monitoring.outbox.attempts IS 'Attempts begun.';
@@ -289,12 +293,12 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
-		o.idempotency_key, o.alert_ids
+		o.idempotency_key, o.alert_ids, o.at, o.group_key, o.payload ->> 'reason' AS reason
 	FROM monitoring.outbox AS o;
 COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
-COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule.';
+COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
 COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again) or dead (given up).';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
@@ -305,7 +309,10 @@ COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';
 COMMENT ON COLUMN monitoring.notifications.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.notifications.next_attempt_at IS 'When it is tried next; null if it is being sent or finished.';
 COMMENT ON COLUMN monitoring.notifications.idempotency_key IS 'Key that the receiver sees in every attempt.';
-COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts it tells of.';
+COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts that it lists.';
+COMMENT ON COLUMN monitoring.notifications.at IS 'Time of the evaluation that made it; null for a test.';
+COMMENT ON COLUMN monitoring.notifications.group_key IS 'Group of alerts that it tells of.';
+COMMENT ON COLUMN monitoring.notifications.reason IS 'Why the group was told of, such as first notification or repeat interval elapsed.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Enqueueing
@@ -327,66 +334,16 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_tem
 $$;
 COMMENT ON FUNCTION monitoring.common_pairs(jsonb[]) IS 'The keys, with their values, that all the objects have in common.';
 
-CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb)
+CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb, more jsonb DEFAULT '{}')
 RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
 		'commonLabels', monitoring.common_pairs(array_agg(a -> 'labels')),
 		'commonAnnotations', monitoring.common_pairs(array_agg(a -> 'annotations')),
-		'alerts', alerts)
+		'truncatedAlerts', 0, 'alerts', alerts) || more
 	FROM jsonb_array_elements(alerts) AS a
 $$;
-COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op. The idempotencyKey is added when it is sent.';
-
-CREATE FUNCTION monitoring.enqueue_notifications(transition_ids bigint[]) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	now_at timestamptz := clock_timestamp();
-	enqueued integer;
-BEGIN
-	IF coalesce(cardinality(transition_ids), 0) = 0 OR NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.enabled) THEN
-		RETURN 0;
-	END IF;
-	PERFORM monitoring.ensure_partition('outbox', now_at);
-
-	-- One notification tells a receiver of at most 50 alerts of one rule that went the same way.
-	WITH transitions AS (
-		SELECT h.id, h.alert_id, h.rule_id, h.rule_name, h.to_state, d.receivers,
-			jsonb_build_object(
-				'status', h.to_state,
-				'labels', h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity),
-				'annotations', CASE WHEN h.value IS NULL THEN '{}' ELSE jsonb_build_object('value', h.value::text) END
-					|| coalesce(h.annotations, '{}'),
-				'startsAt', monitoring.format_time(coalesce(h.fired_at, h.at)),
-				'endsAt', CASE WHEN h.to_state = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(h.at) END,
-				'fingerprint', h.fingerprint, 'value', h.value::text, 'threshold', h.threshold::text, 'op', h.op) AS doc
-		FROM monitoring.alert_history AS h
-		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = h.rule_id
-		WHERE h.id = ANY (transition_ids)
-			AND (h.to_state = 'firing' OR (h.to_state = 'resolved' AND h.from_state = 'firing'))
-	), routed AS (
-		SELECT r.name AS receiver, coalesce((r.config ->> 'max_age_seconds')::float8, 3600) AS max_age, t.*,
-			(row_number() OVER (PARTITION BY r.name, t.rule_id, t.to_state ORDER BY t.id) - 1) / 50 AS part
-		FROM transitions AS t
-		JOIN monitoring.receiver_defs AS r ON r.enabled AND (t.receivers IS NULL OR r.name = ANY (t.receivers))
-		WHERE t.to_state = 'firing' OR coalesce((r.config ->> 'send_resolved')::boolean, true)
-	), grouped AS (
-		SELECT g.receiver, g.max_age, g.rule_name, g.to_state, min(g.id) AS first_id,
-			format('{}:{alertname=%s}', to_json(g.rule_name)) AS group_key,
-			array_agg(g.alert_id ORDER BY g.id) AS alert_ids, jsonb_agg(g.doc ORDER BY g.id) AS alerts
-		FROM routed AS g
-		GROUP BY g.receiver, g.max_age, g.rule_id, g.rule_name, g.to_state, g.part
-	)
-	INSERT INTO monitoring.outbox (created_at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
-	SELECT now_at, g.receiver, g.group_key, g.rule_name, g.to_state, g.alert_ids,
-		monitoring.make_payload(g.receiver, g.group_key, g.to_state, jsonb_build_object('alertname', g.rule_name), g.alerts),
-		now_at, now_at + make_interval(secs => g.max_age)
-	FROM grouped AS g
-	ORDER BY g.first_id, g.receiver;
-	GET DIAGNOSTICS enqueued = ROW_COUNT;
-	RETURN enqueued;
-END $$;
-COMMENT ON FUNCTION monitoring.enqueue_notifications(bigint[]) IS 'Write outbox rows for alert_history rows that went to firing, or from firing to resolved: to the rule''s receivers, or to every enabled one. Returns how many were enqueued.';
+COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -431,16 +388,16 @@ BEGIN
 			SELECT FROM monitoring.receiver_defs AS r
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
-				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= at
-					AND o.created_at > at - interval '2 days'
+				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
+					AND o.created_at > notify_has_work.at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > at - interval '2 days')
+							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days')
 				LIMIT 1) AS due
 			WHERE r.enabled)
 		OR EXISTS (
 			SELECT FROM monitoring.outbox AS o
-			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= at AND coalesce(o.lease_until <= at, true))
+			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_has_work.at AND coalesce(o.lease_until <= notify_has_work.at, true))
 		OR (NOT running AND EXISTS (
 			SELECT FROM monitoring.receiver_defs AS r
 			JOIN monitoring.outbox AS o ON o.receiver = r.name
@@ -584,7 +541,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		jsonb_build_object(
 			'version', '4',
 			'groupKey', notification -> 'groupKey',
-			'truncatedAlerts', 0,
+			'truncatedAlerts', coalesce(notification -> 'truncatedAlerts', '0'),
 			'status', notification -> 'status',
 			'receiver', notification -> 'receiver',
 			'groupLabels', notification -> 'groupLabels',

@@ -322,7 +322,7 @@ def breach_latency(bench):
     latencies = []
     for number in range(20):
         name = "bench_breach_%d" % number
-        sql.run("SELECT monitoring.create_alert_rule('%s', '%s_seconds', 'max', '1 minute', '>', 1)" % (name, name))
+        sql.run("SELECT monitoring.create_alert_rule('%s', '%s_seconds', 'max', '1 minute', '>', 1, severity => 'critical')" % (name, name))
         # anywhere between two evaluations
         sql.run("SELECT pg_sleep(%f)" % random.uniform(0, 1))
         sql.run("SELECT monitoring.record('%s_seconds', 5)" % name)

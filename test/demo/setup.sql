@@ -37,11 +37,11 @@ $$;
 -- Who is told.
 SELECT monitoring.create_receiver('local', 'webhook', :'receiver');
 
--- When.
+-- When. Rules that name receivers are told at once, without the waiting of the routes.
 SELECT monitoring.create_alert_rule(
 	name => 'transfers_slow', metric => 'transfer_duration_seconds', fn => 'p95', over => '10 seconds',
-	op => '>', threshold => 0.05, pending_for => '3 seconds', severity => 'high',
+	op => '>', threshold => 0.05, pending_for => '3 seconds', severity => 'high', receivers => '{local}',
 	labels => '{"service": "payments"}',
 	annotations => '{"summary": "95 % of transfers take less than {{value}} s; {{threshold}} s is the limit"}');
 
-SELECT monitoring.create_slow_query_rule('statement_slow', over => '30 seconds');
+SELECT monitoring.create_slow_query_rule('statement_slow', over => '30 seconds', receivers => '{local}');

@@ -25,7 +25,12 @@ log_min_messages = log
 log_statement = none
 CONF
 $node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION monitoring');
+# Alerts come from this test alone.
+$node->safe_psql('postgres', q{
+	BEGIN;
+	CREATE EXTENSION monitoring;
+	UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
+	COMMIT});
 
 # ---- helpers ----
 
@@ -103,8 +108,8 @@ create('hook', '/hook', '{"headers": {"X-Team": "shop"}}');
 create('chat', '/chat?token=secret', '{}', 'slack');
 
 sql(q{
-	INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, severity, owner)
-	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres')});
+	INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, severity, owner, receivers)
+	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres', '{hook,chat,order}')});
 # On dates that retention would drop.
 sql(q{UPDATE monitoring.retention_policies SET enabled = false});
 sql(q{SELECT monitoring.ensure_partition('alert_history', '2026-01-02 03:04:05+00')});
@@ -126,7 +131,7 @@ sub transition
 my @fired = (transition(1, 'pending', 'firing', '/cart', '2026-01-02 03:04:05.678+00'),
 	transition(2, 'pending', 'firing', '/pay', '2026-01-02 03:04:05.678+00'));
 my $pending = transition(3, 'inactive', 'pending', '/home', '2026-01-02 03:04:05.678+00');
-is(sql("SELECT monitoring.enqueue_notifications('{$fired[0],$fired[1],$pending}')"),
+is(sql("SELECT monitoring.route_alerts('{$fired[0],$fired[1],$pending}', '2026-01-02 03:04:05.678+00')"),
 	2, 'two alerts of one rule are one notification for each receiver; pending is none');
 wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE state = 'sent' AND http_status = 200 AND attempts = 1
 	AND latency > 0 AND sent_at IS NOT NULL}, 2, 'both are delivered');
@@ -164,8 +169,8 @@ like($body->{text}, qr/^\[FIRING:2\] High &lt;latency&gt;/, 'slack: fall-back te
 is(sql(q{SELECT url FROM monitoring.receivers WHERE name = 'chat'}), "$url/…", 'the view shows no token');
 is(sql(q{SELECT config FROM monitoring.receivers WHERE name = 'hook'}), '{"headers": "***"}', 'nor headers');
 
-my $resolved = transition(1, 'firing', 'resolved', '/cart', '2026-01-02 03:14:05+00');
-sql("SELECT monitoring.enqueue_notifications('{$resolved}')");
+my @resolved = map { transition($_->[0], 'firing', 'resolved', $_->[1], '2026-01-02 03:14:05+00') } ([ 1, '/cart' ], [ 2, '/pay' ]);
+sql("SELECT monitoring.route_alerts('{$resolved[0],$resolved[1]}', '2026-01-02 03:14:05+00')");
 wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE state = 'sent' AND status = 'resolved'}, 2, 'resolved is delivered');
 $body = decode_json((requests('/hook'))[1]{body});
 is(join(' ', $body->{status}, @{ $body->{alerts}[0] }{qw(status startsAt endsAt)}),
@@ -244,7 +249,7 @@ is(sql(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'hanging
 create('order', '/fail/2/500?order');
 sql(q{UPDATE monitoring.receiver_defs SET enabled = name = 'order'});
 my @order = map { transition(9, @$_, '/x', '2026-01-02 04:00:00+00') } ([ 'pending', 'firing' ], [ 'firing', 'resolved' ], [ 'pending', 'firing' ]);
-sql("SELECT monitoring.enqueue_notifications('{$_}')") for @order;
+sql("SELECT monitoring.route_alerts('{$_}', '2026-01-02 04:00:00+00')") for @order;
 wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'order' AND state = 'sent'}, 3, 'three changes of one alert');
 is(join(' ', map { decode_json($_->{body})->{status} } requests('/fail/2/500?order')),
 	'firing firing firing resolved firing', 'arrive in order, although the first had to be tried again');

@@ -62,8 +62,8 @@ ok($node->poll_query_until('postgres', q{
 
 $node->safe_psql('postgres', qq{
 	SELECT monitoring.create_receiver('hook', 'webhook', 'http://127.0.0.1:$port/hook');
-	SELECT monitoring.create_alert_rule('slow checkout', 'checkout_seconds', 'p95', '10 seconds', '>', 0.5, by => '{route}');
-	SELECT monitoring.create_slow_query_rule('slow statement', '200 ms');});
+	SELECT monitoring.create_alert_rule('slow checkout', 'checkout_seconds', 'p95', '10 seconds', '>', 0.5, by => '{route}', receivers => '{hook}');
+	SELECT monitoring.create_slow_query_rule('slow statement', '200 ms', receivers => '{hook}');});
 
 # A breach recorded by the application, in a transaction that rolls back.
 my $start = time();

@@ -48,11 +48,13 @@ SELECT monitoring.record('wait_seconds', x / 7.0, jsonb_build_object('kind', x %
 SELECT monitoring.increment('sold_total', x, '{"shop": "a"}') FROM generate_series(1, 100) x;
 SELECT monitoring.set_gauge('queue', 42);
 SELECT monitoring.create_receiver('hook', 'webhook', 'https://hooks.example.com/x');
-SELECT monitoring.create_alert_rule('full', 'queue', 'last', '1 hour', '>', 1);
+SELECT monitoring.create_alert_rule('full', 'queue', 'last', '1 hour', '>', 1, severity => 'critical');
 SELECT monitoring.evaluate_alerts();
 SELECT monitoring.acknowledge_alerts('{"alertname": "full"}', comment => 'mine'), monitoring.assign_alerts('{"alertname": "full"}', 'alice');
 SELECT monitoring.create_silence('{"host": {"=~": "web.*"}}', '1 hour', 'new disks'), monitoring.create_inhibition_rule('host', '{"alertname": "host"}', '{"alertname": "full"}', '{host}');
 SELECT monitoring.set_time_interval('nights', '{"times": [{"start": "00:00", "end": "06:00"}]}');
+SELECT monitoring.drop_route('info'), monitoring.create_route('shop', '{"team": "shop"}', parent => 'critical', receivers => '{hook}');
+SELECT monitoring.move_route('low', place => 1);
 SELECT monitoring.apply_retention();
 UPDATE monitoring.retention_policies SET keep = '1000 days' WHERE relation = 'segments';
 UPDATE monitoring.jobs SET every = '1 hour' WHERE name = 'retention';
@@ -104,6 +106,9 @@ my %look = (
 	'silences' => 'SELECT s.* FROM monitoring.silence_defs s ORDER BY id',
 	'inhibition rules' => 'SELECT i.* FROM monitoring.inhibition_rule_defs i ORDER BY name',
 	'time intervals' => 'SELECT t.* FROM monitoring.time_intervals t ORDER BY name',
+	'routes' => 'SELECT t.* FROM monitoring.route_tree t',
+	'groups of alerts' => 'SELECT g.*, m.*, r.* FROM monitoring.alert_groups g JOIN monitoring.alert_group_members m ON m.group_id = g.id JOIN monitoring.alert_group_receivers r ON r.group_id = g.id',
+	'what sessions asked for' => 'SELECT q.* FROM monitoring.routing_queue q ORDER BY id',
 	'receivers' => 'SELECT r.* FROM monitoring.receiver_defs r ORDER BY name',
 	'notifications' => 'SELECT o.* FROM monitoring.outbox o ORDER BY id',
 	'policies' => 'SELECT p.* FROM monitoring.retention_policies p ORDER BY relation',

@@ -1,0 +1,780 @@
+-- alerts, dispatch: groups of alerts, and when who is told of them, decided as Alertmanager decides it.
+--
+-- A firing alert becomes a member of one group for each route that it takes (or of its rule's own group, where the rule names
+-- receivers). A group has a time at which it is due; only groups that are due are looked at, and a group in which nothing can
+-- change by itself is due when it is to be repeated. What each receiver was last told of a group is kept beside it and
+-- written in the transaction that writes the outbox: after a crash nothing is told twice and nothing is left out.
+--
+-- All tables here but routing_queue are written by evaluations only, which exclude each other. What a session changes (it
+-- drops a rule, edits a route, adds a receiver) goes through routing_queue, so that its transaction can stay open without
+-- holding up anybody's notifications.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Groups
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE SEQUENCE monitoring.routing_queue_id_seq;
+COMMENT ON SEQUENCE monitoring.routing_queue_id_seq IS 'Order of what sessions ask for.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue_id_seq', '');
+
+CREATE TABLE monitoring.routing_queue (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routing_queue_id_seq'),
+	kind text NOT NULL CHECK (kind IN ('transition', 'wake', 'reroute')),
+	history_at timestamptz,
+	history_id bigint,
+	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
+);
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at every group (wake), route what is firing anew (reroute).';
+COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
+COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
+COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
+COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
+
+CREATE SEQUENCE monitoring.alert_groups_id_seq;
+COMMENT ON SEQUENCE monitoring.alert_groups_id_seq IS 'Ids of groups of alerts.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups_id_seq', '');
+
+CREATE TABLE monitoring.alert_groups (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_groups_id_seq'),
+	-- a hash: labels can be longer than an index entry
+	key text NOT NULL UNIQUE,
+	route_id bigint,
+	rule_id bigint,
+	group_key text NOT NULL,
+	labels jsonb NOT NULL,
+	opened_at timestamptz,
+	flushed_at timestamptz,
+	due_at timestamptz,
+	CHECK ((route_id IS NULL) <> (rule_id IS NULL))
+) WITH (fillfactor = 70);
+CREATE INDEX alert_groups_due ON monitoring.alert_groups (due_at);
+COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One without alerts stays until what its receivers know of it no longer matters.';
+COMMENT ON COLUMN monitoring.alert_groups.id IS 'Number of the group.';
+COMMENT ON COLUMN monitoring.alert_groups.key IS 'Hash of the route or rule and the labels.';
+COMMENT ON COLUMN monitoring.alert_groups.route_id IS 'The route (routes.id), which may have been dropped since; null for a rule''s own group.';
+COMMENT ON COLUMN monitoring.alert_groups.rule_id IS 'The rule whose own group it is, as it names receivers; null for a route''s.';
+COMMENT ON COLUMN monitoring.alert_groups.group_key IS 'What receivers get as the key of the group.';
+COMMENT ON COLUMN monitoring.alert_groups.labels IS 'The labels by which its alerts are grouped.';
+COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: it has none.';
+COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
+COMMENT ON COLUMN monitoring.alert_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
+
+CREATE TABLE monitoring.alert_group_members (
+	group_id bigint NOT NULL,
+	fingerprint text NOT NULL,
+	alert_id bigint NOT NULL,
+	rule_id bigint NOT NULL,
+	state text NOT NULL CHECK (state IN ('firing', 'resolved', 'moved', 'cooling')),
+	history_at timestamptz NOT NULL,
+	history_id bigint NOT NULL,
+	told_at timestamptz,
+	told_alert_id bigint,
+	suppressed_by text,
+	acknowledged boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (group_id, fingerprint)
+) WITH (fillfactor = 70);
+CREATE INDEX alert_group_members_alert ON monitoring.alert_group_members (alert_id);
+COMMENT ON TABLE monitoring.alert_group_members IS 'The alerts of every group.';
+COMMENT ON COLUMN monitoring.alert_group_members.group_id IS 'The group (alert_groups.id).';
+COMMENT ON COLUMN monitoring.alert_group_members.fingerprint IS 'The alert; the same in every episode.';
+COMMENT ON COLUMN monitoring.alert_group_members.alert_id IS 'The episode (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.alert_group_members.rule_id IS 'The rule (alert_rules.id).';
+COMMENT ON COLUMN monitoring.alert_group_members.state IS 'firing; resolved: its end is still to be told; moved: it goes to another group now, here only its end is told; cooling: it has ended, and is not told of again before the rule''s repeat_every.';
+COMMENT ON COLUMN monitoring.alert_group_members.history_at IS 'The transition that made the state: alert_history.at.';
+COMMENT ON COLUMN monitoring.alert_group_members.history_id IS 'The transition that made the state: alert_history.id.';
+COMMENT ON COLUMN monitoring.alert_group_members.told_at IS 'When somebody was last told that it fires; null: never.';
+COMMENT ON COLUMN monitoring.alert_group_members.told_alert_id IS 'The episode that somebody was last told of; null: none, or its end was told too.';
+COMMENT ON COLUMN monitoring.alert_group_members.suppressed_by IS 'Why nobody is told of it now: a reason of alert_suppressions, mute_time, active_time or cooldown.';
+COMMENT ON COLUMN monitoring.alert_group_members.acknowledged IS 'Whether somebody works on it: it is not repeated.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_members', '');
+
+CREATE TABLE monitoring.alert_group_receivers (
+	group_id bigint NOT NULL,
+	receiver text NOT NULL,
+	reason text NOT NULL,
+	notified_at timestamptz NOT NULL,
+	expires_at timestamptz NOT NULL,
+	firing text[] NOT NULL,
+	resolved text[] NOT NULL,
+	PRIMARY KEY (group_id, receiver)
+);
+COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group: the notification log.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.group_id IS 'The group (alert_groups.id).';
+COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When: the time of the evaluation.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.expires_at IS 'From this time on it counts as never told: twice the repeat interval later.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
+
+CREATE TYPE monitoring.group_decision AS (
+	group_id bigint,
+	receiver text,
+	reason text,
+	send_resolved boolean,
+	sends boolean,
+	expires_at timestamptz,
+	notification_id bigint
+);
+COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, until when the decision counts, and the number of the notification.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What sessions ask for
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.request_routing(kind text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.routing_queue (kind) VALUES (request_routing.kind)
+$$;
+COMMENT ON FUNCTION monitoring.request_routing(text) IS 'Have the next evaluation look at every group (wake) or route what is firing anew (reroute).';
+
+CREATE FUNCTION monitoring.queue_transitions(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
+	SELECT 'transition', queue_transitions.at, t FROM unnest(transitions) AS t
+$$;
+COMMENT ON FUNCTION monitoring.queue_transitions(bigint[], timestamptz) IS 'Have the next evaluation tell of transitions (alert_history.id) that this session made at that time. For whoever changes alerts outside an evaluation: it waits for no evaluation, and none waits for it.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Alerts come and go
+----------------------------------------------------------------------------------------------------------------------
+
+-- Without SET, so that they are inlined: names are looked up when they are made.
+CREATE FUNCTION monitoring.next_tick(flushed_at timestamptz, every interval, at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN every > '0' THEN flushed_at + pg_catalog.make_interval(secs =>
+	(pg_catalog.ceil(extract(epoch FROM at - flushed_at) / extract(epoch FROM every)) * extract(epoch FROM every))::float8) ELSE at END;
+COMMENT ON FUNCTION monitoring.next_tick(timestamptz, interval, timestamptz) IS 'The first of the times flushed_at, flushed_at + every, flushed_at + 2 every, ... that is not before `at`.';
+
+CREATE FUNCTION monitoring.next_digest(digest interval, at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.date_bin(digest, at, '2000-01-03 00:00:00+00') + digest;
+COMMENT ON FUNCTION monitoring.next_digest(interval, timestamptz) IS 'When the next digest is due: full hours, days from midnight, weeks from Monday, in UTC.';
+
+CREATE FUNCTION monitoring.alert_places(rule_ids bigint[], label_sets jsonb[])
+RETURNS TABLE (n bigint, route_id bigint, rule_id bigint, key text, group_key text, labels jsonb, group_wait interval, digest interval)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH alerts AS MATERIALIZED (
+		SELECT a.n, a.rule_id, a.labels, d.receivers
+		FROM unnest(rule_ids, label_sets) WITH ORDINALITY AS a (rule_id, labels, n)
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = a.rule_id
+	), places AS MATERIALIZED (
+		SELECT a.n, s.id AS route_id, 0 AS rule_id, s.route_key, s.group_wait, s.digest, CASE
+				WHEN s.digest IS NOT NULL THEN '{}'
+				WHEN s.group_by = '{...}' THEN a.labels
+				ELSE (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each(a.labels) AS l WHERE l.key = ANY (s.group_by))
+			END AS labels
+		FROM alerts AS a
+		JOIN monitoring.match_routes((SELECT array_agg(CASE WHEN o.receivers IS NULL THEN o.labels END ORDER BY o.n) FROM alerts AS o)) AS m
+			ON m.n = a.n
+		JOIN monitoring.route_settings() AS s ON s.id = m.route_id
+		WHERE a.receivers IS NULL
+		UNION ALL
+		SELECT a.n, 0, a.rule_id, '{}', '0', NULL, jsonb_build_object('alertname', a.labels -> 'alertname')
+		FROM alerts AS a
+		WHERE a.receivers <> '{}'
+	), distinct_places AS MATERIALIZED (
+		SELECT p.route_id, p.rule_id, p.labels, p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key,
+			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key
+		FROM places AS p
+		GROUP BY p.route_id, p.rule_id, p.route_key, p.digest IS NULL, p.labels
+	)
+	SELECT p.n, nullif(p.route_id, 0), nullif(p.rule_id, 0), d.key, d.group_key, d.labels, p.group_wait, p.digest
+	FROM places AS p
+	JOIN distinct_places AS d ON d.labels = p.labels AND d.route_id = p.route_id AND d.rule_id = p.rule_id
+$$;
+COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
+
+-- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
+-- already. One that was looked at before is due at its next interval, one that still waits when it was going to be.
+CREATE FUNCTION monitoring.group_firing(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	WITH fired AS MATERIALIZED (
+		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
+		FROM (
+			SELECT DISTINCT ON (f.fingerprint) f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
+				f.labels || jsonb_build_object('alertname', f.rule_name, 'severity', f.severity) AS labels
+			FROM unnest(history_ids, history_ats) AS t (id, at)
+			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS f
+			WHERE f.to_state = 'firing'
+			ORDER BY f.fingerprint, f.id DESC) AS h
+	), placed AS MATERIALIZED (
+		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id AS alert_rule_id, f.fingerprint, p.*,
+			CASE WHEN p.digest IS NOT NULL THEN monitoring.next_digest(p.digest, group_firing.at)
+				WHEN f.fired_at + p.group_wait < group_firing.at THEN group_firing.at
+				ELSE group_firing.at + p.group_wait END AS first_due
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
+			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
+		JOIN fired AS f ON f.n = p.n
+	), joined AS MATERIALIZED (
+		-- that a route anew finds an alert where it was is no news
+		SELECT p.*, g.id AS group_id, m.alert_id IS NOT DISTINCT FROM p.alert_id AND m.state = 'firing' AS known
+		FROM placed AS p
+		LEFT JOIN monitoring.alert_groups AS g ON g.key = p.key
+		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = g.id AND m.fingerprint = p.fingerprint
+	), groups AS MATERIALIZED (
+		SELECT coalesce(j.group_id, nextval('monitoring.alert_groups_id_seq')) AS id, j.group_id IS NULL AS is_new, j.key, j.route_id,
+			j.rule_id, j.group_key, j.labels, j.digest, j.first_due
+		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
+			FROM joined AS k
+			WHERE NOT k.known
+			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest) AS j
+	), opened AS (
+		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
+		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
+		RETURNING id, group_key, route_id, rule_id, due_at
+	), touched AS (
+		UPDATE monitoring.alert_groups AS g
+		SET opened_at = coalesce(g.opened_at, group_firing.at), flushed_at = CASE WHEN g.opened_at IS NOT NULL THEN g.flushed_at END,
+			due_at = CASE
+				WHEN g.opened_at IS NULL THEN n.first_due
+				WHEN g.flushed_at IS NULL OR n.digest IS NOT NULL THEN least(g.due_at, n.first_due)
+				ELSE least(g.due_at, monitoring.next_tick(g.flushed_at, coalesce(s.group_interval, '0'), group_firing.at)) END,
+			group_key = n.group_key
+		FROM groups AS n
+		LEFT JOIN monitoring.route_settings() AS s ON s.id = n.route_id
+		WHERE g.id = n.id AND NOT n.is_new
+		RETURNING g.id, g.group_key, g.route_id, g.rule_id, g.due_at
+	), entered AS (
+		INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
+		SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
+		FROM joined AS j
+		JOIN groups AS g ON g.key = j.key
+		WHERE NOT j.known
+		ON CONFLICT (group_id, fingerprint) DO UPDATE
+		SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
+			history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false
+		RETURNING m.group_id, m.alert_id
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT group_firing.at, e.alert_id, 'routed', d.details
+	FROM entered AS e
+	JOIN (SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name,
+			'receivers', to_jsonb(d.receivers), 'due_at', g.due_at)) AS details
+		FROM (SELECT * FROM opened UNION ALL SELECT * FROM touched) AS g
+		LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id) AS d ON d.id = e.group_id
+	ORDER BY e.alert_id, e.group_id;
+END $$;
+COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
+
+CREATE FUNCTION monitoring.group_resolved(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH ended AS MATERIALIZED (
+		SELECT h.id, h.at, h.alert_id
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
+		WHERE h.from_state = 'firing' AND h.to_state = 'resolved'
+	), changed AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET state = 'resolved', history_at = e.at, history_id = e.id
+		FROM ended AS e
+		WHERE m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
+		RETURNING m.group_id
+	)
+	UPDATE monitoring.alert_groups AS g
+	SET due_at = CASE WHEN s.digest IS NOT NULL THEN least(g.due_at, monitoring.next_digest(s.digest, group_resolved.at))
+		ELSE least(g.due_at, monitoring.next_tick(g.flushed_at, coalesce(s.group_interval, '0'), group_resolved.at)) END
+	FROM (SELECT DISTINCT c.group_id FROM changed AS c) AS c, monitoring.alert_groups AS o
+	LEFT JOIN monitoring.route_settings() AS s ON s.id = o.route_id
+	WHERE g.id = c.group_id AND o.id = c.group_id AND (g.flushed_at IS NOT NULL OR s.digest IS NOT NULL)
+$$;
+COMMENT ON FUNCTION monitoring.group_resolved(bigint[], timestamptz[], timestamptz) IS 'Mark alerts whose transitions (alert_history.id and at) ended them as resolved in the groups that hold them, whatever the routes say now.';
+
+CREATE FUNCTION monitoring.reroute_alerts(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	history_ids bigint[];
+	history_ats timestamptz[];
+BEGIN
+	-- the transition that made an alert fire has the time at which it did
+	SELECT array_agg(h.id ORDER BY h.id), array_agg(h.at ORDER BY h.id) INTO history_ids, history_ats
+	FROM monitoring.alert_states AS s
+	CROSS JOIN LATERAL (
+		SELECT x.id, x.at FROM monitoring.alert_history AS x
+		WHERE x.at = s.fired_at AND x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
+	WHERE s.state = 'firing';
+
+	-- All leave their groups first; those that find themselves in the same group again have not left it.
+	WITH fired AS MATERIALIZED (
+		SELECT row_number() OVER () AS n, h.alert_id, h.rule_id,
+			h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity) AS labels
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
+	), places AS MATERIALIZED (
+		SELECT f.alert_id, p.key
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
+			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
+		JOIN fired AS f ON f.n = p.n
+	), left_behind AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.told_alert_id IS NOT NULL AS told
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.alert_groups AS g ON g.id = m.group_id
+		WHERE m.state = 'firing' AND NOT EXISTS (SELECT FROM places AS p WHERE p.alert_id = m.alert_id AND p.key = g.key)
+	), moved AS (
+		UPDATE monitoring.alert_group_members AS m SET state = 'moved', suppressed_by = NULL
+		FROM left_behind AS l
+		WHERE l.told AND m.group_id = l.group_id AND m.fingerprint = l.fingerprint
+	), gone AS (
+		DELETE FROM monitoring.alert_group_members AS m
+		USING left_behind AS l
+		WHERE NOT l.told AND m.group_id = l.group_id AND m.fingerprint = l.fingerprint
+	)
+	UPDATE monitoring.alert_groups AS g SET due_at = least(g.due_at, reroute_alerts.at)
+	WHERE g.id IN (SELECT l.group_id FROM left_behind AS l WHERE NOT l.told);
+	PERFORM monitoring.group_firing(history_ids, history_ats, at);
+END $$;
+COMMENT ON FUNCTION monitoring.reroute_alerts(timestamptz) IS 'Let everything that is firing take the routes as they are now. Who was told of an alert through a route that it no longer takes is still told when it ends, and nothing else.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- When to send
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.send_reason(told boolean, told_firing bigint, firing bigint, new_firing bigint, resolved bigint,
+	new_resolved bigint, send_resolved boolean, repeat_due boolean) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	-- nothing left once what is suppressed has been taken away
+	WHEN firing + resolved = 0 THEN NULL
+	WHEN NOT told THEN CASE WHEN firing > 0 THEN 'first notification' END
+	WHEN new_firing > 0 THEN CASE WHEN told_firing = 0 THEN 'first notification' ELSE 'new alerts added' END
+	-- whatever send_resolved says: what the receiver was told must be forgotten
+	WHEN firing = 0 THEN CASE WHEN told_firing > 0 THEN 'all alerts resolved' END
+	WHEN send_resolved AND new_resolved > 0 THEN 'some alerts resolved'
+	WHEN repeat_due THEN 'repeat interval elapsed'
+END;
+COMMENT ON FUNCTION monitoring.send_reason(boolean, bigint, bigint, bigint, bigint, bigint, boolean, boolean) IS 'Alertmanager''s decision whether a receiver is told of a group: the reason, or null. told: whether it was told before, told_firing: of how many firing alerts; firing and resolved: the group''s alerts now, without suppressed ones; new_firing and new_resolved: those of them that it was not told of; send_resolved: whether it wants to know of resolved ones; repeat_due: whether the repeat interval has elapsed (and an alert is not acknowledged).';
+
+CREATE FUNCTION monitoring.group_settings(group_ids bigint[], at timestamptz)
+RETURNS TABLE (group_id bigint, opened_at timestamptz, told text[], group_interval interval, repeat_interval interval, digest interval,
+	escalation_policy text, muted_by text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH groups AS MATERIALIZED (
+		SELECT g.id, g.opened_at, g.route_id, g.rule_id FROM monitoring.alert_groups AS g WHERE g.id = ANY (group_ids)
+	), tree AS MATERIALIZED (
+		SELECT * FROM monitoring.route_settings()
+	), routes AS MATERIALIZED (
+		SELECT t.*, monitoring.receivers_told(t.receivers, false) AS told, monitoring.muted_by(t.mute_times, t.active_times, group_settings.at) AS muted_by
+		FROM tree AS t
+		WHERE t.id IN (SELECT g.route_id FROM groups AS g)
+	), rules AS MATERIALIZED (
+		SELECT d.id, monitoring.receivers_told(d.receivers, true) AS told
+		FROM monitoring.alert_rule_defs AS d
+		WHERE d.id IN (SELECT g.rule_id FROM groups AS g) AND d.receivers IS NOT NULL
+	)
+	-- of a route or rule that is gone the end of its alerts is still told
+	SELECT g.id, g.opened_at, coalesce(r.told, d.told, '{}'), coalesce(r.group_interval, '0'),
+		coalesce(r.repeat_interval, root.repeat_interval), r.digest, r.escalation_policy, r.muted_by
+	FROM groups AS g
+	LEFT JOIN routes AS r ON r.id = g.route_id
+	LEFT JOIN rules AS d ON d.id = g.rule_id
+	CROSS JOIN (SELECT t.repeat_interval FROM tree AS t WHERE t.parent_id IS NULL) AS root
+$$;
+COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: the receivers to be told, the intervals, and why the route is quiet, if it is.';
+
+CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH members AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
+			m.state = 'firing' AND m.told_alert_id IS DISTINCT FROM m.alert_id
+				AND m.told_at + r.repeat_every > refresh_suppressions.at AS cooling
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.group_settings(group_ids, refresh_suppressions.at) AS s ON s.group_id = m.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		WHERE m.group_id = ANY (group_ids) AND m.state IN ('firing', 'resolved')
+	), reasons AS MATERIALIZED (
+		SELECT s.alert_id, bool_or(s.reason = 'acknowledged') AS acknowledged,
+			(array_agg(s.reason ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS reason,
+			(array_agg(s.details ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS details
+		FROM monitoring.alert_suppressions((SELECT array_agg(DISTINCT m.alert_id) FROM members AS m), refresh_suppressions.at) AS s
+		GROUP BY s.alert_id
+	), judged AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.suppressed_by AS old_reason, r.details,
+			coalesce(m.muted_by, r.reason, CASE WHEN m.cooling THEN 'cooldown' END) AS reason,
+			coalesce(r.acknowledged, false) AS acknowledged
+		FROM members AS m
+		LEFT JOIN reasons AS r ON r.alert_id = m.alert_id
+		WHERE (m.suppressed_by, m.acknowledged)
+			IS DISTINCT FROM (coalesce(m.muted_by, r.reason, CASE WHEN m.cooling THEN 'cooldown' END), coalesce(r.acknowledged, false))
+	), changed AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET suppressed_by = j.reason, acknowledged = j.acknowledged
+		FROM judged AS j
+		WHERE m.group_id = j.group_id AND m.fingerprint = j.fingerprint
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT refresh_suppressions.at, j.alert_id, CASE WHEN j.reason IS NULL THEN 'unsuppressed' ELSE 'suppressed' END,
+		jsonb_build_object('group', j.group_id, 'reason', coalesce(j.reason, j.old_reason)) || coalesce(j.details, '{}')
+	FROM judged AS j
+	WHERE j.reason IS DISTINCT FROM j.old_reason
+	ORDER BY j.alert_id, j.group_id
+$$;
+COMMENT ON FUNCTION monitoring.refresh_suppressions(bigint[], timestamptz) IS 'Note which alerts of groups nobody is told of now and why, and which are acknowledged; changes become events of the alerts.';
+
+-- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of.
+CREATE FUNCTION monitoring.listed_members(group_ids bigint[], at timestamptz)
+RETURNS TABLE (group_id bigint, fingerprint text, alert_id bigint, rule_id bigint, state text, news boolean, acknowledged boolean,
+	history_at timestamptz, history_id bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT m.group_id, m.fingerprint, m.alert_id, m.rule_id, m.state, m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id,
+		m.acknowledged, m.history_at, m.history_id
+	FROM monitoring.alert_group_members AS m
+	JOIN monitoring.group_settings(group_ids, listed_members.at) AS s ON s.group_id = m.group_id
+	WHERE m.group_id = ANY (group_ids) AND m.suppressed_by IS NULL AND m.state IN ('firing', 'resolved')
+		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id)
+$$;
+COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
+
+CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH settings AS MATERIALIZED (
+		SELECT * FROM monitoring.group_settings(group_ids, group_decisions.at)
+	), listed AS MATERIALIZED (
+		SELECT l.group_id, l.fingerprint, l.state, CASE WHEN l.state = 'firing' AND NOT l.acknowledged
+				THEN coalesce(r.repeat_every, s.repeat_interval) END AS repeat_every
+		FROM monitoring.listed_members(group_ids, group_decisions.at) AS l
+		JOIN settings AS s ON s.group_id = l.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = l.rule_id AND r.repeat_every IS NOT NULL
+	), totals AS MATERIALIZED (
+		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved,
+			min(l.repeat_every) AS repeat_every
+		FROM listed AS l
+		GROUP BY l.group_id
+	), entries AS MATERIALIZED (
+		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids) AND e.expires_at > group_decisions.at
+	), known AS MATERIALIZED (
+		SELECT e.group_id, e.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		FROM entries AS e
+		CROSS JOIN LATERAL (SELECT 'firing', f FROM unnest(e.firing) AS f UNION ALL SELECT 'resolved', f FROM unnest(e.resolved) AS f)
+			AS k (state, fingerprint)
+		JOIN listed AS l ON l.group_id = e.group_id AND l.fingerprint = k.fingerprint AND l.state = k.state
+		GROUP BY e.group_id, e.receiver
+	), targets AS MATERIALIZED (
+		SELECT s.group_id, t.receiver, true AS current FROM settings AS s CROSS JOIN LATERAL unnest(s.told) AS t (receiver)
+		UNION ALL
+		-- who was told that alerts are firing, and would not be told now, is told when they have ended
+		SELECT e.group_id, e.receiver, false
+		FROM entries AS e
+		JOIN settings AS s ON s.group_id = e.group_id
+		WHERE e.firing <> '{}' AND e.receiver <> ALL (s.told)
+	), reasons AS MATERIALIZED (
+		SELECT t.group_id, t.receiver, o.firing, r.send_resolved,
+			group_decisions.at + 2 * greatest(s.repeat_interval, o.repeat_every, s.digest) AS expires_at,
+			CASE WHEN s.digest IS NOT NULL THEN CASE WHEN t.current THEN 'digest' END
+				ELSE monitoring.send_reason(e.group_id IS NOT NULL, coalesce(cardinality(e.firing), 0), o.firing, o.firing - coalesce(k.firing, 0),
+					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= group_decisions.at) END AS reason,
+			t.current
+		FROM targets AS t
+		JOIN settings AS s ON s.group_id = t.group_id
+		JOIN totals AS o ON o.group_id = t.group_id
+		JOIN (SELECT d.name, coalesce((d.config ->> 'send_resolved')::boolean, true) AS send_resolved
+			FROM monitoring.receiver_defs AS d WHERE d.enabled) AS r ON r.name = t.receiver
+		LEFT JOIN entries AS e ON e.group_id = t.group_id AND e.receiver = t.receiver
+		LEFT JOIN known AS k ON k.group_id = t.group_id AND k.receiver = t.receiver
+	)
+	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved, d.expires_at,
+		CASE WHEN d.firing > 0 OR d.send_resolved THEN nextval('monitoring.outbox_id_seq') END
+	FROM (SELECT r.* FROM reasons AS r WHERE r.reason IS NOT NULL AND (r.current OR r.reason = 'all alerts resolved')
+		ORDER BY r.group_id, r.receiver) AS d
+$$;
+COMMENT ON FUNCTION monitoring.group_decisions(bigint[], timestamptz) IS 'Which receivers are to be told of which of these groups at a time, and why. Those who are not to be told are left out.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Sending
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.alert_document(status text, rule_name text, severity text, labels jsonb, annotations jsonb, value float8,
+	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text) RETURNS jsonb
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_build_object(
+		'status', status,
+		'labels', labels || jsonb_build_object('alertname', rule_name, 'severity', severity),
+		'annotations', CASE WHEN value IS NULL THEN '{}' ELSE jsonb_build_object('value', value::text) END
+			|| CASE WHEN octet_length(annotations::text) <= 16384 THEN annotations
+				ELSE (SELECT jsonb_object_agg(a.key, left(a.value, 500))
+					FROM (SELECT e.key, e.value FROM jsonb_each_text(annotations) AS e ORDER BY e.key = 'summary' DESC, e.key LIMIT 20) AS a) END,
+		'startsAt', monitoring.format_time(coalesce(fired_at, at)),
+		'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(at) END,
+		'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+$$;
+COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
+
+-- A notification lists at most 100 alerts and 256 kB of them, news first.
+CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	now_at timestamptz := clock_timestamp();
+BEGIN
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+	WITH decided AS MATERIALIZED (
+		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
+	), listed AS MATERIALIZED (
+		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.fingerprint) AS place,
+			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.fingerprint) AS place_in_state
+		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
+		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
+	), totals AS MATERIALIZED (
+		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		FROM listed AS l
+		GROUP BY l.group_id
+	), documents AS MATERIALIZED (
+		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
+		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
+		CROSS JOIN LATERAL (
+			SELECT monitoring.alert_document(l.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
+				h.fired_at, h.at, h.fingerprint) AS document
+			FROM monitoring.alert_history AS h
+			WHERE h.at = l.history_at AND h.id = l.history_id
+			UNION ALL
+			-- history has been dropped meanwhile
+			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+				monitoring.fill_annotations(d, s), s.value, d.op, d.threshold, s.fired_at, l.history_at, s.fingerprint)
+			FROM monitoring.alert_states AS s
+			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+			WHERE s.alert_id = l.alert_id
+			LIMIT 1) AS x
+	), chosen AS MATERIALIZED (
+		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
+			array_agg(c.alert_id ORDER BY c.place) AS alert_ids, jsonb_agg(c.document ORDER BY c.place) AS alerts,
+			CASE WHEN min(c.document -> 'labels' ->> 'alertname') = max(c.document -> 'labels' ->> 'alertname')
+				THEN min(c.document -> 'labels' ->> 'alertname') END AS alert
+		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.state, x.place, x.document,
+				sum(x.bytes) OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS bytes,
+				row_number() OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS n
+			FROM decided AS d
+			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.state = 'firing')) AS c
+		WHERE c.n <= 100 AND (c.bytes <= 262144 OR c.n = 1)
+		GROUP BY c.group_id, c.receiver, c.send_resolved
+	)
+	INSERT INTO monitoring.outbox (id, created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT d.notification_id, now_at, enqueue_decisions.at, d.receiver, g.group_key, coalesce(c.alert, r.name, ''), x.status, c.alert_ids,
+		monitoring.make_payload(d.receiver, g.group_key, x.status, g.labels, c.alerts, jsonb_strip_nulls(jsonb_build_object(
+			'truncatedAlerts', t.firing + CASE WHEN d.send_resolved THEN t.resolved ELSE 0 END - c.listed, 'reason', d.reason,
+			'digest', CASE WHEN d.reason = 'digest' THEN jsonb_build_object('route', r.name,
+				'since', monitoring.format_time(coalesce(g.flushed_at, g.opened_at)), 'until', monitoring.format_time(enqueue_decisions.at)) END))),
+		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+	FROM decided AS d
+	JOIN chosen AS c ON c.group_id = d.group_id AND c.receiver = d.receiver
+	CROSS JOIN LATERAL (SELECT CASE WHEN c.firing THEN 'firing' ELSE 'resolved' END) AS x (status)
+	JOIN totals AS t ON t.group_id = d.group_id
+	JOIN monitoring.alert_groups AS g ON g.id = d.group_id
+	JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
+	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+	ORDER BY d.notification_id;
+END $$;
+COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz) IS 'Write the outbox rows of decisions, in their order.';
+
+CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	WITH listed AS (
+		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
+			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
+		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
+		GROUP BY l.group_id
+	)
+	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, expires_at, firing, resolved)
+	SELECT d.group_id, d.receiver, d.reason, record_decisions.at, d.expires_at,
+		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
+	FROM unnest(decisions) AS d
+	JOIN listed AS l ON l.group_id = d.group_id
+	ON CONFLICT (group_id, receiver) DO UPDATE
+	SET reason = excluded.reason, notified_at = excluded.notified_at, expires_at = excluded.expires_at, firing = excluded.firing,
+		resolved = excluded.resolved;
+
+	-- An alert that ended and fired again before its group was due is no news to anybody.
+	WITH told AS MATERIALIZED (
+		SELECT d.group_id, bool_or(d.reason <> 'new alerts added' AND d.reason !~ 'resolved$') AS whole_group,
+			max(CASE WHEN d.reason = 'digest' THEN 'digest' ELSE 'notified' END) AS kind,
+			jsonb_object_agg(d.receiver, jsonb_build_object('notification', d.notification_id, 'reason', d.reason))
+				FILTER (WHERE d.reason <> 'all alerts resolved') AS of_firing,
+			jsonb_object_agg(d.receiver, jsonb_build_object('notification', d.notification_id, 'reason', d.reason))
+				FILTER (WHERE d.sends AND d.send_resolved) AS of_resolved
+		FROM unnest(decisions) AS d
+		GROUP BY d.group_id
+	), listed AS MATERIALIZED (
+		SELECT l.*, CASE WHEN l.state = 'resolved' THEN t.of_resolved WHEN l.news OR t.whole_group THEN t.of_firing END AS receivers, t.kind
+		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
+		LEFT JOIN told AS t ON t.group_id = l.group_id
+	), marked AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE record_decisions.at END, told_alert_id = m.alert_id
+		FROM listed AS l
+		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing'
+			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
+		RETURNING m.group_id, m.alert_id, l.receivers, l.news
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status, 'receivers', e.receivers))
+	FROM (
+		SELECT l.alert_id, l.group_id, l.kind, l.state AS status, l.receivers FROM listed AS l WHERE l.receivers IS NOT NULL
+		UNION ALL
+		SELECT m.alert_id, m.group_id, 'known', 'firing', NULL FROM marked AS m WHERE m.receivers IS NULL
+	) AS e
+	ORDER BY e.alert_id, e.group_id;
+END $$;
+COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert.';
+
+CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH ended AS MATERIALIZED (
+		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > remove_ended.at, false) AS cooling
+		FROM monitoring.alert_group_members AS m
+		JOIN monitoring.group_settings(group_ids, remove_ended.at) AS s ON s.group_id = m.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		WHERE m.group_id = ANY (group_ids)
+			-- a digest that may not be sent now lists them the next time
+			AND (m.state = 'cooling' OR m.state = 'resolved' AND NOT (s.digest IS NOT NULL AND s.muted_by IS NOT NULL))
+	), forgotten AS (
+		-- A receiver that was not told of the end is told when the alert fires again; Alertmanager would leave it at that
+		-- until the repeat interval has elapsed.
+		UPDATE monitoring.alert_group_receivers AS e
+		SET firing = ARRAY(SELECT unnest(e.firing) EXCEPT SELECT n.fingerprint FROM ended AS n WHERE n.group_id = e.group_id AND n.suppressed_by IS NOT NULL)
+		WHERE e.firing <> '{}' AND e.group_id IN (SELECT n.group_id FROM ended AS n WHERE n.state = 'resolved' AND n.suppressed_by IS NOT NULL)
+	), kept AS (
+		UPDATE monitoring.alert_group_members AS m SET state = 'cooling', told_alert_id = NULL, suppressed_by = NULL
+		FROM ended AS n
+		WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND n.cooling AND n.state = 'resolved'
+	)
+	DELETE FROM monitoring.alert_group_members AS m
+	USING ended AS n
+	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling
+$$;
+COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
+
+CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH state AS MATERIALIZED (
+		SELECT s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told,
+			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
+			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL AND m.told_alert_id IS DISTINCT FROM m.alert_id) AS waiting,
+			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
+			max(m.told_at + r.repeat_every) FILTER (WHERE m.state = 'cooling') AS cool_at
+		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
+		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
+		GROUP BY s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told
+	), known AS MATERIALIZED (
+		SELECT e.group_id, min(e.notified_at) FILTER (WHERE e.receiver = ANY (s.told)) AS notified_at, max(e.expires_at) AS expires_at
+		FROM monitoring.alert_group_receivers AS e
+		JOIN state AS s ON s.group_id = e.group_id
+		WHERE e.expires_at > schedule_groups.at
+		GROUP BY e.group_id
+	), planned AS MATERIALIZED (
+		SELECT s.group_id, s.alive > 0 AS open, CASE
+			WHEN s.alive = 0 THEN greatest(k.expires_at, s.cool_at)
+			WHEN s.digest IS NOT NULL THEN CASE WHEN s.waiting THEN monitoring.next_digest(s.digest, schedule_groups.at) END
+			WHEN s.waiting THEN schedule_groups.at + p.pause
+			ELSE greatest(schedule_groups.at + p.pause, monitoring.next_tick(schedule_groups.at, s.group_interval,
+				coalesce(k.notified_at, schedule_groups.at) + coalesce(s.repeat_every, s.repeat_interval)))
+			END AS due_at
+		FROM state AS s
+		LEFT JOIN known AS k ON k.group_id = s.group_id
+		CROSS JOIN LATERAL (SELECT CASE WHEN s.group_interval > '0' THEN s.group_interval ELSE interval '10 seconds' END) AS p (pause)
+	), gone AS (
+		DELETE FROM monitoring.alert_groups AS g USING planned AS p WHERE g.id = p.group_id AND NOT p.open AND p.due_at IS NULL
+	), unknown AS (
+		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open AND p.due_at IS NULL
+	)
+	UPDATE monitoring.alert_groups AS g
+	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
+	FROM planned AS p
+	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL)
+$$;
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group without alerts stays until what its receivers know has expired.';
+
+CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- the rest is the next evaluation's
+	due bigint[] := ARRAY(SELECT g.id FROM monitoring.alert_groups AS g WHERE g.due_at <= flush_groups.at ORDER BY g.due_at LIMIT 10000);
+	decisions monitoring.group_decision[];
+BEGIN
+	IF due = '{}' THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.refresh_suppressions(due, at);
+	decisions := ARRAY(SELECT d FROM monitoring.group_decisions(due, at) AS d);
+	IF decisions <> '{}' THEN
+		PERFORM monitoring.enqueue_decisions(decisions, at);
+	END IF;
+	PERFORM monitoring.record_decisions(due, decisions, at);
+	PERFORM monitoring.remove_ended(due, at);
+	PERFORM monitoring.schedule_groups(due, at);
+	RETURN cardinality(decisions);
+END $$;
+COMMENT ON FUNCTION monitoring.flush_groups(timestamptz) IS 'Look at the groups that are due, at most 10,000 of them, and tell their receivers what Alertmanager would tell them. Returns how many receivers of groups were told.';
+
+CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	history_ids bigint[];
+	history_ats timestamptz[];
+	kinds text[];
+BEGIN
+	WITH asked AS (
+		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id
+	)
+	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
+		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind)
+	INTO history_ids, history_ats, kinds
+	FROM asked AS q;
+	history_ids := history_ids || transitions;
+	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
+
+	IF history_ids <> '{}' OR kinds <> '{}' OR EXISTS (SELECT FROM monitoring.alert_groups AS g WHERE g.due_at <= route_alerts.at) THEN
+		PERFORM monitoring.ensure_partition('alert_events', at);
+	END IF;
+	IF history_ids <> '{}' THEN
+		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
+		PERFORM monitoring.group_firing(history_ids, history_ats, at);
+	END IF;
+	IF 'reroute' = ANY (kinds) THEN
+		PERFORM monitoring.reroute_alerts(at);
+	END IF;
+	IF 'wake' = ANY (kinds) THEN
+		UPDATE monitoring.alert_groups AS g
+		SET due_at = least(g.due_at, monitoring.next_tick(g.flushed_at, s.group_interval, route_alerts.at))
+		FROM monitoring.group_settings((SELECT array_agg(o.id) FROM monitoring.alert_groups AS o), at) AS s
+		WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
+	END IF;
+	RETURN monitoring.flush_groups(at);
+END $$;
+COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
+
+CREATE VIEW monitoring.notification_groups AS
+	SELECT g.id, g.group_key, r.name AS route, d.name AS rule, g.labels, m.firing, m.resolved, m.suppressed, g.opened_at, g.flushed_at, g.due_at,
+		e.notified_at, coalesce(e.receivers, '{}') AS notified
+	FROM monitoring.alert_groups AS g
+	LEFT JOIN monitoring.routes AS r ON r.id OPERATOR(pg_catalog.=) g.route_id
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) g.rule_id
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'firing') AS firing,
+			pg_catalog.count(*) FILTER (WHERE a.state OPERATOR(pg_catalog.=) 'resolved') AS resolved,
+			pg_catalog.count(a.suppressed_by) AS suppressed
+		FROM monitoring.alert_group_members AS a
+		WHERE a.group_id OPERATOR(pg_catalog.=) g.id) AS m
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.max(a.notified_at) AS notified_at,
+			pg_catalog.array_agg(a.receiver ORDER BY a.receiver) FILTER (WHERE a.firing OPERATOR(pg_catalog.<>) '{}') AS receivers
+		FROM monitoring.alert_group_receivers AS a
+		WHERE a.group_id OPERATOR(pg_catalog.=) g.id) AS e
+	WHERE g.opened_at IS NOT NULL;
+COMMENT ON VIEW monitoring.notification_groups IS 'Groups of alerts that are notified together, and when that happens next.';
+COMMENT ON COLUMN monitoring.notification_groups.id IS 'Number of the group.';
+COMMENT ON COLUMN monitoring.notification_groups.group_key IS 'Key of the group, as receivers get it.';
+COMMENT ON COLUMN monitoring.notification_groups.route IS 'Route that made it; null for a rule''s own group.';
+COMMENT ON COLUMN monitoring.notification_groups.rule IS 'Rule whose own group it is; null for a route''s.';
+COMMENT ON COLUMN monitoring.notification_groups.labels IS 'Labels by which its alerts are grouped.';
+COMMENT ON COLUMN monitoring.notification_groups.firing IS 'Number of firing alerts.';
+COMMENT ON COLUMN monitoring.notification_groups.resolved IS 'Number of resolved alerts whose end is still to be told.';
+COMMENT ON COLUMN monitoring.notification_groups.suppressed IS 'Number of alerts of which nobody is told (silence, inhibition, mute time and so on), when the group was last looked at.';
+COMMENT ON COLUMN monitoring.notification_groups.opened_at IS 'When its first alert came.';
+COMMENT ON COLUMN monitoring.notification_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
+COMMENT ON COLUMN monitoring.notification_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
+COMMENT ON COLUMN monitoring.notification_groups.notified_at IS 'When somebody was last told of it.';
+COMMENT ON COLUMN monitoring.notification_groups.notified IS 'Receivers that know of firing alerts in it.';

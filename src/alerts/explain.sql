@@ -1,0 +1,1 @@
+-- alerts, explanation: why somebody was told of an alert or not, and a way to try it out.

@@ -1,0 +1,2 @@
+-- alerts, on call: contacts and on-call schedules.
+
