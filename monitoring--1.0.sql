@@ -6836,6 +6836,8 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	-- in the order of the names, as apply_retention takes their locks
+	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
 
@@ -7681,16 +7683,18 @@ COMMENT ON FUNCTION monitoring.drop_route(text) IS 'Drop a route without routes 
 -- Set-based down the levels of the tree. Two things keep it from comparing every alert with every route: alerts that agree in
 -- all labels that any route asks for are one, and a route that asks for a label's value is found by that pair.
 CREATE FUNCTION monitoring.match_routes(label_sets jsonb[]) RETURNS TABLE (n bigint, route_id bigint)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	WITH RECURSIVE asked AS MATERIALIZED (
 		SELECT DISTINCT k.label FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
 	), projected AS MATERIALIZED (
 		SELECT s.n, coalesce(l.labels, '{}') AS labels
 		FROM unnest(label_sets) WITH ORDINALITY AS s (labels, n)
 		CROSS JOIN LATERAL (SELECT jsonb_object_agg(e.key, e.value) AS labels
-			FROM jsonb_each_text(s.labels) AS e JOIN asked AS a ON a.label = e.key WHERE e.value IS NOT NULL) AS l
+			FROM jsonb_each_text(s.labels) AS e WHERE e.value IS NOT NULL AND e.key = ANY ((SELECT array_agg(a.label) FROM asked AS a)::text[])) AS l
 	), alike AS MATERIALIZED (
-		SELECT row_number() OVER () AS alike, p.labels FROM projected AS p GROUP BY p.labels
+		SELECT row_number() OVER () AS alike, p.labels, array_agg(p.n) AS places FROM projected AS p GROUP BY p.labels
 	), children AS MATERIALIZED (
 		SELECT r.id, r.parent_id, r.position, r.continue_matching, r.matchers, coalesce(e.key, '') AS label, coalesce(e.value, '') AS value
 		FROM monitoring.routes AS r
@@ -7708,18 +7712,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			SELECT w.alike, w.labels, c.id, c.parent_id,
 				count(*) FILTER (WHERE NOT c.continue_matching) OVER (PARTITION BY w.alike, c.parent_id
 					ORDER BY c.position, c.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS taken
-			FROM walk AS w
-			CROSS JOIN LATERAL (SELECT e.key, e.value FROM jsonb_each_text(w.labels) AS e UNION ALL SELECT '', '') AS pair
-			JOIN children AS c ON c.parent_id = w.route_id AND c.label = pair.key AND c.value = pair.value
+			-- OFFSET: the pairs first, then the routes that ask for them
+			FROM (SELECT h.alike, h.labels, h.route_id, p.key, p.value
+				FROM walk AS h
+				CROSS JOIN LATERAL (SELECT e.key, e.value FROM jsonb_each_text(h.labels) AS e UNION ALL SELECT '', '') AS p
+				OFFSET 0) AS w
+			JOIN children AS c ON c.parent_id = w.route_id AND c.label = w.key AND c.value = w.value
 			WHERE monitoring.labels_match(w.labels, c.matchers)) AS t
 		WHERE t.taken = 0
 	)
-	SELECT p.n, w.route_id
+	SELECT unnest(a.places), w.route_id
 	FROM walk AS w
 	JOIN alike AS a ON a.alike = w.alike
-	JOIN projected AS p ON p.labels = a.labels
-	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id)
-$$;
+	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id);
+END $$;
 COMMENT ON FUNCTION monitoring.match_routes(jsonb[]) IS 'The routes that alerts with these labels take: one row per place n in the array and route.';
 
 CREATE FUNCTION monitoring.labels_text(labels jsonb) RETURNS text
@@ -7944,7 +7950,9 @@ COMMENT ON FUNCTION monitoring.next_digest(interval, timestamptz) IS 'When the n
 
 CREATE FUNCTION monitoring.alert_places(rule_ids bigint[], label_sets jsonb[])
 RETURNS TABLE (n bigint, route_id bigint, rule_id bigint, key text, group_key text, labels jsonb, group_wait interval, digest interval)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	WITH alerts AS MATERIALIZED (
 		SELECT a.n, a.rule_id, a.labels, d.receivers
 		FROM unnest(rule_ids, label_sets) WITH ORDINALITY AS a (rule_id, labels, n)
@@ -7964,16 +7972,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		SELECT a.n, 0, a.rule_id, '{}', '0', NULL, jsonb_build_object('alertname', a.labels -> 'alertname')
 		FROM alerts AS a
 		WHERE a.receivers <> '{}'
-	), distinct_places AS MATERIALIZED (
-		SELECT p.route_id, p.rule_id, p.labels, p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key,
-			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key
+	), alike AS MATERIALIZED (
+		SELECT p.route_id, p.rule_id, p.group_wait, p.digest, p.labels, array_agg(p.n) AS places,
+			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key,
+			p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key
 		FROM places AS p
-		GROUP BY p.route_id, p.rule_id, p.route_key, p.digest IS NULL, p.labels
+		GROUP BY p.route_id, p.rule_id, p.route_key, p.group_wait, p.digest, p.labels
 	)
-	SELECT p.n, nullif(p.route_id, 0), nullif(p.rule_id, 0), d.key, d.group_key, d.labels, p.group_wait, p.digest
-	FROM places AS p
-	JOIN distinct_places AS d ON d.labels = p.labels AND d.route_id = p.route_id AND d.rule_id = p.rule_id
-$$;
+	SELECT unnest(a.places), nullif(a.route_id, 0), nullif(a.rule_id, 0), a.key, a.group_key, a.labels, a.group_wait, a.digest
+	FROM alike AS a;
+END $$;
 COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
 
 -- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
@@ -7984,12 +7992,12 @@ BEGIN
 	WITH fired AS MATERIALIZED (
 		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
 		FROM (
-			SELECT DISTINCT ON (f.fingerprint) f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
+			SELECT DISTINCT ON (f.fingerprint COLLATE "C") f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
 				f.labels || jsonb_build_object('alertname', f.rule_name, 'severity', f.severity) AS labels
 			FROM unnest(history_ids, history_ats) AS t (id, at)
 			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS f
 			WHERE f.to_state = 'firing'
-			ORDER BY f.fingerprint, f.id DESC) AS h
+			ORDER BY f.fingerprint COLLATE "C", f.id DESC) AS h
 	), placed AS MATERIALIZED (
 		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id AS alert_rule_id, f.fingerprint, p.*,
 			CASE WHEN p.digest IS NOT NULL THEN monitoring.next_digest(p.digest, group_firing.at)
@@ -8037,21 +8045,24 @@ BEGIN
 		SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
 			history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false
 		RETURNING m.group_id, m.alert_id
-	)
-	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
-	SELECT group_firing.at, e.alert_id, 'routed', d.details
-	FROM entered AS e
-	JOIN (SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name,
+	), news AS MATERIALIZED (
+		SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name,
 			'receivers', to_jsonb(d.receivers), 'due_at', g.due_at)) AS details
 		FROM (SELECT * FROM opened UNION ALL SELECT * FROM touched) AS g
 		LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
-		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id) AS d ON d.id = e.group_id
+		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id
+	)
+	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+	SELECT group_firing.at, e.alert_id, 'routed', n.details
+	FROM entered AS e
+	JOIN news AS n ON n.id = e.group_id
 	ORDER BY e.alert_id, e.group_id;
 END $$;
 COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
 
 CREATE FUNCTION monitoring.group_resolved(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT h.id, h.at, h.alert_id
 		FROM unnest(history_ids, history_ats) AS t (id, at)
@@ -8069,8 +8080,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		ELSE least(g.due_at, monitoring.next_tick(g.flushed_at, coalesce(s.group_interval, '0'), group_resolved.at)) END
 	FROM (SELECT DISTINCT c.group_id FROM changed AS c) AS c, monitoring.alert_groups AS o
 	LEFT JOIN monitoring.route_settings() AS s ON s.id = o.route_id
-	WHERE g.id = c.group_id AND o.id = c.group_id AND (g.flushed_at IS NOT NULL OR s.digest IS NOT NULL)
-$$;
+	WHERE g.id = c.group_id AND o.id = c.group_id AND (g.flushed_at IS NOT NULL OR s.digest IS NOT NULL);
+END $$;
 COMMENT ON FUNCTION monitoring.group_resolved(bigint[], timestamptz[], timestamptz) IS 'Mark alerts whose transitions (alert_history.id and at) ended them as resolved in the groups that hold them, whatever the routes say now.';
 
 CREATE FUNCTION monitoring.reroute_alerts(at timestamptz) RETURNS void
@@ -8079,13 +8090,20 @@ DECLARE
 	history_ids bigint[];
 	history_ats timestamptz[];
 BEGIN
-	-- the transition that made an alert fire has the time at which it did
-	SELECT array_agg(h.id ORDER BY h.id), array_agg(h.at ORDER BY h.id) INTO history_ids, history_ats
+	SELECT array_agg(f.history_id ORDER BY f.history_id), array_agg(f.history_at ORDER BY f.history_id) INTO history_ids, history_ats
+	FROM (
+		SELECT DISTINCT ON (m.alert_id) m.history_id, m.history_at
+		FROM monitoring.alert_group_members AS m
+		WHERE m.state IN ('firing', 'moved')
+		ORDER BY m.alert_id
+	) AS f;
+	-- those of rules that told nobody are in no group
+	SELECT history_ids || array_agg(h.id), history_ats || array_agg(h.at) INTO history_ids, history_ats
 	FROM monitoring.alert_states AS s
 	CROSS JOIN LATERAL (
-		SELECT x.id, x.at FROM monitoring.alert_history AS x
-		WHERE x.at = s.fired_at AND x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
-	WHERE s.state = 'firing';
+		SELECT x.id, x.at FROM monitoring.alert_history AS x WHERE x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
+	WHERE s.state = 'firing' AND NOT EXISTS (
+		SELECT FROM monitoring.alert_group_members AS m WHERE m.alert_id = s.alert_id);
 
 	-- All leave their groups first; those that find themselves in the same group again have not left it.
 	WITH fired AS MATERIALIZED (
@@ -8140,7 +8158,9 @@ COMMENT ON FUNCTION monitoring.send_reason(boolean, bigint, bigint, bigint, bigi
 CREATE FUNCTION monitoring.group_settings(group_ids bigint[], at timestamptz)
 RETURNS TABLE (group_id bigint, opened_at timestamptz, told text[], group_interval interval, repeat_interval interval, digest interval,
 	escalation_policy text, muted_by text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	WITH groups AS MATERIALIZED (
 		SELECT g.id, g.opened_at, g.route_id, g.rule_id FROM monitoring.alert_groups AS g WHERE g.id = ANY (group_ids)
 	), tree AS MATERIALIZED (
@@ -8160,12 +8180,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	FROM groups AS g
 	LEFT JOIN routes AS r ON r.id = g.route_id
 	LEFT JOIN rules AS d ON d.id = g.rule_id
-	CROSS JOIN (SELECT t.repeat_interval FROM tree AS t WHERE t.parent_id IS NULL) AS root
-$$;
+	CROSS JOIN (SELECT t.repeat_interval FROM tree AS t WHERE t.parent_id IS NULL) AS root;
+END $$;
 COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: the receivers to be told, the intervals, and why the route is quiet, if it is.';
 
 CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 	WITH members AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
 			m.state = 'firing' AND m.told_alert_id IS DISTINCT FROM m.alert_id
@@ -8199,26 +8220,30 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		jsonb_build_object('group', j.group_id, 'reason', coalesce(j.reason, j.old_reason)) || coalesce(j.details, '{}')
 	FROM judged AS j
 	WHERE j.reason IS DISTINCT FROM j.old_reason
-	ORDER BY j.alert_id, j.group_id
-$$;
+	ORDER BY j.alert_id, j.group_id;
+END $$;
 COMMENT ON FUNCTION monitoring.refresh_suppressions(bigint[], timestamptz) IS 'Note which alerts of groups nobody is told of now and why, and which are acknowledged; changes become events of the alerts.';
 
 -- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of.
 CREATE FUNCTION monitoring.listed_members(group_ids bigint[], at timestamptz)
 RETURNS TABLE (group_id bigint, fingerprint text, alert_id bigint, rule_id bigint, state text, news boolean, acknowledged boolean,
 	history_at timestamptz, history_id bigint)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	SELECT m.group_id, m.fingerprint, m.alert_id, m.rule_id, m.state, m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id,
 		m.acknowledged, m.history_at, m.history_id
 	FROM monitoring.alert_group_members AS m
 	JOIN monitoring.group_settings(group_ids, listed_members.at) AS s ON s.group_id = m.group_id
 	WHERE m.group_id = ANY (group_ids) AND m.suppressed_by IS NULL AND m.state IN ('firing', 'resolved')
-		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id)
-$$;
+		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id);
+END $$;
 COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
 
 CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	WITH settings AS MATERIALIZED (
 		SELECT * FROM monitoring.group_settings(group_ids, group_decisions.at)
 	), listed AS MATERIALIZED (
@@ -8267,28 +8292,33 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved, d.expires_at,
 		CASE WHEN d.firing > 0 OR d.send_resolved THEN nextval('monitoring.outbox_id_seq') END
 	FROM (SELECT r.* FROM reasons AS r WHERE r.reason IS NOT NULL AND (r.current OR r.reason = 'all alerts resolved')
-		ORDER BY r.group_id, r.receiver) AS d
-$$;
+		ORDER BY r.group_id, r.receiver) AS d;
+END $$;
 COMMENT ON FUNCTION monitoring.group_decisions(bigint[], timestamptz) IS 'Which receivers are to be told of which of these groups at a time, and why. Those who are not to be told are left out.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Sending
 ----------------------------------------------------------------------------------------------------------------------
 
+CREATE FUNCTION monitoring.cut_annotations(annotations jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_object_agg(a.key, left(a.value, 500))
+	FROM (SELECT e.key, e.value FROM jsonb_each_text(annotations) AS e ORDER BY e.key = 'summary' DESC, e.key LIMIT 20) AS a
+$$;
+COMMENT ON FUNCTION monitoring.cut_annotations(jsonb) IS 'At most twenty annotations of at most 500 characters each, the summary among them.';
+
 CREATE FUNCTION monitoring.alert_document(status text, rule_name text, severity text, labels jsonb, annotations jsonb, value float8,
 	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text) RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object(
-		'status', status,
-		'labels', labels || jsonb_build_object('alertname', rule_name, 'severity', severity),
-		'annotations', CASE WHEN value IS NULL THEN '{}' ELSE jsonb_build_object('value', value::text) END
-			|| CASE WHEN octet_length(annotations::text) <= 16384 THEN annotations
-				ELSE (SELECT jsonb_object_agg(a.key, left(a.value, 500))
-					FROM (SELECT e.key, e.value FROM jsonb_each_text(annotations) AS e ORDER BY e.key = 'summary' DESC, e.key LIMIT 20) AS a) END,
-		'startsAt', monitoring.format_time(coalesce(fired_at, at)),
-		'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(at) END,
-		'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
-$$;
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_build_object(
+	'status', status,
+	'labels', labels || pg_catalog.jsonb_build_object('alertname', rule_name, 'severity', severity),
+	'annotations', CASE WHEN value IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('value', value::text) END
+		|| CASE WHEN pg_catalog.octet_length(annotations::text) <= 16384 THEN annotations ELSE monitoring.cut_annotations(annotations) END,
+	'startsAt', pg_catalog.to_char(coalesce(fired_at, at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
+	'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z'
+		ELSE pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
+	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op);
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
@@ -8408,7 +8438,8 @@ END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > remove_ended.at, false) AS cooling
 		FROM monitoring.alert_group_members AS m
@@ -8430,12 +8461,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	)
 	DELETE FROM monitoring.alert_group_members AS m
 	USING ended AS n
-	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling
-$$;
+	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling;
+END $$;
 COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
 
 CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told,
 			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
@@ -8471,8 +8503,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	UPDATE monitoring.alert_groups AS g
 	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
 	FROM planned AS p
-	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL)
-$$;
+	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
+END $$;
 COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group without alerts stays until what its receivers know has expired.';
 
 CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
@@ -8497,8 +8529,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.flush_groups(timestamptz) IS 'Look at the groups that are due, at most 10,000 of them, and tell their receivers what Alertmanager would tell them. Returns how many receivers of groups were told.';
 
+-- Plans for the arrays at hand: one that suits a single alert takes hours for 100,000.
 CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '32MB' AS $$
 DECLARE
 	history_ids bigint[];
 	history_ats timestamptz[];
@@ -9117,25 +9150,27 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 $$;
 COMMENT ON FUNCTION monitoring.format_time(timestamptz) IS 'A time as RFC 3339 text in UTC, with milliseconds.';
 
-CREATE FUNCTION monitoring.common_pairs(objects jsonb[]) RETURNS jsonb
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}')
-	FROM (SELECT e.key, min(e.value) AS value
-		FROM unnest(objects) AS o CROSS JOIN jsonb_each_text(o) AS e
-		GROUP BY e.key
-		HAVING count(*) = cardinality(objects) AND min(e.value) = max(e.value)) AS c
-$$;
-COMMENT ON FUNCTION monitoring.common_pairs(jsonb[]) IS 'The keys, with their values, that all the objects have in common.';
+CREATE FUNCTION monitoring.common_pairs(alerts jsonb, member text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	common jsonb := coalesce(alerts -> 0 -> member, '{}');
+	other jsonb;
+BEGIN
+	FOR other IN SELECT a.value -> member FROM jsonb_array_elements(alerts) AS a LOOP
+		IF NOT other @> common THEN
+			common := (SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}') FROM jsonb_each(common) AS c WHERE other -> c.key = c.value);
+		END IF;
+	END LOOP;
+	RETURN common;
+END $$;
+COMMENT ON FUNCTION monitoring.common_pairs(jsonb, text) IS 'The keys, with their values, that this member (labels or annotations) of all the alerts has in common.';
 
 CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb, more jsonb DEFAULT '{}')
 RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
-		'commonLabels', monitoring.common_pairs(array_agg(a -> 'labels')),
-		'commonAnnotations', monitoring.common_pairs(array_agg(a -> 'annotations')),
-		'truncatedAlerts', 0, 'alerts', alerts) || more
-	FROM jsonb_array_elements(alerts) AS a
-$$;
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
+	'commonLabels', monitoring.common_pairs(alerts, 'labels'), 'commonAnnotations', monitoring.common_pairs(alerts, 'annotations'),
+	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint

@@ -26,6 +26,6 @@ FROM big CROSS JOIN monitoring.format_slack(big.receiver, big.notification) AS f
 CROSS JOIN jsonb_array_elements(f.body::jsonb -> 'blocks') AS b (block) GROUP BY 1 ORDER BY 1;
 
 SELECT n, monitoring.slack_escape(t, n) FROM (VALUES ('a<b', 10), ('a<b', 6), ('a<b', 5), ('abc', 3), ('abc', 2), ('', 5), (NULL, 5)) AS v (t, n);
-SELECT monitoring.common_pairs(ARRAY['{"a": "1", "b": "2"}', '{"a": "1", "b": "3"}', '{"a": "1"}']::jsonb[]),
-	monitoring.common_pairs(ARRAY['{"a": "1"}', '{}']::jsonb[]), monitoring.common_pairs('{}');
+SELECT monitoring.common_pairs('[{"l": {"a": "1", "b": "2"}}, {"l": {"a": "1", "b": "3"}}, {"l": {"a": "1"}}]', 'l'),
+	monitoring.common_pairs('[{"l": {"a": "1"}}, {"l": {}}]', 'l'), monitoring.common_pairs('[{"l": {"a": "1"}}]', 'l'), monitoring.common_pairs('[]', 'l');
 

@@ -625,6 +625,8 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	-- in the order of the names, as apply_retention takes their locks
+	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
 

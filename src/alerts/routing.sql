@@ -403,16 +403,18 @@ COMMENT ON FUNCTION monitoring.drop_route(text) IS 'Drop a route without routes 
 -- Set-based down the levels of the tree. Two things keep it from comparing every alert with every route: alerts that agree in
 -- all labels that any route asks for are one, and a route that asks for a label's value is found by that pair.
 CREATE FUNCTION monitoring.match_routes(label_sets jsonb[]) RETURNS TABLE (n bigint, route_id bigint)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	WITH RECURSIVE asked AS MATERIALIZED (
 		SELECT DISTINCT k.label FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
 	), projected AS MATERIALIZED (
 		SELECT s.n, coalesce(l.labels, '{}') AS labels
 		FROM unnest(label_sets) WITH ORDINALITY AS s (labels, n)
 		CROSS JOIN LATERAL (SELECT jsonb_object_agg(e.key, e.value) AS labels
-			FROM jsonb_each_text(s.labels) AS e JOIN asked AS a ON a.label = e.key WHERE e.value IS NOT NULL) AS l
+			FROM jsonb_each_text(s.labels) AS e WHERE e.value IS NOT NULL AND e.key = ANY ((SELECT array_agg(a.label) FROM asked AS a)::text[])) AS l
 	), alike AS MATERIALIZED (
-		SELECT row_number() OVER () AS alike, p.labels FROM projected AS p GROUP BY p.labels
+		SELECT row_number() OVER () AS alike, p.labels, array_agg(p.n) AS places FROM projected AS p GROUP BY p.labels
 	), children AS MATERIALIZED (
 		SELECT r.id, r.parent_id, r.position, r.continue_matching, r.matchers, coalesce(e.key, '') AS label, coalesce(e.value, '') AS value
 		FROM monitoring.routes AS r
@@ -430,18 +432,20 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			SELECT w.alike, w.labels, c.id, c.parent_id,
 				count(*) FILTER (WHERE NOT c.continue_matching) OVER (PARTITION BY w.alike, c.parent_id
 					ORDER BY c.position, c.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS taken
-			FROM walk AS w
-			CROSS JOIN LATERAL (SELECT e.key, e.value FROM jsonb_each_text(w.labels) AS e UNION ALL SELECT '', '') AS pair
-			JOIN children AS c ON c.parent_id = w.route_id AND c.label = pair.key AND c.value = pair.value
+			-- OFFSET: the pairs first, then the routes that ask for them
+			FROM (SELECT h.alike, h.labels, h.route_id, p.key, p.value
+				FROM walk AS h
+				CROSS JOIN LATERAL (SELECT e.key, e.value FROM jsonb_each_text(h.labels) AS e UNION ALL SELECT '', '') AS p
+				OFFSET 0) AS w
+			JOIN children AS c ON c.parent_id = w.route_id AND c.label = w.key AND c.value = w.value
 			WHERE monitoring.labels_match(w.labels, c.matchers)) AS t
 		WHERE t.taken = 0
 	)
-	SELECT p.n, w.route_id
+	SELECT unnest(a.places), w.route_id
 	FROM walk AS w
 	JOIN alike AS a ON a.alike = w.alike
-	JOIN projected AS p ON p.labels = a.labels
-	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id)
-$$;
+	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id);
+END $$;
 COMMENT ON FUNCTION monitoring.match_routes(jsonb[]) IS 'The routes that alerts with these labels take: one row per place n in the array and route.';
 
 CREATE FUNCTION monitoring.labels_text(labels jsonb) RETURNS text

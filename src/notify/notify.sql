@@ -324,25 +324,27 @@ LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp A
 $$;
 COMMENT ON FUNCTION monitoring.format_time(timestamptz) IS 'A time as RFC 3339 text in UTC, with milliseconds.';
 
-CREATE FUNCTION monitoring.common_pairs(objects jsonb[]) RETURNS jsonb
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}')
-	FROM (SELECT e.key, min(e.value) AS value
-		FROM unnest(objects) AS o CROSS JOIN jsonb_each_text(o) AS e
-		GROUP BY e.key
-		HAVING count(*) = cardinality(objects) AND min(e.value) = max(e.value)) AS c
-$$;
-COMMENT ON FUNCTION monitoring.common_pairs(jsonb[]) IS 'The keys, with their values, that all the objects have in common.';
+CREATE FUNCTION monitoring.common_pairs(alerts jsonb, member text) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	common jsonb := coalesce(alerts -> 0 -> member, '{}');
+	other jsonb;
+BEGIN
+	FOR other IN SELECT a.value -> member FROM jsonb_array_elements(alerts) AS a LOOP
+		IF NOT other @> common THEN
+			common := (SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}') FROM jsonb_each(common) AS c WHERE other -> c.key = c.value);
+		END IF;
+	END LOOP;
+	RETURN common;
+END $$;
+COMMENT ON FUNCTION monitoring.common_pairs(jsonb, text) IS 'The keys, with their values, that this member (labels or annotations) of all the alerts has in common.';
 
 CREATE FUNCTION monitoring.make_payload(receiver text, group_key text, status text, group_labels jsonb, alerts jsonb, more jsonb DEFAULT '{}')
 RETURNS jsonb
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
-		'commonLabels', monitoring.common_pairs(array_agg(a -> 'labels')),
-		'commonAnnotations', monitoring.common_pairs(array_agg(a -> 'annotations')),
-		'truncatedAlerts', 0, 'alerts', alerts) || more
-	FROM jsonb_array_elements(alerts) AS a
-$$;
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key, 'status', status, 'groupLabels', group_labels,
+	'commonLabels', monitoring.common_pairs(alerts, 'labels'), 'commonAnnotations', monitoring.common_pairs(alerts, 'annotations'),
+	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
