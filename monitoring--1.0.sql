@@ -2857,14 +2857,21 @@ COMMENT ON FUNCTION monitoring.set_time_interval(text, jsonb, timestamptz) IS 'C
 
 CREATE FUNCTION monitoring.drop_time_interval(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	route text;
 BEGIN
+	SELECT min(r.name) INTO route FROM monitoring.routes AS r WHERE drop_time_interval.name = ANY (r.mute_times || r.active_times);
+	IF route IS NOT NULL THEN
+		RAISE EXCEPTION 'time interval "%" is used by route "%"', name, route USING ERRCODE = 'dependent_objects_still_exist',
+			HINT = 'Change the route with monitoring.update_route first.';
+	END IF;
 	DELETE FROM monitoring.time_intervals AS t WHERE t.name = drop_time_interval.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'time interval "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.mute_times.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Errors: 42704 if it does not exist, 2BP01 while a route names it.';
 
 CREATE VIEW monitoring.mute_times AS
 	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp()) AS active, t.created_by, t.updated_at
@@ -3718,6 +3725,8 @@ DECLARE
 	transitions bigint[];
 BEGIN
 	comment := monitoring.check_comment(comment);
+	-- in the order of the names, as apply_retention takes their locks
+	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	SELECT array_agg(l.id) INTO rules
 	FROM (SELECT d.id
@@ -3748,8 +3757,7 @@ BEGIN
 		RETURNING id, alert_id)
 	SELECT array_agg(w.alert_id), coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO ended, transitions FROM written AS w;
 	PERFORM monitoring.add_alert_events(ended, 'resolved', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
-	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.resolve(bigint[], text, timestamptz, text) IS 'End alerts in the name of a role, with history and notifications, and return how many were pending or firing.';
@@ -6643,7 +6651,6 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
-	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
@@ -6679,8 +6686,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
-	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.demote_alerts(monitoring.alert_rule_defs, timestamptz) IS 'After pending_for was raised: firing alerts whose breach has not lasted that long are resolved, and go on as pending ones whose breach began when it did.';
@@ -7440,12 +7446,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	bad text;
 BEGIN
-	IF matchers IS NULL OR jsonb_typeof(matchers) <> 'object' THEN
-		RAISE EXCEPTION 'a route''s matchers must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'For example {"severity": "critical", "team": {"=~": "web|shop"}}.';
-	ELSIF octet_length(matchers::text) > 4096 THEN
-		RAISE EXCEPTION 'a route''s matchers must not take more than 4096 bytes' USING ERRCODE = 'program_limit_exceeded';
-	END IF;
+	PERFORM monitoring.check_matchers(matchers, 'a route''s matchers');
 	SELECT min(m.key) INTO bad
 	FROM jsonb_each(matchers) AS m
 	WHERE jsonb_typeof(m.value) IN ('array', 'null') OR m.value = '{}' OR m.key = '' OR m.key ~ '[[:cntrl:]]';
@@ -7454,13 +7455,12 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'A matcher is a value, or an object of conditions such as {"!=": "web"}; operators are =, !=, =~, !~ and exists.';
 	END IF;
-	PERFORM monitoring.labels_match('{}', matchers);
 	-- As in Alertmanager, a label that is missing is an empty one.
 	RETURN (SELECT coalesce(jsonb_object_agg(m.key, CASE WHEN jsonb_typeof(m.value) = 'object' THEN m.value
 			WHEN m.value = '""' THEN '{"=": ""}' ELSE to_jsonb(m.value #>> '{}') END), '{}')
 		FROM jsonb_each(matchers) AS m);
 END $$;
-COMMENT ON FUNCTION monitoring.check_route_matchers(jsonb) IS 'Matchers in the form in which a route stores them. Errors: 22023 for what is not valid, 54000 beyond 4096 bytes, 2201B for a bad regular expression.';
+COMMENT ON FUNCTION monitoring.check_route_matchers(jsonb) IS 'Matchers in the form in which a route stores them. Errors: 22023 for what is not valid, 2201B or 54000 for a bad or too complex regular expression.';
 
 CREATE FUNCTION monitoring.check_route_times(route monitoring.routes) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -7522,7 +7522,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 54000 for matchers that are too long, 2201B for a bad regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes
@@ -8199,7 +8199,7 @@ BEGIN
 		SELECT s.alert_id, bool_or(s.reason = 'acknowledged') AS acknowledged,
 			(array_agg(s.reason ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS reason,
 			(array_agg(s.details ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS details
-		FROM monitoring.alert_suppressions((SELECT array_agg(DISTINCT m.alert_id) FROM members AS m), refresh_suppressions.at) AS s
+		FROM monitoring.alert_suppressions(ARRAY(SELECT DISTINCT m.alert_id FROM members AS m), refresh_suppressions.at) AS s
 		GROUP BY s.alert_id
 	), judged AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.suppressed_by AS old_reason, r.details,

@@ -405,7 +405,7 @@ BEGIN
 		SELECT s.alert_id, bool_or(s.reason = 'acknowledged') AS acknowledged,
 			(array_agg(s.reason ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS reason,
 			(array_agg(s.details ORDER BY s.reason) FILTER (WHERE s.reason <> 'acknowledged'))[1] AS details
-		FROM monitoring.alert_suppressions((SELECT array_agg(DISTINCT m.alert_id) FROM members AS m), refresh_suppressions.at) AS s
+		FROM monitoring.alert_suppressions(ARRAY(SELECT DISTINCT m.alert_id FROM members AS m), refresh_suppressions.at) AS s
 		GROUP BY s.alert_id
 	), judged AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.suppressed_by AS old_reason, r.details,

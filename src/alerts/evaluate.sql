@@ -432,7 +432,6 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
-	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
@@ -468,8 +467,7 @@ BEGIN
 		RETURNING id
 	)
 	SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO transitions FROM written AS w;
-	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.demote_alerts(monitoring.alert_rule_defs, timestamptz) IS 'After pending_for was raised: firing alerts whose breach has not lasted that long are resolved, and go on as pending ones whose breach began when it did.';

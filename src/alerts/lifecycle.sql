@@ -399,6 +399,8 @@ DECLARE
 	transitions bigint[];
 BEGIN
 	comment := monitoring.check_comment(comment);
+	-- in the order of the names, as apply_retention takes their locks
+	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	SELECT array_agg(l.id) INTO rules
 	FROM (SELECT d.id
@@ -429,8 +431,7 @@ BEGIN
 		RETURNING id, alert_id)
 	SELECT array_agg(w.alert_id), coalesce(array_agg(w.id ORDER BY w.id), '{}') INTO ended, transitions FROM written AS w;
 	PERFORM monitoring.add_alert_events(ended, 'resolved', jsonb_strip_nulls(jsonb_build_object('comment', comment)), at, actor);
-	PERFORM monitoring.update_incidents(transitions, at);
-	PERFORM monitoring.enqueue_notifications(transitions);
+	PERFORM monitoring.queue_transitions(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.resolve(bigint[], text, timestamptz, text) IS 'End alerts in the name of a role, with history and notifications, and return how many were pending or firing.';

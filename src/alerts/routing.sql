@@ -160,12 +160,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	bad text;
 BEGIN
-	IF matchers IS NULL OR jsonb_typeof(matchers) <> 'object' THEN
-		RAISE EXCEPTION 'a route''s matchers must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'For example {"severity": "critical", "team": {"=~": "web|shop"}}.';
-	ELSIF octet_length(matchers::text) > 4096 THEN
-		RAISE EXCEPTION 'a route''s matchers must not take more than 4096 bytes' USING ERRCODE = 'program_limit_exceeded';
-	END IF;
+	PERFORM monitoring.check_matchers(matchers, 'a route''s matchers');
 	SELECT min(m.key) INTO bad
 	FROM jsonb_each(matchers) AS m
 	WHERE jsonb_typeof(m.value) IN ('array', 'null') OR m.value = '{}' OR m.key = '' OR m.key ~ '[[:cntrl:]]';
@@ -174,13 +169,12 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'A matcher is a value, or an object of conditions such as {"!=": "web"}; operators are =, !=, =~, !~ and exists.';
 	END IF;
-	PERFORM monitoring.labels_match('{}', matchers);
 	-- As in Alertmanager, a label that is missing is an empty one.
 	RETURN (SELECT coalesce(jsonb_object_agg(m.key, CASE WHEN jsonb_typeof(m.value) = 'object' THEN m.value
 			WHEN m.value = '""' THEN '{"=": ""}' ELSE to_jsonb(m.value #>> '{}') END), '{}')
 		FROM jsonb_each(matchers) AS m);
 END $$;
-COMMENT ON FUNCTION monitoring.check_route_matchers(jsonb) IS 'Matchers in the form in which a route stores them. Errors: 22023 for what is not valid, 54000 beyond 4096 bytes, 2201B for a bad regular expression.';
+COMMENT ON FUNCTION monitoring.check_route_matchers(jsonb) IS 'Matchers in the form in which a route stores them. Errors: 22023 for what is not valid, 2201B or 54000 for a bad or too complex regular expression.';
 
 CREATE FUNCTION monitoring.check_route_times(route monitoring.routes) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -242,7 +236,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 54000 for matchers that are too long, 2201B for a bad regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes

@@ -189,14 +189,21 @@ COMMENT ON FUNCTION monitoring.set_time_interval(text, jsonb, timestamptz) IS 'C
 
 CREATE FUNCTION monitoring.drop_time_interval(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	route text;
 BEGIN
+	SELECT min(r.name) INTO route FROM monitoring.routes AS r WHERE drop_time_interval.name = ANY (r.mute_times || r.active_times);
+	IF route IS NOT NULL THEN
+		RAISE EXCEPTION 'time interval "%" is used by route "%"', name, route USING ERRCODE = 'dependent_objects_still_exist',
+			HINT = 'Change the route with monitoring.update_route first.';
+	END IF;
 	DELETE FROM monitoring.time_intervals AS t WHERE t.name = drop_time_interval.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'time interval "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.mute_times.';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Errors: 42704 if it does not exist, 2BP01 while a route names it.';
 
 CREATE VIEW monitoring.mute_times AS
 	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp()) AS active, t.created_by, t.updated_at
