@@ -2023,7 +2023,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.selector IS 'Labels that a series m
 COMMENT ON COLUMN monitoring.alert_rule_defs.by_labels IS 'Labels to group by: one alert per combination of their values. Empty: one alert.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {{value}}, {{threshold}}, {{severity}}, {{alertname}} and {{label}} are filled in.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand.';
@@ -2451,7 +2451,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: null for every enabled one, empty for nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: who is notified, at once; null: as the routes say (route_tree), empty: nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -2643,7 +2643,7 @@ COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must ha
 COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
 COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
-COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified; null: every enabled receiver.';
+COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
 COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
 COMMENT ON COLUMN monitoring.alert_rules.every IS 'How often the rule is evaluated; null: at every evaluation.';
 COMMENT ON COLUMN monitoring.alert_rules.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
@@ -7843,14 +7843,14 @@ CREATE TABLE monitoring.alert_groups (
 	CHECK ((route_id IS NULL) <> (rule_id IS NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX alert_groups_due ON monitoring.alert_groups (due_at);
-COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One without alerts stays until what its receivers know of it no longer matters.';
+COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One whose alerts have all ended goes, unless somebody must not be told of one of them again before a while.';
 COMMENT ON COLUMN monitoring.alert_groups.id IS 'Number of the group.';
 COMMENT ON COLUMN monitoring.alert_groups.key IS 'Hash of the route or rule and the labels.';
 COMMENT ON COLUMN monitoring.alert_groups.route_id IS 'The route (routes.id), which may have been dropped since; null for a rule''s own group.';
 COMMENT ON COLUMN monitoring.alert_groups.rule_id IS 'The rule whose own group it is, as it names receivers; null for a route''s.';
 COMMENT ON COLUMN monitoring.alert_groups.group_key IS 'What receivers get as the key of the group.';
 COMMENT ON COLUMN monitoring.alert_groups.labels IS 'The labels by which its alerts are grouped.';
-COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: it has none.';
+COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: all have ended.';
 COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
 COMMENT ON COLUMN monitoring.alert_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
@@ -7889,17 +7889,15 @@ CREATE TABLE monitoring.alert_group_receivers (
 	receiver text NOT NULL,
 	reason text NOT NULL,
 	notified_at timestamptz NOT NULL,
-	expires_at timestamptz NOT NULL,
 	firing text[] NOT NULL,
 	resolved text[] NOT NULL,
 	PRIMARY KEY (group_id, receiver)
 );
-COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group: the notification log.';
+COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group, as long as there is the group: the notification log.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.group_id IS 'The group (alert_groups.id).';
 COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When: the time of the evaluation.';
-COMMENT ON COLUMN monitoring.alert_group_receivers.expires_at IS 'From this time on it counts as never told: twice the repeat interval later.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
@@ -7910,10 +7908,9 @@ CREATE TYPE monitoring.group_decision AS (
 	reason text,
 	send_resolved boolean,
 	sends boolean,
-	expires_at timestamptz,
 	notification_id bigint
 );
-COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, until when the decision counts, and the number of the notification.';
+COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, and the number of the notification.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What sessions ask for
@@ -8018,7 +8015,8 @@ BEGIN
 		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
 			FROM joined AS k
 			WHERE NOT k.known
-			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest) AS j
+			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest
+			ORDER BY min(k.history_id), k.route_id) AS j
 	), opened AS (
 		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
 		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
@@ -8258,7 +8256,7 @@ BEGIN
 		FROM listed AS l
 		GROUP BY l.group_id
 	), entries AS MATERIALIZED (
-		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids) AND e.expires_at > group_decisions.at
+		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids)
 	), known AS MATERIALIZED (
 		SELECT e.group_id, e.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
 		FROM entries AS e
@@ -8276,7 +8274,6 @@ BEGIN
 		WHERE e.firing <> '{}' AND e.receiver <> ALL (s.told)
 	), reasons AS MATERIALIZED (
 		SELECT t.group_id, t.receiver, o.firing, r.send_resolved,
-			group_decisions.at + 2 * greatest(s.repeat_interval, o.repeat_every, s.digest) AS expires_at,
 			CASE WHEN s.digest IS NOT NULL THEN CASE WHEN t.current THEN 'digest' END
 				ELSE monitoring.send_reason(e.group_id IS NOT NULL, coalesce(cardinality(e.firing), 0), o.firing, o.firing - coalesce(k.firing, 0),
 					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= group_decisions.at) END AS reason,
@@ -8289,7 +8286,7 @@ BEGIN
 		LEFT JOIN entries AS e ON e.group_id = t.group_id AND e.receiver = t.receiver
 		LEFT JOIN known AS k ON k.group_id = t.group_id AND k.receiver = t.receiver
 	)
-	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved, d.expires_at,
+	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved,
 		CASE WHEN d.firing > 0 OR d.send_resolved THEN nextval('monitoring.outbox_id_seq') END
 	FROM (SELECT r.* FROM reasons AS r WHERE r.reason IS NOT NULL AND (r.current OR r.reason = 'all alerts resolved')
 		ORDER BY r.group_id, r.receiver) AS d;
@@ -8322,17 +8319,15 @@ RETURN pg_catalog.jsonb_build_object(
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
-CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	now_at timestamptz := clock_timestamp();
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.fingerprint) AS place,
-			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.fingerprint) AS place_in_state
+		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.history_id) AS place,
+			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.history_id) AS place_in_state
 		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
 		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
 	), totals AS MATERIALIZED (
@@ -8350,7 +8345,7 @@ BEGIN
 			UNION ALL
 			-- history has been dropped meanwhile
 			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
-				monitoring.fill_annotations(d, s), s.value, d.op, d.threshold, s.fired_at, l.history_at, s.fingerprint)
+				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
 			WHERE s.alert_id = l.alert_id
@@ -8384,9 +8379,10 @@ BEGIN
 	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
 	ORDER BY d.notification_id;
 END $$;
-COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz) IS 'Write the outbox rows of decisions, in their order.';
+COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz, timestamptz) IS 'Write the outbox rows of decisions of an evaluation, in their order; now_at is the real time.';
 
-CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	WITH listed AS (
@@ -8395,14 +8391,13 @@ BEGIN
 		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
 		GROUP BY l.group_id
 	)
-	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, expires_at, firing, resolved)
-	SELECT d.group_id, d.receiver, d.reason, record_decisions.at, d.expires_at,
+	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
+	SELECT d.group_id, d.receiver, d.reason, record_decisions.at,
 		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
 	FROM unnest(decisions) AS d
 	JOIN listed AS l ON l.group_id = d.group_id
 	ON CONFLICT (group_id, receiver) DO UPDATE
-	SET reason = excluded.reason, notified_at = excluded.notified_at, expires_at = excluded.expires_at, firing = excluded.firing,
-		resolved = excluded.resolved;
+	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved;
 
 	-- An alert that ended and fired again before its group was due is no news to anybody.
 	WITH told AS MATERIALIZED (
@@ -8427,7 +8422,8 @@ BEGIN
 		RETURNING m.group_id, m.alert_id, l.receivers, l.news
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
-	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status, 'receivers', e.receivers))
+	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status,
+		'enqueued_at', CASE WHEN e.receivers IS NOT NULL THEN now_at END, 'receivers', e.receivers))
 	FROM (
 		SELECT l.alert_id, l.group_id, l.kind, l.state AS status, l.receivers FROM listed AS l WHERE l.receivers IS NOT NULL
 		UNION ALL
@@ -8435,7 +8431,7 @@ BEGIN
 	) AS e
 	ORDER BY e.alert_id, e.group_id;
 END $$;
-COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert.';
+COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -8479,14 +8475,14 @@ BEGIN
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
 		GROUP BY s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told
 	), known AS MATERIALIZED (
-		SELECT e.group_id, min(e.notified_at) FILTER (WHERE e.receiver = ANY (s.told)) AS notified_at, max(e.expires_at) AS expires_at
+		SELECT e.group_id, min(e.notified_at) AS notified_at
 		FROM monitoring.alert_group_receivers AS e
 		JOIN state AS s ON s.group_id = e.group_id
-		WHERE e.expires_at > schedule_groups.at
+		WHERE e.receiver = ANY (s.told)
 		GROUP BY e.group_id
 	), planned AS MATERIALIZED (
 		SELECT s.group_id, s.alive > 0 AS open, CASE
-			WHEN s.alive = 0 THEN greatest(k.expires_at, s.cool_at)
+			WHEN s.alive = 0 THEN s.cool_at
 			WHEN s.digest IS NOT NULL THEN CASE WHEN s.waiting THEN monitoring.next_digest(s.digest, schedule_groups.at) END
 			WHEN s.waiting THEN schedule_groups.at + p.pause
 			ELSE greatest(schedule_groups.at + p.pause, monitoring.next_tick(schedule_groups.at, s.group_interval,
@@ -8498,14 +8494,14 @@ BEGIN
 	), gone AS (
 		DELETE FROM monitoring.alert_groups AS g USING planned AS p WHERE g.id = p.group_id AND NOT p.open AND p.due_at IS NULL
 	), unknown AS (
-		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open AND p.due_at IS NULL
+		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open
 	)
 	UPDATE monitoring.alert_groups AS g
 	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
 	FROM planned AS p
 	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
 END $$;
-COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group without alerts stays until what its receivers know has expired.';
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
 
 CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -8513,6 +8509,7 @@ DECLARE
 	-- the rest is the next evaluation's
 	due bigint[] := ARRAY(SELECT g.id FROM monitoring.alert_groups AS g WHERE g.due_at <= flush_groups.at ORDER BY g.due_at LIMIT 10000);
 	decisions monitoring.group_decision[];
+	now_at timestamptz := clock_timestamp();
 BEGIN
 	IF due = '{}' THEN
 		RETURN 0;
@@ -8520,9 +8517,9 @@ BEGIN
 	PERFORM monitoring.refresh_suppressions(due, at);
 	decisions := ARRAY(SELECT d FROM monitoring.group_decisions(due, at) AS d);
 	IF decisions <> '{}' THEN
-		PERFORM monitoring.enqueue_decisions(decisions, at);
+		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
-	PERFORM monitoring.record_decisions(due, decisions, at);
+	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
 	RETURN cardinality(decisions);
@@ -8599,7 +8596,290 @@ COMMENT ON COLUMN monitoring.notification_groups.flushed_at IS 'When it was last
 COMMENT ON COLUMN monitoring.notification_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
 COMMENT ON COLUMN monitoring.notification_groups.notified_at IS 'When somebody was last told of it.';
 COMMENT ON COLUMN monitoring.notification_groups.notified IS 'Receivers that know of firing alerts in it.';
--- alerts, explanation: why somebody was told of an alert or not, and a way to try it out.
+-- alerts, explanation: why somebody was told of an alert or not, and a way to try out how an alert would get to people.
+--
+-- explain_alert computes nothing anew: it reads what the evaluation and the dispatch have decided and recorded. Only what
+-- holds back an alert now is asked of the functions that the dispatch asks.
+
+CREATE FUNCTION monitoring.explain_value(alert_id bigint, at timestamptz) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+			WHEN s.origin = 'no_data' THEN 'no data'
+			WHEN s.origin = 'rule_error' THEN 'the rule is in error'
+			WHEN s.state = 'resolved' THEN format('it ended with %s', coalesce(monitoring.short_number(s.value), 'no value'))
+			WHEN s.missing_since IS NOT NULL THEN format('no data since %s; the last value was %s', monitoring.format_time(s.missing_since),
+				coalesce(monitoring.short_number(s.value), 'none'))
+			WHEN s.clear_since IS NOT NULL THEN format('%s %s %s no longer holds; kept firing for %s since %s', coalesce(monitoring.short_number(s.value), 'no value'),
+				d.op, monitoring.short_number(coalesce(d.resolve_threshold, s.threshold)), d.keep_firing_for, monitoring.format_time(s.clear_since))
+			WHEN s.state = 'pending' THEN format('%s %s %s holds; it fires at %s', monitoring.short_number(s.value), d.op,
+				monitoring.short_number(s.threshold), monitoring.format_time(s.active_at + d.pending_for))
+			ELSE format('%s %s %s holds', monitoring.short_number(s.value), d.op,
+				monitoring.short_number(coalesce(d.resolve_threshold, s.threshold))) END,
+		jsonb_strip_nulls(jsonb_build_object('value', s.value::text, 'op', d.op, 'threshold', s.threshold::text, 'resolve_threshold', d.resolve_threshold::text,
+			'at', s.updated_at, 'active_at', s.active_at, 'missing_since', s.missing_since, 'clear_since', s.clear_since, 'details', s.details))
+	FROM monitoring.alert_states AS s
+	JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+	WHERE s.alert_id = explain_value.alert_id
+$$;
+COMMENT ON FUNCTION monitoring.explain_value(bigint, timestamptz) IS 'Part of explain_alert: the value of an alert at its last change and the comparison; no row once the alert is forgotten.';
+
+CREATE FUNCTION monitoring.explain_rule(rule_id bigint, rule_name text, at timestamptz) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+			WHEN d.id IS NULL THEN 'it has been dropped'
+			WHEN NOT d.enabled THEN 'it is disabled'
+			WHEN d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, explain_rule.at) THEN 'it is not evaluated outside its active times'
+			WHEN d.last_error IS NOT NULL THEN 'it cannot be evaluated: ' || d.last_error
+			ELSE 'it is evaluated' END,
+		jsonb_strip_nulls(jsonb_build_object('rule', rule_name, 'kind', d.kind, 'metric', d.metric, 'fn', d.fn, 'over', d.over, 'every', d.every,
+			'pending_for', nullif(d.pending_for, '0'), 'keep_firing_for', nullif(d.keep_firing_for, '0'), 'max_age', d.max_age, 'no_data', d.no_data,
+			'on_error', d.on_error, 'last_error_at', d.last_error_at, 'receivers', to_jsonb(d.receivers), 'repeat_every', d.repeat_every))
+	FROM (SELECT) AS one
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = explain_rule.rule_id
+$$;
+COMMENT ON FUNCTION monitoring.explain_rule(bigint, text, timestamptz) IS 'Part of explain_alert: the state of the rule.';
+
+CREATE FUNCTION monitoring.explain_routes(alert_id bigint) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN e.details ? 'route' THEN format('%s, as %s fits', e.details ->> 'route', regexp_replace(e.details ->> 'group_key', '\}:\{.*$', '}'))
+			ELSE 'past the routes, to the receivers of the rule' END,
+		e.details - 'route' || jsonb_build_object('at', e.at)
+	FROM monitoring.alert_events AS e
+	WHERE e.alert_id = explain_routes.alert_id AND e.kind = 'routed'
+	ORDER BY e.id
+$$;
+COMMENT ON FUNCTION monitoring.explain_routes(bigint) IS 'Part of explain_alert: the routes that an alert took when it fired.';
+
+CREATE FUNCTION monitoring.explain_groups(alert_id bigint, at timestamptz) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE m.state
+			WHEN 'resolved' THEN 'its end is told when the group is due'
+			WHEN 'moved' THEN 'it goes another way now; here only its end is told'
+			WHEN 'cooling' THEN 'it has ended, and is not told of again before the rule''s repeat_every'
+			ELSE CASE
+				WHEN m.suppressed_by IS NOT NULL THEN 'held back: ' || m.suppressed_by
+				WHEN g.flushed_at IS NULL THEN 'it waits for further alerts'
+				WHEN m.told_alert_id IS DISTINCT FROM m.alert_id THEN 'it is told when the group is due'
+				WHEN m.acknowledged THEN 'told; not repeated, as it is acknowledged'
+				ELSE 'told' END END
+			|| coalesce('; due at ' || monitoring.format_time(g.due_at), ''),
+		jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name, 'alerts', (
+				SELECT count(*) FROM monitoring.alert_group_members AS o WHERE o.group_id = g.id AND o.state = 'firing'),
+			'opened_at', g.opened_at, 'flushed_at', g.flushed_at, 'due_at', g.due_at, 'told_at', m.told_at, 'suppressed_by', m.suppressed_by,
+			'group_interval', s.group_interval, 'repeat_interval', coalesce(d.repeat_every, s.repeat_interval), 'digest', s.digest,
+			'receivers', to_jsonb(s.told), 'known_to', (SELECT jsonb_agg(e.receiver ORDER BY e.receiver)
+				FROM monitoring.alert_group_receivers AS e WHERE e.group_id = g.id AND m.fingerprint = ANY (e.firing))))
+	FROM monitoring.alert_group_members AS m
+	JOIN monitoring.alert_groups AS g ON g.id = m.group_id
+	JOIN monitoring.group_settings(ARRAY(SELECT o.group_id FROM monitoring.alert_group_members AS o WHERE o.alert_id = explain_groups.alert_id),
+		explain_groups.at) AS s ON s.group_id = g.id
+	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = m.rule_id
+	WHERE m.alert_id = explain_groups.alert_id
+	ORDER BY g.id
+$$;
+COMMENT ON FUNCTION monitoring.explain_groups(bigint, timestamptz) IS 'Part of explain_alert: the groups that hold an alert and when they are due.';
+
+CREATE FUNCTION monitoring.explain_suppressions(alert_id bigint, at timestamptz) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.reason, s.details
+	FROM monitoring.alert_suppressions(ARRAY[explain_suppressions.alert_id], explain_suppressions.at) AS s
+	UNION ALL
+	SELECT g.muted_by, jsonb_build_object('group', g.group_id)
+	FROM monitoring.group_settings(ARRAY(SELECT o.group_id FROM monitoring.alert_group_members AS o WHERE o.alert_id = explain_suppressions.alert_id),
+		explain_suppressions.at) AS g
+	WHERE g.muted_by IS NOT NULL
+	UNION ALL
+	SELECT 'cooldown', jsonb_build_object('group', m.group_id, 'until', m.told_at + d.repeat_every)
+	FROM monitoring.alert_group_members AS m
+	JOIN monitoring.alert_rule_defs AS d ON d.id = m.rule_id
+	WHERE m.alert_id = explain_suppressions.alert_id AND m.state = 'firing' AND m.told_alert_id IS DISTINCT FROM m.alert_id
+		AND m.told_at + d.repeat_every > explain_suppressions.at
+$$;
+COMMENT ON FUNCTION monitoring.explain_suppressions(bigint, timestamptz) IS 'Part of explain_alert: what holds an alert back at that time.';
+
+CREATE FUNCTION monitoring.explain_notifications(alert_id bigint) RETURNS TABLE (verdict text, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+			WHEN r.key IS NULL THEN 'nobody: it fired again before the group was due, and its receivers know that it fires'
+			WHEN r.value ->> 'notification' IS NULL THEN format('%s was not told that it is %s: it does not want to know', r.key, e.details ->> 'status')
+			ELSE format('%s: %s, %s', r.key, e.details ->> 'status', coalesce(o.state, 'no longer on record')) END,
+		jsonb_strip_nulls(jsonb_build_object('at', e.at, 'group', e.details -> 'group', 'reason', r.value ->> 'reason', 'notification', r.value -> 'notification',
+			'attempts', o.attempts, 'http_status', o.http_status, 'error', o.error, 'sent_at', o.sent_at,
+			'next_attempt_at', CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END, 'tries', (
+				SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object('at', a.at, 'outcome', a.outcome, 'http_status', a.http_status, 'error', a.error))
+					ORDER BY a.attempt)
+				FROM monitoring.delivery_attempts AS a
+				WHERE a.notification_id = (r.value ->> 'notification')::bigint AND a.at >= (e.details ->> 'enqueued_at')::timestamptz)))
+	FROM monitoring.alert_events AS e
+	LEFT JOIN LATERAL jsonb_each(e.details -> 'receivers') AS r ON true
+	LEFT JOIN LATERAL (
+		SELECT * FROM monitoring.outbox AS b
+		WHERE b.created_at = (e.details ->> 'enqueued_at')::timestamptz AND b.id = (r.value ->> 'notification')::bigint) AS o ON true
+	WHERE e.alert_id = explain_notifications.alert_id AND e.kind IN ('notified', 'digest', 'known')
+	ORDER BY e.id, r.key
+$$;
+COMMENT ON FUNCTION monitoring.explain_notifications(bigint) IS 'Part of explain_alert: who was told of an alert, why and with which outcome.';
+
+CREATE FUNCTION monitoring.explain_next(last monitoring.alert_history, receivers text[], at timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN last.to_state = 'pending' THEN 'it fires when its breach has lasted long enough; then it takes its routes'
+		WHEN receivers = '{}' THEN 'nobody is told: the rule names no receivers'
+		WHEN EXISTS (SELECT FROM monitoring.routing_queue AS q WHERE q.history_id = last.id) THEN 'the next evaluation notes its end'
+		WHEN m.groups IS NULL THEN 'nothing'
+		WHEN last.to_state = 'resolved' THEN 'its end is told, to those who were told of it, at ' || coalesce(monitoring.format_time(m.due_at), 'the next digest')
+		WHEN NOT m.heard THEN 'nobody is told: no receiver of its routes is enabled'
+		WHEN m.held THEN 'it is told once nothing holds it back; the group is looked at again at ' || coalesce(monitoring.format_time(m.due_at), 'the next digest')
+		WHEN m.waits THEN 'it is told at ' || coalesce(monitoring.format_time(m.due_at), 'the next digest')
+		WHEN m.due_at IS NULL THEN 'its end is told in the next digest after it'
+		WHEN m.acknowledged THEN 'its end is told; it is not repeated while it is acknowledged'
+		ELSE 'it is repeated at ' || monitoring.format_time(m.due_at) || ', if it still fires and is not acknowledged' END
+	FROM (
+		SELECT max(g.id) AS groups, min(g.due_at) AS due_at, bool_and(o.acknowledged) AS acknowledged,
+			bool_or(o.state = 'firing' AND o.told_alert_id IS DISTINCT FROM o.alert_id) AS waits, bool_and(o.suppressed_by IS NOT NULL) AS held,
+			bool_or(s.told <> '{}') AS heard
+		FROM monitoring.alert_group_members AS o
+		JOIN monitoring.alert_groups AS g ON g.id = o.group_id
+		JOIN monitoring.group_settings(ARRAY(SELECT i.group_id FROM monitoring.alert_group_members AS i WHERE i.alert_id = last.alert_id), explain_next.at) AS s
+			ON s.group_id = g.id
+		WHERE o.alert_id = last.alert_id AND o.state IN ('firing', 'resolved', 'moved')) AS m
+$$;
+COMMENT ON FUNCTION monitoring.explain_next(monitoring.alert_history, text[], timestamptz) IS 'Part of explain_alert: what happens next. last is the alert''s last transition, receivers those of its rule.';
+
+CREATE FUNCTION monitoring.explain_alert(alert_id bigint, at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (step text, verdict text, details jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	last monitoring.alert_history;
+	receivers text[];
+BEGIN
+	PERFORM monitoring.check_alert(explain_alert.alert_id, true);
+	SELECT h.* INTO last FROM monitoring.alert_history AS h WHERE h.alert_id = explain_alert.alert_id ORDER BY h.id DESC LIMIT 1;
+	SELECT d.receivers INTO receivers FROM monitoring.alert_rule_defs AS d WHERE d.id = last.rule_id;
+
+	RETURN QUERY SELECT 'alert', format('%s since %s', last.to_state, monitoring.format_time(last.at)), jsonb_build_object('rule', last.rule_name,
+		'severity', last.severity, 'labels', last.labels, 'fingerprint', last.fingerprint);
+	RETURN QUERY SELECT 'rule', r.* FROM monitoring.explain_rule(last.rule_id, last.rule_name, explain_alert.at) AS r;
+	RETURN QUERY SELECT 'value', v.* FROM monitoring.explain_value(explain_alert.alert_id, explain_alert.at) AS v;
+	RETURN QUERY SELECT 'transition', format('%s to %s: %s', h.from_state, h.to_state, h.reason), jsonb_strip_nulls(jsonb_build_object('at', h.at,
+			'value', h.value::text, 'op', h.op, 'threshold', h.threshold::text))
+		FROM (SELECT * FROM monitoring.alert_history AS t WHERE t.alert_id = explain_alert.alert_id ORDER BY t.id DESC LIMIT 20) AS h
+		ORDER BY h.id;
+	RETURN QUERY SELECT 'route', r.* FROM monitoring.explain_routes(explain_alert.alert_id) AS r;
+	RETURN QUERY SELECT 'group', g.* FROM monitoring.explain_groups(explain_alert.alert_id, explain_alert.at) AS g;
+	RETURN QUERY SELECT 'suppression', s.* FROM monitoring.explain_suppressions(explain_alert.alert_id, explain_alert.at) AS s;
+	RETURN QUERY SELECT 'event', e.kind || coalesce(': ' || (e.details ->> 'reason'), '') || coalesce(' by ' || e.actor, ''), e.details - 'reason' || jsonb_build_object('at', e.at)
+		FROM monitoring.alert_events AS e
+		WHERE e.alert_id = explain_alert.alert_id AND e.kind NOT IN ('routed', 'notified', 'digest', 'known')
+		ORDER BY e.id;
+	RETURN QUERY SELECT 'notification', n.* FROM monitoring.explain_notifications(explain_alert.alert_id) AS n;
+	RETURN QUERY SELECT 'next', monitoring.explain_next(last, receivers, explain_alert.at), '{}'::jsonb;
+END $$;
+COMMENT ON FUNCTION monitoring.explain_alert(bigint, timestamptz) IS 'Why somebody was told of an alert or not, read from what was decided. Steps: alert (its state), rule, value (the comparison), transition (each), route (each that it took, and why), group (its times and receivers), suppression (what holds it back at that time: silence, inhibition, parent, snoozed, dismissed, acknowledged, mute_time, active_time, cooldown), event (what else happened), notification (to whom, why and with which outcome), next. Error 42704 if there is no such alert.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Trying it out
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.simulated_document(rule monitoring.alert_rule_defs, series_labels jsonb, status text, at timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	state monitoring.alert_states;
+	annotations jsonb;
+BEGIN
+	state.series_labels := series_labels;
+	state.value := rule.threshold;
+	state.threshold := rule.threshold;
+	state.origin := 'value';
+	annotations := monitoring.fill_annotations(rule, state);
+	RETURN monitoring.alert_document(status, rule.name, rule.severity,
+		rule.selector || rule.extra_labels || series_labels || '{"simulated": "true"}',
+		annotations || jsonb_build_object('summary', concat_ws(' ', '[SIMULATED]', coalesce(annotations ->> 'summary', 'This is no real alert.'))),
+		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(convert_to('simulated' || rule.name || series_labels::text, 'UTF8')), 'hex'), 16));
+END $$;
+COMMENT ON FUNCTION monitoring.simulated_document(monitoring.alert_rule_defs, jsonb, text, timestamptz) IS 'A simulated alert of a rule as receivers get it, marked by its label and its summary.';
+
+CREATE FUNCTION monitoring.simulated_suppression(rule_id bigint, labels jsonb, at timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT min(s.reason)
+	FROM (
+		SELECT 'silence' AS reason
+		FROM monitoring.silence_defs AS d
+		WHERE d.starts_at <= simulated_suppression.at AND d.ends_at > simulated_suppression.at
+			AND monitoring.labels_match(simulated_suppression.labels, d.matchers)
+		UNION ALL
+		SELECT i.reason FROM monitoring.inhibited_alerts('{-1}', ARRAY[simulated_suppression.labels], simulated_suppression.at) AS i
+		UNION ALL
+		SELECT p.reason FROM monitoring.alerts_with_firing_parent('{-1}', ARRAY[simulated_suppression.rule_id], ARRAY[simulated_suppression.labels],
+			simulated_suppression.at) AS p) AS s
+$$;
+COMMENT ON FUNCTION monitoring.simulated_suppression(bigint, jsonb, timestamptz) IS 'What would hold back an alert of a rule with these labels: silence, inhibition or parent; null: nothing.';
+
+CREATE FUNCTION monitoring.simulate_alert(rule text, labels jsonb DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (route text, receiver text, waits interval, held_back_by text, group_key text, notifications bigint[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	definition monitoring.alert_rule_defs;
+	all_labels jsonb;
+	suppression text;
+	now_at timestamptz := clock_timestamp();
+	place record;
+	target record;
+BEGIN
+	SELECT d.* INTO definition FROM monitoring.alert_rule_defs AS d WHERE d.name = simulate_alert.rule;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert rule "%" does not exist', simulate_alert.rule
+			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
+	END IF;
+	labels := monitoring.check_text_map(simulate_alert.labels, 'labels', 4096);
+	all_labels := definition.selector || definition.extra_labels || labels
+		|| jsonb_build_object('alertname', definition.name, 'severity', definition.severity);
+	suppression := monitoring.simulated_suppression(definition.id, all_labels, at);
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+
+	FOR place IN
+		SELECT s.name, p.group_key, p.labels, CASE WHEN p.rule_id IS NULL THEN monitoring.receivers_told(s.receivers, false)
+				ELSE monitoring.receivers_told(definition.receivers, true) END AS told,
+			CASE WHEN p.digest IS NULL THEN p.group_wait ELSE monitoring.next_digest(p.digest, simulate_alert.at) - simulate_alert.at END AS waits,
+			coalesce(suppression, monitoring.muted_by(s.mute_times, s.active_times, simulate_alert.at)) AS held_back_by
+		FROM monitoring.alert_places(ARRAY[definition.id], ARRAY[all_labels]) AS p
+		LEFT JOIN monitoring.route_settings() AS s ON s.id = p.route_id
+		ORDER BY s.place
+	LOOP
+		FOR target IN
+			SELECT t.name, r.config FROM (SELECT NULL) AS one
+			LEFT JOIN unnest(place.told) AS t (name) ON true
+			LEFT JOIN monitoring.receiver_defs AS r ON r.name = t.name
+			ORDER BY t.name
+		LOOP
+			route := place.name;
+			receiver := target.name;
+			waits := place.waits;
+			held_back_by := place.held_back_by;
+			group_key := place.group_key;
+			notifications := NULL;
+			IF receiver IS NOT NULL AND held_back_by IS NULL THEN
+				WITH sent AS (
+					INSERT INTO monitoring.outbox AS o (created_at, at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
+					SELECT now_at, simulate_alert.at, target.name, k.key, definition.name, 'test',
+						monitoring.make_payload(target.name, k.key, s.status, place.labels,
+							jsonb_build_array(monitoring.simulated_document(definition, simulate_alert.labels, s.status, simulate_alert.at)),
+							'{"simulated": true}'),
+						now_at, now_at + make_interval(secs => coalesce((target.config ->> 'max_age_seconds')::float8, 3600))
+					FROM (VALUES (1, 'firing'), (2, 'resolved')) AS s (n, status)
+					-- a key of its own, so that nothing real is opened or closed by it
+					CROSS JOIN (SELECT place.group_key || ' (simulated ' || monitoring.format_time(now_at) || ')') AS k (key)
+					WHERE s.status = 'firing' OR coalesce((target.config ->> 'send_resolved')::boolean, true)
+					ORDER BY s.n
+					RETURNING o.id)
+				SELECT array_agg(s.id ORDER BY s.id) INTO notifications FROM sent AS s;
+			END IF;
+			RETURN NEXT;
+		END LOOP;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.simulate_alert(text, jsonb, timestamptz) IS 'Send an alert of a rule, with these labels besides the rule''s own, the way that it would take: it fires and is resolved at once, marked by the label simulated="true" and its summary. The rule''s alerts are not touched. One row per route and receiver: how long a real alert would wait, what would hold it back (then nothing is sent), and the numbers of the notifications, whose outcome the view notifications shows. No row: nobody would be told. Errors: 42704 if there is no such rule, 22023 for bad labels.';
 -- alerts, on call: contacts and on-call schedules.
 
 -- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
@@ -9470,13 +9750,13 @@ INSERT INTO monitoring.access_levels VALUES
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
-   test_route,route_settings,matchers_text,
+   test_route,route_settings,matchers_text,explain_alert,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',
  'records metrics'),
 ('responder', '{viewer}', '{}',
- '{enable_alert_rule,test_receiver,
+ '{enable_alert_rule,test_receiver,simulate_alert,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,

@@ -40,7 +40,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Anomalies and forecasts', 'Guide: [alerts.md](alerts.md#anomaly-not-as-usual-at-this-time).',
 	'{anomalies,trend,forecast,crosses_at}'),
 ('Routing of alerts', 'Guide: [alerts.md](alerts.md#routing).',
-	'{create_route,update_route,move_route,drop_route,route_tree,test_route,notification_groups}'),
+	'{create_route,update_route,move_route,drop_route,route_tree,test_route,notification_groups,explain_alert,simulate_alert}'),
 ('Notifications', 'Guide: [howto.md](howto.md#notifications).',
 	'{create_receiver,enable_receiver,drop_receiver,test_receiver,receivers,notifications,delivery_attempts,receiver_kinds}'),
 ('Workers and the extension itself', 'What to do when something is wrong: [runbook.md](runbook.md).',

@@ -5,6 +5,8 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL timezone = 'UTC';
 UPDATE monitoring.receiver_defs SET enabled = false;
+DELETE FROM monitoring.routing_queue;
+DELETE FROM monitoring.alert_groups;
 
 CREATE TEMP TABLE start AS SELECT nextval('monitoring.outbox_id_seq') AS base, clock_timestamp() AS t;
 CREATE FUNCTION pg_temp.claim(at timestamptz, max_rows integer DEFAULT 100, per_receiver integer DEFAULT 100)

@@ -49,14 +49,14 @@ CREATE TABLE monitoring.alert_groups (
 	CHECK ((route_id IS NULL) <> (rule_id IS NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX alert_groups_due ON monitoring.alert_groups (due_at);
-COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One without alerts stays until what its receivers know of it no longer matters.';
+COMMENT ON TABLE monitoring.alert_groups IS 'Groups of alerts that are notified together. One whose alerts have all ended goes, unless somebody must not be told of one of them again before a while.';
 COMMENT ON COLUMN monitoring.alert_groups.id IS 'Number of the group.';
 COMMENT ON COLUMN monitoring.alert_groups.key IS 'Hash of the route or rule and the labels.';
 COMMENT ON COLUMN monitoring.alert_groups.route_id IS 'The route (routes.id), which may have been dropped since; null for a rule''s own group.';
 COMMENT ON COLUMN monitoring.alert_groups.rule_id IS 'The rule whose own group it is, as it names receivers; null for a route''s.';
 COMMENT ON COLUMN monitoring.alert_groups.group_key IS 'What receivers get as the key of the group.';
 COMMENT ON COLUMN monitoring.alert_groups.labels IS 'The labels by which its alerts are grouped.';
-COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: it has none.';
+COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: all have ended.';
 COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
 COMMENT ON COLUMN monitoring.alert_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
@@ -95,17 +95,15 @@ CREATE TABLE monitoring.alert_group_receivers (
 	receiver text NOT NULL,
 	reason text NOT NULL,
 	notified_at timestamptz NOT NULL,
-	expires_at timestamptz NOT NULL,
 	firing text[] NOT NULL,
 	resolved text[] NOT NULL,
 	PRIMARY KEY (group_id, receiver)
 );
-COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group: the notification log.';
+COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group, as long as there is the group: the notification log.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.group_id IS 'The group (alert_groups.id).';
 COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When: the time of the evaluation.';
-COMMENT ON COLUMN monitoring.alert_group_receivers.expires_at IS 'From this time on it counts as never told: twice the repeat interval later.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
@@ -116,10 +114,9 @@ CREATE TYPE monitoring.group_decision AS (
 	reason text,
 	send_resolved boolean,
 	sends boolean,
-	expires_at timestamptz,
 	notification_id bigint
 );
-COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, until when the decision counts, and the number of the notification.';
+COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a group: why, whether resolved alerts are told too, whether anything is sent, and the number of the notification.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What sessions ask for
@@ -224,7 +221,8 @@ BEGIN
 		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
 			FROM joined AS k
 			WHERE NOT k.known
-			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest) AS j
+			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest
+			ORDER BY min(k.history_id), k.route_id) AS j
 	), opened AS (
 		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
 		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
@@ -464,7 +462,7 @@ BEGIN
 		FROM listed AS l
 		GROUP BY l.group_id
 	), entries AS MATERIALIZED (
-		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids) AND e.expires_at > group_decisions.at
+		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids)
 	), known AS MATERIALIZED (
 		SELECT e.group_id, e.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
 		FROM entries AS e
@@ -482,7 +480,6 @@ BEGIN
 		WHERE e.firing <> '{}' AND e.receiver <> ALL (s.told)
 	), reasons AS MATERIALIZED (
 		SELECT t.group_id, t.receiver, o.firing, r.send_resolved,
-			group_decisions.at + 2 * greatest(s.repeat_interval, o.repeat_every, s.digest) AS expires_at,
 			CASE WHEN s.digest IS NOT NULL THEN CASE WHEN t.current THEN 'digest' END
 				ELSE monitoring.send_reason(e.group_id IS NOT NULL, coalesce(cardinality(e.firing), 0), o.firing, o.firing - coalesce(k.firing, 0),
 					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= group_decisions.at) END AS reason,
@@ -495,7 +492,7 @@ BEGIN
 		LEFT JOIN entries AS e ON e.group_id = t.group_id AND e.receiver = t.receiver
 		LEFT JOIN known AS k ON k.group_id = t.group_id AND k.receiver = t.receiver
 	)
-	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved, d.expires_at,
+	SELECT d.group_id, d.receiver, d.reason, d.send_resolved, d.firing > 0 OR d.send_resolved,
 		CASE WHEN d.firing > 0 OR d.send_resolved THEN nextval('monitoring.outbox_id_seq') END
 	FROM (SELECT r.* FROM reasons AS r WHERE r.reason IS NOT NULL AND (r.current OR r.reason = 'all alerts resolved')
 		ORDER BY r.group_id, r.receiver) AS d;
@@ -528,17 +525,15 @@ RETURN pg_catalog.jsonb_build_object(
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
-CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	now_at timestamptz := clock_timestamp();
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.fingerprint) AS place,
-			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.fingerprint) AS place_in_state
+		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.history_id) AS place,
+			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.history_id) AS place_in_state
 		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
 		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
 	), totals AS MATERIALIZED (
@@ -556,7 +551,7 @@ BEGIN
 			UNION ALL
 			-- history has been dropped meanwhile
 			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
-				monitoring.fill_annotations(d, s), s.value, d.op, d.threshold, s.fired_at, l.history_at, s.fingerprint)
+				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
 			WHERE s.alert_id = l.alert_id
@@ -590,9 +585,10 @@ BEGIN
 	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
 	ORDER BY d.notification_id;
 END $$;
-COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz) IS 'Write the outbox rows of decisions, in their order.';
+COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz, timestamptz) IS 'Write the outbox rows of decisions of an evaluation, in their order; now_at is the real time.';
 
-CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	WITH listed AS (
@@ -601,14 +597,13 @@ BEGIN
 		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
 		GROUP BY l.group_id
 	)
-	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, expires_at, firing, resolved)
-	SELECT d.group_id, d.receiver, d.reason, record_decisions.at, d.expires_at,
+	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
+	SELECT d.group_id, d.receiver, d.reason, record_decisions.at,
 		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
 	FROM unnest(decisions) AS d
 	JOIN listed AS l ON l.group_id = d.group_id
 	ON CONFLICT (group_id, receiver) DO UPDATE
-	SET reason = excluded.reason, notified_at = excluded.notified_at, expires_at = excluded.expires_at, firing = excluded.firing,
-		resolved = excluded.resolved;
+	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved;
 
 	-- An alert that ended and fired again before its group was due is no news to anybody.
 	WITH told AS MATERIALIZED (
@@ -633,7 +628,8 @@ BEGIN
 		RETURNING m.group_id, m.alert_id, l.receivers, l.news
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
-	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status, 'receivers', e.receivers))
+	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status,
+		'enqueued_at', CASE WHEN e.receivers IS NOT NULL THEN now_at END, 'receivers', e.receivers))
 	FROM (
 		SELECT l.alert_id, l.group_id, l.kind, l.state AS status, l.receivers FROM listed AS l WHERE l.receivers IS NOT NULL
 		UNION ALL
@@ -641,7 +637,7 @@ BEGIN
 	) AS e
 	ORDER BY e.alert_id, e.group_id;
 END $$;
-COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert.';
+COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -685,14 +681,14 @@ BEGIN
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
 		GROUP BY s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told
 	), known AS MATERIALIZED (
-		SELECT e.group_id, min(e.notified_at) FILTER (WHERE e.receiver = ANY (s.told)) AS notified_at, max(e.expires_at) AS expires_at
+		SELECT e.group_id, min(e.notified_at) AS notified_at
 		FROM monitoring.alert_group_receivers AS e
 		JOIN state AS s ON s.group_id = e.group_id
-		WHERE e.expires_at > schedule_groups.at
+		WHERE e.receiver = ANY (s.told)
 		GROUP BY e.group_id
 	), planned AS MATERIALIZED (
 		SELECT s.group_id, s.alive > 0 AS open, CASE
-			WHEN s.alive = 0 THEN greatest(k.expires_at, s.cool_at)
+			WHEN s.alive = 0 THEN s.cool_at
 			WHEN s.digest IS NOT NULL THEN CASE WHEN s.waiting THEN monitoring.next_digest(s.digest, schedule_groups.at) END
 			WHEN s.waiting THEN schedule_groups.at + p.pause
 			ELSE greatest(schedule_groups.at + p.pause, monitoring.next_tick(schedule_groups.at, s.group_interval,
@@ -704,14 +700,14 @@ BEGIN
 	), gone AS (
 		DELETE FROM monitoring.alert_groups AS g USING planned AS p WHERE g.id = p.group_id AND NOT p.open AND p.due_at IS NULL
 	), unknown AS (
-		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open AND p.due_at IS NULL
+		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open
 	)
 	UPDATE monitoring.alert_groups AS g
 	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
 	FROM planned AS p
 	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
 END $$;
-COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group without alerts stays until what its receivers know has expired.';
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
 
 CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -719,6 +715,7 @@ DECLARE
 	-- the rest is the next evaluation's
 	due bigint[] := ARRAY(SELECT g.id FROM monitoring.alert_groups AS g WHERE g.due_at <= flush_groups.at ORDER BY g.due_at LIMIT 10000);
 	decisions monitoring.group_decision[];
+	now_at timestamptz := clock_timestamp();
 BEGIN
 	IF due = '{}' THEN
 		RETURN 0;
@@ -726,9 +723,9 @@ BEGIN
 	PERFORM monitoring.refresh_suppressions(due, at);
 	decisions := ARRAY(SELECT d FROM monitoring.group_decisions(due, at) AS d);
 	IF decisions <> '{}' THEN
-		PERFORM monitoring.enqueue_decisions(decisions, at);
+		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
-	PERFORM monitoring.record_decisions(due, decisions, at);
+	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
 	RETURN cardinality(decisions);
