@@ -5054,7 +5054,7 @@ COMMENT ON FUNCTION monitoring.drop_slo(text) IS 'Drop an objective and the rule
 CREATE FUNCTION monitoring.slo_status(name text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (slo text, objective float8, over interval, good float8, total float8, sli float8, budget_events float8,
 	budget_remaining float8, burn_1h float8, burn_6h float8, burn_3d float8, exhausts_at timestamptz, state text)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT r.name, r.objective, r.over, r.good, r.total, r.sli, r.total * (1 - r.objective), r.remaining,
 		r.burn_1h, r.burn_6h, r.burn_3d, x.exhausts_at,
 		CASE WHEN r.sli IS NULL THEN 'no data' WHEN r.remaining <= 0 THEN 'exhausted'
@@ -5081,7 +5081,7 @@ COMMENT ON FUNCTION monitoring.slo_status(text, timestamptz) IS 'How objectives 
 CREATE FUNCTION monitoring.slo_history(name text, since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	step interval DEFAULT '1 day')
 RETURNS TABLE (bucket timestamptz, good float8, total float8, sli float8, budget_remaining float8)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH slo AS MATERIALIZED (
 		SELECT (monitoring.slo_of(slo_history.name)).*
 	), total AS MATERIALIZED (
@@ -5235,7 +5235,7 @@ COMMENT ON FUNCTION monitoring.set_component_status(text, text, text, timestampt
 
 CREATE FUNCTION monitoring.component_periods(since timestamptz, until timestamptz)
 RETURNS TABLE (component text, rank integer, periods tstzmultirange)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH alert AS MATERIALIZED (
 		SELECT h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity) AS labels, h.severity,
 			tstzrange(h.fired_at, h.at) AS period
@@ -5270,7 +5270,7 @@ COMMENT ON FUNCTION monitoring.component_periods(timestamptz, timestamptz) IS 'W
 
 CREATE FUNCTION monitoring.component_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, uptime float8, downtime interval, maintenance interval, outages bigint, objective float8, met boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH span AS (
 		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
 		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
@@ -5297,7 +5297,7 @@ COMMENT ON FUNCTION monitoring.component_uptime(timestamptz, timestamptz) IS 'Up
 CREATE FUNCTION monitoring.status_page(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, description text, status text, since timestamptz, message text,
 	uptime_24h float8, uptime_7d float8, uptime_30d float8, uptime_90d float8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT c.name, c.description, k.status, n.since, m.message, d1.uptime, d7.uptime, d30.uptime, d90.uptime
 	FROM monitoring.component_defs AS c
 	-- the latest 90 days say since when it has been so
@@ -5324,7 +5324,7 @@ COMMENT ON FUNCTION monitoring.status_page(timestamptz) IS 'The status page: eve
 CREATE FUNCTION monitoring.sla_report(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (kind text, name text, objective float8, achieved float8, met boolean, good float8, total float8,
 	downtime interval, budget_consumed float8)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT 'objective', s.name, s.objective, e.good / nullif(e.total, 0), e.good / nullif(e.total, 0) >= s.objective,
 		e.good, e.total, NULL::interval, (1 - e.good / nullif(e.total, 0)) / (1 - s.objective)
 	FROM monitoring.slo_defs AS s
@@ -5563,7 +5563,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time. An error in it becomes a warning.';
 
 CREATE FUNCTION monitoring.evidence_of(alert_id bigint) RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT e.evidence || jsonb_build_object('at', e.at)
 	FROM (SELECT min(h.at) AS at FROM monitoring.alert_history AS h
 		WHERE h.alert_id = evidence_of.alert_id AND h.to_state = 'firing') AS f
@@ -5738,7 +5738,7 @@ COMMENT ON COLUMN monitoring.incidents.created_by IS 'Role that opened it.';
 
 CREATE FUNCTION monitoring.incident_timeline(incident_id bigint)
 RETURNS TABLE (at timestamptz, kind text, actor text, details jsonb)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT t.at, t.kind, t.actor, t.details
 	FROM (
 		SELECT e.at, e.kind, e.actor, e.details, 0 AS source, e.id
@@ -6093,7 +6093,7 @@ COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz) IS 'Open 
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.incident_report(id bigint) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
 	incident monitoring.incidents;
 	report jsonb;
@@ -6112,7 +6112,7 @@ BEGIN
 	RETURN report || jsonb_build_object(
 		'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('alert_id', a.alert_id, 'joined_at', a.joined_at, 'ended_at', a.ended_at,
 				'rule', h.rule_name, 'severity', h.severity, 'labels', h.labels, 'value', h.value, 'op', h.op,
-				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, a.alert_id), '[]')
+				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, h.rule_name, h.labels::text, a.alert_id), '[]')
 			FROM (SELECT m.* FROM monitoring.incident_alerts AS m WHERE m.incident_id = incident_report.id
 				ORDER BY m.joined_at, m.alert_id LIMIT 200) AS a
 			LEFT JOIN LATERAL (SELECT t.* FROM monitoring.alert_history AS t
@@ -6133,7 +6133,7 @@ $$;
 COMMENT ON FUNCTION monitoring.markdown_text(text) IS 'Text that stands for itself in Markdown, on one line.';
 
 CREATE FUNCTION monitoring.incident_report_markdown(id bigint) RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 	WITH report AS MATERIALIZED (
 		SELECT monitoring.incident_report(incident_report_markdown.id) AS r
@@ -6172,7 +6172,7 @@ CREATE FUNCTION monitoring.incident_metrics(since timestamptz, until timestamptz
 RETURNS TABLE (severity text, incidents bigint, resolved bigint, mttd interval, mttd_median interval, mttd_p90 interval,
 	mtta interval, mtta_median interval, mtta_p90 interval, mttr interval, mttr_median interval, mttr_p90 interval,
 	downtime interval, mtbf interval)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH incident AS MATERIALIZED (
 		SELECT i.severity, i.resolved_at, i.detected_at - i.started_at AS to_detect,
 			greatest(i.acknowledged_at - i.detected_at, '0') AS to_acknowledge, i.resolved_at - i.started_at AS to_resolve,
@@ -6201,7 +6201,7 @@ COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Fi
 CREATE FUNCTION monitoring.deployment_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	blamed_for interval DEFAULT '1 hour')
 RETURNS TABLE (service text, deployments bigint, per_day float8, failures bigint, change_failure_rate float8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT d.service, count(*), count(*) / (extract(epoch FROM deployment_metrics.until - deployment_metrics.since)::float8 / 86400),
 		count(*) FILTER (WHERE d.failed), count(*) FILTER (WHERE d.failed)::float8 / count(*)
 	FROM (
@@ -6879,7 +6879,6 @@ BEGIN
 	END LOOP;
 	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.capture_evidence(transitions, at);
-	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.route_alerts(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
@@ -8520,6 +8519,11 @@ BEGIN
 		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
 	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
+	PERFORM monitoring.start_escalations(array_agg(m.alert_id), s.escalation_policy, flush_groups.at)
+	FROM monitoring.group_settings(due, at) AS s
+	JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.state = 'firing' AND m.told_alert_id = m.alert_id
+	WHERE s.escalation_policy IS NOT NULL
+	GROUP BY s.escalation_policy;
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
 	RETURN cardinality(decisions);
@@ -8548,6 +8552,8 @@ BEGIN
 		PERFORM monitoring.ensure_partition('alert_events', at);
 	END IF;
 	IF history_ids <> '{}' THEN
+		PERFORM monitoring.update_incidents(array_agg(u.id), u.at) FROM unnest(history_ids, history_ats) AS u (id, at) GROUP BY u.at;
+		PERFORM monitoring.end_escalations(history_ids, history_ats);
 		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
 		PERFORM monitoring.group_firing(history_ids, history_ats, at);
 	END IF;
@@ -8560,9 +8566,10 @@ BEGIN
 		FROM monitoring.group_settings((SELECT array_agg(o.id) FROM monitoring.alert_groups AS o), at) AS s
 		WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
 	END IF;
+	PERFORM monitoring.escalate(at);
 	RETURN monitoring.flush_groups(at);
 END $$;
-COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
+COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about incidents and notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
 
 CREATE VIEW monitoring.notification_groups AS
 	SELECT g.id, g.group_key, r.name AS route, d.name AS rule, g.labels, m.firing, m.resolved, m.suppressed, g.opened_at, g.flushed_at, g.due_at,
@@ -8880,10 +8887,533 @@ BEGIN
 	END LOOP;
 END $$;
 COMMENT ON FUNCTION monitoring.simulate_alert(text, jsonb, timestamptz) IS 'Send an alert of a rule, with these labels besides the rule''s own, the way that it would take: it fires and is resolved at once, marked by the label simulated="true" and its summary. The rule''s alerts are not touched. One row per route and receiver: how long a real alert would wait, what would hold it back (then nothing is sent), and the numbers of the notifications, whose outcome the view notifications shows. No row: nobody would be told. Errors: 42704 if there is no such rule, 22023 for bad labels.';
--- alerts, on call: contacts and on-call schedules.
+-- alerts, on call: people, and who of them is on call when.
+--
+-- A schedule has layers, the higher ones before the lower; a layer's members take turns, each for the length of a rotation
+-- that is counted in the local time of the schedule's time zone, so that hand-over stays at the same hour when clocks change.
+-- An override puts somebody else in for a time. All is computed from these rows; nothing has to be written when turns change.
 
--- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
+CREATE TABLE monitoring.contacts (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	receivers text[] NOT NULL,
+	description text NOT NULL DEFAULT ''
+);
+COMMENT ON TABLE monitoring.contacts IS 'People, and how they are reached. Use set_contact and drop_contact to change them.';
+COMMENT ON COLUMN monitoring.contacts.name IS 'Name of the person.';
+COMMENT ON COLUMN monitoring.contacts.receivers IS 'Names of the receivers that reach this person.';
+COMMENT ON COLUMN monitoring.contacts.description IS 'What others should know, such as a team.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.contacts', '');
 
+CREATE TABLE monitoring.schedules (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	time_zone text NOT NULL,
+	description text NOT NULL DEFAULT ''
+);
+COMMENT ON TABLE monitoring.schedules IS 'On-call schedules. Use create_schedule and drop_schedule to change them.';
+COMMENT ON COLUMN monitoring.schedules.name IS 'Name of the schedule.';
+COMMENT ON COLUMN monitoring.schedules.time_zone IS 'Time zone in which its rotations are counted.';
+COMMENT ON COLUMN monitoring.schedules.description IS 'What it is for.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.schedules', '');
+
+CREATE TABLE monitoring.schedule_layers (
+	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	layer integer NOT NULL,
+	members text[] NOT NULL CHECK (cardinality(members) > 0),
+	starts_at timestamptz NOT NULL,
+	ends_at timestamptz,
+	rotation interval NOT NULL CHECK (rotation > '0'),
+	active_times jsonb,
+	PRIMARY KEY (schedule, layer)
+);
+COMMENT ON TABLE monitoring.schedule_layers IS 'Layers of on-call schedules. Use set_schedule_layer to change them.';
+COMMENT ON COLUMN monitoring.schedule_layers.schedule IS 'The schedule.';
+COMMENT ON COLUMN monitoring.schedule_layers.layer IS 'The highest layer in which somebody is on duty counts.';
+COMMENT ON COLUMN monitoring.schedule_layers.members IS 'Names of contacts who take turns, in this order.';
+COMMENT ON COLUMN monitoring.schedule_layers.starts_at IS 'When the first member''s first turn begins; its hour is that of every hand-over.';
+COMMENT ON COLUMN monitoring.schedule_layers.ends_at IS 'When the layer ends; null: never.';
+COMMENT ON COLUMN monitoring.schedule_layers.rotation IS 'Length of a turn, in local time.';
+COMMENT ON COLUMN monitoring.schedule_layers.active_times IS 'Time intervals in which the layer is on duty, as check_time_spec returns them; null: always.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.schedule_layers', '');
+
+CREATE SEQUENCE monitoring.schedule_overrides_id_seq;
+COMMENT ON SEQUENCE monitoring.schedule_overrides_id_seq IS 'Ids of overrides.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.schedule_overrides_id_seq', '');
+
+CREATE TABLE monitoring.schedule_overrides (
+	id bigint PRIMARY KEY DEFAULT nextval('monitoring.schedule_overrides_id_seq'),
+	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	person text NOT NULL,
+	starts_at timestamptz NOT NULL,
+	ends_at timestamptz NOT NULL CHECK (ends_at > starts_at),
+	created_by text NOT NULL
+);
+COMMENT ON TABLE monitoring.schedule_overrides IS 'Who stands in for whoever would be on call. Use override_schedule and drop_override to change them.';
+COMMENT ON COLUMN monitoring.schedule_overrides.id IS 'Number of the override.';
+COMMENT ON COLUMN monitoring.schedule_overrides.schedule IS 'The schedule.';
+COMMENT ON COLUMN monitoring.schedule_overrides.person IS 'Who is on call instead.';
+COMMENT ON COLUMN monitoring.schedule_overrides.starts_at IS 'From when.';
+COMMENT ON COLUMN monitoring.schedule_overrides.ends_at IS 'Until when, excluded.';
+COMMENT ON COLUMN monitoring.schedule_overrides.created_by IS 'Role that made it.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.schedule_overrides', '');
+CREATE INDEX schedule_overrides_schedule ON monitoring.schedule_overrides (schedule, ends_at);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Setting up
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_contacts(names text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	missing text;
+BEGIN
+	SELECT min(coalesce(n, 'null')) INTO missing FROM unnest(names) AS n
+	WHERE NOT EXISTS (SELECT FROM monitoring.contacts AS c WHERE c.name = n);
+	IF missing IS NOT NULL THEN
+		RAISE EXCEPTION 'contact "%" does not exist', missing
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_contact first.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_contacts(text[]) IS 'Raises 42704 unless all these contacts exist.';
+
+CREATE FUNCTION monitoring.set_contact(name text, receivers text[], description text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	missing text;
+BEGIN
+	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'a contact''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(coalesce(r, 'null')) INTO missing FROM unnest(receivers) AS r
+	WHERE NOT EXISTS (SELECT FROM monitoring.receiver_defs AS d WHERE d.name = r);
+	IF missing IS NOT NULL OR receivers IS NULL THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', missing
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
+	END IF;
+	INSERT INTO monitoring.contacts AS c VALUES (set_contact.name, set_contact.receivers, coalesce(set_contact.description, ''))
+	ON CONFLICT ON CONSTRAINT contacts_pkey DO UPDATE SET receivers = excluded.receivers, description = excluded.description;
+END $$;
+COMMENT ON FUNCTION monitoring.set_contact(text, text[], text) IS 'Create or change a person: the receivers that reach them. Errors: 22023 for a bad name, 42704 for a receiver that does not exist.';
+
+CREATE FUNCTION monitoring.drop_contact(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	used text;
+BEGIN
+	SELECT min(u.place) INTO used FROM (
+		SELECT format('schedule "%s"', l.schedule) AS place FROM monitoring.schedule_layers AS l WHERE drop_contact.name = ANY (l.members)
+		UNION ALL
+		SELECT format('escalation policy "%s"', s.policy) FROM monitoring.escalation_steps AS s WHERE drop_contact.name = ANY (s.contacts)
+	) AS u;
+	IF used IS NOT NULL THEN
+		RAISE EXCEPTION 'contact "%" is still needed', name
+			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('It is part of %s.', used);
+	END IF;
+	DELETE FROM monitoring.contacts AS c WHERE c.name = drop_contact.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'contact "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_contact(text) IS 'Drop a person. Errors: 42704 if there is none of this name, 2BP01 while a schedule or an escalation policy needs it.';
+
+CREATE FUNCTION monitoring.create_schedule(name text, time_zone text DEFAULT 'UTC', description text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'a schedule''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_time_zone(coalesce(time_zone, ''));
+	INSERT INTO monitoring.schedules VALUES (create_schedule.name, create_schedule.time_zone, coalesce(create_schedule.description, ''))
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'schedule "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.create_schedule(text, text, text) IS 'Create an on-call schedule without layers. Errors: 22023 for a bad name or an unknown time zone, 42710 if the name is taken.';
+
+CREATE FUNCTION monitoring.drop_schedule(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	used text;
+BEGIN
+	SELECT min(s.policy) INTO used FROM monitoring.escalation_steps AS s WHERE drop_schedule.name = ANY (s.schedules);
+	IF used IS NOT NULL THEN
+		RAISE EXCEPTION 'schedule "%" is still needed', name
+			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('It is part of escalation policy "%s".', used);
+	END IF;
+	DELETE FROM monitoring.schedules AS s WHERE s.name = drop_schedule.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_schedule(text) IS 'Drop an on-call schedule with its layers and overrides. Errors: 42704 if there is none of this name, 2BP01 while an escalation policy needs it.';
+
+CREATE FUNCTION monitoring.set_schedule_layer(schedule text, layer integer, members text[], starts_at timestamptz,
+	rotation interval DEFAULT '7 days', active_times jsonb DEFAULT NULL, ends_at timestamptz DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.schedules AS s WHERE s.name = set_schedule_layer.schedule) THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', schedule USING ERRCODE = 'undefined_object';
+	ELSIF members = '{}' THEN
+		DELETE FROM monitoring.schedule_layers AS l
+		WHERE l.schedule = set_schedule_layer.schedule AND l.layer = set_schedule_layer.layer;
+		RETURN;
+	ELSIF layer IS NULL OR members IS NULL OR array_ndims(members) > 1 OR starts_at IS NULL OR NOT isfinite(starts_at) OR ends_at <= starts_at THEN
+		RAISE EXCEPTION 'a layer of a schedule has a number, members, and an end after its start' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rotation IS NULL OR rotation < '1 minute' OR rotation > '10 years' THEN
+		RAISE EXCEPTION 'a turn lasts a minute to ten years' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_contacts(members);
+	INSERT INTO monitoring.schedule_layers AS l
+	VALUES (set_schedule_layer.schedule, set_schedule_layer.layer, set_schedule_layer.members, set_schedule_layer.starts_at,
+		set_schedule_layer.ends_at, set_schedule_layer.rotation, monitoring.check_time_spec(set_schedule_layer.active_times))
+	ON CONFLICT ON CONSTRAINT schedule_layers_pkey
+	DO UPDATE SET members = excluded.members, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
+		rotation = excluded.rotation, active_times = excluded.active_times;
+END $$;
+COMMENT ON FUNCTION monitoring.set_schedule_layer(text, integer, text[], timestamptz, interval, jsonb, timestamptz) IS 'Create or change a layer of a schedule: from starts_at on its members take turns of length rotation, within active_times (null: always); no members remove it. In a higher layer that is on duty nobody looks at the lower ones. Errors: 42704 for an unknown schedule or contact, 22023 for anything else that is not valid.';
+
+CREATE FUNCTION monitoring.override_schedule(schedule text, person text, starts_at timestamptz, ends_at timestamptz) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	other monitoring.schedule_overrides;
+	new_id bigint;
+BEGIN
+	-- two at once must see each other
+	PERFORM FROM monitoring.schedules AS s WHERE s.name = override_schedule.schedule FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', schedule USING ERRCODE = 'undefined_object';
+	ELSIF (starts_at < ends_at AND isfinite(starts_at) AND isfinite(ends_at)) IS NOT TRUE THEN
+		RAISE EXCEPTION 'an override must end after it starts' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_contacts(ARRAY[person]);
+	SELECT o.* INTO other FROM monitoring.schedule_overrides AS o
+	WHERE o.schedule = override_schedule.schedule AND o.starts_at < override_schedule.ends_at AND o.ends_at > override_schedule.starts_at
+	ORDER BY o.starts_at LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION 'the override overlaps another one'
+			USING ERRCODE = 'invalid_parameter_value', DETAIL = format('"%s" stands in from %s to %s.', other.person, other.starts_at, other.ends_at),
+				HINT = format('Remove that with monitoring.drop_override(%s).', other.id);
+	END IF;
+	INSERT INTO monitoring.schedule_overrides (schedule, person, starts_at, ends_at, created_by)
+	VALUES (override_schedule.schedule, override_schedule.person, override_schedule.starts_at, override_schedule.ends_at, monitoring.calling_role())
+	RETURNING id INTO new_id;
+	RETURN new_id;
+END $$;
+COMMENT ON FUNCTION monitoring.override_schedule(text, text, timestamptz, timestamptz) IS 'Put somebody on call for a time, whoever else would be, and return the number of the override. Errors: 42704 for an unknown schedule or contact, 22023 for an override that ends before it starts or overlaps another.';
+
+CREATE FUNCTION monitoring.drop_override(id bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.schedule_overrides AS o WHERE o.id = drop_override.id;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'override % does not exist', id USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_override(bigint) IS 'Remove an override. Error 42704 if it does not exist.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Who is on call
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.who_is_on_call(schedule text, at timestamptz DEFAULT clock_timestamp()) RETURNS text
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	zone text;
+	person text;
+BEGIN
+	SELECT s.time_zone INTO zone FROM monitoring.schedules AS s WHERE s.name = who_is_on_call.schedule;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', schedule USING ERRCODE = 'undefined_object';
+	END IF;
+	SELECT o.person INTO person FROM monitoring.schedule_overrides AS o
+	WHERE o.schedule = who_is_on_call.schedule AND o.starts_at <= at AND o.ends_at > at;
+	IF person IS NULL THEN
+		-- Turns are counted on the local clock; a rotation of months counts with 30 days each, as extract() has it.
+		SELECT l.members[1 + mod(floor(extract(epoch FROM (at AT TIME ZONE zone) - (l.starts_at AT TIME ZONE zone))
+				/ extract(epoch FROM l.rotation))::bigint, cardinality(l.members))] INTO person
+		FROM monitoring.schedule_layers AS l
+		WHERE l.schedule = who_is_on_call.schedule AND l.starts_at <= at AND coalesce(l.ends_at > at, true)
+			AND coalesce(monitoring.time_matches(l.active_times, at), true)
+		ORDER BY l.layer DESC
+		LIMIT 1;
+	END IF;
+	RETURN person;
+END $$;
+COMMENT ON FUNCTION monitoring.who_is_on_call(text, timestamptz) IS 'Who is on call in a schedule at a time: an override, or else whose turn it is in the highest layer that is on duty; null: nobody. Error 42704 if the schedule does not exist.';
+
+CREATE FUNCTION monitoring.on_call_shifts(schedule text, since timestamptz DEFAULT clock_timestamp(), until timestamptz DEFAULT NULL)
+RETURNS TABLE (person text, starts_at timestamptz, ends_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	until := coalesce(until, since + interval '28 days');
+	IF (since < until AND until - since <= interval '400 days') IS NOT TRUE THEN
+		RAISE EXCEPTION 'shifts are shown for at most 400 days' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	-- Whoever is on call changes at a quarter of an hour, as intervals of time zones and hand-overs do, or with an override.
+	RETURN QUERY
+	WITH moment AS (
+		SELECT t FROM generate_series(date_trunc('hour', since), until, interval '15 minutes') AS t WHERE t > since AND t < until
+		UNION SELECT since
+		UNION SELECT b.t FROM monitoring.schedule_overrides AS o CROSS JOIN LATERAL (VALUES (o.starts_at), (o.ends_at)) AS b (t)
+			WHERE o.schedule = on_call_shifts.schedule AND b.t > since AND b.t < until
+	), changed AS (
+		SELECT m.t, m.who, lag(m.who) OVER w IS NOT DISTINCT FROM m.who AND row_number() OVER w > 1 AS same
+		FROM (SELECT i.t, monitoring.who_is_on_call(on_call_shifts.schedule, i.t) AS who FROM moment AS i) AS m
+		WINDOW w AS (ORDER BY m.t)
+	)
+	SELECT c.who, c.t, coalesce(lead(c.t) OVER (ORDER BY c.t), until) FROM changed AS c WHERE NOT c.same ORDER BY c.t;
+END $$;
+COMMENT ON FUNCTION monitoring.on_call_shifts(text, timestamptz, timestamptz) IS 'The shifts of a schedule between two times (28 days from now), to a quarter of an hour; a shift of nobody (null) is a gap. At most 400 days (22023). Error 42704 if the schedule does not exist.';
+
+CREATE FUNCTION monitoring.on_call_gaps(since timestamptz DEFAULT clock_timestamp(), until timestamptz DEFAULT NULL)
+RETURNS TABLE (schedule text, starts_at timestamptz, ends_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.name, f.starts_at, f.ends_at
+	FROM monitoring.schedules AS s
+	CROSS JOIN LATERAL monitoring.on_call_shifts(s.name, on_call_gaps.since, on_call_gaps.until) AS f
+	WHERE f.person IS NULL
+	ORDER BY 1, 2
+$$;
+COMMENT ON FUNCTION monitoring.on_call_gaps(timestamptz, timestamptz) IS 'When nobody is on call, for every schedule, between two times (28 days from now).';
+-- alerts, escalation: who is told next when nobody acts on an alert.
+--
+-- The escalation of an alert begins when somebody is first told of it through a route with a policy. Its state is a row that
+-- says which step is due when; a step that is due tells its targets, unless somebody has acknowledged the alert or is not to
+-- be told of it. Evaluations only write these rows.
+
+CREATE TABLE monitoring.escalation_policies (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	repeats integer NOT NULL DEFAULT 0 CHECK (repeats BETWEEN 0 AND 100),
+	description text NOT NULL DEFAULT ''
+);
+COMMENT ON TABLE monitoring.escalation_policies IS 'Escalation policies, which routes name. Use set_escalation_policy and drop_escalation_policy to change them.';
+COMMENT ON COLUMN monitoring.escalation_policies.name IS 'Name of the policy.';
+COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps are gone through again.';
+COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
+
+CREATE TABLE monitoring.escalation_steps (
+	policy text NOT NULL REFERENCES monitoring.escalation_policies (name) ON DELETE CASCADE,
+	step integer NOT NULL CHECK (step > 0),
+	delay interval NOT NULL CHECK (delay >= '0'),
+	receivers text[] NOT NULL DEFAULT '{}',
+	contacts text[] NOT NULL DEFAULT '{}',
+	schedules text[] NOT NULL DEFAULT '{}',
+	PRIMARY KEY (policy, step)
+);
+COMMENT ON TABLE monitoring.escalation_steps IS 'Steps of escalation policies.';
+COMMENT ON COLUMN monitoring.escalation_steps.policy IS 'The policy.';
+COMMENT ON COLUMN monitoring.escalation_steps.step IS 'Number of the step, from 1.';
+COMMENT ON COLUMN monitoring.escalation_steps.delay IS 'How long after the step before, or after the alert was first told.';
+COMMENT ON COLUMN monitoring.escalation_steps.receivers IS 'Receivers that are told; an asterisk stands for all. When none of those named exists, all are.';
+COMMENT ON COLUMN monitoring.escalation_steps.contacts IS 'People that are told.';
+COMMENT ON COLUMN monitoring.escalation_steps.schedules IS 'Schedules whose person on call is told.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', $$WHERE policy <> 'critical'$$);
+
+CREATE TABLE monitoring.escalations (
+	alert_id bigint PRIMARY KEY,
+	policy text NOT NULL,
+	step integer NOT NULL,
+	round integer NOT NULL,
+	due_at timestamptz NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE monitoring.escalations IS 'Firing alerts with an escalation policy, and which step comes next unless somebody acts.';
+COMMENT ON COLUMN monitoring.escalations.alert_id IS 'The alert (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.escalations.policy IS 'The policy.';
+COMMENT ON COLUMN monitoring.escalations.step IS 'The step that comes next.';
+COMMENT ON COLUMN monitoring.escalations.round IS 'How often all steps have been gone through.';
+COMMENT ON COLUMN monitoring.escalations.due_at IS 'When it comes; infinity: all steps have been taken.';
+CREATE INDEX escalations_due_at ON monitoring.escalations (due_at);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalations', '');
+
+INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.');
+INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers) VALUES ('critical', 1, '15 minutes', '{*}');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Setting up
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.set_escalation_policy(name text, steps jsonb, repeats integer DEFAULT 0, description text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'an escalation policy''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF steps IS NULL OR jsonb_typeof(steps) <> 'array' OR jsonb_array_length(steps) NOT BETWEEN 1 AND 50
+		OR jsonb_path_exists(steps, '$[*] ? (@.type() != "object")') THEN
+		RAISE EXCEPTION 'the steps of an escalation policy must be a list of 1 to 50 objects' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example: [{"delay": "15 minutes", "schedules": ["backend"]}, {"delay": "30 minutes", "receivers": ["management"]}].';
+	ELSIF repeats IS NULL OR repeats NOT BETWEEN 0 AND 100 THEN
+		RAISE EXCEPTION 'an escalation policy repeats its steps 0 to 100 times' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_array_elements(steps) AS s CROSS JOIN jsonb_object_keys(s) AS k
+	WHERE k <> ALL ('{delay,receivers,contacts,schedules}'::text[]);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown key "%" in a step of an escalation policy', bad
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are delay, receivers, contacts and schedules.';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE NOT s ?| '{receivers,contacts,schedules}') THEN
+		RAISE EXCEPTION 'a step of an escalation policy must tell somebody' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0') THEN
+		RAISE EXCEPTION 'the delay of a step must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	INSERT INTO monitoring.escalation_policies AS p VALUES (set_escalation_policy.name, set_escalation_policy.repeats,
+		coalesce(set_escalation_policy.description, ''))
+	ON CONFLICT ON CONSTRAINT escalation_policies_pkey DO UPDATE SET repeats = excluded.repeats, description = excluded.description;
+	DELETE FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name;
+	INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers, contacts, schedules)
+	SELECT set_escalation_policy.name, s.n, coalesce((s.step ->> 'delay')::interval, '0'),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'receivers', '[]'))),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'contacts', '[]'))),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'schedules', '[]')))
+	FROM jsonb_array_elements(steps) WITH ORDINALITY AS s (step, n);
+	IF repeats > 0 AND NOT EXISTS (SELECT FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name AND s.delay > '0') THEN
+		RAISE EXCEPTION 'steps that are repeated need a delay' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	PERFORM monitoring.check_contacts(s.contacts) FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name;
+	SELECT min(n) INTO bad FROM monitoring.escalation_steps AS s CROSS JOIN unnest(s.schedules) AS n
+	WHERE s.policy = set_escalation_policy.name AND NOT EXISTS (SELECT FROM monitoring.schedules AS d WHERE d.name = n);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', bad USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.set_escalation_policy(text, jsonb, integer, text) IS 'Create or change an escalation policy. steps is a list of objects with delay (after the step before, the first after the alert was first told) and whom to tell: receivers ("*" for all), contacts, schedules (whoever is on call then). repeats: how often all steps are gone through again. Alerts that are being escalated go on with the steps as they are now. Errors: 22023 for anything that is not valid, 42704 for an unknown contact or schedule.';
+
+CREATE FUNCTION monitoring.drop_escalation_policy(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	used text;
+BEGIN
+	SELECT min(r.name) INTO used FROM monitoring.routes AS r WHERE r.escalation_policy = drop_escalation_policy.name;
+	IF used IS NOT NULL THEN
+		RAISE EXCEPTION 'escalation policy "%" is still needed', name
+			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('Route "%s" names it.', used);
+	END IF;
+	DELETE FROM monitoring.escalation_policies AS p WHERE p.name = drop_escalation_policy.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'escalation policy "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_escalation_policy(text) IS 'Drop an escalation policy; what it was escalating is not escalated further. Errors: 42704 if there is none of this name, 2BP01 while a route names it.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What evaluations do
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.start_escalations(alert_ids bigint[], policy text, at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.escalations (alert_id, policy, step, round, due_at)
+	SELECT a, s.policy, s.step, 0, start_escalations.at + s.delay
+	FROM unnest(alert_ids) AS a
+	CROSS JOIN (SELECT f.* FROM monitoring.escalation_steps AS f WHERE f.policy = start_escalations.policy ORDER BY f.step LIMIT 1) AS s
+	ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION monitoring.start_escalations(bigint[], text, timestamptz) IS 'Begin to escalate alerts that somebody has been told of, or that came back before anybody was told of their end. One that is being escalated, or has been, stays as it is.';
+
+CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM monitoring.escalations AS e
+	USING unnest(history_ids, history_ats) AS u (id, at)
+	JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
+	WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
+$$;
+COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[]) IS 'End the escalations of alerts that ended in these transitions (alert_history).';
+
+CREATE FUNCTION monitoring.escalation_receivers(step monitoring.escalation_steps, at timestamptz)
+RETURNS TABLE (receiver text, via text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT ON (t.receiver) t.receiver, t.via
+	FROM (
+		SELECT r AS receiver, NULL AS via, 0 AS place FROM unnest(monitoring.receivers_told((step).receivers, false)) AS r
+		UNION ALL
+		SELECT r, p.person, 1
+		FROM (SELECT unnest((step).contacts) AS person
+			UNION SELECT monitoring.who_is_on_call(s, escalation_receivers.at) FROM unnest((step).schedules) AS s) AS p
+		JOIN monitoring.contacts AS c ON c.name = p.person
+		CROSS JOIN LATERAL unnest(monitoring.receivers_told(c.receivers, true)) AS r
+	) AS t
+	ORDER BY t.receiver, t.place, t.via
+$$;
+COMMENT ON FUNCTION monitoring.escalation_receivers(monitoring.escalation_steps, timestamptz) IS 'The receivers that a step tells at a time, and through which person.';
+
+CREATE FUNCTION monitoring.tell_escalated(alert_ids bigint[], step monitoring.escalation_steps, at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	now_at timestamptz := clock_timestamp();
+	target record;
+BEGIN
+	FOR target IN SELECT * FROM monitoring.escalation_receivers(step, at) LOOP
+		INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+		SELECT now_at, tell_escalated.at, target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), d.name, 'firing', ARRAY[s.alert_id],
+			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
+				jsonb_build_object('alertname', d.name),
+				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
+				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
+					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
+			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		JOIN monitoring.receiver_defs AS r ON r.name = target.receiver
+		WHERE s.alert_id = ANY (alert_ids);
+		PERFORM monitoring.add_alert_events(alert_ids, 'escalated', jsonb_strip_nulls(jsonb_build_object('policy', (step).policy,
+			'step', (step).step, 'receiver', target.receiver, 'person', target.via)), at);
+	END LOOP;
+	IF NOT FOUND THEN
+		PERFORM monitoring.add_alert_events(alert_ids, 'escalated', jsonb_build_object('policy', (step).policy, 'step', (step).step,
+			'nobody', 'nobody is on call, or no receiver is enabled'), at);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_escalated(bigint[], monitoring.escalation_steps, timestamptz) IS 'Tell the targets of a step about alerts, and note it with the alerts, also when there is nobody to tell.';
+
+CREATE FUNCTION monitoring.escalate(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	due record;
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.escalations AS e WHERE e.due_at <= escalate.at) THEN
+		RETURN;
+	END IF;
+	-- Somebody works on it, or nobody is to be told: it is looked at again when that may have ended.
+	UPDATE monitoring.escalations AS e
+	SET due_at = escalate.at + interval '1 minute'
+	FROM monitoring.alert_suppressions(ARRAY(SELECT d.alert_id FROM monitoring.escalations AS d WHERE d.due_at <= escalate.at), escalate.at) AS s
+	WHERE e.alert_id = s.alert_id AND e.due_at <= escalate.at;
+
+	FOR due IN
+		SELECT s AS step, array_agg(e.alert_id ORDER BY e.alert_id) AS alert_ids
+		FROM monitoring.escalations AS e
+		JOIN monitoring.escalation_steps AS s ON s.policy = e.policy AND s.step = e.step
+		WHERE e.due_at <= escalate.at
+		GROUP BY s
+	LOOP
+		PERFORM monitoring.tell_escalated(due.alert_ids, due.step, at);
+	END LOOP;
+
+	-- the next step, or the first one of the next round, or the end
+	UPDATE monitoring.escalations AS e
+	SET step = coalesce(n.step, n.first, e.step), round = e.round + (n.step IS NULL)::integer,
+		due_at = CASE WHEN n.step IS NOT NULL THEN escalate.at + n.delay
+			WHEN e.round < n.repeats THEN escalate.at + n.first_delay ELSE 'infinity' END
+	FROM (
+		SELECT d.alert_id, p.repeats, f.step AS first, f.delay AS first_delay, l.step, l.delay
+		FROM monitoring.escalations AS d
+		LEFT JOIN monitoring.escalation_policies AS p ON p.name = d.policy
+		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy ORDER BY s.step LIMIT 1) AS f ON true
+		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy AND s.step > d.step
+			ORDER BY s.step LIMIT 1) AS l ON true
+		WHERE d.due_at <= escalate.at
+	) AS n
+	WHERE e.alert_id = n.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.escalate(timestamptz) IS 'Take the steps of escalations that are due: of alerts that still fire, that nobody has acknowledged and that nothing suppresses. Alerts that are acknowledged or suppressed are looked at again every minute.';
 -- alerts, packs: ready-made rules, and rules as documents that can be exported and imported. The packs themselves are the
 -- data files in packs/, in the format of export_rules(); make appends an INSERT for each to the install script.
 
@@ -9748,7 +10278,7 @@ INSERT INTO monitoring.access_levels VALUES
    slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
-   slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
+   who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
    test_route,route_settings,matchers_text,explain_alert,
    labels_match,segment_entries,chunk_points}', '{}',
@@ -9759,7 +10289,7 @@ INSERT INTO monitoring.access_levels VALUES
  '{enable_alert_rule,test_receiver,simulate_alert,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
-   create_silence,extend_silence,expire_silence,
+   create_silence,extend_silence,expire_silence,override_schedule,drop_override,
    open_incident,update_incident,resolve_incident,acknowledge_incident,set_incident_role,note_incident,link_incident,attach_alert,
    write_post_mortem,mark_deployment,set_component_status}', '{}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),

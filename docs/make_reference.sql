@@ -31,6 +31,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,alert_timeline,correlated_alerts,alert_counts,alert_statistics,flapping_alerts,alert_episodes,alert_events}'),
 ('Silences and inhibition', 'Guide: [alerts.md](alerts.md#silences).',
 	'{create_silence,extend_silence,expire_silence,silences,create_inhibition_rule,enable_inhibition_rule,drop_inhibition_rule,inhibition_rules,set_time_interval,drop_time_interval,mute_times,check_time_spec,time_matches,alert_suppressions}'),
+('On call and escalation', 'Guide: [alerts.md](alerts.md#escalation).',
+	'{set_contact,drop_contact,create_schedule,drop_schedule,set_schedule_layer,override_schedule,drop_override,who_is_on_call,on_call_shifts,on_call_gaps,set_escalation_policy,drop_escalation_policy,contacts,schedules,schedule_layers,schedule_overrides,escalation_policies,escalation_steps}'),
 ('Packs, export and import', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
 	'{list_packs,install_rules,remove_rules,export_rules,import_rules,rule_packs}'),
 ('Incidents and evidence', 'Guide: [incidents.md](incidents.md).',

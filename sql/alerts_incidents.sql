@@ -41,7 +41,7 @@ CREATE FUNCTION pg_temp.minute(t timestamptz) RETURNS numeric LANGUAGE sql AS $$
 $$;
 SELECT monitoring.create_alert_rule('InDown', 'in_down', 'last', '1 minute', '>', 0, pending_for => '2 minutes', severity => 'critical',
 	by => '{service,host}', annotations => '{"summary": "{{service}} on {{host}} is down"}', receivers => '{}', max_age => '10 minutes') > 0 AS created;
-SELECT monitoring.create_alert_rule('InSlow', 'in_down', 'last', '1 minute', '>', 1, severity => 'medium', by => '{service}', receivers => '{}') > 0 AS created;
+SELECT monitoring.create_alert_rule('InSlow', 'in_down', 'last', '1 minute', '>', 1, severity => 'medium', by => '{service,host}', receivers => '{}') > 0 AS created;
 SELECT monitoring.mark_deployment('in_shop', 'v7', description => 'new cart', at => t0 - interval '30 minutes') FROM clock;
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ SELECT monitoring.note_incident(id, 'rolling back', t0 + interval '10 minutes') 
 SELECT monitoring.update_incident(id, 'monitoring', 'Rolled back', severity => 'P1', at => t0 + interval '11 minutes') FROM first, clock;
 SELECT severity, status, summary, roles, pg_temp.minute(acknowledged_at) AS acknowledged, pg_temp.minute(mitigated_at) AS mitigated, resolved_at
 FROM monitoring.incidents WHERE id = (SELECT id FROM first);
-SELECT state, acknowledged_by IS NOT NULL AS acknowledged FROM monitoring.alerts WHERE rule = 'InDown' ORDER BY alert_id;
+SELECT labels, state, acknowledged_by IS NOT NULL AS acknowledged FROM monitoring.alerts WHERE rule = 'InDown' ORDER BY labels;
 
 -- the last alert takes the incident with it, not the first
 SELECT pg_temp.set(12, '{"shop/a": 0, "shop/b": 0, "mail/a": 1, "fax/z": 1}'), pg_temp.evaluate(12);

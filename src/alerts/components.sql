@@ -112,7 +112,7 @@ COMMENT ON FUNCTION monitoring.set_component_status(text, text, text, timestampt
 
 CREATE FUNCTION monitoring.component_periods(since timestamptz, until timestamptz)
 RETURNS TABLE (component text, rank integer, periods tstzmultirange)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH alert AS MATERIALIZED (
 		SELECT h.labels || jsonb_build_object('alertname', h.rule_name, 'severity', h.severity) AS labels, h.severity,
 			tstzrange(h.fired_at, h.at) AS period
@@ -147,7 +147,7 @@ COMMENT ON FUNCTION monitoring.component_periods(timestamptz, timestamptz) IS 'W
 
 CREATE FUNCTION monitoring.component_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, uptime float8, downtime interval, maintenance interval, outages bigint, objective float8, met boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH span AS (
 		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
 		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
@@ -174,7 +174,7 @@ COMMENT ON FUNCTION monitoring.component_uptime(timestamptz, timestamptz) IS 'Up
 CREATE FUNCTION monitoring.status_page(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, description text, status text, since timestamptz, message text,
 	uptime_24h float8, uptime_7d float8, uptime_30d float8, uptime_90d float8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT c.name, c.description, k.status, n.since, m.message, d1.uptime, d7.uptime, d30.uptime, d90.uptime
 	FROM monitoring.component_defs AS c
 	-- the latest 90 days say since when it has been so
@@ -201,7 +201,7 @@ COMMENT ON FUNCTION monitoring.status_page(timestamptz) IS 'The status page: eve
 CREATE FUNCTION monitoring.sla_report(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (kind text, name text, objective float8, achieved float8, met boolean, good float8, total float8,
 	downtime interval, budget_consumed float8)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT 'objective', s.name, s.objective, e.good / nullif(e.total, 0), e.good / nullif(e.total, 0) >= s.objective,
 		e.good, e.total, NULL::interval, (1 - e.good / nullif(e.total, 0)) / (1 - s.objective)
 	FROM monitoring.slo_defs AS s

@@ -726,6 +726,11 @@ BEGIN
 		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
 	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
+	PERFORM monitoring.start_escalations(array_agg(m.alert_id), s.escalation_policy, flush_groups.at)
+	FROM monitoring.group_settings(due, at) AS s
+	JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.state = 'firing' AND m.told_alert_id = m.alert_id
+	WHERE s.escalation_policy IS NOT NULL
+	GROUP BY s.escalation_policy;
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
 	RETURN cardinality(decisions);
@@ -754,6 +759,8 @@ BEGIN
 		PERFORM monitoring.ensure_partition('alert_events', at);
 	END IF;
 	IF history_ids <> '{}' THEN
+		PERFORM monitoring.update_incidents(array_agg(u.id), u.at) FROM unnest(history_ids, history_ats) AS u (id, at) GROUP BY u.at;
+		PERFORM monitoring.end_escalations(history_ids, history_ats);
 		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
 		PERFORM monitoring.group_firing(history_ids, history_ats, at);
 	END IF;
@@ -766,9 +773,10 @@ BEGIN
 		FROM monitoring.group_settings((SELECT array_agg(o.id) FROM monitoring.alert_groups AS o), at) AS s
 		WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
 	END IF;
+	PERFORM monitoring.escalate(at);
 	RETURN monitoring.flush_groups(at);
 END $$;
-COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
+COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about incidents and notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
 
 CREATE VIEW monitoring.notification_groups AS
 	SELECT g.id, g.group_key, r.name AS route, d.name AS rule, g.labels, m.firing, m.resolved, m.suppressed, g.opened_at, g.flushed_at, g.due_at,

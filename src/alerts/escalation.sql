@@ -1,2 +1,236 @@
--- alerts, escalation: who is told next when nobody acts; contacts and on-call schedules.
+-- alerts, escalation: who is told next when nobody acts on an alert.
+--
+-- The escalation of an alert begins when somebody is first told of it through a route with a policy. Its state is a row that
+-- says which step is due when; a step that is due tells its targets, unless somebody has acknowledged the alert or is not to
+-- be told of it. Evaluations only write these rows.
 
+CREATE TABLE monitoring.escalation_policies (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	repeats integer NOT NULL DEFAULT 0 CHECK (repeats BETWEEN 0 AND 100),
+	description text NOT NULL DEFAULT ''
+);
+COMMENT ON TABLE monitoring.escalation_policies IS 'Escalation policies, which routes name. Use set_escalation_policy and drop_escalation_policy to change them.';
+COMMENT ON COLUMN monitoring.escalation_policies.name IS 'Name of the policy.';
+COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps are gone through again.';
+COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
+
+CREATE TABLE monitoring.escalation_steps (
+	policy text NOT NULL REFERENCES monitoring.escalation_policies (name) ON DELETE CASCADE,
+	step integer NOT NULL CHECK (step > 0),
+	delay interval NOT NULL CHECK (delay >= '0'),
+	receivers text[] NOT NULL DEFAULT '{}',
+	contacts text[] NOT NULL DEFAULT '{}',
+	schedules text[] NOT NULL DEFAULT '{}',
+	PRIMARY KEY (policy, step)
+);
+COMMENT ON TABLE monitoring.escalation_steps IS 'Steps of escalation policies.';
+COMMENT ON COLUMN monitoring.escalation_steps.policy IS 'The policy.';
+COMMENT ON COLUMN monitoring.escalation_steps.step IS 'Number of the step, from 1.';
+COMMENT ON COLUMN monitoring.escalation_steps.delay IS 'How long after the step before, or after the alert was first told.';
+COMMENT ON COLUMN monitoring.escalation_steps.receivers IS 'Receivers that are told; an asterisk stands for all. When none of those named exists, all are.';
+COMMENT ON COLUMN monitoring.escalation_steps.contacts IS 'People that are told.';
+COMMENT ON COLUMN monitoring.escalation_steps.schedules IS 'Schedules whose person on call is told.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', $$WHERE policy <> 'critical'$$);
+
+CREATE TABLE monitoring.escalations (
+	alert_id bigint PRIMARY KEY,
+	policy text NOT NULL,
+	step integer NOT NULL,
+	round integer NOT NULL,
+	due_at timestamptz NOT NULL
+) WITH (fillfactor = 70);
+COMMENT ON TABLE monitoring.escalations IS 'Firing alerts with an escalation policy, and which step comes next unless somebody acts.';
+COMMENT ON COLUMN monitoring.escalations.alert_id IS 'The alert (alerts.alert_id).';
+COMMENT ON COLUMN monitoring.escalations.policy IS 'The policy.';
+COMMENT ON COLUMN monitoring.escalations.step IS 'The step that comes next.';
+COMMENT ON COLUMN monitoring.escalations.round IS 'How often all steps have been gone through.';
+COMMENT ON COLUMN monitoring.escalations.due_at IS 'When it comes; infinity: all steps have been taken.';
+CREATE INDEX escalations_due_at ON monitoring.escalations (due_at);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalations', '');
+
+INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.');
+INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers) VALUES ('critical', 1, '15 minutes', '{*}');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Setting up
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.set_escalation_policy(name text, steps jsonb, repeats integer DEFAULT 0, description text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'an escalation policy''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF steps IS NULL OR jsonb_typeof(steps) <> 'array' OR jsonb_array_length(steps) NOT BETWEEN 1 AND 50
+		OR jsonb_path_exists(steps, '$[*] ? (@.type() != "object")') THEN
+		RAISE EXCEPTION 'the steps of an escalation policy must be a list of 1 to 50 objects' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example: [{"delay": "15 minutes", "schedules": ["backend"]}, {"delay": "30 minutes", "receivers": ["management"]}].';
+	ELSIF repeats IS NULL OR repeats NOT BETWEEN 0 AND 100 THEN
+		RAISE EXCEPTION 'an escalation policy repeats its steps 0 to 100 times' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_array_elements(steps) AS s CROSS JOIN jsonb_object_keys(s) AS k
+	WHERE k <> ALL ('{delay,receivers,contacts,schedules}'::text[]);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown key "%" in a step of an escalation policy', bad
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are delay, receivers, contacts and schedules.';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE NOT s ?| '{receivers,contacts,schedules}') THEN
+		RAISE EXCEPTION 'a step of an escalation policy must tell somebody' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0') THEN
+		RAISE EXCEPTION 'the delay of a step must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	INSERT INTO monitoring.escalation_policies AS p VALUES (set_escalation_policy.name, set_escalation_policy.repeats,
+		coalesce(set_escalation_policy.description, ''))
+	ON CONFLICT ON CONSTRAINT escalation_policies_pkey DO UPDATE SET repeats = excluded.repeats, description = excluded.description;
+	DELETE FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name;
+	INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers, contacts, schedules)
+	SELECT set_escalation_policy.name, s.n, coalesce((s.step ->> 'delay')::interval, '0'),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'receivers', '[]'))),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'contacts', '[]'))),
+		ARRAY(SELECT jsonb_array_elements_text(coalesce(s.step -> 'schedules', '[]')))
+	FROM jsonb_array_elements(steps) WITH ORDINALITY AS s (step, n);
+	IF repeats > 0 AND NOT EXISTS (SELECT FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name AND s.delay > '0') THEN
+		RAISE EXCEPTION 'steps that are repeated need a delay' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	PERFORM monitoring.check_contacts(s.contacts) FROM monitoring.escalation_steps AS s WHERE s.policy = set_escalation_policy.name;
+	SELECT min(n) INTO bad FROM monitoring.escalation_steps AS s CROSS JOIN unnest(s.schedules) AS n
+	WHERE s.policy = set_escalation_policy.name AND NOT EXISTS (SELECT FROM monitoring.schedules AS d WHERE d.name = n);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'schedule "%" does not exist', bad USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.set_escalation_policy(text, jsonb, integer, text) IS 'Create or change an escalation policy. steps is a list of objects with delay (after the step before, the first after the alert was first told) and whom to tell: receivers ("*" for all), contacts, schedules (whoever is on call then). repeats: how often all steps are gone through again. Alerts that are being escalated go on with the steps as they are now. Errors: 22023 for anything that is not valid, 42704 for an unknown contact or schedule.';
+
+CREATE FUNCTION monitoring.drop_escalation_policy(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	used text;
+BEGIN
+	SELECT min(r.name) INTO used FROM monitoring.routes AS r WHERE r.escalation_policy = drop_escalation_policy.name;
+	IF used IS NOT NULL THEN
+		RAISE EXCEPTION 'escalation policy "%" is still needed', name
+			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('Route "%s" names it.', used);
+	END IF;
+	DELETE FROM monitoring.escalation_policies AS p WHERE p.name = drop_escalation_policy.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'escalation policy "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_escalation_policy(text) IS 'Drop an escalation policy; what it was escalating is not escalated further. Errors: 42704 if there is none of this name, 2BP01 while a route names it.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What evaluations do
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.start_escalations(alert_ids bigint[], policy text, at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO monitoring.escalations (alert_id, policy, step, round, due_at)
+	SELECT a, s.policy, s.step, 0, start_escalations.at + s.delay
+	FROM unnest(alert_ids) AS a
+	CROSS JOIN (SELECT f.* FROM monitoring.escalation_steps AS f WHERE f.policy = start_escalations.policy ORDER BY f.step LIMIT 1) AS s
+	ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION monitoring.start_escalations(bigint[], text, timestamptz) IS 'Begin to escalate alerts that somebody has been told of, or that came back before anybody was told of their end. One that is being escalated, or has been, stays as it is.';
+
+CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM monitoring.escalations AS e
+	USING unnest(history_ids, history_ats) AS u (id, at)
+	JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
+	WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
+$$;
+COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[]) IS 'End the escalations of alerts that ended in these transitions (alert_history).';
+
+CREATE FUNCTION monitoring.escalation_receivers(step monitoring.escalation_steps, at timestamptz)
+RETURNS TABLE (receiver text, via text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT ON (t.receiver) t.receiver, t.via
+	FROM (
+		SELECT r AS receiver, NULL AS via, 0 AS place FROM unnest(monitoring.receivers_told((step).receivers, false)) AS r
+		UNION ALL
+		SELECT r, p.person, 1
+		FROM (SELECT unnest((step).contacts) AS person
+			UNION SELECT monitoring.who_is_on_call(s, escalation_receivers.at) FROM unnest((step).schedules) AS s) AS p
+		JOIN monitoring.contacts AS c ON c.name = p.person
+		CROSS JOIN LATERAL unnest(monitoring.receivers_told(c.receivers, true)) AS r
+	) AS t
+	ORDER BY t.receiver, t.place, t.via
+$$;
+COMMENT ON FUNCTION monitoring.escalation_receivers(monitoring.escalation_steps, timestamptz) IS 'The receivers that a step tells at a time, and through which person.';
+
+CREATE FUNCTION monitoring.tell_escalated(alert_ids bigint[], step monitoring.escalation_steps, at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	now_at timestamptz := clock_timestamp();
+	target record;
+BEGIN
+	FOR target IN SELECT * FROM monitoring.escalation_receivers(step, at) LOOP
+		INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+		SELECT now_at, tell_escalated.at, target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), d.name, 'firing', ARRAY[s.alert_id],
+			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
+				jsonb_build_object('alertname', d.name),
+				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
+				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
+					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
+			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		JOIN monitoring.receiver_defs AS r ON r.name = target.receiver
+		WHERE s.alert_id = ANY (alert_ids);
+		PERFORM monitoring.add_alert_events(alert_ids, 'escalated', jsonb_strip_nulls(jsonb_build_object('policy', (step).policy,
+			'step', (step).step, 'receiver', target.receiver, 'person', target.via)), at);
+	END LOOP;
+	IF NOT FOUND THEN
+		PERFORM monitoring.add_alert_events(alert_ids, 'escalated', jsonb_build_object('policy', (step).policy, 'step', (step).step,
+			'nobody', 'nobody is on call, or no receiver is enabled'), at);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_escalated(bigint[], monitoring.escalation_steps, timestamptz) IS 'Tell the targets of a step about alerts, and note it with the alerts, also when there is nobody to tell.';
+
+CREATE FUNCTION monitoring.escalate(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	due record;
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.escalations AS e WHERE e.due_at <= escalate.at) THEN
+		RETURN;
+	END IF;
+	-- Somebody works on it, or nobody is to be told: it is looked at again when that may have ended.
+	UPDATE monitoring.escalations AS e
+	SET due_at = escalate.at + interval '1 minute'
+	FROM monitoring.alert_suppressions(ARRAY(SELECT d.alert_id FROM monitoring.escalations AS d WHERE d.due_at <= escalate.at), escalate.at) AS s
+	WHERE e.alert_id = s.alert_id AND e.due_at <= escalate.at;
+
+	FOR due IN
+		SELECT s AS step, array_agg(e.alert_id ORDER BY e.alert_id) AS alert_ids
+		FROM monitoring.escalations AS e
+		JOIN monitoring.escalation_steps AS s ON s.policy = e.policy AND s.step = e.step
+		WHERE e.due_at <= escalate.at
+		GROUP BY s
+	LOOP
+		PERFORM monitoring.tell_escalated(due.alert_ids, due.step, at);
+	END LOOP;
+
+	-- the next step, or the first one of the next round, or the end
+	UPDATE monitoring.escalations AS e
+	SET step = coalesce(n.step, n.first, e.step), round = e.round + (n.step IS NULL)::integer,
+		due_at = CASE WHEN n.step IS NOT NULL THEN escalate.at + n.delay
+			WHEN e.round < n.repeats THEN escalate.at + n.first_delay ELSE 'infinity' END
+	FROM (
+		SELECT d.alert_id, p.repeats, f.step AS first, f.delay AS first_delay, l.step, l.delay
+		FROM monitoring.escalations AS d
+		LEFT JOIN monitoring.escalation_policies AS p ON p.name = d.policy
+		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy ORDER BY s.step LIMIT 1) AS f ON true
+		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy AND s.step > d.step
+			ORDER BY s.step LIMIT 1) AS l ON true
+		WHERE d.due_at <= escalate.at
+	) AS n
+	WHERE e.alert_id = n.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.escalate(timestamptz) IS 'Take the steps of escalations that are due: of alerts that still fire, that nobody has acknowledged and that nothing suppresses. Alerts that are acknowledged or suppressed are looked at again every minute.';

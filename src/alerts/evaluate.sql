@@ -660,7 +660,6 @@ BEGIN
 	END LOOP;
 	PERFORM monitoring.note_impacts(transitions, at);
 	PERFORM monitoring.capture_evidence(transitions, at);
-	PERFORM monitoring.update_incidents(transitions, at);
 	PERFORM monitoring.route_alerts(transitions, at);
 	RETURN cardinality(transitions);
 END $$;

@@ -225,7 +225,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time. An error in it becomes a warning.';
 
 CREATE FUNCTION monitoring.evidence_of(alert_id bigint) RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT e.evidence || jsonb_build_object('at', e.at)
 	FROM (SELECT min(h.at) AS at FROM monitoring.alert_history AS h
 		WHERE h.alert_id = evidence_of.alert_id AND h.to_state = 'firing') AS f

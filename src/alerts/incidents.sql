@@ -165,7 +165,7 @@ COMMENT ON COLUMN monitoring.incidents.created_by IS 'Role that opened it.';
 
 CREATE FUNCTION monitoring.incident_timeline(incident_id bigint)
 RETURNS TABLE (at timestamptz, kind text, actor text, details jsonb)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT t.at, t.kind, t.actor, t.details
 	FROM (
 		SELECT e.at, e.kind, e.actor, e.details, 0 AS source, e.id
@@ -520,7 +520,7 @@ COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz) IS 'Open 
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.incident_report(id bigint) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
 	incident monitoring.incidents;
 	report jsonb;
@@ -539,7 +539,7 @@ BEGIN
 	RETURN report || jsonb_build_object(
 		'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('alert_id', a.alert_id, 'joined_at', a.joined_at, 'ended_at', a.ended_at,
 				'rule', h.rule_name, 'severity', h.severity, 'labels', h.labels, 'value', h.value, 'op', h.op,
-				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, a.alert_id), '[]')
+				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, h.rule_name, h.labels::text, a.alert_id), '[]')
 			FROM (SELECT m.* FROM monitoring.incident_alerts AS m WHERE m.incident_id = incident_report.id
 				ORDER BY m.joined_at, m.alert_id LIMIT 200) AS a
 			LEFT JOIN LATERAL (SELECT t.* FROM monitoring.alert_history AS t
@@ -560,7 +560,7 @@ $$;
 COMMENT ON FUNCTION monitoring.markdown_text(text) IS 'Text that stands for itself in Markdown, on one line.';
 
 CREATE FUNCTION monitoring.incident_report_markdown(id bigint) RETURNS text
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 	WITH report AS MATERIALIZED (
 		SELECT monitoring.incident_report(incident_report_markdown.id) AS r
@@ -599,7 +599,7 @@ CREATE FUNCTION monitoring.incident_metrics(since timestamptz, until timestamptz
 RETURNS TABLE (severity text, incidents bigint, resolved bigint, mttd interval, mttd_median interval, mttd_p90 interval,
 	mtta interval, mtta_median interval, mtta_p90 interval, mttr interval, mttr_median interval, mttr_p90 interval,
 	downtime interval, mtbf interval)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH incident AS MATERIALIZED (
 		SELECT i.severity, i.resolved_at, i.detected_at - i.started_at AS to_detect,
 			greatest(i.acknowledged_at - i.detected_at, '0') AS to_acknowledge, i.resolved_at - i.started_at AS to_resolve,
@@ -628,7 +628,7 @@ COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Fi
 CREATE FUNCTION monitoring.deployment_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	blamed_for interval DEFAULT '1 hour')
 RETURNS TABLE (service text, deployments bigint, per_day float8, failures bigint, change_failure_rate float8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT d.service, count(*), count(*) / (extract(epoch FROM deployment_metrics.until - deployment_metrics.since)::float8 / 86400),
 		count(*) FILTER (WHERE d.failed), count(*) FILTER (WHERE d.failed)::float8 / count(*)
 	FROM (

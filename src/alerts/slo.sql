@@ -297,7 +297,7 @@ COMMENT ON FUNCTION monitoring.drop_slo(text) IS 'Drop an objective and the rule
 CREATE FUNCTION monitoring.slo_status(name text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (slo text, objective float8, over interval, good float8, total float8, sli float8, budget_events float8,
 	budget_remaining float8, burn_1h float8, burn_6h float8, burn_3d float8, exhausts_at timestamptz, state text)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT r.name, r.objective, r.over, r.good, r.total, r.sli, r.total * (1 - r.objective), r.remaining,
 		r.burn_1h, r.burn_6h, r.burn_3d, x.exhausts_at,
 		CASE WHEN r.sli IS NULL THEN 'no data' WHEN r.remaining <= 0 THEN 'exhausted'
@@ -324,7 +324,7 @@ COMMENT ON FUNCTION monitoring.slo_status(text, timestamptz) IS 'How objectives 
 CREATE FUNCTION monitoring.slo_history(name text, since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	step interval DEFAULT '1 day')
 RETURNS TABLE (bucket timestamptz, good float8, total float8, sli float8, budget_remaining float8)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	WITH slo AS MATERIALIZED (
 		SELECT (monitoring.slo_of(slo_history.name)).*
 	), total AS MATERIALIZED (

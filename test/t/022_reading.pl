@@ -253,7 +253,7 @@ BEGIN
         SELECT first + i * step AS b
         FROM generate_series(greatest((p.t - first) / step - 1, 0), least((p.t - first + width) / step + 1, (until_us - first + step - 1) / step - 1)) i
         WHERE p.t >= first + (i + 1) * step - width AND p.t < first + (i + 1) * step) w
-    WHERE c.start < until_us AND c.start + c.unit > floor_us(first + step - width, CASE WHEN call IN ('rolling') THEN 1 ELSE 10000000 END)
+    WHERE c.start < until_us AND p.t < until_us AND c.start + c.unit > floor_us(first + step - width, CASE WHEN call IN ('rolling') THEN 1 ELSE 10000000 END)
       AND (c.unit > 10000000 OR c.start >= CASE WHEN call = 'rolling' THEN first + step - width ELSE floor_us(first, 10000000) END);
     bad := compare_cells(fn, seconds, kind);
     IF bad IS NOT NULL THEN
