@@ -57,7 +57,7 @@ COMMENT ON COLUMN monitoring.alert_groups.rule_id IS 'The rule whose own group i
 COMMENT ON COLUMN monitoring.alert_groups.group_key IS 'What receivers get as the key of the group.';
 COMMENT ON COLUMN monitoring.alert_groups.labels IS 'The labels by which its alerts are grouped.';
 COMMENT ON COLUMN monitoring.alert_groups.opened_at IS 'When its first alert came; null: all have ended.';
-COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last looked at; null: it still waits for further alerts.';
+COMMENT ON COLUMN monitoring.alert_groups.flushed_at IS 'When it was last due; null: it still waits for further alerts.';
 COMMENT ON COLUMN monitoring.alert_groups.due_at IS 'When it is looked at next; null: when an alert comes or goes.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
 
@@ -103,7 +103,7 @@ COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was las
 COMMENT ON COLUMN monitoring.alert_group_receivers.group_id IS 'The group (alert_groups.id).';
 COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
-COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When: the time of the evaluation.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When the group was due.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
@@ -360,13 +360,13 @@ END;
 COMMENT ON FUNCTION monitoring.send_reason(boolean, bigint, bigint, bigint, bigint, bigint, boolean, boolean) IS 'Alertmanager''s decision whether a receiver is told of a group: the reason, or null. told: whether it was told before, told_firing: of how many firing alerts; firing and resolved: the group''s alerts now, without suppressed ones; new_firing and new_resolved: those of them that it was not told of; send_resolved: whether it wants to know of resolved ones; repeat_due: whether the repeat interval has elapsed (and an alert is not acknowledged).';
 
 CREATE FUNCTION monitoring.group_settings(group_ids bigint[], at timestamptz)
-RETURNS TABLE (group_id bigint, opened_at timestamptz, told text[], group_interval interval, repeat_interval interval, digest interval,
+RETURNS TABLE (group_id bigint, tick timestamptz, told text[], group_interval interval, repeat_interval interval, digest interval,
 	escalation_policy text, muted_by text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN QUERY
 	WITH groups AS MATERIALIZED (
-		SELECT g.id, g.opened_at, g.route_id, g.rule_id FROM monitoring.alert_groups AS g WHERE g.id = ANY (group_ids)
+		SELECT g.id, g.due_at, g.route_id, g.rule_id FROM monitoring.alert_groups AS g WHERE g.id = ANY (group_ids)
 	), tree AS MATERIALIZED (
 		SELECT * FROM monitoring.route_settings()
 	), routes AS MATERIALIZED (
@@ -378,15 +378,18 @@ BEGIN
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id IN (SELECT g.rule_id FROM groups AS g) AND d.receivers IS NOT NULL
 	)
-	-- of a route or rule that is gone the end of its alerts is still told
-	SELECT g.id, g.opened_at, coalesce(r.told, d.told, '{}'), coalesce(r.group_interval, '0'),
-		coalesce(r.repeat_interval, root.repeat_interval), r.digest, r.escalation_policy, r.muted_by
+	-- Of a route or rule that is gone the end of its alerts is still told. An evaluation comes a little late; intervals count
+	-- from when the group was due, unless that is long ago.
+	SELECT g.id, CASE WHEN group_settings.at - g.due_at < coalesce(r.digest, r.group_interval, '0') THEN least(g.due_at, group_settings.at)
+			ELSE group_settings.at END,
+		coalesce(r.told, d.told, '{}'), coalesce(r.group_interval, '0'), coalesce(r.repeat_interval, root.repeat_interval), r.digest,
+		r.escalation_policy, r.muted_by
 	FROM groups AS g
 	LEFT JOIN routes AS r ON r.id = g.route_id
 	LEFT JOIN rules AS d ON d.id = g.rule_id
 	CROSS JOIN (SELECT t.repeat_interval FROM tree AS t WHERE t.parent_id IS NULL) AS root;
 END $$;
-COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: the receivers to be told, the intervals, and why the route is quiet, if it is.';
+COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: when their intervals begin if they are looked at now (tick), the receivers to be told, the intervals, and why the route is quiet, if it is.';
 
 CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -394,7 +397,7 @@ BEGIN
 	WITH members AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
 			m.state = 'firing' AND m.told_alert_id IS DISTINCT FROM m.alert_id
-				AND m.told_at + r.repeat_every > refresh_suppressions.at AS cooling
+				AND m.told_at + r.repeat_every > s.tick AS cooling
 		FROM monitoring.alert_group_members AS m
 		JOIN monitoring.group_settings(group_ids, refresh_suppressions.at) AS s ON s.group_id = m.group_id
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
@@ -482,7 +485,7 @@ BEGIN
 		SELECT t.group_id, t.receiver, o.firing, r.send_resolved,
 			CASE WHEN s.digest IS NOT NULL THEN CASE WHEN t.current THEN 'digest' END
 				ELSE monitoring.send_reason(e.group_id IS NOT NULL, coalesce(cardinality(e.firing), 0), o.firing, o.firing - coalesce(k.firing, 0),
-					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= group_decisions.at) END AS reason,
+					o.resolved, o.resolved - coalesce(k.resolved, 0), r.send_resolved, e.notified_at + o.repeat_every <= s.tick) END AS reason,
 			t.current
 		FROM targets AS t
 		JOIN settings AS s ON s.group_id = t.group_id
@@ -598,10 +601,11 @@ BEGIN
 		GROUP BY l.group_id
 	)
 	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
-	SELECT d.group_id, d.receiver, d.reason, record_decisions.at,
+	SELECT d.group_id, d.receiver, d.reason, s.tick,
 		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
 	FROM unnest(decisions) AS d
 	JOIN listed AS l ON l.group_id = d.group_id
+	JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = d.group_id
 	ON CONFLICT (group_id, receiver) DO UPDATE
 	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved;
 
@@ -621,8 +625,9 @@ BEGIN
 		LEFT JOIN told AS t ON t.group_id = l.group_id
 	), marked AS (
 		UPDATE monitoring.alert_group_members AS m
-		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE record_decisions.at END, told_alert_id = m.alert_id
+		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE s.tick END, told_alert_id = m.alert_id
 		FROM listed AS l
+		JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = l.group_id
 		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing'
 			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
 		RETURNING m.group_id, m.alert_id, l.receivers, l.news
@@ -643,7 +648,7 @@ CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETU
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
-		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > remove_ended.at, false) AS cooling
+		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling
 		FROM monitoring.alert_group_members AS m
 		JOIN monitoring.group_settings(group_ids, remove_ended.at) AS s ON s.group_id = m.group_id
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
@@ -671,7 +676,7 @@ CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) R
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	WITH state AS MATERIALIZED (
-		SELECT s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told,
+		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
 			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
 			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL AND m.told_alert_id IS DISTINCT FROM m.alert_id) AS waiting,
 			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
@@ -679,7 +684,7 @@ BEGIN
 		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
 		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
-		GROUP BY s.group_id, s.group_interval, s.repeat_interval, s.digest, s.opened_at, s.told
+		GROUP BY s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told
 	), known AS MATERIALIZED (
 		SELECT e.group_id, min(e.notified_at) AS notified_at
 		FROM monitoring.alert_group_receivers AS e
@@ -687,12 +692,12 @@ BEGIN
 		WHERE e.receiver = ANY (s.told)
 		GROUP BY e.group_id
 	), planned AS MATERIALIZED (
-		SELECT s.group_id, s.alive > 0 AS open, CASE
+		SELECT s.group_id, s.tick, s.alive > 0 AS open, CASE
 			WHEN s.alive = 0 THEN s.cool_at
 			WHEN s.digest IS NOT NULL THEN CASE WHEN s.waiting THEN monitoring.next_digest(s.digest, schedule_groups.at) END
-			WHEN s.waiting THEN schedule_groups.at + p.pause
-			ELSE greatest(schedule_groups.at + p.pause, monitoring.next_tick(schedule_groups.at, s.group_interval,
-				coalesce(k.notified_at, schedule_groups.at) + coalesce(s.repeat_every, s.repeat_interval)))
+			WHEN s.waiting THEN s.tick + p.pause
+			ELSE greatest(s.tick + p.pause, monitoring.next_tick(s.tick, s.group_interval,
+				coalesce(k.notified_at, s.tick) + coalesce(s.repeat_every, s.repeat_interval)))
 			END AS due_at
 		FROM state AS s
 		LEFT JOIN known AS k ON k.group_id = s.group_id
@@ -703,7 +708,7 @@ BEGIN
 		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open
 	)
 	UPDATE monitoring.alert_groups AS g
-	SET flushed_at = schedule_groups.at, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
+	SET flushed_at = p.tick, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
 	FROM planned AS p
 	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
 END $$;

@@ -83,6 +83,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n) { return 0; }' |
 # The system's python and perl, which a server user can reach too.
 have_python()  { [ -x /usr/bin/python3 ]; }
 have_ipc_run() { command -v prove >/dev/null && perl -MIPC::Run -MTest::More -e 1 2>/dev/null; }
+have_alertmanager() { command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null; }
 have_tdigest() { [ -e "$("$PG_CONFIG" --sharedir)/extension/tdigest.control" ]; }
 
 # missing_packages SET: the packages to install, one a line.
@@ -102,6 +103,7 @@ missing_packages()
 			have_fuzzer || printf '%s\n' clang libclang-rt-dev
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck
+			have_alertmanager || echo prometheus-alertmanager
 			;;
 		postgres)
 			have_ipc_run || echo libipc-run-perl
@@ -135,18 +137,27 @@ refresh_lists()
 	fi
 }
 
-# apt_install PACKAGE...: a first server package must not create and start a cluster of its own.
+# apt_install PACKAGE...: a first server package must not create a cluster of its own, and no service is started.
 apt_install()
 {
-	local dropin=/etc/postgresql-common/createcluster.d/monitoring-no-main-cluster.conf
+	local dropin=/etc/postgresql-common/createcluster.d/monitoring-no-main-cluster.conf policy=/usr/sbin/policy-rc.d own_policy=
 	local status=0
 
 	as_root mkdir -p "${dropin%/*}"
 	echo 'create_main_cluster = false' | as_root tee "$dropin" >/dev/null
+	if [ ! -e $policy ]; then
+		own_policy=1
+		printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+		as_root chmod 755 $policy
+	fi
 	# Lists may be absent or out of date: refresh them only when they turn out to be.
 	apt-cache show "$@" >/dev/null 2>&1 || refresh_lists
 	as_root $apt install "$@" </dev/null || { refresh_lists && as_root $apt install "$@" </dev/null; } || status=$?
-	as_root rm -f "$dropin"
+	as_root rm -f "$dropin" ${own_policy:+$policy}
+	# what the tests run themselves need not run at the next boot either
+	if command -v systemctl >/dev/null && [[ " $* " == *" prometheus-alertmanager "* ]]; then
+		as_root systemctl disable prometheus-alertmanager >/dev/null 2>&1 || true
+	fi
 	return $status
 }
 
