@@ -203,8 +203,15 @@ SELECT pg_temp.ok('own', 'y');
 SELECT * FROM pg_temp.at('2 s');
 SELECT * FROM pg_temp.at('4 hours 1 s');
 SELECT * FROM pg_temp.at('4 hours 2 s');
-SELECT monitoring.drop_alert_rule('own');
+SELECT monitoring.update_alert_rule('own', '{"receivers": ["firing"]}');
+SELECT * FROM pg_temp.at('4 hours 3 s');
+SELECT monitoring.update_alert_rule('own', '{"receivers": []}');
+SELECT * FROM pg_temp.at('4 hours 4 s');
+SELECT monitoring.update_alert_rule('own', '{"receivers": null, "severity": "critical"}');
+SELECT * FROM pg_temp.at('4 hours 5 s');
 SELECT * FROM pg_temp.at('5 hours');
+SELECT monitoring.drop_alert_rule('own');
+SELECT * FROM pg_temp.at('6 hours');
 ROLLBACK TO s;
 
 -- receivers that come and go: a new one is told of what fires at the next interval, a disabled one of nothing, and when it

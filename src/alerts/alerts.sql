@@ -592,6 +592,9 @@ BEGIN
 	IF rule.parent IS DISTINCT FROM old_rule.parent THEN
 		PERFORM monitoring.check_rule_parent(rule);
 	END IF;
+	IF rule.receivers IS DISTINCT FROM old_rule.receivers THEN
+		PERFORM monitoring.request_routing('reroute', rule.id);
+	END IF;
 
 	UPDATE monitoring.alert_rule_defs AS d
 	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,

@@ -22,6 +22,7 @@ CREATE TABLE monitoring.routing_queue (
 	kind text NOT NULL CHECK (kind IN ('transition', 'wake', 'reroute')),
 	history_at timestamptz,
 	history_id bigint,
+	rule_id bigint,
 	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
 COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at every group (wake), route what is firing anew (reroute).';
@@ -29,6 +30,7 @@ COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
 COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
 COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
 COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
+COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'Of reroute: the rule whose alerts are routed anew; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
 CREATE SEQUENCE monitoring.alert_groups_id_seq;
@@ -122,11 +124,11 @@ COMMENT ON TYPE monitoring.group_decision IS 'That a receiver is to be told of a
 -- What sessions ask for
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.request_routing(kind text) RETURNS void
+CREATE FUNCTION monitoring.request_routing(kind text, rule_id bigint DEFAULT NULL) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	INSERT INTO monitoring.routing_queue (kind) VALUES (request_routing.kind)
+	INSERT INTO monitoring.routing_queue (kind, rule_id) VALUES (request_routing.kind, request_routing.rule_id)
 $$;
-COMMENT ON FUNCTION monitoring.request_routing(text) IS 'Have the next evaluation look at every group (wake) or route what is firing anew (reroute).';
+COMMENT ON FUNCTION monitoring.request_routing(text, bigint) IS 'Have the next evaluation look at every group (wake) or route what is firing, of one rule or of all, anew (reroute).';
 
 CREATE FUNCTION monitoring.queue_transitions(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -288,7 +290,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.group_resolved(bigint[], timestamptz[], timestamptz) IS 'Mark alerts whose transitions (alert_history.id and at) ended them as resolved in the groups that hold them, whatever the routes say now.';
 
-CREATE FUNCTION monitoring.reroute_alerts(at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.wake_groups(rule_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.alert_groups AS g
+	SET due_at = least(g.due_at, monitoring.next_tick(g.flushed_at, s.group_interval, wake_groups.at))
+	FROM monitoring.group_settings(ARRAY(SELECT o.id FROM monitoring.alert_groups AS o
+		WHERE rule_ids IS NULL OR o.id IN (SELECT m.group_id FROM monitoring.alert_group_members AS m WHERE m.rule_id = ANY (rule_ids))), at) AS s
+	WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.wake_groups(bigint[], timestamptz) IS 'Have all groups, or those with alerts of these rules, looked at when their next interval begins: who is to be told may have changed.';
+
+CREATE FUNCTION monitoring.reroute_alerts(rule_ids bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	history_ids bigint[];
@@ -298,7 +311,7 @@ BEGIN
 	FROM (
 		SELECT DISTINCT ON (m.alert_id) m.history_id, m.history_at
 		FROM monitoring.alert_group_members AS m
-		WHERE m.state IN ('firing', 'moved')
+		WHERE m.state IN ('firing', 'moved') AND (rule_ids IS NULL OR m.rule_id = ANY (rule_ids))
 		ORDER BY m.alert_id
 	) AS f;
 	-- those of rules that told nobody are in no group
@@ -306,7 +319,7 @@ BEGIN
 	FROM monitoring.alert_states AS s
 	CROSS JOIN LATERAL (
 		SELECT x.id, x.at FROM monitoring.alert_history AS x WHERE x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
-	WHERE s.state = 'firing' AND NOT EXISTS (
+	WHERE s.state = 'firing' AND (rule_ids IS NULL OR s.rule_id = ANY (rule_ids)) AND NOT EXISTS (
 		SELECT FROM monitoring.alert_group_members AS m WHERE m.alert_id = s.alert_id);
 
 	-- All leave their groups first; those that find themselves in the same group again have not left it.
@@ -324,7 +337,8 @@ BEGIN
 		SELECT m.group_id, m.fingerprint, m.told_alert_id IS NOT NULL AS told
 		FROM monitoring.alert_group_members AS m
 		JOIN monitoring.alert_groups AS g ON g.id = m.group_id
-		WHERE m.state = 'firing' AND NOT EXISTS (SELECT FROM places AS p WHERE p.alert_id = m.alert_id AND p.key = g.key)
+		WHERE m.state = 'firing' AND (rule_ids IS NULL OR m.rule_id = ANY (rule_ids))
+			AND NOT EXISTS (SELECT FROM places AS p WHERE p.alert_id = m.alert_id AND p.key = g.key)
 	), moved AS (
 		UPDATE monitoring.alert_group_members AS m SET state = 'moved', suppressed_by = NULL
 		FROM left_behind AS l
@@ -337,8 +351,9 @@ BEGIN
 	UPDATE monitoring.alert_groups AS g SET due_at = least(g.due_at, reroute_alerts.at)
 	WHERE g.id IN (SELECT l.group_id FROM left_behind AS l WHERE NOT l.told);
 	PERFORM monitoring.group_firing(history_ids, history_ats, at);
+	PERFORM monitoring.wake_groups(rule_ids, at);
 END $$;
-COMMENT ON FUNCTION monitoring.reroute_alerts(timestamptz) IS 'Let everything that is firing take the routes as they are now. Who was told of an alert through a route that it no longer takes is still told when it ends, and nothing else.';
+COMMENT ON FUNCTION monitoring.reroute_alerts(bigint[], timestamptz) IS 'Let everything that is firing, of these rules or of all (null), take the routes as they are now. Who was told of an alert through a route that it no longer takes is still told when it ends, and nothing else.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- When to send
@@ -749,13 +764,15 @@ DECLARE
 	history_ids bigint[];
 	history_ats timestamptz[];
 	kinds text[];
+	rerouted bigint[];
 BEGIN
 	WITH asked AS (
-		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id
+		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id
 	)
 	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
-		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind)
-	INTO history_ids, history_ats, kinds
+		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind),
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END
+	INTO history_ids, history_ats, kinds, rerouted
 	FROM asked AS q;
 	history_ids := history_ids || transitions;
 	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
@@ -770,13 +787,10 @@ BEGIN
 		PERFORM monitoring.group_firing(history_ids, history_ats, at);
 	END IF;
 	IF 'reroute' = ANY (kinds) THEN
-		PERFORM monitoring.reroute_alerts(at);
+		PERFORM monitoring.reroute_alerts(rerouted, at);
 	END IF;
 	IF 'wake' = ANY (kinds) THEN
-		UPDATE monitoring.alert_groups AS g
-		SET due_at = least(g.due_at, monitoring.next_tick(g.flushed_at, s.group_interval, route_alerts.at))
-		FROM monitoring.group_settings((SELECT array_agg(o.id) FROM monitoring.alert_groups AS o), at) AS s
-		WHERE s.group_id = g.id AND g.opened_at IS NOT NULL AND g.flushed_at IS NOT NULL AND s.digest IS NULL;
+		PERFORM monitoring.wake_groups(NULL, at);
 	END IF;
 	PERFORM monitoring.escalate(at);
 	RETURN monitoring.flush_groups(at);
