@@ -14,9 +14,7 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/latch.h"
-#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -68,14 +66,6 @@ end(void)
 	active = false;
 	if (timed_out)
 		QueryCancelPending = false;
-}
-
-/* Our workers take no advisory locks that outlive a transaction: those that do were left behind. */
-static void
-release_session_locks(void)
-{
-	if (MyBgworkerEntry != NULL)
-		LockReleaseSession(USER_LOCKMETHOD);
 }
 
 static void
@@ -138,7 +128,6 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = resowner;
-	release_session_locks();
 	return error;
 }
 

@@ -111,5 +111,31 @@ q1(q{SELECT monitoring.set_gauge('work', 0)});
 ok($node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM monitoring.alerts WHERE rule = 'by worker' AND state = 'resolved')}),
 	'and resolves it');
 
+# Queries that misbehave are their rules' own problem: others are evaluated, the worker stays, and nothing is left in it.
+q1(q{CREATE TABLE written (n int);
+	CREATE FUNCTION stubborn() RETURNS int LANGUAGE plpgsql AS $$
+	BEGIN
+		LOOP
+			BEGIN PERFORM pg_sleep(600); EXCEPTION WHEN query_canceled THEN NULL; END;
+		END LOOP;
+	END $$;
+	CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.written VALUES (1); RETURN 1; END $$});
+my $worker = q1(q{SELECT pid FROM monitoring.status WHERE job = 'evaluate_alerts' AND database = 'postgres'});
+q1(q{SELECT monitoring.create_alert_rule(name, NULL, NULL, '1 minute', '>', 0, kind => 'sql', every => '1 second',
+		params => jsonb_build_object('query', query, 'timeout', '100 milliseconds'))
+	FROM (VALUES ('never ends', 'SELECT public.stubborn()'), ('writes', 'SELECT public.writes()'),
+		('locks', 'SELECT pg_advisory_lock(4711)::text AS t, 1')) AS r (name, query)});
+q1(q{CREATE TABLE later (n int); SELECT monitoring.create_alert_rule('changes', NULL, NULL, '1 minute', '>', 0, kind => 'sql', every => '1 second',
+	params => '{"query": "SELECT * FROM public.later"}'); ALTER TABLE later ADD m int});
+q1(q{SELECT monitoring.set_gauge('work', 2)});
+ok($node->poll_query_until('postgres', q{SELECT string_agg(name || ': ' || coalesce(last_error, 'firing'), ', ' ORDER BY name)
+	= 'by worker: firing, changes: the query has more than one numeric column: "n" and "m", locks: firing, '
+	|| 'never ends: canceled because it took longer than 100 ms, writes: cannot execute INSERT in a read-only transaction'
+	FROM monitoring.alert_rules WHERE name IN ('by worker', 'changes', 'locks', 'never ends', 'writes') AND (last_error IS NOT NULL OR firing > 0)}),
+	'each rule has its own error, others their alerts') or diag(q1(q{SELECT name, state, last_error FROM monitoring.alert_rules}));
+ok($node->poll_query_until('postgres', 'SELECT pg_try_advisory_lock(4711)'), 'a lock that a query took is not kept');
+is(q1(q{SELECT pid FROM monitoring.status WHERE job = 'evaluate_alerts' AND database = 'postgres'}), $worker, 'it is the same worker');
+is(q1('SELECT count(*) FROM written'), '0', 'nothing was written');
+
 $node->stop;
 done_testing();
