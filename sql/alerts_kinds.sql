@@ -76,6 +76,10 @@ SELECT name, series_labels, value, details FROM pg_temp.values('ratio', '0');
 SELECT monitoring.evaluate_alerts(pg_temp.at('0'));
 SELECT name, state, labels, value FROM pg_temp.states();
 SELECT count(*) FROM pg_temp.values('ratio', '1 hour');
+SELECT b.at - pg_temp.at('0') AS after, labels, from_state, to_state, reason, round(value::numeric, 6) AS value
+FROM monitoring.backtest_rule('errors of many', pg_temp.at('-6 minutes'), pg_temp.at('20 minutes'), '2 minutes') AS b;
+SELECT labels, value, breach FROM monitoring.preview_rule('no rule yet', '{"kind": "ratio", "metric": "ak_requests_total", "fn": "increase", "over": "10 minutes",
+	"op": ">", "threshold": 0.1, "labels": {"status_class": "2xx"}, "by": ["route"], "params": {"labels": {}}}', pg_temp.at('0')) ORDER BY labels;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 
 -- absence: each group that the window has seen; the metric itself
@@ -114,6 +118,7 @@ SELECT monitoring.create_alert_rule('slow', NULL, NULL, '1 hour', '>', 9, kind =
 SELECT name, series_labels, value, error FROM pg_temp.values('sql', '0');
 SELECT monitoring.evaluate_alerts(pg_temp.at('0'));
 SELECT name, state, labels, value, error FROM pg_temp.states();
+SELECT b.at - pg_temp.at('0') AS after, labels, to_state, value FROM monitoring.backtest_rule('stuck orders', pg_temp.at('-2 hours 10 minutes'), pg_temp.at('0'), '10 minutes') AS b;
 -- a row that is gone ends its alert once max_age is over; errors leave states alone and go when the query works
 UPDATE ak.orders SET state = 'done' WHERE tenant = 'x';
 SELECT monitoring.update_alert_rule('every order', '{"max_instances": 10}');
@@ -170,6 +175,7 @@ SELECT d.name, v.series_labels, v.value, v.details FROM monitoring.alert_rule_de
 WHERE d.id = v.rule_id ORDER BY d.id, v.series_labels;
 SELECT name, state, labels FROM pg_temp.states() WHERE name NOT IN ('disks', 'hosts', 'site');
 SELECT d.name, c.depth FROM monitoring.rule_depths() AS c JOIN monitoring.alert_rule_defs AS d ON d.id = c.rule_id ORDER BY d.id;
+SELECT labels, from_state, to_state FROM monitoring.backtest_rule('a composite of composites', pg_temp.at('0'), pg_temp.at('3 seconds'), '1 second');
 -- an alert without the label counts for every group
 SELECT monitoring.update_alert_rule('site', '{"threshold": 0}');
 SELECT monitoring.evaluate_alerts(pg_temp.at('2 seconds'));
