@@ -13,11 +13,9 @@
 #include "metrics/define.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
 #include "fmgr.h"
-#include "metrics/levels.h"
 #include "metrics/record.h"
+#include "metrics/scan.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -37,36 +35,25 @@ static PendingDefinition *pending = NULL;
 bool
 mon_stored_definition(const char *metric, MetricDefinition *def)
 {
-	Datum arg = CStringGetTextDatum(metric);
-	Oid argtype = TEXTOID;
-	bool found;
-	OwnerScope caller;
+	static const char *const columns[] = {"metric", "kind", "max_series", "scale"};
+	Datum values[lengthof(columns)];
+	bool nulls[lengthof(columns)];
+	/* In this order: a flush may take it from here to there between the two looks. */
+	bool announced = mon_committed_row("late_series", metric, columns, 2, values, nulls);
 
-	mon_become_owner(&caller);
-	SPI_connect();
-	if (SPI_execute_with_args(
-			"SELECT kind, max_series, scale FROM monitoring.metric_catalog "
-			"WHERE metric OPERATOR(pg_catalog.=) $1 "
-			"UNION ALL (SELECT kind, NULL, 6::smallint FROM monitoring.late_series "
-			"WHERE metric OPERATOR(pg_catalog.=) $1 LIMIT 1) LIMIT 1",
-			1, &argtype, &arg, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the metric catalog");
-	found = SPI_processed > 0;
-	if (found)
+	if (announced)
 	{
-		HeapTuple row = SPI_tuptable->vals[0];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-
-		def->kind = DatumGetInt16(SPI_getbinval(row, desc, 1, &isnull));
-		def->max_series = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
-		if (isnull)
-			def->max_series = 0;
-		def->scale = DatumGetInt16(SPI_getbinval(row, desc, 3, &isnull));
+		def->kind = DatumGetInt16(values[1]);
+		def->max_series = 0;
+		def->scale = EXPO_DEFAULT_SCALE;
 	}
-	SPI_finish();
-	mon_restore_caller(&caller);
-	return found;
+	/* A definition that is under way is not looked for: it is pinned in memory. */
+	if (!mon_committed_row("metric_catalog", metric, columns, lengthof(columns), values, nulls))
+		return announced;
+	def->kind = DatumGetInt16(values[1]);
+	def->max_series = nulls[2] ? 0 : DatumGetInt32(values[2]);
+	def->scale = DatumGetInt16(values[3]);
+	return true;
 }
 
 /* ---- end of transactions: no errors from here ---- */

@@ -12,8 +12,8 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "metrics/scan.h"
 #include "miscadmin.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
@@ -189,28 +189,20 @@ mon_oldest_partition(const char *table)
 int64
 mon_retention_usecs(const char *table)
 {
-	Oid type = TEXTOID;
-	Datum value = CStringGetTextDatum(table);
-	int64 usecs = PG_INT64_MAX / 4;
-	OwnerScope caller;
+	static const char *const columns[] = {"relation", "keep", "enabled"};
+	Datum values[lengthof(columns)];
+	bool nulls[lengthof(columns)];
+	const Interval *keep;
 
-	mon_become_owner(&caller);
-	SPI_connect();
-	if (SPI_execute_with_args("SELECT (extract(epoch FROM keep) OPERATOR(pg_catalog.*) "
-							  "1000000)::bigint FROM monitoring.retention_policies "
-							  "WHERE relation OPERATOR(pg_catalog.=) $1 AND enabled",
-							  1, &type, &value, NULL, true, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the retention policies");
-	if (SPI_processed > 0)
-	{
-		bool isnull;
-
-		usecs = DatumGetInt64(
-			SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	}
-	SPI_finish();
-	mon_restore_caller(&caller);
-	return usecs;
+	if (!mon_committed_row("retention_policies", table, columns, lengthof(columns), values,
+						   nulls) ||
+		!DatumGetBool(values[2]))
+		return PG_INT64_MAX / 4;
+	keep = DatumGetIntervalP(values[1]);
+	/* As extract(epoch FROM keep) has it. */
+	return keep->time +
+		(keep->day + keep->month % MONTHS_PER_YEAR * DAYS_PER_MONTH) * USECS_PER_DAY +
+		(int64) (keep->month / MONTHS_PER_YEAR * DAYS_PER_YEAR * USECS_PER_DAY);
 }
 
 void

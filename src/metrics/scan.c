@@ -21,6 +21,8 @@
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
 #include "storage/bufmgr.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -201,4 +203,59 @@ mon_scan_next(StorageScan *s)
 	for (int i = 0; i < s->ncolumns; i++)
 		s->values[i] = heap_getattr(tuple, s->attnums[i], RelationGetDescr(s->rel), &isnull);
 	return true;
+}
+
+/* ---- single rows ---- */
+
+/* An index of all rows that begins with a column. */
+static Oid
+index_by(Relation rel, AttrNumber attnum)
+{
+	List *indexes = RelationGetIndexList(rel);
+	Oid found = InvalidOid;
+	ListCell *lc;
+
+	foreach (lc, indexes)
+	{
+		Relation index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		if (index->rd_index->indisvalid && index->rd_index->indkey.values[0] == attnum &&
+			RelationGetIndexPredicate(index) == NIL)
+			found = lfirst_oid(lc);
+		index_close(index, NoLock);
+	}
+	list_free(indexes);
+	return found;
+}
+
+bool
+mon_committed_row(const char *table, const char *key, const char *const *names, int ncolumns,
+				  Datum *values, bool *nulls)
+{
+	Oid relid = get_relname_relid(table, get_namespace_oid(MON_SCHEMA, false));
+	Relation rel = table_open(relid, AccessShareLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	ScanKeyData scankey;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	Oid index;
+
+	ScanKeyInit(&scankey, get_attnum(relid, names[0]), BTEqualStrategyNumber, F_TEXTEQ,
+				CStringGetTextDatum(key));
+	scankey.sk_collation = TupleDescAttr(desc, scankey.sk_attno - 1)->attcollation;
+	index = index_by(rel, scankey.sk_attno);
+	scan = systable_beginscan(rel, index, OidIsValid(index), SnapshotSelf, 1, &scankey);
+	tuple = systable_getnext(scan);
+	for (int i = 0; i < ncolumns && HeapTupleIsValid(tuple); i++)
+	{
+		AttrNumber attnum = get_attnum(relid, names[i]);
+		Form_pg_attribute attr = TupleDescAttr(desc, attnum - 1);
+
+		values[i] = heap_getattr(tuple, attnum, desc, &nulls[i]);
+		if (!nulls[i])
+			values[i] = datumCopy(values[i], attr->attbyval, attr->attlen);
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	return HeapTupleIsValid(tuple);
 }

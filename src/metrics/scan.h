@@ -47,4 +47,14 @@ extern void mon_scan_begin(StorageScan *s, const int64 *id, bool use_index);
 /* The next row; at the end the scan of the partition has ended, too. */
 extern bool mon_scan_next(StorageScan *s);
 
+/*
+ * One row of a table as last committed, found by the text in the column names[0];
+ * false when there is none.  The values are palloc'd.
+ *
+ * The transaction's own snapshot may be older than what was said since, and at
+ * SERIALIZABLE a look with it would make others' commits depend on ours.
+ */
+extern bool mon_committed_row(const char *table, const char *key, const char *const *names,
+							  int ncolumns, Datum *values, bool *nulls);
+
 #endif /* METRICS_SCAN_H */
