@@ -295,7 +295,7 @@ mon_late_observe(const MonSeriesKey *key, int scale, TimestampTz at, double valu
 	}
 
 	mon_point_init(&one, key->kind);
-	one.start = one.last_at = at;
+	one.start = one.first_at = one.last_at = at;
 	one.count = 1;
 	one.sum = one.min = one.max = one.first = one.last = value;
 	mon_point_merge(&p->point, &one, false, &alloc);

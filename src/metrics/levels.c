@@ -228,6 +228,7 @@ mon_point_init(MonPoint *p, MonMetricKind kind)
 	memset(p, 0, sizeof(*p));
 	p->kind = kind;
 	p->start = DT_NOEND;
+	p->first_at = DT_NOEND;
 	p->last_at = DT_NOBEGIN;
 	p->min = INFINITY;
 	p->max = -INFINITY;
@@ -254,10 +255,11 @@ mon_point_merge(MonPoint *into, MonPoint *from, bool sketches, const ExpoAllocat
 	into->sum += from->sum;
 	into->min = Min(into->min, from->min);
 	into->max = Max(into->max, from->max);
-	if (from->start < into->start)
+	into->start = Min(into->start, from->start);
+	if (from->first_at < into->first_at)
 	{
 		into->first = from->first;
-		into->start = from->start;
+		into->first_at = from->first_at;
 	}
 	if (from->last_at >= into->last_at)
 	{
@@ -271,7 +273,9 @@ mon_point_from_chunk(MonPoint *p, int kind, const ChunkPoint *c, TimestampTz per
 {
 	p->kind = kind;
 	p->start = period + c->unit * unit;
-	p->last_at = p->start + unit - 1; /* so that of the same unit the later comer is the last */
+	/* So that of the same minute what was there before is the first, and the later comer the last. */
+	p->first_at = p->start + USECS_PER_MINUTE - 1;
+	p->last_at = p->start + unit - 1;
 	p->count = c->count;
 	p->sum = c->sum;
 	p->min = c->min;

@@ -220,7 +220,7 @@ COMMENT ON FUNCTION monitoring.increment(text, float8, jsonb) IS 'Add to a count
 
 CREATE FUNCTION monitoring.set_gauge(metric text, value float8, labels jsonb DEFAULT '{}') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_set_gauge';
-COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Every call is kept in count, avg, min and max of its slot; last is the latest. Otherwise as record().';
+COMMENT ON FUNCTION monitoring.set_gauge(text, float8, jsonb) IS 'Set a gauge: a value that goes up and down, such as a queue length. Every call is kept in count, avg, min and max of its slot; first and last go by time. Otherwise as record().';
 
 CREATE FUNCTION monitoring.flush() RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -242,7 +242,7 @@ COMMENT ON FUNCTION monitoring.compact_job(timestamptz) IS 'The periodic job tha
 
 CREATE FUNCTION monitoring.record_at(metric text, value float8, at timestamptz, labels jsonb DEFAULT '{}', kind text DEFAULT 'distribution') RETURNS void
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_record_at';
-COMMENT ON FUNCTION monitoring.record_at(text, float8, timestamptz, jsonb, text) IS 'Record an observation that was made at another time: as record(), increment() or set_gauge() by kind distribution, counter or gauge. Up to a minute ago it is recorded as they do; what is older is stored when the transaction commits (in one-minute points), and rolls back with it. Others who record at the same time do not make that fail at any isolation level; only SERIALIZABLE transactions that also read metrics may conflict (40001), as with rows of any table. Errors besides theirs: more than a minute in the future, or older than one-minute points are kept (22008), unknown kind (22023).';
+COMMENT ON FUNCTION monitoring.record_at(text, float8, timestamptz, jsonb, text) IS 'Record an observation that was made at another time: as record(), increment() or set_gauge() by kind distribution, counter or gauge. Up to a minute ago it is recorded as they do, and what is first and last of a gauge goes by at, whatever the order of the calls; what is older is stored when the transaction commits (in one-minute points, of which the one stored later is last), and rolls back with it. Others who record at the same time do not make that fail at any isolation level; only SERIALIZABLE transactions that also read metrics may conflict (40001), as with rows of any table. Errors besides theirs: more than a minute in the future, or older than one-minute points are kept (22008), unknown kind (22023).';
 
 -- Many observations at once
 

@@ -54,10 +54,11 @@ typedef struct MonDb
 typedef struct MonSlot
 {
 	struct MonSlot *older;
-	TimestampTz start;   /* multiple of SLOT_USECS */
-	uint64 seq;          /* flush that sealed it, 0 while open */
-	TimestampTz last_at; /* gauge: when `last` was set */
-	uint64 count;        /* scalars; a distribution counts in its sketch */
+	TimestampTz start;    /* multiple of SLOT_USECS */
+	uint64 seq;           /* flush that sealed it, 0 while open */
+	TimestampTz first_at; /* gauge: when `first` was set, and `last` */
+	TimestampTz last_at;
+	uint64 count; /* scalars; a distribution counts in its sketch */
 	double sum, min, max, first, last;
 	ExpoSketch sketch; /* allocated for distributions only: see slot_size() */
 } MonSlot;
@@ -122,6 +123,8 @@ typedef struct MonDelta
 	TimestampTz slot; /* start of the slot they belong to; 0 = the current one */
 	uint64 count;
 	double sum, min, max, first, last;
+	TimestampTz first_at; /* of first and last, 0 = when they get there */
+	TimestampTz last_at;
 	const double *values; /* distribution: raw values ... */
 	int nvalues;
 	const ExpoSketch *sketch; /* ... or a sketch of them */
@@ -252,6 +255,7 @@ typedef struct MonPoint
 {
 	MonMetricKind kind;
 	TimestampTz start;
+	TimestampTz first_at; /* of first and last */
 	TimestampTz last_at;
 	uint64 count;
 	double sum, min, max, first, last;

@@ -119,8 +119,6 @@ mon_observation_check(Observation *o, FmgrInfo *flinfo)
 bool
 mon_observation_record(Observation *o)
 {
-	TimestampTz slot = 0;
-
 	if (unlikely(!isfinite(o->value)))
 	{
 		mon_count_refused(1);
@@ -137,10 +135,7 @@ mon_observation_record(Observation *o)
 						 o->value);
 		return true;
 	}
-	/* Not left to the push, which may come when another slot has begun. */
-	if (o->timed)
-		slot = mon_floor_time(o->at, SLOT_USECS);
-	mon_record_take(o->ref, slot, o->value);
+	mon_record_take(o->ref, o->timed ? o->at : 0, o->value);
 	return true;
 }
 

@@ -416,7 +416,8 @@ add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
 
 	mon_point_init(&p, key->kind);
 	p.start = d->slot ? d->slot : mon_floor_time(now, SLOT_USECS);
-	p.last_at = d->slot ? d->slot : now;
+	p.first_at = d->first_at ? d->first_at : now;
+	p.last_at = d->last_at ? d->last_at : now;
 	p.count = d->count;
 	p.sum = d->sum;
 	p.min = d->min;

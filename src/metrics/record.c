@@ -27,6 +27,7 @@
 #include "access/parallel.h"
 #include "access/xact.h"
 #include "executor/executor.h"
+#include "metrics/levels.h"
 #include "miscadmin.h"
 #include "sketch/sketch.h"
 #include "utils/memutils.h"
@@ -229,13 +230,22 @@ trans_pending(SeriesRef *ref, TimestampTz slot)
 static void
 merge_delta(MonDelta *into, const MonDelta *from)
 {
-	if (into->count == 0)
+	if (from->count == 0)
+		return;
+	if (into->count == 0 || from->first_at < into->first_at)
+	{
 		into->first = from->first;
+		into->first_at = from->first_at;
+	}
+	if (into->count == 0 || from->last_at >= into->last_at)
+	{
+		into->last = from->last;
+		into->last_at = from->last_at;
+	}
 	into->count += from->count;
 	into->sum += from->sum;
 	into->min = Min(into->min, from->min);
 	into->max = Max(into->max, from->max);
-	into->last = from->last;
 }
 
 /* Free an entry that is off the list. */
@@ -330,21 +340,38 @@ mon_record_each_transactional(void (*fn)(const MonSeriesKey *key, const MonDelta
 
 /* ---- taking observations ---- */
 
+/* Without a time (0) they come in the order of the calls. */
 static inline void
-add_scalar(MonDelta *d, double value)
+add_scalar(MonDelta *d, TimestampTz at, double value)
 {
-	if (d->count++ == 0)
+	bool only = d->count++ == 0;
+
+	if (only || at < d->first_at)
+	{
 		d->first = value;
+		d->first_at = at;
+	}
 	d->sum += value;
 	d->min = Min(d->min, value);
 	d->max = Max(d->max, value);
-	d->last = value;
+	if (only || at >= d->last_at)
+	{
+		d->last = value;
+		d->last_at = at;
+	}
+}
+
+/* The slot that an observation with a time belongs to, 0 for the current one. */
+static inline TimestampTz
+slot_of(TimestampTz at)
+{
+	return at == 0 ? 0 : mon_floor_time(at, SLOT_USECS);
 }
 
 static void
-take_transactional(SeriesRef *ref, TimestampTz slot, const double *values, size_t n)
+take_transactional(SeriesRef *ref, TimestampTz at, const double *values, size_t n)
 {
-	TransPending *p = trans_pending(ref, slot);
+	TransPending *p = trans_pending(ref, slot_of(at));
 	ExpoAllocator alloc = mon_palloc_allocator(TopTransactionContext);
 
 	if (ref->key.kind == MON_DISTRIBUTION)
@@ -356,7 +383,7 @@ take_transactional(SeriesRef *ref, TimestampTz slot, const double *values, size_
 		return;
 	}
 	for (size_t i = 0; i < n; i++)
-		add_scalar(&p->delta, values[i]);
+		add_scalar(&p->delta, at, values[i]);
 }
 
 /* Make room for one more value. */
@@ -373,11 +400,14 @@ grow_values(SeriesRef *ref)
 }
 
 void
-mon_record_take(SeriesRef *ref, TimestampTz slot, double value)
+mon_record_take(SeriesRef *ref, TimestampTz at, double value)
 {
+	/* Not left to the push, which may come when another slot has begun. */
+	TimestampTz slot = slot_of(at);
+
 	if (unlikely(mon_transactional))
 	{
-		take_transactional(ref, slot, &value, 1);
+		take_transactional(ref, at, &value, 1);
 		return;
 	}
 	if (unlikely(ref->slot != slot))
@@ -392,7 +422,7 @@ mon_record_take(SeriesRef *ref, TimestampTz slot, double value)
 		ref->values[ref->nvalues++] = value;
 	}
 	else
-		add_scalar(&ref->delta, value);
+		add_scalar(&ref->delta, at, value);
 	mark_dirty(ref);
 }
 

@@ -78,8 +78,8 @@ extern void mon_record_reset_delta(MonDelta *d);
 /* Whether references are in use until the transaction ends. */
 extern bool mon_record_holds_refs(void);
 
-/* Take finite values: one into a slot (0: the current one), or many of a distribution. */
-extern void mon_record_take(SeriesRef *ref, TimestampTz slot, double value);
+/* Take finite values: one that was observed at a time (0: now), or many of a distribution. */
+extern void mon_record_take(SeriesRef *ref, TimestampTz at, double value);
 extern void mon_record_take_values(SeriesRef *ref, const double *values, size_t n);
 
 /* ---- observe.c ---- */

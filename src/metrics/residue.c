@@ -42,7 +42,7 @@
 
 #define RESIDUE_FILE PGSTAT_STAT_PERMANENT_DIRECTORY "/monitoring.residue"
 #define RESIDUE_TEMP RESIDUE_FILE ".tmp"
-#define RESIDUE_MAGIC 0x4d4f4e31 /* changes with the format */
+#define RESIDUE_MAGIC 0x4d4f4e32 /* changes with the format */
 
 enum
 {
@@ -74,6 +74,7 @@ typedef struct SeriesRecord
 typedef struct SlotRecord
 {
 	TimestampTz start;
+	TimestampTz first_at;
 	TimestampTz last_at;
 	uint64 seq;
 	uint64 count;
@@ -109,8 +110,16 @@ put_record(Writer *w, uint8 type, const void *data, size_t len)
 static void
 put_slot(Writer *w, MonMetricKind kind, const MonSlot *slot)
 {
-	SlotRecord r = {slot->start, slot->last_at, slot->seq,   slot->count, slot->sum,
-					slot->min,   slot->max,     slot->first, slot->last,  0};
+	SlotRecord r = {.start = slot->start,
+					.first_at = slot->first_at,
+					.last_at = slot->last_at,
+					.seq = slot->seq,
+					.count = slot->count,
+					.sum = slot->sum,
+					.min = slot->min,
+					.max = slot->max,
+					.first = slot->first,
+					.last = slot->last};
 	uint8 *encoded = NULL;
 
 	if (kind == MON_DISTRIBUTION)
@@ -327,6 +336,7 @@ get_slot(Reader *r)
 		return false;
 	memset(&slot, 0, sizeof(slot));
 	slot.start = s.start;
+	slot.first_at = s.first_at;
 	slot.last_at = s.last_at;
 	slot.seq = s.seq;
 	slot.count = s.count;

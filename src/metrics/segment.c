@@ -13,6 +13,7 @@
 #include "access/detoast.h"
 #include "fmgr.h"
 
+#define MAX_OFFSET_USECS (1000 * USECS_PER_DAY) /* in a slot; what is damaged may say anything */
 #define SLICE_ENTRIES 128 /* of a directory, read at once where not all of it is needed */
 
 /* ---- writing ---- */
@@ -35,6 +36,7 @@ mon_point_from_slot(MonPoint *p, MonMetricKind kind, const MonSlot *slot)
 	memset(p, 0, sizeof(*p));
 	p->kind = kind;
 	p->start = slot->start;
+	p->first_at = slot->first_at;
 	p->last_at = slot->last_at;
 	if (kind == MON_DISTRIBUTION)
 	{
@@ -63,7 +65,8 @@ mon_segment_add(SegmentBuilder *b, int64 series_id, const MonPoint *p)
 	SegmentPoint point = {0};
 
 	point.kind = p->kind;
-	point.last_ms = Max(p->last_at - p->start, 0) / 1000;
+	point.first_us = Max(p->first_at - p->start, 0);
+	point.last_us = Max(p->last_at - p->start, 0);
 	point.count = p->count;
 	point.sum = p->sum;
 	point.min = p->min;
@@ -257,7 +260,8 @@ mon_segment_try_decode(const char *data, Size len, TimestampTz start, MonPoint *
 		return false;
 	point->kind = p.kind;
 	point->start = start;
-	point->last_at = start + (TimestampTz) (p.last_ms % (USECS_PER_DAY / 1000)) * 1000;
+	point->first_at = start + (TimestampTz) Min(p.first_us, MAX_OFFSET_USECS);
+	point->last_at = start + (TimestampTz) Min(p.last_us, MAX_OFFSET_USECS);
 	point->count = p.count;
 	point->sum = p.sum;
 	point->min = p.min;

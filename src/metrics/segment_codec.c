@@ -60,7 +60,7 @@ segment_point_bound(const SegmentPoint *p)
 {
 	if (p->kind == SEGMENT_DISTRIBUTION)
 		return 1 + expo_encoded_bound(&p->sketch);
-	return 1 + 2 * MAX_VARINT + 5 * 8;
+	return 1 + 3 * MAX_VARINT + 5 * 8;
 }
 
 static uint8_t *
@@ -78,10 +78,11 @@ static uint8_t *
 put_gauge(uint8_t *to, const SegmentPoint *p)
 {
 	*to++ = (uint8_t) (SEGMENT_GAUGE | (p->count == 1 ? SHORT_FLAG : 0));
-	to = put_varint(to, p->last_ms);
+	to = put_varint(to, p->last_us);
 	if (p->count == 1)
 		return put_double(to, p->last);
 	to = put_varint(to, p->count);
+	to = put_varint(to, p->first_us);
 	to = put_double(to, p->sum);
 	to = put_double(to, p->min);
 	to = put_double(to, p->max);
@@ -168,14 +169,17 @@ get_counter(Reader *r, bool whole, SegmentPoint *p)
 static void
 get_gauge(Reader *r, bool single, SegmentPoint *p)
 {
-	p->last_ms = get_varint(r);
+	p->last_us = get_varint(r);
 	if (single)
 	{
 		p->count = 1;
+		p->first_us = p->last_us;
 		p->sum = p->min = p->max = p->first = p->last = get_double(r);
 		return;
 	}
 	p->count = get_varint(r);
+	r->bad |= p->count == 1; /* is written short */
+	p->first_us = get_varint(r);
 	p->sum = get_sum(r);
 	p->min = get_double(r);
 	p->max = get_double(r);

@@ -10,9 +10,10 @@
  * points		per series: kind and flag (1 byte), then
  *				  counter	   varint count, then the sum as float8 or, with
  *							   the flag, as varint
- *				  gauge		   varint milliseconds from the start to last, then
+ *				  gauge		   varint microseconds from the start to last, then
  *							   with the flag one value as float8, else varint
- *							   count and float8 sum, min, max, first, last
+ *							   count, varint microseconds to first, and float8
+ *							   sum, min, max, first, last
  *				  distribution the encoded sketch (expo_encode)
  *
  *-------------------------------------------------------------------------
@@ -36,7 +37,8 @@
 typedef struct SegmentPoint
 {
 	int kind;
-	uint64_t last_ms; /* gauge: milliseconds from the start to last */
+	uint64_t first_us; /* gauge: microseconds from the start to first, and to last */
+	uint64_t last_us;
 	uint64_t count;
 	double sum, min, max, first,
 		last;          /* finite but for sums that have overflown; a counter has its sum only */

@@ -45,8 +45,11 @@ mon_slot_free(MonSeries *s, MonSlot *slot)
 static void
 merge_scalars(MonSlot *into, const MonSlot *from)
 {
-	if (from->count > 0 && (into->count == 0 || from->start <= into->start))
+	if (from->first_at <= into->first_at)
+	{
 		into->first = from->first;
+		into->first_at = from->first_at;
+	}
 	into->count += from->count;
 	into->sum += from->sum;
 	into->min = Min(into->min, from->min);
@@ -108,6 +111,7 @@ new_slot(MonSeries *s, TimestampTz start)
 	slot->start = start;
 	slot->min = INFINITY;
 	slot->max = -INFINITY;
+	slot->first_at = DT_NOEND;
 	slot->last_at = DT_NOBEGIN;
 	if (s->kind == MON_DISTRIBUTION)
 		expo_init(&slot->sketch, s->metric->scale);
@@ -158,6 +162,8 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 {
 	bool reserve = s->is_overflow;
 	ExpoAllocator alloc = {shared_alloc, shared_free, &reserve};
+	TimestampTz first_at = rest->first_at ? rest->first_at : now;
+	TimestampTz last_at = rest->last_at ? rest->last_at : now;
 
 	if (s->kind == MON_DISTRIBUTION)
 	{
@@ -170,16 +176,19 @@ add_to_slot(MonSeries *s, MonSlot *slot, MonDelta *rest, TimestampTz now)
 		rest->nvalues -= taken;
 		return rest->nvalues == 0;
 	}
-	if (slot->count == 0)
+	if (first_at < slot->first_at)
+	{
 		slot->first = rest->first;
+		slot->first_at = first_at;
+	}
 	slot->count += rest->count;
 	slot->sum += rest->sum;
 	slot->min = Min(slot->min, rest->min);
 	slot->max = Max(slot->max, rest->max);
-	if (now >= slot->last_at)
+	if (last_at >= slot->last_at)
 	{
 		slot->last = rest->last;
-		slot->last_at = now;
+		slot->last_at = last_at;
 	}
 	return true;
 }
@@ -230,6 +239,7 @@ mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch, size_t
 	slot->max = saved->max;
 	slot->first = saved->first;
 	slot->last = saved->last;
+	slot->first_at = saved->first_at;
 	slot->last_at = saved->last_at;
 	if (s->kind == MON_DISTRIBUTION &&
 		expo_decode(&slot->sketch, sketch, sketch_len, &used, &alloc) != EXPO_OK)

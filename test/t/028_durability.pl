@@ -55,7 +55,11 @@ flushed();
 is(gaps(), 'none', 'no gap at first');
 stop_flushing();
 sql(q{SELECT monitoring.increment('kept_total', 3)});
+my $slot = sql(q{SELECT date_bin('10 s', clock_timestamp(), '2000-01-01')});
+sql(qq{SELECT monitoring.record_at('kept_level', 5, '$slot'::timestamptz + interval '5 s', kind => 'gauge')});
 $node->restart;
+sql(qq{SELECT monitoring.record_at('kept_level', t, '$slot'::timestamptz + t * interval '1 s', kind => 'gauge') FROM unnest('{6,4}'::int[]) t});
+is(sql(q{SELECT monitoring.value('kept_level', 'first', '1 hour'), monitoring.value('kept_level', 'last', '1 hour')}), '4|6', 'it keeps the times of a gauge');
 sql('SELECT monitoring.flush()');
 is(gaps() . ' ' . sql(q{SELECT monitoring.value('kept_total', 'sum', '1 hour')}), 'none 3', 'a clean stop loses nothing, and leaves no gap');
 
