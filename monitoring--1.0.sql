@@ -927,7 +927,7 @@ COMMENT ON COLUMN monitoring.metrics.scale IS 'Resolution of a distribution''s s
 
 CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
-               accepted bigint, persisted bigint, pending bigint, dropped bigint, overflow bigint, refused bigint,
+               accepted bigint, persisted bigint, pending bigint, dropped bigint, expired bigint, overflow bigint, refused bigint,
                flushes bigint, slots_merged bigint, next_flush bigint)
 LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_self';
 COMMENT ON FUNCTION monitoring.self_values() IS 'The counters behind the view self.';
@@ -936,7 +936,7 @@ CREATE VIEW monitoring.self AS
 SELECT v.*, CASE WHEN v.memory_bytes > 0 THEN v.memory_used_bytes::float8 / v.memory_bytes::float8 END AS memory_used_ratio,
        f.flushed_at AS last_flush
 FROM monitoring.self_values() v LEFT JOIN monitoring.flush_state f ON true;
-COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
+COMMENT ON VIEW monitoring.self IS 'The extension measures itself. Memory is shared by all databases; the rest is of this database since the server started: metrics and series in memory, slots not yet freed, observations accepted = persisted (written and committed) + pending (in memory) + dropped (no memory, or on a standby expired); overflow counts those kept in overflow series, refused the NaN and infinite values, slots_merged the slots made coarser because no flush came.';
 COMMENT ON COLUMN monitoring.self.memory_bytes IS 'Memory for metrics, of all databases: monitoring.shared_memory.';
 COMMENT ON COLUMN monitoring.self.memory_used_bytes IS 'Memory in use, of all databases.';
 COMMENT ON COLUMN monitoring.self.metrics IS 'Metrics in memory.';
@@ -945,7 +945,8 @@ COMMENT ON COLUMN monitoring.self.slots IS '10-second slots in memory that are n
 COMMENT ON COLUMN monitoring.self.accepted IS 'Observations taken: persisted + pending + dropped. Those made more than a minute ago are taken by the flush that follows their commit.';
 COMMENT ON COLUMN monitoring.self.persisted IS 'Observations written to storage by flushes that committed.';
 COMMENT ON COLUMN monitoring.self.pending IS 'Observations that are in memory only. A value that grows and grows means that flushes fail.';
-COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room.';
+COMMENT ON COLUMN monitoring.self.dropped IS 'Observations lost because not even an overflow series had room, or expired.';
+COMMENT ON COLUMN monitoring.self.expired IS 'Of those dropped, the ones that a standby has let go after monitoring.standby_keep.';
 COMMENT ON COLUMN monitoring.self.overflow IS 'Observations recorded in an overflow series: counted, but without their labels.';
 COMMENT ON COLUMN monitoring.self.refused IS 'NaN and infinite values, which are not recorded.';
 COMMENT ON COLUMN monitoring.self.flushes IS 'Flushes.';

@@ -23,6 +23,7 @@ extern int mon_shared_memory;        /* kB of shared memory for the registry */
 extern int mon_flush_interval;       /* ms between flushes of metrics to segments */
 extern int mon_evaluation_interval;  /* ms between evaluations of alert rules */
 extern int mon_slow_query_threshold; /* ms; a statement at or above it is slow */
+extern int mon_standby_keep;         /* ms that a standby keeps what is recorded there */
 extern int mon_max_series;      /* series a metric may have before its overflow series is used */
 extern bool mon_transactional;  /* records follow their transaction */
 extern char *mon_allowed_hosts; /* hosts that notifications may go to; '' = none */

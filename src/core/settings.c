@@ -19,6 +19,7 @@ int mon_shared_memory = 64 * 1024;
 int mon_flush_interval = 10 * 1000;
 int mon_evaluation_interval = 1000;
 int mon_slow_query_threshold = 1000;
+int mon_standby_keep = 600 * 1000;
 int mon_max_series = 10000;
 bool mon_transactional = false;
 char *mon_allowed_hosts = NULL;
@@ -39,6 +40,11 @@ mon_settings_init(void)
 							"Time between two writes of live metrics to storage.", NULL,
 							&mon_flush_interval, 10 * 1000, 100, 3600 * 1000, PGC_SIGHUP,
 							GUC_UNIT_MS, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(
+		"monitoring.standby_keep", "How long a standby keeps what is recorded there.",
+		"It is in memory only, until the standby is promoted.", &mon_standby_keep, 600 * 1000,
+		10 * 1000, 600 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("monitoring.evaluation_interval",
 							"Time between two evaluations of the alert rules.", NULL,

@@ -547,8 +547,8 @@ Datum
 mon_self(PG_FUNCTION_ARGS)
 {
 	TupleDesc tupdesc;
-	Datum values[14];
-	bool nulls[14] = {0};
+	Datum values[15];
+	bool nulls[15] = {0};
 	int64 metrics, series, slots, pending, persisted;
 	Size used, total;
 	MonDb *db;
@@ -574,6 +574,7 @@ mon_self(PG_FUNCTION_ARGS)
 	values[i++] = Int64GetDatum(persisted);
 	values[i++] = Int64GetDatum(pending);
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->dropped));
+	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->expired));
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->overflow));
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->refused));
 	values[i++] = Int64GetDatum(pg_atomic_read_u64(&db->flushes));

@@ -12,6 +12,10 @@
  *				 all they own; a series that was reclaimed has dboid 0
  *	memory lock	 the buddy allocator
  *
+ * A sealed slot is freed by who holds the flush lock, and read by it without any
+ * other.  On a standby nobody flushes: slots that are not sealed expire there, by
+ * who holds the series lock, so that a promotion meanwhile does no harm.
+ *
  * MonSeries, MonMetric and MonDb never change type once allocated, so that a
  * stale pointer in a backend's cache can be followed and checked under lock.
  *
@@ -45,7 +49,8 @@ typedef struct MonDb
 	pg_atomic_uint64 persisted; /* of these, written to segments that committed */
 	pg_atomic_uint64 overflow;  /* of these, recorded in an overflow series */
 	pg_atomic_uint64 refused;   /* NaN or infinite values */
-	pg_atomic_uint64 dropped;   /* no memory, not even for the overflow series */
+	pg_atomic_uint64 dropped;   /* no memory, not even for the overflow series; or expired */
+	pg_atomic_uint64 expired;   /* of these, in slots that a standby has let go */
 	pg_atomic_uint64 flushes;
 	pg_atomic_uint64 slots_merged; /* slots made coarser because no flush came */
 } MonDb;
@@ -83,6 +88,7 @@ typedef struct MonSeries
 {
 	struct MonSeries *next; /* hash chain, or free list */
 	struct MonSeries *next_in_metric;
+	struct MonSeries *prev_in_metric;
 	MonMetric *metric;
 	MonDb *db;
 	int64 id;
@@ -148,7 +154,7 @@ extern void *mon_memory_alloc(Size size, Size *actual, bool reserve);
 extern void mon_memory_free(void *ptr, Size actual);
 extern void mon_memory_usage(Size *used, Size *total);
 
-/* ---- registry.c ---- */
+/* ---- registry.c, reclaim.c ---- */
 extern void mon_registry_init(void);
 extern MonDb *mon_registry_db(Oid dboid);
 /* How this server started, and since when its tables can be written. */
@@ -194,6 +200,13 @@ extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);
 extern void mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots,
 								int64 *pending, int64 *persisted);
 
+/* Slots that began up to this time expire on a standby. */
+static inline TimestampTz
+mon_standby_keeps_after(TimestampTz now)
+{
+	return now - mon_standby_keep * INT64CONST(1000);
+}
+
 /* ---- slots.c: series lock held ---- */
 
 /* Add to the slot of the delta's time; what found no memory stays in *rest (false). */
@@ -206,6 +219,8 @@ extern bool mon_slots_merge_oldest(MonSeries *s, bool sealed);
 /* Put back a slot that a stop has left; false without memory. */
 extern bool mon_slot_restore(MonSeries *s, const MonSlot *saved, const uint8 *sketch,
 							 size_t sketch_len);
+/* Free the slots that no flush has sealed and that began up to a time; whether there were any. */
+extern bool mon_slots_expire(MonSeries *s, TimestampTz until);
 /* Free a slot that is off the list. */
 extern void mon_slot_free(MonSeries *s, MonSlot *slot);
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * registry.c
- *	  The shared registry of live series: find, create, add, seal, reclaim.
+ *	  The shared registry of live series: find, create, add, count; what has gone
+ *	  is reclaimed by reclaim.c.
  *
  * Locks are described in metrics_internal.h.  What transaction callbacks call
  * (mon_registry_add, _series, _db, _drop_sealed) raises no error and allocates
@@ -9,19 +10,18 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "metrics/metrics_internal.h"
+#include "metrics/registry_internal.h"
 
 #include <math.h>
 
+#include "access/xlog.h"
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "storage/shmem.h"
 
 #define SERIES_LOCKS 128
-#define METRIC_BUCKETS 4096
 #define BYTES_PER_SERIES_BUCKET 1024
-#define SERIES_IDLE_USECS (15 * 60 * USECS_PER_SEC) /* reclaimed when idle for longer */
 
 enum
 {
@@ -32,24 +32,7 @@ enum
 	LOCK_COUNT = LOCK_FIRST_SERIES + SERIES_LOCKS
 };
 
-typedef struct Registry
-{
-	pg_atomic_uint32 tick;      /* moves when a reader wants recent data */
-	pg_atomic_uint32 room_tick; /* moves when metrics may have room for more series */
-	pg_atomic_uint32 kind_tick; /* moves when metrics may come back with another kind */
-	uint32 next_lockno;
-	uint32 series_mask;
-	MonStart start;          /* fixed, like the next */
-	TimestampTz started_at;  /* this life of shared memory began */
-	TimestampTz promoted_at; /* first use after recovery, of a standby that was (seal lock) */
-	MonDb *dbs;
-	MonSeries *free_series;
-	MonMetric *free_metrics;
-	MonMetric *metrics[METRIC_BUCKETS];
-	MonSeries *series[FLEXIBLE_ARRAY_MEMBER];
-} Registry;
-
-static Registry *registry = NULL;
+Registry *mon_registry = NULL;
 static LWLockPadded *locks = NULL;
 /* While the postmaster restores what a stop has left. */
 static Oid restoring_db = InvalidOid;
@@ -86,23 +69,23 @@ registry_shmem_init(LWLockPadded *slice_locks)
 	bool found;
 	char *area;
 
-	registry = ShmemInitStruct("monitoring registry", registry_size(), &found);
-	area = (char *) registry + registry_header_size();
+	mon_registry = ShmemInitStruct("monitoring registry", registry_size(), &found);
+	area = (char *) mon_registry + registry_header_size();
 	locks = slice_locks;
 	if (!found)
 	{
-		memset(registry, 0, registry_header_size());
-		pg_atomic_init_u32(&registry->tick, 0);
-		pg_atomic_init_u32(&registry->room_tick, 0);
-		pg_atomic_init_u32(&registry->kind_tick, 0);
-		registry->series_mask = series_buckets() - 1;
+		memset(mon_registry, 0, registry_header_size());
+		pg_atomic_init_u32(&mon_registry->tick, 0);
+		pg_atomic_init_u32(&mon_registry->room_tick, 0);
+		pg_atomic_init_u32(&mon_registry->kind_tick, 0);
+		mon_registry->series_mask = series_buckets() - 1;
 		mon_memory_setup(area, registry_size() - registry_header_size());
 	}
 	mon_memory_attach(area, &locks[LOCK_MEMORY].lock);
 	if (!found)
 	{
-		registry->started_at = GetCurrentTimestamp();
-		registry->start = mon_residue_init();
+		mon_registry->started_at = GetCurrentTimestamp();
+		mon_registry->start = mon_residue_init();
 	}
 }
 
@@ -157,31 +140,31 @@ mon_series_unlock(const MonSeries *series)
 uint32
 mon_registry_tick(void)
 {
-	return pg_atomic_read_u32(&registry->tick);
+	return pg_atomic_read_u32(&mon_registry->tick);
 }
 
 void
 mon_registry_bump_tick(void)
 {
-	pg_atomic_fetch_add_u32(&registry->tick, 1);
+	pg_atomic_fetch_add_u32(&mon_registry->tick, 1);
 }
 
 uint32
 mon_registry_room_tick(void)
 {
-	return pg_atomic_read_u32(&registry->room_tick);
+	return pg_atomic_read_u32(&mon_registry->room_tick);
 }
 
 uint32
 mon_registry_kind_tick(void)
 {
-	return pg_atomic_read_u32(&registry->kind_tick);
+	return pg_atomic_read_u32(&mon_registry->kind_tick);
 }
 
 void
 mon_registry_bump_kind_tick(void)
 {
-	pg_atomic_fetch_add_u32(&registry->kind_tick, 1);
+	pg_atomic_fetch_add_u32(&mon_registry->kind_tick, 1);
 }
 
 /* ---- allocation of the type-stable structs (index lock held exclusively) ---- */
@@ -197,18 +180,18 @@ alloc_zeroed(Size size, bool reserve)
 	return ptr;
 }
 
-static MonDb *
-find_db(Oid dboid)
+MonDb *
+mon_db_find(Oid dboid)
 {
-	MonDb *db = registry->dbs;
+	MonDb *db = mon_registry->dbs;
 
 	while (db && db->dboid != dboid)
 		db = db->next;
 	return db;
 }
 
-static void
-reset_db(MonDb *db, Oid dboid)
+void
+mon_db_reset(MonDb *db, Oid dboid)
 {
 	db->dboid = dboid;
 	db->next_seq = 0;
@@ -219,27 +202,28 @@ reset_db(MonDb *db, Oid dboid)
 	pg_atomic_init_u64(&db->overflow, 0);
 	pg_atomic_init_u64(&db->refused, 0);
 	pg_atomic_init_u64(&db->dropped, 0);
+	pg_atomic_init_u64(&db->expired, 0);
 	pg_atomic_init_u64(&db->flushes, 0);
 	pg_atomic_init_u64(&db->slots_merged, 0);
 }
 
-static MonDb *
-find_or_create_db(Oid dboid)
+MonDb *
+mon_db_find_or_create(Oid dboid)
 {
-	MonDb *db = find_db(dboid);
+	MonDb *db = mon_db_find(dboid);
 
 	if (db)
 		return db;
-	db = find_db(InvalidOid); /* of a database that is gone */
+	db = mon_db_find(InvalidOid); /* of a database that is gone */
 	if (!db)
 	{
 		db = alloc_zeroed(sizeof(MonDb), true);
 		if (!db)
 			return NULL;
-		db->next = registry->dbs;
-		registry->dbs = db;
+		db->next = mon_registry->dbs;
+		mon_registry->dbs = db;
 	}
-	reset_db(db, dboid);
+	mon_db_reset(db, dboid);
 	return db;
 }
 
@@ -250,12 +234,12 @@ mon_registry_db(Oid dboid)
 	MonDb *db;
 
 	mon_index_lock(LW_SHARED);
-	db = find_db(dboid);
+	db = mon_db_find(dboid);
 	mon_index_unlock();
 	if (!db)
 	{
 		mon_index_lock(LW_EXCLUSIVE);
-		db = find_or_create_db(dboid);
+		db = mon_db_find_or_create(dboid);
 		mon_index_unlock();
 	}
 	return db;
@@ -268,33 +252,33 @@ mon_registry_db(Oid dboid)
 MonStart
 mon_registry_start(TimestampTz *writable_since)
 {
-	*writable_since = registry->started_at;
-	if (registry->start == START_STANDBY || registry->start == START_RESTORE)
+	*writable_since = mon_registry->started_at;
+	if (mon_registry->start == START_STANDBY || mon_registry->start == START_RESTORE)
 	{
 		mon_seal_lock(LW_EXCLUSIVE);
-		if (registry->promoted_at == 0)
-			registry->promoted_at = GetCurrentTimestamp();
-		*writable_since = registry->promoted_at;
+		if (mon_registry->promoted_at == 0)
+			mon_registry->promoted_at = GetCurrentTimestamp();
+		*writable_since = mon_registry->promoted_at;
 		mon_seal_unlock();
 	}
-	return registry->start;
+	return mon_registry->start;
 }
 
 /* ---- metrics ---- */
 
-static MonMetric **
-metric_bucket(const char *name, Oid dboid)
+MonMetric **
+mon_metric_bucket(const char *name, Oid dboid)
 {
 	uint32 h = hash_bytes((const unsigned char *) name, strlen(name));
 
-	return &registry->metrics[hash_combine(h, dboid) % METRIC_BUCKETS];
+	return &mon_registry->metrics[hash_combine(h, dboid) % METRIC_BUCKETS];
 }
 
 /* Index lock held. */
 MonMetric *
 mon_registry_find_metric(const char *name, Oid dboid)
 {
-	MonMetric *m = *metric_bucket(name, dboid);
+	MonMetric *m = *mon_metric_bucket(name, dboid);
 
 	while (m && (m->dboid != dboid || strcmp(m->name, name) != 0))
 		m = m->next;
@@ -323,12 +307,12 @@ mon_registry_definition(const char *name, MetricDefinition *def)
 static MonMetric *
 create_metric(const char *name, MonMetricKind kind, int max_series, int scale)
 {
-	MonMetric **bucket = metric_bucket(name, own_db());
-	MonMetric *m = registry->free_metrics;
+	MonMetric **bucket = mon_metric_bucket(name, own_db());
+	MonMetric *m = mon_registry->free_metrics;
 
 	if (m)
 	{
-		registry->free_metrics = m->next;
+		mon_registry->free_metrics = m->next;
 		memset(m, 0, sizeof(MonMetric));
 	}
 	else if ((m = alloc_zeroed(sizeof(MonMetric), true)) == NULL)
@@ -391,44 +375,24 @@ mon_registry_unpin(const char *name, const MetricDefinition *def)
 			m->max_series = def->max_series;
 			m->scale = def->scale;
 			m->full_logged = false;
-			pg_atomic_fetch_add_u32(&registry->room_tick, 1);
+			pg_atomic_fetch_add_u32(&mon_registry->room_tick, 1);
 		}
 	}
 	mon_index_unlock();
 }
 
-/* A metric without series costs memory; one with a definition of its own stays. */
-static bool
-metric_is_idle(MonMetric *m)
-{
-	bool idle = !m->series && m->definers == 0 && m->max_series == 0 &&
-		m->scale == EXPO_DEFAULT_SCALE;
-	bool was_idle = m->idle;
-
-	m->idle = idle;
-	return idle && was_idle;
-}
-
-static void
-free_metric(MonMetric *m)
-{
-	m->dboid = InvalidOid;
-	m->next = registry->free_metrics;
-	registry->free_metrics = m;
-}
-
 /* ---- series ---- */
 
-static MonSeries **
-series_bucket(int64 id, Oid dboid)
+MonSeries **
+mon_series_bucket(int64 id, Oid dboid)
 {
-	return &registry->series[hash_combine((uint32) id, dboid) & registry->series_mask];
+	return &mon_registry->series[hash_combine((uint32) id, dboid) & mon_registry->series_mask];
 }
 
-static MonSeries *
-find_series(int64 id)
+MonSeries *
+mon_series_find(int64 id)
 {
-	MonSeries *s = *series_bucket(id, own_db());
+	MonSeries *s = *mon_series_bucket(id, own_db());
 
 	while (s && (s->id != id || s->dboid != own_db()))
 		s = s->next;
@@ -438,19 +402,19 @@ find_series(int64 id)
 static MonSeries *
 take_series_struct(bool reserve)
 {
-	MonSeries *s = registry->free_series;
+	MonSeries *s = mon_registry->free_series;
 	uint32 lockno;
 
 	if (s)
 	{
-		registry->free_series = s->next;
+		mon_registry->free_series = s->next;
 		lockno = s->lockno; /* fixed for the life of the struct */
 	}
 	else
 	{
 		if ((s = alloc_zeroed(sizeof(MonSeries), reserve)) == NULL)
 			return NULL;
-		lockno = registry->next_lockno++ % SERIES_LOCKS;
+		lockno = mon_registry->next_lockno++ % SERIES_LOCKS;
 	}
 	memset(s, 0, sizeof(MonSeries));
 	s->lockno = lockno;
@@ -460,8 +424,8 @@ take_series_struct(bool reserve)
 static MonSeries *
 create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 {
-	MonSeries **bucket = series_bucket(id, own_db());
-	MonDb *db = find_or_create_db(own_db());
+	MonSeries **bucket = mon_series_bucket(id, own_db());
+	MonDb *db = mon_db_find_or_create(own_db());
 	Size actual;
 	Jsonb *copy;
 	MonSeries *s;
@@ -486,6 +450,8 @@ create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 	s->next = *bucket;
 	*bucket = s;
 	s->next_in_metric = metric->series;
+	if (metric->series)
+		metric->series->prev_in_metric = s;
 	metric->series = s;
 	if (overflow)
 		metric->overflow = s;
@@ -532,6 +498,25 @@ overflow_series(MonMetric *metric)
 	return metric->overflow;
 }
 
+/* The series itself; NULL when there is no room for it, or it is the overflow series. */
+static MonSeries *
+find_or_create_series(const MonSeriesKey *key)
+{
+	MonSeries *s = mon_series_find(key->id);
+	MonMetric *metric;
+	int limit;
+
+	if (s)
+		return s;
+	(void) mon_standby_make_room(false);
+	if ((metric = find_or_create_metric(key)) == NULL)
+		return NULL;
+	limit = metric->max_series > 0 ? metric->max_series : mon_max_series;
+	if (metric->nseries >= limit || key->id == overflow_id(metric->name))
+		return NULL;
+	return create_series(metric, key->id, key->labels, false);
+}
+
 /*
  * Find or make a series.  Over the metric's limit, or without memory, it is the
  * metric's overflow series; NULL when not even that can be had.
@@ -543,22 +528,17 @@ mon_registry_series(const MonSeriesKey *key)
 	MonMetric *metric;
 
 	mon_index_lock(LW_SHARED);
-	s = find_series(key->id);
+	s = mon_series_find(key->id);
 	mon_index_unlock();
 	if (s)
 		return s;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	s = find_series(key->id);
+	s = find_or_create_series(key);
+	if (!s && mon_standby_make_room(true))
+		s = find_or_create_series(key);
 	if (!s && (metric = find_or_create_metric(key)) != NULL)
-	{
-		int limit = metric->max_series > 0 ? metric->max_series : mon_max_series;
-
-		if (metric->nseries < limit && key->id != overflow_id(metric->name))
-			s = create_series(metric, key->id, key->labels, false);
-		if (!s)
-			s = overflow_series(metric);
-	}
+		s = overflow_series(metric);
 	mon_index_unlock();
 	return s;
 }
@@ -597,16 +577,47 @@ delta_count(const MonDelta *d)
 	return d->sketch ? d->sketch->count : d->values ? (uint64) d->nvalues : d->count;
 }
 
+/* Whether a series is still the one that a backend remembers; series lock held. */
+static bool
+is_series_of(const MonSeries *series, const MonSeriesKey *key)
+{
+	return series->dboid == own_db() && (series->id == key->id || series->is_overflow) &&
+		series->kind == key->kind && strcmp(series->metric->name, key->metric) == 0;
+}
+
+/* On a standby there may be memory to be had from what has expired. */
+static bool
+add_with_room(MonSeries *series, const MonSeriesKey *key, MonDelta *rest, TimestampTz now)
+{
+	bool done = false;
+
+	if (!RecoveryInProgress())
+		return false;
+	mon_index_lock(LW_EXCLUSIVE);
+	if (mon_standby_make_room(true))
+	{
+		mon_series_lock(series, LW_EXCLUSIVE);
+		if (is_series_of(series, key))
+			done = mon_slots_add(series, rest, now);
+		mon_series_unlock(series);
+	}
+	mon_index_unlock();
+	return done;
+}
+
 /* The rest of a delta that its own series had no memory for. */
 static bool
-add_to_overflow(MonSeries *series, MonDelta *rest, TimestampTz now)
+add_to_overflow(const MonSeriesKey *key, MonDelta *rest, TimestampTz now)
 {
+	MonMetric *metric;
 	MonSeries *overflow = NULL;
 	bool done = false;
 
 	mon_index_lock(LW_EXCLUSIVE);
-	if (series->dboid == own_db())
-		overflow = overflow_series(series->metric);
+	/* The series may have been reclaimed, and stand for something else by now. */
+	metric = mon_registry_find_metric(key->metric, own_db());
+	if (metric && metric->kind == key->kind)
+		overflow = overflow_series(metric);
 	if (overflow)
 	{
 		mon_series_lock(overflow, LW_EXCLUSIVE);
@@ -634,8 +645,7 @@ mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *del
 
 	mon_series_lock(series, LW_EXCLUSIVE);
 	is_overflow = series->is_overflow;
-	if (series->dboid != own_db() || (series->id != key->id && !is_overflow) ||
-		series->kind != key->kind || strcmp(series->metric->name, key->metric) != 0)
+	if (!is_series_of(series, key))
 	{
 		mon_series_unlock(series);
 		return false;
@@ -647,138 +657,27 @@ mon_registry_add(MonSeries *series, const MonSeriesKey *key, const MonDelta *del
 	pg_atomic_fetch_add_u64(&db->accepted, n);
 	if (is_overflow)
 		pg_atomic_fetch_add_u64(&db->overflow, n);
-	if (done)
+	if (done || add_with_room(series, key, &rest, now))
 		return true;
 
 	left = delta_count(&rest);
-	if (!is_overflow && add_to_overflow(series, &rest, now))
+	if (!is_overflow && add_to_overflow(key, &rest, now))
 		pg_atomic_fetch_add_u64(&db->overflow, left);
 	else
 		pg_atomic_fetch_add_u64(&db->dropped, delta_count(&rest));
 	return true;
 }
 
-/* ---- traversal, reclaiming ---- */
+/* ---- traversal ---- */
 
 void
 mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg)
 {
 	for (int i = 0; i < METRIC_BUCKETS; i++)
-		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+		for (MonMetric *m = mon_registry->metrics[i]; m; m = m->next)
 			if (m->dboid == dboid)
 				for (MonSeries *s = m->series; s; s = s->next_in_metric)
 					fn(s, arg);
-}
-
-typedef struct DropSealed
-{
-	uint64 seq;
-	int max_slots; /* of a series; beyond, sealed ones are merged */
-} DropSealed;
-
-static void
-drop_sealed(MonSeries *s, void *arg)
-{
-	const DropSealed *drop = arg;
-	uint64 seq = drop->seq;
-	MonSlot **link = &s->slots;
-
-	if (s->slots == NULL && s->persisted)
-		return;
-	mon_series_lock(s, LW_EXCLUSIVE);
-	while (*link)
-	{
-		MonSlot *slot = *link;
-
-		if (slot->seq > 0 && slot->seq <= seq)
-		{
-			pg_atomic_fetch_add_u64(&s->db->persisted,
-									s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
-			*link = slot->older;
-			mon_slot_free(s, slot);
-		}
-		else
-			link = &slot->older;
-	}
-	if (s->persist_seq > 0 && s->persist_seq <= seq)
-		s->persisted = true;
-	while (s->nslots > drop->max_slots && mon_slots_merge_oldest(s, true))
-		;
-	mon_series_unlock(s);
-}
-
-/*
- * Called by who holds the flush lock: nobody else reads sealed slots without a
- * lock.  While flushes fail, every one of them seals what has come since; before
- * that fills memory, series make do with one sealed slot.
- */
-void
-mon_registry_drop_sealed(Oid dboid, uint64 seq)
-{
-	DropSealed drop = {seq, MAX_SLOTS};
-	Size used, total;
-
-	mon_memory_usage(&used, &total);
-	if (used > total / 4 * 3)
-		drop.max_slots = 1;
-	mon_index_lock(LW_SHARED);
-	mon_registry_each(dboid, drop_sealed, &drop);
-	mon_index_unlock();
-}
-
-/* Give a series back; it is already off its metric's list.  Index lock held exclusively. */
-static void
-free_series(MonSeries *s)
-{
-	MonSeries **link = series_bucket(s->id, s->dboid);
-
-	while (*link != s)
-		link = &(*link)->next;
-	*link = s->next;
-
-	mon_series_lock(s, LW_EXCLUSIVE);
-	while (s->slots)
-	{
-		MonSlot *slot = s->slots;
-
-		s->slots = slot->older;
-		mon_slot_free(s, slot);
-	}
-	if (s->metric->overflow == s)
-		s->metric->overflow = NULL;
-	else
-		s->metric->nseries--;
-	mon_memory_free(s->labels, VARSIZE(s->labels));
-	s->labels = NULL;
-	s->dboid = InvalidOid;
-	s->next = registry->free_series;
-	registry->free_series = s;
-	mon_series_unlock(s);
-}
-
-void
-mon_registry_forget_series(int64 id)
-{
-	MonSeries *s;
-	MonSeries **link;
-
-	mon_index_lock(LW_EXCLUSIVE);
-	s = find_series(id);
-	if (s && s->slots == NULL)
-	{
-		for (link = &s->metric->series; *link != s; link = &(*link)->next_in_metric)
-			;
-		*link = s->next_in_metric;
-		free_series(s);
-	}
-	else if (s)
-	{
-		mon_series_lock(s, LW_EXCLUSIVE);
-		s->persisted = false;
-		s->persist_seq = 0;
-		mon_series_unlock(s);
-	}
-	mon_index_unlock();
 }
 
 /* The databases that something was recorded in; palloc'd. */
@@ -788,112 +687,11 @@ mon_registry_databases(void)
 	List *result = NIL;
 
 	mon_index_lock(LW_SHARED);
-	for (MonDb *db = registry->dbs; db; db = db->next)
+	for (MonDb *db = mon_registry->dbs; db; db = db->next)
 		if (OidIsValid(db->dboid))
 			result = lappend_oid(result, db->dboid);
 	mon_index_unlock();
 	return result;
-}
-
-/*
- * Forget everything of a database that was dropped (gone), or whose extension
- * was: then its counters start again, in the same place, since its backends
- * may hold pointers to it.
- */
-void
-mon_registry_forget(Oid dboid, bool gone)
-{
-	MonDb *db;
-
-	mon_seal_lock(LW_EXCLUSIVE);
-	mon_index_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < METRIC_BUCKETS; i++)
-	{
-		MonMetric **link = &registry->metrics[i];
-
-		while (*link)
-		{
-			MonMetric *m = *link;
-
-			if (m->dboid != dboid)
-			{
-				link = &m->next;
-				continue;
-			}
-			while (m->series)
-			{
-				MonSeries *s = m->series;
-
-				m->series = s->next_in_metric;
-				free_series(s);
-			}
-			*link = m->next;
-			free_metric(m);
-		}
-	}
-	db = gone ? find_db(dboid) : find_or_create_db(dboid);
-	if (db)
-	{
-		reset_db(db, gone ? InvalidOid : dboid);
-		db->gap_checked = true; /* a new extension has lost nothing */
-	}
-	mon_index_unlock();
-	mon_seal_unlock();
-	mon_registry_bump_kind_tick();
-}
-
-/* Whether a series can be reclaimed: idle, and safely stored or never used at all. */
-static bool
-series_is_idle(const MonSeries *s, TimestampTz now)
-{
-	return s->slots == NULL && (s->persisted || s->persist_seq == 0) &&
-		s->last_used < now - SERIES_IDLE_USECS;
-}
-
-static void
-sweep_metric(MonMetric *m, TimestampTz now)
-{
-	MonSeries **link = &m->series;
-
-	while (*link)
-	{
-		MonSeries *s = *link;
-
-		if (series_is_idle(s, now))
-		{
-			*link = s->next_in_metric;
-			free_series(s);
-			pg_atomic_fetch_add_u32(&registry->room_tick, 1);
-		}
-		else
-			link = &s->next_in_metric;
-	}
-}
-
-/* Reclaim what has been idle: series, then metrics without any. */
-void
-mon_registry_sweep(TimestampTz now)
-{
-	mon_index_lock(LW_EXCLUSIVE);
-	for (int i = 0; i < METRIC_BUCKETS; i++)
-	{
-		MonMetric **link = &registry->metrics[i];
-
-		while (*link)
-		{
-			MonMetric *m = *link;
-
-			sweep_metric(m, now);
-			if (metric_is_idle(m))
-			{
-				*link = m->next;
-				free_metric(m);
-			}
-			else
-				link = &m->next;
-		}
-	}
-	mon_index_unlock();
 }
 
 /*
@@ -908,10 +706,10 @@ mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int6
 
 	*metrics = *series = *slots = *pending = *persisted = 0;
 	mon_index_lock(LW_EXCLUSIVE);
-	if ((db = find_db(dboid)) != NULL)
+	if ((db = mon_db_find(dboid)) != NULL)
 		*persisted = pg_atomic_read_u64(&db->persisted);
 	for (int i = 0; i < METRIC_BUCKETS; i++)
-		for (MonMetric *m = registry->metrics[i]; m; m = m->next)
+		for (MonMetric *m = mon_registry->metrics[i]; m; m = m->next)
 		{
 			if (m->dboid != dboid)
 				continue;
@@ -936,7 +734,7 @@ mon_registry_counts(Oid dboid, int64 *metrics, int64 *series, int64 *slots, int6
 void
 mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg)
 {
-	for (MonDb *db = registry->dbs; db; db = db->next)
+	for (MonDb *db = mon_registry->dbs; db; db = db->next)
 		if (OidIsValid(db->dboid))
 			fn(db, arg);
 }
@@ -944,7 +742,7 @@ mon_registry_each_db(void (*fn)(MonDb *db, void *arg), void *arg)
 void
 mon_registry_restore_db(Oid dboid, uint64 next_seq)
 {
-	MonDb *db = find_or_create_db(dboid);
+	MonDb *db = mon_db_find_or_create(dboid);
 
 	if (db)
 		db->next_seq = next_seq;
@@ -953,7 +751,7 @@ mon_registry_restore_db(Oid dboid, uint64 next_seq)
 void
 mon_registry_restore_lost(Oid dboid, uint64 n)
 {
-	MonDb *db = find_db(dboid);
+	MonDb *db = mon_db_find(dboid);
 
 	if (db)
 	{

@@ -12,6 +12,9 @@
 
 #include <math.h>
 
+#include "access/xlog.h"
+#include "utils/timestamp.h"
+
 static void *
 shared_alloc(void *ctx, size_t size, size_t *actual)
 {
@@ -40,6 +43,31 @@ mon_slot_free(MonSeries *s, MonSlot *slot)
 		expo_free(&slot->sketch, &alloc);
 	mon_memory_free(slot, slot_size(s->kind));
 	s->nslots--;
+}
+
+bool
+mon_slots_expire(MonSeries *s, TimestampTz until)
+{
+	MonSlot **link = &s->slots;
+	bool any = false;
+
+	while (*link)
+	{
+		MonSlot *slot = *link;
+		uint64 count = s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count;
+
+		if (slot->seq > 0 || slot->start > until)
+		{
+			link = &slot->older;
+			continue;
+		}
+		pg_atomic_fetch_add_u64(&s->db->dropped, count);
+		pg_atomic_fetch_add_u64(&s->db->expired, count);
+		*link = slot->older;
+		mon_slot_free(s, slot);
+		any = true;
+	}
+	return any;
 }
 
 static void
@@ -130,6 +158,8 @@ slot_at(MonSeries *s, TimestampTz start)
 	for (MonSlot *slot = s->slots; slot && slot->start >= start; slot = slot->older)
 		if (slot->start == start && slot->seq == 0)
 			return slot;
+	if (RecoveryInProgress())
+		(void) mon_slots_expire(s, mon_standby_keeps_after(GetCurrentTimestamp()));
 	return new_slot(s, start);
 }
 
@@ -148,6 +178,7 @@ current_slot(MonSeries *s, TimestampTz now)
 	if (newest && newest->seq == 0 && newest->start > now + MAX_SKEW_USECS)
 		return newest;
 	slot = slot_at(s, start);
+	newest = s->slots;
 	if (!slot && newest && newest->seq == 0)
 	{
 		pg_atomic_fetch_add_u64(&s->db->slots_merged, 1);

@@ -262,6 +262,59 @@ flushed('postgres', $standby);
 is(gaps('postgres', $standby), 'promotion', 'once');
 $standby->stop;
 
+# ---- memory of a standby ----
+
+# Nobody flushes there: what is old makes room for what is new.
+$standby = PostgreSQL::Test::Cluster->new('crowded');
+$standby->init_from_backup($node, 'b1', has_restoring => 1, standby => 1);
+$standby->append_conf('postgresql.conf', "monitoring.shared_memory = 4MB\nmonitoring.max_series = 100000");
+$standby->start;
+sub on_standby { return $standby->safe_psql('postgres', @_) }
+# Series of a metric, numbered, observed so many seconds ago
+sub crowd
+{
+	my ($metric, $from, $to, $ago) = @_;
+	return on_standby(qq{SELECT count(monitoring.record_at('$metric', 1, clock_timestamp() - interval '$ago s', jsonb_build_object('n', i), 'counter')) FROM generate_series($from, $to) i});
+}
+
+sub account { return on_standby('SELECT overflow > 0, expired > 0, accepted - persisted - pending - dropped, dropped - expired FROM monitoring.self') }
+
+on_standby(qq{SELECT monitoring.record_at('steady_level', i, clock_timestamp() - i * interval '10 s', kind => 'gauge') FROM generate_series(0, 5) i});
+my $slots = q{SELECT pending_slots FROM monitoring.live_series() WHERE metric = 'steady_level'};
+is(on_standby($slots), '6', 'a standby keeps what is recorded there, in slots');
+crowd('old_total', 1, 5000, 50);
+is(account() . ' ' . on_standby(q{SELECT monitoring.value('old_total', 'sum')}), 'f|f|0|0 5000', 'and series');
+crowd('old_total', 5001, 15000, 45);
+is(account() . ' ' . on_standby(q{SELECT monitoring.value('old_total', 'sum')}), 't|f|0|0 15000', 'until its memory is full');
+my $overflow = on_standby('SELECT overflow FROM monitoring.self');
+$standby->append_conf('postgresql.conf', q{monitoring.standby_keep = '10 s'});
+$standby->reload;
+ok($standby->poll_query_until('postgres', q{SELECT current_setting('monitoring.standby_keep') = '10s'}), 'it is to keep less');
+on_standby(q{SELECT monitoring.record_at('steady_level', 7, clock_timestamp() + interval '20 s', kind => 'gauge')});
+cmp_ok(on_standby($slots), '<=', 3, 'slots expire when another is opened');
+crowd('new_total', 1, 5000, 0);
+is(account() . ' ' . on_standby(q{SELECT monitoring.value('new_total', 'series')}), 't|t|0|0 5000', 'then what is older makes room');
+is(on_standby('SELECT overflow FROM monitoring.self'), $overflow, 'and nothing of it goes to an overflow series');
+# As if for a long time: many more series than there is memory for, but not at the same time
+crowd('passing_total', 1000 * $_, 1000 * $_ + 999, 55) for 1 .. 30;
+is(on_standby('SELECT overflow FROM monitoring.self'), $overflow, 'series that come and go do not fill it');
+is(account(), 't|t|0|0', 'all that has gone is counted');
+# A metric with as many as it may have
+$standby->append_conf('postgresql.conf', 'monitoring.max_series = 100');
+$standby->reload;
+ok($standby->poll_query_until('postgres', q{SELECT current_setting('monitoring.max_series') = '100'}), 'there are to be fewer series');
+on_standby(q{SELECT count(monitoring.record_at('few_seconds', 1, clock_timestamp() - interval '50 s', jsonb_build_object('n', i))) FROM generate_series(1, 100) i});
+on_standby(q{SELECT count(monitoring.record('few_seconds', 1, jsonb_build_object('m', i))) FROM generate_series(1, 100) i});
+is(on_standby('SELECT overflow FROM monitoring.self'), $overflow, 'those of a metric make room for as many others');
+# From its promotion on, it stores what it has.
+my $recent = on_standby(q{SELECT monitoring.value('few_seconds', 'count', '5 minutes')});
+$standby->promote;
+flushed('postgres', $standby);
+ok($standby->poll_query_until('postgres', 'SELECT pending = 0 AND persisted > 0 FROM monitoring.self'), 'a promoted one stores what it has');
+is(on_standby(q{SELECT monitoring.value('few_seconds', 'count', '5 minutes')}), $recent, 'all of it');
+is(account(), 't|t|0|0', 'and the account balances');
+$standby->stop;
+
 # A backup that is restored up to where its log ends
 my $restored = PostgreSQL::Test::Cluster->new('restored');
 $restored->init_from_backup($node, 'b1', has_restoring => 1, standby => 0);
