@@ -36,7 +36,11 @@ EXTRA_CLEAN  = $(SENDER) src/notify/sender/*.o build
 
 PG_CPPFLAGS  = -I$(srcdir)/src
 PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
-               -Wno-missing-field-initializers -Wno-declaration-after-statement $(if $(CI),-Werror)
+               -Wno-missing-field-initializers -Wno-declaration-after-statement $(if $(CI),-Werror) $(sanitizer)
+SHLIB_LINK   = $(sanitizer)
+
+# SANITIZE=undefined or address: what it finds ends the process.
+sanitizer    = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 
 # No bitcode: nothing of ours gains from being inlined into JIT-compiled expressions.
 override with_llvm = no

@@ -1,18 +1,14 @@
 -- A metric that is deleted and made anew with another kind, while every level of storage holds what it was.
--- Levels as new: other tests have compacted days ahead, and so does this one.
+-- a database of its own, where nothing but this test flushes and compacts
+SELECT current_database() AS before \gset
+CREATE DATABASE regress_monitoring_kinds;
+\c regress_monitoring_kinds
 SET client_min_messages = warning;
-DROP EXTENSION monitoring CASCADE;
-CREATE EXTENSION monitoring;
 SET timezone = 'UTC';
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('compact', 'flush', 'retention');
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job IN ('compact', 'flush', 'retention'));
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
-SELECT monitoring.compact() >= 0 AS compacted;
+BEGIN;
+CREATE EXTENSION monitoring;
+UPDATE monitoring.jobs SET enabled = false;
+COMMIT;
 SELECT now() AS t, date_trunc('day', now()) + interval '2 days' AS tomorrow \gset
 
 -- One observation in each level: daily, hourly, chunks, minutes, segments, late, memory.
@@ -70,8 +66,5 @@ SELECT monitoring.define_metric('kd_one', 'distribution');
 SELECT monitoring.delete_series('kd_one');
 SELECT monitoring.set_gauge('kd_one', 1);
 SELECT accepted = persisted + pending + dropped AS balanced FROM monitoring.self;
-DROP PROCEDURE kd_make;
-DROP FUNCTION kd_look, kd_record;
-UPDATE monitoring.jobs SET enabled = true WHERE name IN ('compact', 'flush', 'retention');
-DROP EXTENSION monitoring CASCADE;
-CREATE EXTENSION monitoring;
+\c :before
+DROP DATABASE regress_monitoring_kinds WITH (FORCE);
