@@ -53,6 +53,8 @@ SELECT n.id - s.base AS id, n.receiver, n.alert, n.status, n.reason, n.state, ca
 FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base ORDER BY n.id;
 SELECT count(DISTINCT idempotency_key) AS keys FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base;
 
+-- however long it took to get here
+UPDATE monitoring.outbox AS o SET next_attempt_at = s.t FROM pg_temp.start AS s WHERE o.id > s.base;
 -- Of each group only the first; bounds hold.
 SELECT monitoring.notify_has_work(t - interval '1 second') AS early, monitoring.notify_has_work(t + interval '1 second') AS due FROM pg_temp.start;
 SELECT c.* FROM pg_temp.start, pg_temp.claim(t - interval '1 second') AS c;
