@@ -33,7 +33,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{create_silence,extend_silence,expire_silence,silences,create_inhibition_rule,enable_inhibition_rule,drop_inhibition_rule,inhibition_rules,set_time_interval,drop_time_interval,mute_times,check_time_spec,time_matches,alert_suppressions}'),
 ('On call and escalation', 'Guide: [alerts.md](alerts.md#escalation).',
 	'{set_contact,drop_contact,create_schedule,drop_schedule,set_schedule_layer,override_schedule,drop_override,who_is_on_call,on_call_shifts,on_call_gaps,set_escalation_policy,drop_escalation_policy,contacts,schedules,schedule_layers,schedule_overrides,escalation_policies,escalation_steps}'),
-('Packs, export and import', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
+('Packs of rules', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
 	'{list_packs,install_rules,remove_rules,export_rules,import_rules,rule_packs}'),
 ('Incidents and evidence', 'Guide: [incidents.md](incidents.md).',
 	'{open_incident,update_incident,acknowledge_incident,resolve_incident,set_incident_role,note_incident,link_incident,attach_alert,write_post_mortem,incidents,incident_timeline,incident_report,incident_report_markdown,incident_metrics,set_incident_policy,incident_policies,mark_deployment,deployment_metrics,deployments,evidence_of,take_evidence,evidence_kinds}'),
