@@ -140,11 +140,13 @@ fill(StringInfo out, const char *text, int len, Filler *f)
 static Filler
 make_filler(Jsonb *vars)
 {
+	Filler f = {.vars = &vars->root, .left = MAX_FILLED_BYTES};
+
 	if (!JB_ROOT_IS_OBJECT(vars))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("what is filled into a text must be a JSON object")));
-	return (Filler){.vars = &vars->root, .left = MAX_FILLED_BYTES};
+	return f;
 }
 
 Datum
