@@ -69,6 +69,7 @@ mon_labels_canonical(Jsonb *labels)
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue key, value;
+	Jsonb *canonical;
 
 	if (!JB_ROOT_IS_OBJECT(labels))
 		bad_labels("The labels are not an object.");
@@ -91,7 +92,11 @@ mon_labels_canonical(Jsonb *labels)
 		mon_push_jsonb(&state, WJB_VALUE, &value);
 	}
 	mon_push_jsonb(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(state.result);
+	canonical = JsonbValueToJsonb(state.result);
+	/* The text of a number may be much longer than the number. */
+	if (VARSIZE_ANY_EXHDR(canonical) > MAX_LABEL_BYTES)
+		bad_labels("The labels take more than 4096 bytes.");
+	return canonical;
 }
 
 char *

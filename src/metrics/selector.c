@@ -78,8 +78,8 @@ anchored(const char *re, int len)
 	appendBinaryStringInfo(&buf, re + options, len - options);
 	appendStringInfoString(&buf, ")$");
 	result = cstring_to_text_with_len(buf.data, buf.len);
-	/* raises what is wrong */
-	RE_compile_and_cache(result, REG_ADVANCED, DEFAULT_COLLATION_OID);
+	/* Raises what is wrong; as it will be executed, since remembering submatches can take for ever. */
+	RE_compile_and_cache(result, REG_ADVANCED | REG_NOSUB, DEFAULT_COLLATION_OID);
 	return result;
 }
 

@@ -66,6 +66,7 @@ sub pids
 sub crash
 {
 	my ($victim, $victims) = @_;
+	my $pid = pick(@$victims) || 0;
 	if ($victim eq 'immediate stop')
 	{
 		$node->stop('immediate');
@@ -85,11 +86,12 @@ sub crash
 			usleep(100_000);
 		}
 	}
-	elsif (!kill 'KILL', pick(@$victims))
+	elsif (!kill 'KILL', $pid)
 	{
 		return crash('immediate stop'); # it has gone by itself
 	}
-	return wait_for_sql($node, 'postgres', 'SELECT NOT pg_is_in_recovery()');
+	# A moment after the kill it may still be the old server, where the victim is as if it were alive.
+	return wait_for_sql($node, 'postgres', "SELECT NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 }
 
 my @when = ('0 seconds', '0 seconds', '70 minutes', '26 hours', '40 days');
