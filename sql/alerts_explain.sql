@@ -11,7 +11,7 @@ CREATE FUNCTION pg_temp.explain(rule text, after interval, steps text[] DEFAULT 
 	SELECT e.step, e.verdict, e.details - '{group,notification,at,kind,over,max_age,no_data,on_error,fingerprint,alert_id,silence,next_attempt_at,sent_at,tries,enqueued_at}'::text[]
 	FROM (SELECT alert_id FROM monitoring.alert_history AS h WHERE h.rule_name = explain.rule AND h.at >= '2030-01-07' ORDER BY id DESC LIMIT 1) AS a
 	CROSS JOIN LATERAL monitoring.explain_alert(a.alert_id, '2030-01-07'::timestamptz + after) AS e
-	WHERE steps IS NULL OR e.step = ANY (steps)
+	WHERE (steps IS NULL OR e.step = ANY (steps)) AND e.verdict !~ '^(incident|escalated)'
 $$;
 SELECT monitoring.create_receiver('all', 'webhook', 'https://a.example.com/'), monitoring.create_receiver('firing', 'webhook', 'https://b.example.com/', '{"send_resolved": false}');
 SELECT pg_temp.rule('crit', 'critical', extra_labels => '{"team": "shop"}'), pg_temp.rule('med'), pg_temp.rule('own', 'low', '{all}'), pg_temp.rule('low', 'low'), pg_temp.rule('none', 'low', '{}'),

@@ -7,6 +7,8 @@ SET LOCAL timezone = 'UTC';
 UPDATE monitoring.receiver_defs SET enabled = false;
 DELETE FROM monitoring.routing_queue;
 DELETE FROM monitoring.alert_groups;
+DELETE FROM monitoring.alert_group_members;
+DELETE FROM monitoring.alert_group_receivers;
 
 CREATE TEMP TABLE start AS SELECT nextval('monitoring.outbox_id_seq') AS base, clock_timestamp() AS t;
 CREATE FUNCTION pg_temp.claim(at timestamptz, max_rows integer DEFAULT 100, per_receiver integer DEFAULT 100)
