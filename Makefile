@@ -39,7 +39,7 @@ PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
                -Wno-missing-field-initializers -Wno-declaration-after-statement $(if $(CI),-Werror) $(sanitizer)
 SHLIB_LINK   = $(sanitizer)
 
-# SANITIZE=undefined or address: what it finds ends the process.
+# SANITIZE=undefined: undefined behaviour ends the process; see docs/testing.md.
 sanitizer    = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 
 # No bitcode: nothing of ours gains from being inlined into JIT-compiled expressions.
