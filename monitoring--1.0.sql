@@ -10236,17 +10236,18 @@ RETURNS TABLE (method text, url text, headers jsonb, body text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH alert AS (
 		SELECT a.ordinality AS n, a.value -> 'labels' AS labels, a.value -> 'annotations' AS annotations,
-			coalesce(a.value -> 'annotations' ->> 'summary', a.value -> 'annotations' ->> 'description',
-				a.value -> 'labels' ->> 'alertname') AS summary,
+			coalesce(a.value -> 'annotations' ->> 'summary', a.value -> 'annotations' ->> 'description', a.value -> 'labels' ->> 'alertname')
+				|| CASE WHEN a.value ->> 'status' <> notification ->> 'status' THEN format(' (%s)', a.value ->> 'status') ELSE '' END AS summary,
 			CASE WHEN a.value ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', a.value ->> 'value',
 				'(threshold ' || (a.value ->> 'op') || ' ' || (a.value ->> 'threshold') || ')') END AS reading,
 			(SELECT string_agg(l.key || '=' || l.value, ', ' ORDER BY l.key COLLATE "C")
 				FROM jsonb_each_text(a.value -> 'labels') AS l WHERE l.key <> 'alertname') AS label_text
 		FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a
 	), title AS (
-		SELECT format('[%s] %s', upper(notification ->> 'status')
-			|| CASE WHEN count(*) > 1 THEN ':' || count(*) ELSE '' END, notification -> 'groupLabels' ->> 'alertname') AS t
-		FROM alert
+		SELECT format('[%s] %s', upper(notification ->> 'status') || CASE WHEN m.n > 1 THEN ':' || m.n ELSE '' END,
+			coalesce(notification -> 'groupLabels' ->> 'alertname', 'digest of ' || (notification -> 'digest' ->> 'route'),
+				notification -> 'commonLabels' ->> 'alertname', monitoring.labels_text(notification -> 'groupLabels'))) AS t, m.n
+		FROM (SELECT count(*) + coalesce((notification ->> 'truncatedAlerts')::bigint, 0) AS n FROM alert) AS m
 	)
 	-- The pieces keep Slack's limits: header 150 characters, section 3000.
 	SELECT 'POST', receiver ->> 'url',
@@ -10261,9 +10262,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 					'text', concat_ws(E'\n', '*' || monitoring.slack_escape(a.summary, 1000) || '*',
 						monitoring.slack_escape(a.reading, 200), monitoring.slack_escape(a.label_text, 1500)))) ORDER BY a.n)
 				FROM alert AS a WHERE a.n <= 10)
-			|| (SELECT CASE WHEN count(*) > 10 THEN jsonb_build_array(jsonb_build_object('type', 'section', 'text',
-					jsonb_build_object('type', 'mrkdwn', 'text', format('… and %s more', count(*) - 10)))) ELSE '[]' END
-				FROM alert))::text
+			|| (SELECT CASE WHEN title.n > 10 THEN jsonb_build_array(jsonb_build_object('type', 'section', 'text',
+					jsonb_build_object('type', 'mrkdwn', 'text', format('… and %s more', title.n - 10)))) ELSE '[]' END
+				FROM title))::text
 $$;
 COMMENT ON FUNCTION monitoring.format_slack(jsonb, jsonb) IS 'Formatter of the kind slack: a message for an incoming webhook, with fall-back text, a header and a section for each of the first ten alerts.';
 

@@ -29,3 +29,11 @@ SELECT n, monitoring.slack_escape(t, n) FROM (VALUES ('a<b', 10), ('a<b', 6), ('
 SELECT monitoring.common_pairs('[{"l": {"a": "1", "b": "2"}}, {"l": {"a": "1", "b": "3"}}, {"l": {"a": "1"}}]', 'l'),
 	monitoring.common_pairs('[{"l": {"a": "1"}}, {"l": {}}]', 'l'), monitoring.common_pairs('[{"l": {"a": "1"}}]', 'l'), monitoring.common_pairs('[]', 'l');
 
+-- Groups of several rules, digests, alerts that ended beside others that fire, and more than are listed.
+WITH shown AS (
+	SELECT v.n, v.group_labels, v.more, jsonb_agg(jsonb_build_object('status', s, 'labels', jsonb_build_object('alertname', a, 'site', 'x'), 'annotations', '{}'::jsonb) ORDER BY a) AS alerts
+	FROM (VALUES (1, '{"site": "x"}'::jsonb, '{}'::jsonb, '{a,b}'::text[]), (2, '{}', '{"digest": {"route": "low"}, "truncatedAlerts": 150}', '{a,b}'), (3, '{}', '{}', '{a}')) AS v (n, group_labels, more, names)
+	CROSS JOIN LATERAL unnest(v.names, '{firing,resolved}'::text[]) AS x (a, s) WHERE a IS NOT NULL
+	GROUP BY v.n, v.group_labels, v.more)
+SELECT s.n, jsonb_path_query_array(f.body::jsonb, '$.blocks[*].text.text') AS texts
+FROM shown AS s CROSS JOIN LATERAL monitoring.format_slack('{"url": "x", "config": {}}', monitoring.make_payload('r', 'g', 'firing', s.group_labels, s.alerts, s.more)) AS f ORDER BY s.n;

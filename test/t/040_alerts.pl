@@ -89,6 +89,21 @@ is(q1(q{SELECT state || active_at FROM monitoring.alerts WHERE rule = 'waits'}),
 q1(q{SELECT monitoring.evaluate_alerts(active_at + '10 minutes') FROM monitoring.alerts WHERE rule = 'waits'});
 is(q1(q{SELECT state FROM monitoring.alerts WHERE rule = 'waits'}), 'firing', 'fires when its time has come');
 
+# So does a group that waits for further alerts, and what was told is known.
+sub told { return q1(q{SELECT count(*) FROM monitoring.notifications WHERE alert = 'waits'}); }
+q1(q{SELECT monitoring.create_receiver('nobody', 'webhook', 'https://example.invalid/')});
+my $due = q1(q{SELECT due_at FROM monitoring.notification_groups WHERE labels ->> 'alertname' = 'waits'});
+$node->stop('immediate');
+$node->start;
+q1("SELECT monitoring.evaluate_alerts('$due'::timestamptz - interval '1 second')");
+is(told(), '0', 'a group waits on after a crash');
+q1("SELECT monitoring.evaluate_alerts('$due')");
+is(told(), '1', 'and is told when its time has come');
+$node->stop('immediate');
+$node->start;
+q1("SELECT monitoring.evaluate_alerts('$due'::timestamptz + interval '1 hour')");
+is(told(), '1', 'once');
+
 # Rules, states, kinds and history go through dump and restore.
 q1(q{CREATE DATABASE copy});
 my $dump = $node->basedir . '/dump.sql';
