@@ -5162,8 +5162,9 @@ COMMENT ON COLUMN monitoring.component_defs.place IS 'Place on the page.';
 COMMENT ON COLUMN monitoring.component_defs.created_at IS 'Since when it is watched.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.component_defs', '');
 
+-- No foreign key to the component: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.component_statuses (
-	component text NOT NULL REFERENCES monitoring.component_defs (name) ON DELETE CASCADE,
+	component text NOT NULL,
 	since timestamptz NOT NULL,
 	status text NOT NULL REFERENCES monitoring.component_status_kinds (status),
 	message text NOT NULL,
@@ -5208,6 +5209,7 @@ COMMENT ON FUNCTION monitoring.create_component(text, text, jsonb, float8, integ
 CREATE FUNCTION monitoring.drop_component(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	DELETE FROM monitoring.component_statuses AS s WHERE s.component = drop_component.name;
 	DELETE FROM monitoring.component_defs AS c WHERE c.name = drop_component.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'component "%" does not exist', name USING ERRCODE = 'undefined_object';
@@ -5650,8 +5652,9 @@ CREATE INDEX incident_defs_open ON monitoring.incident_defs (id) WHERE resolved_
 CREATE INDEX incident_defs_detected_at ON monitoring.incident_defs (detected_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.incident_alerts (
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	alert_id bigint NOT NULL,
 	joined_at timestamptz NOT NULL,
 	ended_at timestamptz,
@@ -5671,7 +5674,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events_id_seq', 
 
 CREATE TABLE monitoring.incident_events (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_events_id_seq'),
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	at timestamptz NOT NULL,
 	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem', 'merged')),
 	actor text,
@@ -5688,7 +5691,7 @@ CREATE INDEX incident_events_incident_id ON monitoring.incident_events (incident
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events', '');
 
 CREATE TABLE monitoring.incident_roles (
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	role text NOT NULL CHECK (role ~ '^[^[:cntrl:]]{1,100}$'),
 	person text NOT NULL CHECK (person ~ '^[^[:cntrl:]]{1,200}$'),
 	PRIMARY KEY (incident_id, role)
@@ -8938,8 +8941,9 @@ COMMENT ON COLUMN monitoring.schedules.time_zone IS 'Time zone in which its rota
 COMMENT ON COLUMN monitoring.schedules.description IS 'What it is for.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.schedules', '');
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.schedule_layers (
-	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	schedule text NOT NULL,
 	layer integer NOT NULL,
 	members text[] NOT NULL CHECK (cardinality(members) > 0),
 	starts_at timestamptz NOT NULL,
@@ -8964,7 +8968,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.schedule_overrides_id_seq
 
 CREATE TABLE monitoring.schedule_overrides (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.schedule_overrides_id_seq'),
-	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	schedule text NOT NULL,
 	person text NOT NULL,
 	starts_at timestamptz NOT NULL,
 	ends_at timestamptz NOT NULL CHECK (ends_at > starts_at),
@@ -9065,6 +9069,8 @@ BEGIN
 		RAISE EXCEPTION 'schedule "%" is still needed', name
 			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('It is part of escalation policy "%s".', used);
 	END IF;
+	DELETE FROM monitoring.schedule_layers AS l WHERE l.schedule = drop_schedule.name;
+	DELETE FROM monitoring.schedule_overrides AS o WHERE o.schedule = drop_schedule.name;
 	DELETE FROM monitoring.schedules AS s WHERE s.name = drop_schedule.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schedule "%" does not exist', name USING ERRCODE = 'undefined_object';
@@ -9218,8 +9224,9 @@ COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps
 COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.escalation_steps (
-	policy text NOT NULL REFERENCES monitoring.escalation_policies (name) ON DELETE CASCADE,
+	policy text NOT NULL,
 	step integer NOT NULL CHECK (step > 0),
 	delay interval NOT NULL CHECK (delay >= '0'),
 	receivers text[] NOT NULL DEFAULT '{}',
@@ -9319,6 +9326,7 @@ BEGIN
 		RAISE EXCEPTION 'escalation policy "%" is still needed', name
 			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('Route "%s" names it.', used);
 	END IF;
+	DELETE FROM monitoring.escalation_steps AS s WHERE s.policy = drop_escalation_policy.name;
 	DELETE FROM monitoring.escalation_policies AS p WHERE p.name = drop_escalation_policy.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'escalation policy "%" does not exist', name USING ERRCODE = 'undefined_object';

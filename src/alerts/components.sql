@@ -35,8 +35,9 @@ COMMENT ON COLUMN monitoring.component_defs.place IS 'Place on the page.';
 COMMENT ON COLUMN monitoring.component_defs.created_at IS 'Since when it is watched.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.component_defs', '');
 
+-- No foreign key to the component: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.component_statuses (
-	component text NOT NULL REFERENCES monitoring.component_defs (name) ON DELETE CASCADE,
+	component text NOT NULL,
 	since timestamptz NOT NULL,
 	status text NOT NULL REFERENCES monitoring.component_status_kinds (status),
 	message text NOT NULL,
@@ -81,6 +82,7 @@ COMMENT ON FUNCTION monitoring.create_component(text, text, jsonb, float8, integ
 CREATE FUNCTION monitoring.drop_component(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	DELETE FROM monitoring.component_statuses AS s WHERE s.component = drop_component.name;
 	DELETE FROM monitoring.component_defs AS c WHERE c.name = drop_component.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'component "%" does not exist', name USING ERRCODE = 'undefined_object';

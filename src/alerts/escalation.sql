@@ -15,8 +15,9 @@ COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps
 COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.escalation_steps (
-	policy text NOT NULL REFERENCES monitoring.escalation_policies (name) ON DELETE CASCADE,
+	policy text NOT NULL,
 	step integer NOT NULL CHECK (step > 0),
 	delay interval NOT NULL CHECK (delay >= '0'),
 	receivers text[] NOT NULL DEFAULT '{}',
@@ -116,6 +117,7 @@ BEGIN
 		RAISE EXCEPTION 'escalation policy "%" is still needed', name
 			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('Route "%s" names it.', used);
 	END IF;
+	DELETE FROM monitoring.escalation_steps AS s WHERE s.policy = drop_escalation_policy.name;
 	DELETE FROM monitoring.escalation_policies AS p WHERE p.name = drop_escalation_policy.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'escalation policy "%" does not exist', name USING ERRCODE = 'undefined_object';

@@ -73,8 +73,9 @@ CREATE INDEX incident_defs_open ON monitoring.incident_defs (id) WHERE resolved_
 CREATE INDEX incident_defs_detected_at ON monitoring.incident_defs (detected_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.incident_alerts (
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	alert_id bigint NOT NULL,
 	joined_at timestamptz NOT NULL,
 	ended_at timestamptz,
@@ -94,7 +95,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events_id_seq', 
 
 CREATE TABLE monitoring.incident_events (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_events_id_seq'),
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	at timestamptz NOT NULL,
 	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem', 'merged')),
 	actor text,
@@ -111,7 +112,7 @@ CREATE INDEX incident_events_incident_id ON monitoring.incident_events (incident
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_events', '');
 
 CREATE TABLE monitoring.incident_roles (
-	incident_id bigint NOT NULL REFERENCES monitoring.incident_defs (id) ON DELETE CASCADE,
+	incident_id bigint NOT NULL,
 	role text NOT NULL CHECK (role ~ '^[^[:cntrl:]]{1,100}$'),
 	person text NOT NULL CHECK (person ~ '^[^[:cntrl:]]{1,200}$'),
 	PRIMARY KEY (incident_id, role)

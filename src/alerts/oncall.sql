@@ -26,8 +26,9 @@ COMMENT ON COLUMN monitoring.schedules.time_zone IS 'Time zone in which its rota
 COMMENT ON COLUMN monitoring.schedules.description IS 'What it is for.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.schedules', '');
 
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.schedule_layers (
-	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	schedule text NOT NULL,
 	layer integer NOT NULL,
 	members text[] NOT NULL CHECK (cardinality(members) > 0),
 	starts_at timestamptz NOT NULL,
@@ -52,7 +53,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.schedule_overrides_id_seq
 
 CREATE TABLE monitoring.schedule_overrides (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.schedule_overrides_id_seq'),
-	schedule text NOT NULL REFERENCES monitoring.schedules (name) ON DELETE CASCADE,
+	schedule text NOT NULL,
 	person text NOT NULL,
 	starts_at timestamptz NOT NULL,
 	ends_at timestamptz NOT NULL CHECK (ends_at > starts_at),
@@ -153,6 +154,8 @@ BEGIN
 		RAISE EXCEPTION 'schedule "%" is still needed', name
 			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('It is part of escalation policy "%s".', used);
 	END IF;
+	DELETE FROM monitoring.schedule_layers AS l WHERE l.schedule = drop_schedule.name;
+	DELETE FROM monitoring.schedule_overrides AS o WHERE o.schedule = drop_schedule.name;
 	DELETE FROM monitoring.schedules AS s WHERE s.name = drop_schedule.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schedule "%" does not exist', name USING ERRCODE = 'undefined_object';
