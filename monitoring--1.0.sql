@@ -7290,8 +7290,8 @@ $$;
 COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
 
 INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_alerts', 'monitoring.forget_alerts', '1 hour', 200);
--- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. dispatch.sql, which follows,
--- groups what the routes let through and decides when to send.
+-- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. groups.sql and
+-- dispatch.sql, which follow, group what the routes let through and decide when to send.
 --
 -- A route that leaves a setting null takes its parent's. Nothing here is kept ready: the tree is a few hundred rows at most,
 -- and is read when an alert fires or a group is due.
@@ -7798,7 +7798,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	ORDER BY j.place
 $$;
 COMMENT ON FUNCTION monitoring.test_route(jsonb, timestamptz) IS 'Which routes an alert with these labels (alertname and severity among them) takes and why, one row per route that is tried: taken, passed on (to a route below), no match, not reached (one before it took the alert), disabled. For routes taken: the receivers that would be notified now, the group and its times, and muted_by: whether mute_time or active_time keeps the route quiet at that time. Rules with receivers of their own do not use the routes.';
--- alerts, dispatch: groups of alerts, and when who is told of them, decided as Alertmanager decides it.
+-- alerts, groups: which alerts are told of together, and how they come into groups and leave them. dispatch.sql, which
+-- follows, decides when who is told of a group.
 --
 -- A firing alert becomes a member of one group for each route that it takes (or of its rule's own group, where the rule names
 -- receivers). A group has a time at which it is due; only groups that are due are looked at, and a group in which nothing can
@@ -8154,6 +8155,10 @@ BEGIN
 	PERFORM monitoring.wake_groups(rule_ids, at);
 END $$;
 COMMENT ON FUNCTION monitoring.reroute_alerts(bigint[], timestamptz) IS 'Let everything that is firing, of these rules or of all (null), take the routes as they are now. Who was told of an alert through a route that it no longer takes is still told when it ends, and nothing else.';
+-- alerts, dispatch: when who is told of a group of alerts, decided as Alertmanager decides it.
+--
+-- A look at the groups that are due is a few statements over all of them: what is suppressed, who is to be told
+-- (send_reason is the table of decisions), the outbox, what was told, what has ended, when next.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- When to send

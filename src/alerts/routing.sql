@@ -1,5 +1,5 @@
--- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. dispatch.sql, which follows,
--- groups what the routes let through and decides when to send.
+-- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. groups.sql and
+-- dispatch.sql, which follow, group what the routes let through and decide when to send.
 --
 -- A route that leaves a setting null takes its parent's. Nothing here is kept ready: the tree is a few hundred rows at most,
 -- and is read when an alert fires or a group is due.
