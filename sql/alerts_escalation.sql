@@ -51,7 +51,7 @@ SELECT * FROM monitoring.on_call_gaps('2030-01-10 12:00 UTC', '2030-01-14 12:00 
 -- Escalation
 ----------------------------------------------------------------------------------------------------------------------
 SELECT monitoring.set_escalation_policy('steps', '[{"delay": "5 minutes", "schedules": ["ops"]}, {"delay": "10 minutes", "contacts": ["Ann", "Bob"]}, {"delay": "10 minutes", "receivers": ["boss"]}]');
-SELECT monitoring.create_route('escalating', '{"team": "shop"}', receivers => '{all}', group_wait => '0', escalation_policy => 'steps', place => 1);
+SELECT monitoring.create_route('escalating', '{"team": "shop"}', receivers => '{all}', group_wait => '0', escalation_policy => 'steps', place => 1) > 0 AS created;
 SELECT pg_temp.rule('down', 'high', extra_labels => '{"team": "shop"}'), pg_temp.rule('crit', 'critical');
 -- Monday 0:00 UTC: nights are Cid's
 SELECT pg_temp.fire('down');
