@@ -126,6 +126,7 @@ END
 $$;
 CREATE TABLE public.doomed (k int, late bigint, live bigint);
 -- Fill series with observations of all levels, then delete some or all of them, and of what others record meanwhile.
+-- One at a time: what another filled between the deletion and that of the rows that stand for it would be there without.
 CREATE PROCEDURE public.fill_and_delete(rounds int, seed float8) LANGUAGE plpgsql AS $$
 DECLARE
     which int;
@@ -133,6 +134,7 @@ DECLARE
 BEGIN
     PERFORM setseed(seed);
     FOR i IN 1 .. rounds LOOP
+        PERFORM pg_advisory_xact_lock(0);
         PERFORM set_config('monitoring.transactional', 'on', true);
         PERFORM monitoring.record_at('doomed_late', x, clock_timestamp() - interval '61 seconds' - random() * interval '35 days', jsonb_build_object('k', k), 'counter')
         FROM generate_series(0, 2) k, generate_series(1, 5) x;
@@ -143,6 +145,7 @@ BEGIN
             PERFORM monitoring.flush();
             COMMIT;
         END IF;
+        PERFORM pg_advisory_xact_lock(0);
         which := floor(random() * 3)::int;
         how := random();
         IF how < 0.4 THEN
