@@ -1,6 +1,14 @@
 -- What is first and last of a gauge follows the times given, whatever the order of the calls.
+-- a database of its own: of a minute that another test has had compacted only the order of the minutes is known
+SELECT current_database() AS before \gset
+CREATE DATABASE regress_monitoring_order;
+\c regress_monitoring_order
 SET client_min_messages = warning;
 SET timezone = 'UTC';
+BEGIN;
+CREATE EXTENSION monitoring;
+UPDATE monitoring.jobs SET enabled = false;
+COMMIT;
 -- the second t of a slot that has ended
 SELECT date_bin('10 s', clock_timestamp() - interval '20 s', '2000-01-01') AS slot \gset
 CREATE FUNCTION pg_temp.put(t float8, metric text DEFAULT 'ord', slot timestamptz DEFAULT :'slot') RETURNS void LANGUAGE sql AS
@@ -60,3 +68,5 @@ SELECT pg_temp.look('ord_tx');
 SELECT monitoring.set_gauge('ord_now', 100), monitoring.set_gauge('ord_now', 200);
 SELECT pg_temp.put(5, 'ord_now');
 SELECT pg_temp.look('ord_now');
+\c :before
+DROP DATABASE regress_monitoring_order WITH (FORCE);
