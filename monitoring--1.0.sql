@@ -508,6 +508,13 @@ CREATE TABLE monitoring.series_catalog (
     first_seen timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX series_catalog_metric_idx ON monitoring.series_catalog (metric);
+
+CREATE FUNCTION monitoring.label_terms(metric text, labels jsonb) RETURNS int[]
+LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_label_terms';
+COMMENT ON FUNCTION monitoring.label_terms(text, jsonb) IS 'A number for each of a series'' labels, a hash of metric, name and value: what series_catalog is searched by.';
+-- Reads see what is entered at once: nothing is left in a list for later.
+CREATE INDEX series_catalog_terms_idx ON monitoring.series_catalog USING gin (monitoring.label_terms(metric, labels))
+WITH (fastupdate = off);
 COMMENT ON TABLE monitoring.series_catalog IS 'Every series that was ever stored. series_id is a hash of metric and labels, the same on every server.';
 COMMENT ON COLUMN monitoring.series_catalog.series_id IS 'Hash of metric and labels.';
 COMMENT ON COLUMN monitoring.series_catalog.metric IS 'Name of the metric.';

@@ -102,12 +102,8 @@ void
 mon_sync_sequence(MonDb *db)
 {
 	StorageState state;
-	uint64 next;
 
-	mon_seal_lock(LW_SHARED);
-	next = db->next_seq;
-	mon_seal_unlock();
-	if (next > 0)
+	if (mon_registry_next_seq(db) > 0)
 		return;
 	latest_storage_state(&state);
 	mon_advance_sequence(db, state.seq);
@@ -176,7 +172,7 @@ seal_series(MonSeries *s, void *arg)
 		slot->seq = state->seq; /* those of a flush that failed, too */
 		remember_slot(state, s, slot);
 	}
-	if (state->nsealed > before && (!s->persisted || mon_series_forgotten(s->id)))
+	if (state->nsealed > before && !s->persisted)
 		remember_fresh(state, s);
 	mon_series_unlock(s);
 }
@@ -369,11 +365,11 @@ seal(SealState *state, MonDb *db)
 	state->fresh = palloc(sizeof(MonSeries *) * state->maxfresh);
 	mon_seal_lock(LW_EXCLUSIVE);
 	state->seq = db->next_seq++;
+	mon_seal_unlock();
 	state->sealed_at = GetCurrentTimestamp();
 	mon_index_lock(LW_SHARED);
 	mon_registry_each(MyDatabaseId, seal_series, state);
 	mon_index_unlock();
-	mon_seal_unlock();
 	sort_sealed(state);
 }
 

@@ -269,6 +269,22 @@ mon_point_merge(MonPoint *into, MonPoint *from, bool sketches, const ExpoAllocat
 }
 
 void
+mon_point_merge_copy(MonPoint *into, const MonPoint *from, bool sketches, const ExpoAllocator *a)
+{
+	MonPoint copy = *from;
+
+	if (from->count == 0)
+		return;
+	if (sketches && from->kind == MON_DISTRIBUTION && into->count == 0)
+	{
+		expo_free(&into->sketch, a);
+		expo_copy(&into->sketch, &from->sketch, a);
+		sketches = false;
+	}
+	mon_point_merge(into, &copy, sketches, a);
+}
+
+void
 mon_point_from_chunk(MonPoint *p, int kind, const ChunkPoint *c, TimestampTz period, int64 unit)
 {
 	p->kind = kind;

@@ -98,6 +98,9 @@ extern void mon_restore_caller(const OwnerScope *caller);
 extern void mon_point_init(MonPoint *p, MonMetricKind kind);
 /* Merge; `sketches` says whether those of distributions matter.  from's sketch may be taken over. */
 extern void mon_point_merge(MonPoint *into, MonPoint *from, bool sketches, const ExpoAllocator *a);
+/* Merge and leave the source as it is. */
+extern void mon_point_merge_copy(MonPoint *into, const MonPoint *from, bool sketches,
+								 const ExpoAllocator *a);
 extern void mon_point_from_chunk(MonPoint *p, int kind, const ChunkPoint *c, TimestampTz period,
 								 int64 unit);
 pg_noreturn extern void mon_chunk_corrupt(const char *table, int64 series_id, TimestampTz period);
@@ -132,7 +135,5 @@ extern bytea *mon_builder_finish(ChunkBuilder *b);
 
 /* ---- manage.c ---- */
 extern void mon_manage_init(void);
-/* Whether this transaction has deleted the series, so that the catalog has no row of it. */
-extern bool mon_series_forgotten(int64 id);
 
 #endif /* METRICS_LEVELS_H */

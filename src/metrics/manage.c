@@ -21,7 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
-/* Series to be taken out of memory at commit, in ascending order; in TopTransactionContext. */
+/* Series to be taken out of memory at commit; in TopTransactionContext. */
 static int64 *forgotten = NULL;
 static int nforgotten = 0;
 
@@ -43,22 +43,6 @@ mon_flush_before_delete(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(state.seq);
 }
 
-static int
-compare_ids(const void *a, const void *b)
-{
-	int64 x = *(const int64 *) a;
-	int64 y = *(const int64 *) b;
-
-	return x < y ? -1 : x > y;
-}
-
-bool
-mon_series_forgotten(int64 id)
-{
-	return nforgotten > 0 &&
-		bsearch(&id, forgotten, nforgotten, sizeof(int64), compare_ids) != NULL;
-}
-
 PG_FUNCTION_INFO_V1(mon_forget_series);
 /* forget_series(series_ids bigint[]) */
 Datum
@@ -77,8 +61,10 @@ mon_forget_series(PG_FUNCTION_ARGS)
 	else
 		forgotten = repalloc_huge(forgotten, sizeof(int64) * ((Size) nforgotten + n));
 	for (int i = 0; i < n; i++)
+	{
 		forgotten[nforgotten++] = DatumGetInt64(elems[i]);
-	qsort(forgotten, nforgotten, sizeof(int64), compare_ids);
+		mon_registry_unpersist_series(DatumGetInt64(elems[i]));
+	}
 	PG_RETURN_VOID();
 }
 

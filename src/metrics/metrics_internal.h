@@ -5,9 +5,8 @@
  *
  * Lock order: seal lock, index lock, one series lock, memory lock.
  *
- *	seal lock	 exclusive while a flush seals slots, shared while a reader
- *				 copies them: a copy is taken wholly before or after a seal
- *	index lock	 the hash chains, the metrics' series lists and the free lists
+ *	seal lock	 the numbers of the flushes to come
+ *	index lock	 the hash chains, the metrics' lists of series and the free lists
  *	series lock	 (one of a fixed set, by the series' number) a series' slots and
  *				 all they own; a series that was reclaimed has dboid 0
  *	memory lock	 the buddy allocator
@@ -53,6 +52,9 @@ typedef struct MonDb
 	pg_atomic_uint64 expired;   /* of these, in slots that a standby has let go */
 	pg_atomic_uint64 flushes;
 	pg_atomic_uint64 slots_merged; /* slots made coarser because no flush came */
+	/* for read.c */
+	pg_atomic_uint64 drops;  /* moves before stored slots are freed ... */
+	pg_atomic_uint64 prunes; /* ... and before series leave the lists of fresh ones */
 } MonDb;
 
 /* What was observed in one slot of time; immutable once sealed (seq > 0). */
@@ -80,6 +82,7 @@ typedef struct MonMetric
 	int nseries;              /* overflow series not counted */
 	int definers;             /* transactions that are defining it */
 	struct MonSeries *series; /* list through next_in_metric */
+	struct MonSeries *fresh;  /* through next_fresh: those that may not be in series_catalog */
 	struct MonSeries *overflow;
 	char name[METRIC_NAME_MAX + 1];
 } MonMetric;
@@ -89,6 +92,9 @@ typedef struct MonSeries
 	struct MonSeries *next; /* hash chain, or free list */
 	struct MonSeries *next_in_metric;
 	struct MonSeries *prev_in_metric;
+	struct MonSeries *next_fresh;
+	struct MonSeries *
+		*fresh_link; /* what points to it in the list of fresh ones; NULL = not in it */
 	MonMetric *metric;
 	MonDb *db;
 	int64 id;
@@ -159,6 +165,7 @@ extern void mon_registry_init(void);
 extern MonDb *mon_registry_db(Oid dboid);
 /* How this server started, and since when its tables can be written. */
 extern MonStart mon_registry_start(TimestampTz *writable_since);
+extern uint64 mon_registry_next_seq(MonDb *db);
 extern uint32 mon_registry_tick(void);
 extern void mon_registry_bump_tick(void);
 extern MonMetric *mon_registry_find_metric(const char *name, Oid dboid);
@@ -193,7 +200,9 @@ extern void mon_series_unlock(const MonSeries *series);
 
 /* Call fn for every series of the database; index lock held shared. */
 extern void mon_registry_each(Oid dboid, void (*fn)(MonSeries *series, void *arg), void *arg);
-/* A series was deleted: take it out, or if it is in use, enter it into the catalog again. */
+/* A series is about to be deleted from the catalog: if it is in use, it will be entered again. */
+extern void mon_registry_unpersist_series(int64 id);
+/* It was deleted: take it out unless it is in use. */
 extern void mon_registry_forget_series(int64 id);
 /* Free the slots sealed by flushes up to seq. */
 extern void mon_registry_drop_sealed(Oid dboid, uint64 seq);

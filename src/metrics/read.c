@@ -4,15 +4,19 @@
  *	  One way to read metrics: memory and all levels of storage.
  *
  * A read sees nothing twice and misses nothing:
- *	1. copy the matching slots of the registry, in one piece as far as flushes
- *	   are concerned (seal lock), and note the number the next flush will have;
- *	2. hold off the dropping of partitions, then take a snapshot newer than the
- *	   copy and read from it how far storage has come: the last flush and the
- *	   watermarks of the levels;
- *	3. if a flush began after the copy and has committed by then, start over;
- *	4. drop the copied slots that this snapshot finds in storage;
- *	5. add what storage holds (read_storage.c), and what this transaction has
- *	   recorded and not published.
+ *	1. hold off the dropping of partitions, take a snapshot and read from it how
+ *	   far storage has come: the last flush and the watermarks of the levels;
+ *	2. find the series in the catalog as the snapshot has it (lookup.c), and in
+ *	   memory those that it may not have yet (read_memory.c);
+ *	3. copy the slots of these series that no flush up to that one has stored;
+ *	4. if stored slots have been freed meanwhile, start over: since nothing is
+ *	   freed before everybody sees it in storage, what memory did not have any
+ *	   more when the snapshot was taken is in the snapshot;
+ *	5. add what storage holds (read_storage.c), then the copies, and what this
+ *	   transaction has recorded and not published.
+ *
+ * Many reads do this together: each step is made once for all of them, and each
+ * series and row is looked at once, whoever wants it.
  *
  * Time: a point counts where it starts.  value() and its kin ask for every slot
  * of 10 seconds that overlaps the window.  Where only coarser points are left,
@@ -24,8 +28,10 @@
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "executor/spi.h"
 #include "fmgr.h"
-#include "metrics/late.h"
+#include "metrics/lookup.h"
+#include "metrics/scan.h"
 #include "miscadmin.h"
 #include "sketch/sketch.h"
 #include "utils/builtins.h"
@@ -34,6 +40,7 @@
 #include "utils/timestamp.h"
 
 #define MAX_RETRIES 20
+#define MATCHES 3                          /* of these, begin with the catalog again */
 #define MAX_CELLS 500000                   /* buckets of all groups: bounds the memory of a read */
 #define MAX_SEEN_BYTES (128 * 1024 * 1024) /* of all series' bitmaps of buckets */
 
@@ -64,22 +71,64 @@ jsonb_same(const Jsonb *a, const Jsonb *b)
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* A copied slot, and the copied series it belongs to. */
-struct MemoryPoint
+/* Lookups by what they ask for. */
+typedef struct LookupKey
 {
-	MonPoint point;
-	uint64 seq;
-	int series;
-};
+	const ReadMetric *metric;
+	Jsonb *equal;
+} LookupKey;
 
-struct MemorySeries
+typedef struct LookupEntry
 {
-	int64 id;
-	Jsonb *labels;
-	MatchedSeries *match;
-};
+	LookupKey key;
+	SeriesLookup *lookup;
+	uint32 hash;
+	char status;
+} LookupEntry;
+
+static inline uint32
+lookup_hash(LookupKey k)
+{
+	return hash_combine(hash_bytes((const unsigned char *) &k.metric, sizeof(k.metric)),
+						hash_bytes((const unsigned char *) k.equal, VARSIZE(k.equal)));
+}
+
+#define SH_PREFIX lookups
+#define SH_ELEMENT_TYPE LookupEntry
+#define SH_KEY_TYPE LookupKey
+#define SH_KEY key
+#define SH_HASH_KEY(tb, k) lookup_hash(k)
+#define SH_EQUAL(tb, a, b) ((a).metric == (b).metric && jsonb_same((a).equal, (b).equal))
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, e) (e)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
 /* ---- selection ---- */
+
+int64
+mon_interval_usecs(const Interval *i, const char *what)
+{
+	double usecs = i->time + (double) i->day * USECS_PER_DAY +
+		(double) i->month * DAYS_PER_MONTH * USECS_PER_DAY;
+
+	if (usecs <= 0 || usecs > (double) DAYS_PER_YEAR * 100 * USECS_PER_DAY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the %s must be longer than zero and at most 100 years", what)));
+	return (int64) usecs;
+}
+
+void
+mon_check_finite(TimestampTz t, const char *what)
+{
+	if (TIMESTAMP_NOT_FINITE(t))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("%s must be a finite time", what)));
+}
 
 void
 mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels)
@@ -90,10 +139,31 @@ mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels)
 }
 
 void
-mon_read_note_kind(ReadState *state, MonMetricKind kind)
+mon_read_note_kind(ReadMetric *metric, MonMetricKind kind)
 {
-	mon_check_fn_kind(&state->fn, state->metric, kind);
-	state->kind = kind;
+	metric->kind = kind;
+	for (SeriesLookup *l = metric->lookups; l; l = l->next_in_metric)
+		for (ReadState *r = l->reads; r; r = r->next_in_lookup)
+		{
+			mon_check_fn_kind(&r->fn, metric->name, kind);
+			r->kind = kind;
+		}
+}
+
+void
+mon_read_window(ReadState *state, const Interval *over, TimestampTz at)
+{
+	int64 usecs = mon_interval_usecs(over, "window");
+	TimestampTz covered_until;
+
+	mon_check_finite(at, "at");
+	state->from = mon_floor_time(at - usecs, SLOT_USECS);
+	state->to = at + 1;
+	/* The slots of the window cover more than it; the open one only what has passed. */
+	covered_until = Max(at,
+						Min(mon_floor_time(at, SLOT_USECS) + SLOT_USECS, GetCurrentTimestamp()));
+	state->seconds = (covered_until - state->from) / (double) USECS_PER_SEC;
+	state->nbuckets = 1;
 }
 
 /* ---- groups ---- */
@@ -102,21 +172,15 @@ static Jsonb *
 group_labels(const ReadState *state, Jsonb *labels)
 {
 	MonJsonbState built = {0};
-	Datum *names;
-	bool *nulls;
-	int n;
 
-	deconstruct_array(state->by, TEXTOID, -1, false, 'i', &names, &nulls, &n);
 	mon_push_jsonb(&built, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < state->nby; i++)
 	{
 		JsonbValue key, *value;
 
-		if (nulls[i])
-			continue;
 		key.type = jbvString;
-		key.val.string.val = VARDATA_ANY(DatumGetPointer(names[i]));
-		key.val.string.len = VARSIZE_ANY_EXHDR(DatumGetPointer(names[i]));
+		key.val.string.val = VARDATA_ANY(DatumGetPointer(state->by_names[i]));
+		key.val.string.len = VARSIZE_ANY_EXHDR(DatumGetPointer(state->by_names[i]));
 		value = getKeyJsonValueFromContainer(&labels->root, key.val.string.val, key.val.string.len,
 											 NULL);
 		if (!value)
@@ -129,22 +193,42 @@ group_labels(const ReadState *state, Jsonb *labels)
 }
 
 static int
+add_group(ReadState *state, Jsonb *labels)
+{
+	ReadGroup *g;
+
+	if (state->ngroups == state->maxgroups)
+	{
+		state->maxgroups = Max(2 * state->maxgroups, state->nby > 0 ? 8 : 1);
+		if (state->groups)
+			state->groups = repalloc_huge(state->groups,
+										  sizeof(ReadGroup) * (Size) state->maxgroups);
+		else
+			state->groups = MemoryContextAlloc(state->batch->cxt,
+											   sizeof(ReadGroup) * state->maxgroups);
+	}
+	g = &state->groups[state->ngroups];
+	g->labels = labels;
+	g->cells = NULL;
+	g->newest = DT_NOBEGIN;
+	return state->ngroups++;
+}
+
+/* The group that a series with these labels belongs to. */
+static int
 find_or_add_group(ReadState *state, Jsonb *labels)
 {
 	bool found;
-	GroupEntry *entry = groups_insert(state->group_index, labels, &found);
+	GroupEntry *entry;
 
-	if (found)
-		return entry->group;
-	if (state->ngroups == state->maxgroups)
-	{
-		state->maxgroups *= 2;
-		state->groups = repalloc_huge(state->groups, sizeof(ReadGroup) * (Size) state->maxgroups);
-	}
-	state->groups[state->ngroups].labels = labels;
-	state->groups[state->ngroups].cells = NULL;
-	entry->group = state->ngroups;
-	return state->ngroups++;
+	if (state->nby == 0)
+		return state->ngroups > 0 ? 0 : add_group(state, group_labels(state, labels));
+	if (!state->group_index)
+		state->group_index = groups_create(state->batch->cxt, 8, NULL);
+	entry = groups_insert(state->group_index, group_labels(state, labels), &found);
+	if (!found)
+		entry->group = add_group(state, entry->labels);
+	return entry->group;
 }
 
 static MonPoint *
@@ -158,41 +242,174 @@ make_cells(ReadState *state)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the result has more than %d rows", MAX_CELLS),
 				 errhint("Ask for a shorter range, a longer step, or fewer series.")));
-	cells = MemoryContextAllocExtended(state->cxt, sizeof(MonPoint) * state->nbuckets,
+	cells = MemoryContextAllocExtended(state->batch->cxt, sizeof(MonPoint) * state->nbuckets,
 									   MCXT_ALLOC_HUGE);
 	for (int i = 0; i < state->nbuckets; i++)
 		mon_point_init(&cells[i], state->kind);
 	return cells;
 }
 
-/* Remember a matching series. */
+ReadGroup *
+mon_read_only_group(ReadState *state)
+{
+	if (state->ngroups == 0)
+		find_or_add_group(state, state->selector.equal);
+	return &state->groups[0];
+}
+
+/* ---- series ---- */
+
 MatchedSeries *
-mon_read_match(ReadState *state, int64 id, Jsonb *labels)
+mon_read_find(const ReadBatch *b, int64 id)
+{
+	return hash_search(b->series, &id, HASH_FIND, NULL);
+}
+
+static MatchedSeries *
+enter_series(ReadBatch *b, int64 id)
 {
 	bool found;
-	MatchedSeries *m = hash_search(state->series, &id, HASH_ENTER, &found);
+	MatchedSeries *m = hash_search(b->series, &id, HASH_ENTER, &found);
 
-	if (!found)
+	if (found)
+		return m;
+	m->deleted_seq = 0;
+	m->uses = NULL;
+	if (b->nmatched == b->maxmatched)
 	{
-		m->group = find_or_add_group(state, group_labels(state, labels));
-		m->deleted_seq = 0;
-		m->seen = NULL;
+		b->maxmatched *= 2;
+		b->matched = repalloc_huge(b->matched, sizeof(MatchedSeries *) * (Size) b->maxmatched);
+	}
+	b->matched[b->nmatched++] = m;
+	return m;
+}
+
+/* Enter a series for the reads of a lookup that it matches, which do not have it yet. */
+static MatchedSeries *
+match_lookup(ReadBatch *b, const SeriesLookup *lookup, int64 id, Jsonb *labels)
+{
+	MatchedSeries *m = NULL;
+
+	if (!mon_labels_contain(labels, lookup->equal))
+		return NULL;
+	lookup->metric->has_series = true;
+	for (ReadState *r = lookup->reads; r; r = r->next_in_lookup)
+	{
+		SeriesUse *use;
+
+		if (!mon_selector_conditions(&r->selector, labels))
+			continue;
+		if (!m)
+			m = enter_series(b, id);
+		use = palloc(sizeof(SeriesUse));
+		use->read = r;
+		use->group = find_or_add_group(r, labels);
+		use->seen = NULL;
+		use->next = m->uses;
+		m->uses = use;
+		r->nseries++;
 	}
 	return m;
 }
 
 MatchedSeries *
-mon_read_find(const ReadState *state, int64 id)
+mon_read_match(ReadBatch *b, ReadMetric *metric, int64 id, Jsonb *labels)
 {
-	return hash_search(state->series, &id, HASH_FIND, NULL);
+	MatchedSeries *m = mon_read_find(b, id);
+	MemoryContext old;
+
+	if (m)
+		return m;
+	old = MemoryContextSwitchTo(b->cxt);
+	for (SeriesLookup *l = metric->lookups; l; l = l->next_in_metric)
+	{
+		MatchedSeries *matched = match_lookup(b, l, id, labels);
+
+		m = matched ? matched : m;
+	}
+	MemoryContextSwitchTo(old);
+	return m;
 }
 
-ReadGroup *
-mon_read_only_group(ReadState *state)
+static void
+found_in_catalog(const LookupQuery *query, int64 id, Jsonb *labels, void *arg)
 {
-	if (state->ngroups == 0)
-		find_or_add_group(state, group_labels(state, state->selector.equal));
-	return &state->groups[0];
+	ReadBatch *b = arg;
+	MemoryContext old = MemoryContextSwitchTo(b->cxt);
+
+	CHECK_FOR_INTERRUPTS();
+	(void) match_lookup(b, query->owner, id, labels);
+	MemoryContextSwitchTo(old);
+}
+
+/* A series of late rows that the next flush will enter into the catalog, if it is not there. */
+static void
+found_late(const LookupQuery *query, MonMetricKind kind, int64 id, Jsonb *labels, void *arg)
+{
+	ReadMetric *metric = query->owner;
+
+	CHECK_FOR_INTERRUPTS();
+	(void) mon_read_match(arg, metric, id, labels);
+	if (metric->late_kind == 0)
+		metric->late_kind = kind;
+}
+
+static void
+find_late_series(ReadBatch *b)
+{
+	LookupQuery *queries = palloc(sizeof(LookupQuery) * b->nmetrics);
+	int n = 0;
+
+	for (ReadMetric *m = b->metric_list; m; m = m->next)
+		queries[n++] = (LookupQuery){m->name, NULL, m};
+	mon_lookup_late(queries, n, found_late, b);
+}
+
+/* Find the stored series that match. */
+static void
+find_series(ReadBatch *b)
+{
+	LookupQuery *queries;
+	int n = 0;
+
+	SPI_connect();
+	queries = palloc_extended(sizeof(LookupQuery) * b->nreads, MCXT_ALLOC_HUGE);
+	for (ReadMetric *m = b->metric_list; m; m = m->next)
+		for (SeriesLookup *l = m->lookups; l; l = l->next_in_metric)
+			queries[n++] = (LookupQuery){m->name, l->equal, l};
+	mon_lookup_series(queries, n, found_in_catalog, b);
+	if (mon_table_has_pages("late_series"))
+		find_late_series(b);
+	SPI_finish();
+}
+
+/* Metrics that are not in memory have their kind in the catalog. */
+static void
+find_kinds(ReadBatch *b)
+{
+	ReadMetric **unknown = palloc(sizeof(ReadMetric *) * b->nmetrics);
+	const char **names = palloc(sizeof(char *) * b->nmetrics);
+	MonMetricKind *kinds = palloc(sizeof(MonMetricKind) * b->nmetrics);
+	int n = 0;
+
+	for (ReadMetric *m = b->metric_list; m; m = m->next)
+		if (m->has_series && m->kind == 0)
+		{
+			unknown[n] = m;
+			names[n++] = m->name;
+		}
+	if (n == 0)
+		return;
+	SPI_connect();
+	mon_lookup_kinds(names, n, kinds);
+	SPI_finish();
+	for (int i = 0; i < n; i++)
+	{
+		MonMetricKind kind = kinds[i] != 0 ? kinds[i] : unknown[i]->late_kind;
+
+		if (kind != 0)
+			mon_read_note_kind(unknown[i], kind);
+	}
 }
 
 /* ---- adding up ---- */
@@ -214,11 +431,11 @@ bucket_of(const ReadState *state, TimestampTz start)
 
 /* Note that a series has data in a bucket; false when it is known. */
 static bool
-first_seen(ReadState *state, MatchedSeries *m, int64 bucket)
+first_seen(ReadState *state, SeriesUse *use, int64 bucket)
 {
 	uint64 bit = UINT64CONST(1) << (bucket % 64);
 
-	if (!m->seen)
+	if (!use->seen)
 	{
 		Size size = sizeof(uint64) * ((state->nbuckets + 63) / 64);
 
@@ -228,30 +445,32 @@ first_seen(ReadState *state, MatchedSeries *m, int64 bucket)
 					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					 errmsg("too many series and steps to count series"),
 					 errhint("Ask for a shorter range, a longer step, or fewer series.")));
-		m->seen = MemoryContextAllocZero(state->cxt, size);
+		use->seen = MemoryContextAllocZero(state->batch->cxt, size);
 	}
-	if (m->seen[bucket / 64] & bit)
+	if (use->seen[bucket / 64] & bit)
 		return false;
-	m->seen[bucket / 64] |= bit;
+	use->seen[bucket / 64] |= bit;
 	return true;
 }
 
-/* Only gauges know the moment; of all else the end of the point is it, which minutes and hours note as its last microsecond. */
-static void
-note_last(MonPoint *cell, const MonPoint *p)
+/*
+ * When a point was observed last.  Only gauges know the moment; of all else the
+ * end of the point is it, which that of a gauge's minutes and hours is, too.
+ */
+static TimestampTz
+last_of(const MonPoint *p, int64 unit)
 {
-	TimestampTz last = p->last_at > p->start ? p->last_at : p->start + SLOT_USECS;
+	TimestampTz end = p->start + unit;
 
-	if ((last + 1) % USECS_PER_SEC == 0)
-		last++;
-	cell->count += p->count;
-	cell->last_at = Max(cell->last_at, last);
+	return p->kind == MON_GAUGE && p->last_at + 1 < end ? p->last_at : end;
 }
 
 void
-mon_read_add(ReadState *state, MatchedSeries *m, MonPoint *p)
+mon_read_add(SeriesUse *use, MonPoint *p, int64 unit, bool take)
 {
-	ReadGroup *g = &state->groups[m->group];
+	ReadState *state = use->read;
+	ReadGroup *g = &state->groups[use->group];
+	MonPoint *cell;
 	int64 bucket;
 
 	if (p->kind != state->kind)
@@ -261,235 +480,166 @@ mon_read_add(ReadState *state, MatchedSeries *m, MonPoint *p)
 		return;
 	if (!g->cells)
 		g->cells = make_cells(state);
+	g->newest = Max(g->newest, last_of(p, unit));
+	cell = &g->cells[bucket];
 	if (state->fn.kind == FN_SERIES)
-		g->cells[bucket].count += first_seen(state, m, bucket);
+		cell->count += first_seen(state, use, bucket);
 	else if (state->fn.kind == FN_LAST_AT)
-		note_last(&g->cells[bucket], p);
+		cell->count += p->count; /* it is the group's newest */
+	else if (take)
+		mon_point_merge(cell, p, state->fn.needs_sketch, &state->batch->alloc);
 	else
-		mon_point_merge(&g->cells[bucket], p, state->fn.needs_sketch, &state->alloc);
+		mon_point_merge_copy(cell, p, state->fn.needs_sketch, &state->batch->alloc);
 }
 
-static bool
-wanted(const ReadState *state, TimestampTz start)
+/* ---- reads ---- */
+
+static ReadMetric *
+enter_metric(ReadBatch *b, const char *name)
 {
-	return start >= state->from && start < state->to;
-}
+	bool found;
+	ReadMetric *m = hash_search(b->metrics, name, HASH_ENTER, &found);
 
-/* ---- memory ---- */
-
-/* Copy a slot of the series that is being copied, if the window wants it. */
-static void
-copy_slot(ReadState *state, const MonSeries *s, const MonSlot *slot)
-{
-	MemoryPoint *mp;
-	MonPoint *p;
-
-	if (!wanted(state, slot->start))
-		return;
-	if (state->npoints == state->maxpoints)
+	if (!found)
 	{
-		state->maxpoints *= 2;
-		state->points = repalloc_huge(state->points, sizeof(MemoryPoint) * (Size) state->maxpoints);
+		m->kind = m->late_kind = 0;
+		m->has_series = false;
+		m->lookups = NULL;
+		m->next = b->metric_list;
+		b->metric_list = m;
+		b->nmetrics++;
 	}
-	mp = &state->points[state->npoints];
-	mp->seq = slot->seq;
-	mp->series = state->nmemory;
-	p = &mp->point;
-	mon_point_from_slot(p, s->kind, slot);
-	if (p->count == 0)
-		return;
-	if (s->kind == MON_DISTRIBUTION)
+	return m;
+}
+
+static SeriesLookup *
+enter_lookup(ReadBatch *b, ReadMetric *metric, Jsonb *equal)
+{
+	bool found;
+	LookupKey key = {metric, equal};
+	LookupEntry *entry = lookups_insert(b->lookups, key, &found);
+
+	if (!found)
 	{
-		expo_init(&p->sketch, slot->sketch.scale);
-		if (state->fn.needs_sketch)
-			expo_copy(&p->sketch, &slot->sketch, &state->alloc);
+		SeriesLookup *l = palloc(sizeof(SeriesLookup));
+
+		l->metric = metric;
+		l->equal = equal;
+		l->reads = NULL;
+		l->next_in_metric = metric->lookups;
+		metric->lookups = entry->lookup = l;
 	}
-	state->npoints++;
+	return entry->lookup;
 }
 
 static void
-copy_series(ReadState *state, MonSeries *s)
+enter_read(ReadBatch *b, ReadState *r)
 {
-	int before = state->npoints;
-	MemorySeries *copy;
+	bool *nulls;
+	int n;
 
-	if (!mon_selector_match(&state->selector, s->labels))
-		return;
-	mon_series_lock(s, LW_SHARED);
-	for (MonSlot *slot = s->slots; slot; slot = slot->older)
-		copy_slot(state, s, slot);
-	mon_series_unlock(s);
-	if (state->npoints == before)
-		return;
-
-	if (state->nmemory == state->maxmemory)
+	r->batch = b;
+	r->kind = 0;
+	r->group_index = NULL;
+	r->groups = NULL;
+	r->ngroups = r->maxgroups = r->nseries = r->nby = 0;
+	r->ncells = r->seen_bytes = 0;
+	r->has_late = false;
+	r->window = NULL;
+	if (ARR_NDIM(r->by) > 0)
 	{
-		state->maxmemory *= 2;
-		state->memory = repalloc_huge(state->memory,
-									  sizeof(MemorySeries) * (Size) state->maxmemory);
+		deconstruct_array(r->by, TEXTOID, -1, false, 'i', &r->by_names, &nulls, &n);
+		for (int i = 0; i < n; i++)
+			if (!nulls[i])
+				r->by_names[r->nby++] = r->by_names[i];
 	}
-	copy = &state->memory[state->nmemory++];
-	copy->id = s->id;
-	copy->labels = palloc(VARSIZE(s->labels));
-	memcpy(copy->labels, s->labels, VARSIZE(s->labels));
+	r->lookup = enter_lookup(b, enter_metric(b, r->metric), r->selector.equal);
+	r->next_in_lookup = r->lookup->reads;
+	r->lookup->reads = r;
+	b->needs_sketch |= r->fn.needs_sketch;
 }
 
-/*
- * Copy what the registry has of the metric; returns the next flush's number.
- * Under the locks nothing is done but copying: see match_copied_series().
- */
-static uint64
-copy_registry(ReadState *state, MonDb *db)
-{
-	MonMetric *metric;
-	uint64 next_seq;
-	MonMetricKind kind = 0;
-
-	state->npoints = 0;
-	state->nmemory = 0;
-	mon_seal_lock(LW_SHARED);
-	next_seq = db->next_seq;
-	mon_index_lock(LW_SHARED);
-	metric = mon_registry_find_metric(state->metric, MyDatabaseId);
-	if (metric && metric->series)
-	{
-		kind = metric->kind;
-		if (state->fn.metric_kinds & (1 << (kind - 1)))
-			for (MonSeries *s = metric->series; s; s = s->next_in_metric)
-				copy_series(state, s);
-	}
-	mon_index_unlock();
-	mon_seal_unlock();
-
-	if (kind != 0)
-		mon_read_note_kind(state, kind);
-	return next_seq;
-}
-
-static void
-match_copied_series(ReadState *state)
-{
-	for (int i = 0; i < state->nmemory; i++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		state->memory[i].match = mon_read_match(state, state->memory[i].id,
-												state->memory[i].labels);
-	}
-}
-
-/* Add the copied slots that the segments seen by a snapshot do not hold. */
-static void
-add_copied_points(ReadState *state, uint64 flushed)
-{
-	for (int i = 0; i < state->npoints; i++)
-	{
-		MemoryPoint *mp = &state->points[i];
-
-		if (mp->seq == 0 || mp->seq > flushed)
-			mon_read_add(state, state->memory[mp->series].match, &mp->point);
-	}
-}
-
-/* A point of this transaction's own; its sketch stays the owner's. */
-static void
-add_own_point(ReadState *state, const MonSeriesKey *key, MonPoint *p)
-{
-	ExpoSketch shared = p->sketch;
-
-	if (strcmp(key->metric, state->metric) != 0 ||
-		!mon_selector_match(&state->selector, (Jsonb *) key->labels) || !wanted(state, p->start) ||
-		p->count == 0)
-		return;
-	mon_read_note_kind(state, key->kind);
-	expo_init(&p->sketch, EXPO_DEFAULT_SCALE);
-	if (key->kind == MON_DISTRIBUTION && state->fn.needs_sketch)
-		expo_copy(&p->sketch, &shared, &state->alloc);
-	mon_read_add(state, mon_read_match(state, key->id, (Jsonb *) key->labels), p);
-}
-
-/* What this transaction has recorded with monitoring.transactional. */
-static void
-add_own(const MonSeriesKey *key, const MonDelta *d, void *arg)
-{
-	MonPoint p;
-	TimestampTz now = GetCurrentTimestamp();
-
-	mon_point_init(&p, key->kind);
-	p.start = d->slot ? d->slot : mon_floor_time(now, SLOT_USECS);
-	p.first_at = d->first_at ? d->first_at : now;
-	p.last_at = d->last_at ? d->last_at : now;
-	p.count = d->count;
-	p.sum = d->sum;
-	p.min = d->min;
-	p.max = d->max;
-	p.first = d->first;
-	p.last = d->last;
-	if (d->sketch)
-	{
-		p.count = d->sketch->count;
-		p.sum = d->sketch->sum;
-		p.min = d->sketch->min;
-		p.max = d->sketch->max;
-		p.sketch = *d->sketch;
-	}
-	add_own_point(arg, key, &p);
-}
-
-/* What this transaction has observed in the past and not written yet. */
-static void
-add_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
-{
-	MonPoint p = *point;
-
-	p.start = mon_floor_time(p.start, USECS_PER_MINUTE);
-	add_own_point(arg, key, &p);
-}
-
-static void
-note_own_late(const MonSeriesKey *key, const MonPoint *point, void *arg)
-{
-	ReadState *state = arg;
-
-	state->has_late |= strcmp(key->metric, state->metric) == 0;
-}
-
-/* ---- one read ---- */
-
-static void
-init_state(ReadState *state)
+static HTAB *
+make_hash(ReadBatch *b, const char *name, Size keysize, Size entrysize, int kind)
 {
 	HASHCTL ctl = {0};
 
-	state->cxt = CurrentMemoryContext;
-	state->alloc = mon_palloc_allocator(state->cxt);
-	ctl.keysize = sizeof(int64);
-	ctl.entrysize = sizeof(MatchedSeries);
-	ctl.hcxt = state->cxt;
-	state->series = hash_create("monitoring series", 64, &ctl,
-								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	state->group_index = groups_create(state->cxt, 8, NULL);
-	state->maxgroups = 8;
-	state->groups = palloc(sizeof(ReadGroup) * state->maxgroups);
-	state->maxmemory = 64;
-	state->memory = palloc(sizeof(MemorySeries) * state->maxmemory);
-	state->maxpoints = 64;
-	state->points = palloc(sizeof(MemoryPoint) * state->maxpoints);
+	ctl.keysize = keysize;
+	ctl.entrysize = entrysize;
+	ctl.hcxt = b->cxt;
+	return hash_create(name, Max(b->nreads, 16), &ctl, HASH_ELEM | kind | HASH_CONTEXT);
 }
 
-/* Copy memory, then take a snapshot that is consistent with it; leaves the snapshot active. */
+/* Begin to read, perhaps again. */
 static void
-copy_and_snapshot(ReadState *state, MonDb *db)
+begin(ReadBatch *b)
 {
+	MemoryContext old;
+
+	if (b->cxt)
+		MemoryContextReset(b->cxt);
+	else
+		b->cxt = AllocSetContextCreate(CurrentMemoryContext, "metrics read",
+									   ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(b->cxt);
+	b->alloc = mon_palloc_allocator(b->cxt);
+	b->metrics = make_hash(b, "metrics", sizeof(((ReadMetric *) NULL)->name), sizeof(ReadMetric),
+						   HASH_STRINGS);
+	b->series = make_hash(b, "series", sizeof(int64), sizeof(MatchedSeries), HASH_BLOBS);
+	b->lookups = lookups_create(b->cxt, Max(b->nreads, 4), NULL);
+	b->metric_list = NULL;
+	b->nmetrics = b->nmatched = b->npoints = 0;
+	b->maxmatched = 64;
+	b->matched = palloc(sizeof(MatchedSeries *) * b->maxmatched);
+	b->maxpoints = 0;
+	b->points = NULL;
+	for (int i = 0; i < b->nreads; i++)
+		enter_read(b, b->reads[i]);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+take_snapshot(ReadBatch *b)
+{
+	PushActiveSnapshot(GetLatestSnapshot());
+	mon_read_storage_state(&b->storage);
+}
+
+/*
+ * Find the series and copy memory, so that both agree with a snapshot; leaves it
+ * active.  To match again is not needed unless series have left the lists of
+ * those that the catalog may not have.  It is done a few times all the same:
+ * then late points of series that came meanwhile are not missed either.
+ */
+static void
+match_and_copy(ReadBatch *b, MonDb *db)
+{
+	uint64 matched = 0;
+
 	for (int i = 0; i < MAX_RETRIES; i++)
 	{
-		uint64 next_seq = copy_registry(state, db);
+		uint64 drops = pg_atomic_read_u64(&db->drops);
+		uint64 prunes = pg_atomic_read_u64(&db->prunes);
 
-		PushActiveSnapshot(GetLatestSnapshot());
-		mon_read_storage_state(&state->storage);
-		if (state->storage.seq < next_seq)
-			return;
+		pg_read_barrier();
+		take_snapshot(b);
+		if (i < MATCHES || prunes != matched)
+		{
+			begin(b);
+			find_series(b);
+			matched = prunes;
+		}
+		if (b->storage.seq < mon_registry_next_seq(db))
+		{
+			mon_read_copy_memory(b);
+			pg_read_barrier();
+			if (pg_atomic_read_u64(&db->drops) == drops &&
+				pg_atomic_read_u64(&db->prunes) == matched)
+				return;
+		}
+		else
+			mon_advance_sequence(db, b->storage.seq);
 		PopActiveSnapshot();
-		mon_advance_sequence(db, state->storage.seq);
 		CHECK_FOR_INTERRUPTS();
 	}
 	ereport(ERROR,
@@ -499,7 +649,7 @@ copy_and_snapshot(ReadState *state, MonDb *db)
 
 /* Memory and storage, as of one moment. */
 static void
-read_memory_and_storage(ReadState *state)
+read_memory_and_storage(ReadBatch *b)
 {
 	MonDb *db;
 
@@ -512,33 +662,47 @@ read_memory_and_storage(ReadState *state)
 	mon_sync_sequence(db);
 
 	mon_lock_levels();
-	copy_and_snapshot(state, db);
-	match_copied_series(state);
-	mon_late_each(note_own_late, state);
-	mon_read_storage(state);
+	match_and_copy(b, db);
+	find_kinds(b);
+	mon_read_note_own_late(b);
+	mon_read_storage(b);
 	PopActiveSnapshot();
-	add_copied_points(state, state->storage.seq);
-	mon_record_each_transactional(add_own, state);
-	mon_late_each(add_own_late, state);
+	mon_read_add_memory(b);
 }
 
 /* Without the library in shared memory there is nothing but what is stored. */
 static void
-read_storage_only(ReadState *state)
+read_storage_only(ReadBatch *b)
 {
 	mon_lock_levels();
-	PushActiveSnapshot(GetLatestSnapshot());
-	mon_read_storage_state(&state->storage);
-	mon_read_storage(state);
+	take_snapshot(b);
+	begin(b);
+	find_series(b);
+	find_kinds(b);
+	mon_read_storage(b);
 	PopActiveSnapshot();
+}
+
+void
+mon_read_batch(ReadState **reads, int n)
+{
+	ReadBatch *b = palloc0(sizeof(ReadBatch));
+
+	b->reads = reads;
+	b->nreads = n;
+	if (n == 0)
+		return;
+	if (mon_preloaded)
+		read_memory_and_storage(b);
+	else
+		read_storage_only(b);
 }
 
 void
 mon_read(ReadState *state)
 {
-	init_state(state);
-	if (mon_preloaded)
-		read_memory_and_storage(state);
-	else
-		read_storage_only(state);
+	ReadState **reads = palloc(sizeof(ReadState *));
+
+	reads[0] = state;
+	mon_read_batch(reads, 1);
 }

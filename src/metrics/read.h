@@ -4,11 +4,15 @@
  *	  What the files that read metrics share.
  *
  * read_fn.c		functions such as p95 and what they give for a cell
- * read.c			one read: memory and storage, in one snapshot
- * read_storage.c	what storage holds: which level serves which piece of time
+ * read.c			reads: memory and storage, in one snapshot
+ * lookup.c		the series that match
+ * read_memory.c	what the registry and this transaction hold of them
+ * read_plan.c		which level of storage serves which piece of time
+ * read_storage.c	what storage holds
  * scan.c			rows of the tables of storage
  * read_rolling.c	windows that move over the cells of a read
  * read_sql.c		value(), percentile(), query() and their kin
+ * read_batch.c		read_values(): many at once
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +21,7 @@
 
 #include "metrics/levels.h"
 #include "metrics/selector.h"
+#include "nodes/bitmapset.h"
 #include "utils/array.h"
 #include "utils/hsearch.h"
 
@@ -46,6 +51,7 @@ typedef enum ReadFnKind
 #define FOR_COUNTER 1
 #define FOR_GAUGE 2
 #define FOR_DISTRIBUTION 4
+#define FOR_ALL (FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION)
 
 typedef struct ReadFn
 {
@@ -56,12 +62,21 @@ typedef struct ReadFn
 	const char *name;
 } ReadFn;
 
+/* Whether it matters in which order points come. */
+static inline bool
+mon_fn_is_ordered(const ReadFn *fn)
+{
+	return fn->kind == FN_FIRST || fn->kind == FN_LAST || fn->kind == FN_DELTA;
+}
+
 /* ereport(ERROR) 22023 when it is unknown. */
 extern void mon_parse_fn(text *name, ReadFn *fn);
 extern void mon_percentile_fn(double q, ReadFn *fn);
 extern void mon_sketch_fn(ReadFn *fn);
 extern void mon_last_at_fn(ReadFn *fn);
-/* ereport(ERROR) 42809 when the function does not go with that kind of metric. */
+/* What is wrong when the function does not go with that kind of metric; NULL: it does. */
+extern char *mon_fn_kind_problem(const ReadFn *fn, const char *metric, MonMetricKind kind);
+/* ereport(ERROR) 42809 then. */
 extern void mon_check_fn_kind(const ReadFn *fn, const char *metric, MonMetricKind kind);
 /* The function's value for a cell; false without data.  `seconds` is what rates divide by. */
 extern bool mon_fn_value(const ReadFn *fn, const MonPoint *cell, double seconds, double *value);
@@ -72,24 +87,56 @@ extern bool mon_fn_value(const ReadFn *fn, const MonPoint *cell, double seconds,
 typedef struct ReadGroup
 {
 	Jsonb *labels;
-	MonPoint *cells; /* one per bucket: what its points add up to; NULL until there is data */
+	MonPoint *cells;    /* one per bucket: what its points add up to; NULL until there is data */
+	TimestampTz newest; /* no observation that counts is later */
 } ReadGroup;
 
-/* A series that matches the selector, by id. */
+typedef struct ReadState ReadState;
+typedef struct ReadBatch ReadBatch;
+typedef struct ReadWindow ReadWindow;
+struct groups_hash;
+struct lookups_hash;
+
+/* Reads of one metric that ask for the same labels. */
+typedef struct SeriesLookup
+{
+	struct ReadMetric *metric;
+	Jsonb *equal;
+	ReadState *reads; /* through next_in_lookup */
+	struct SeriesLookup *next_in_metric;
+} SeriesLookup;
+
+/* What a batch reads of one metric. */
+typedef struct ReadMetric
+{
+	char name[METRIC_NAME_MAX + 1]; /* hash key */
+	MonMetricKind kind;             /* 0 while it is unknown */
+	MonMetricKind late_kind;        /* what late rows say, which the catalog may not have */
+	bool has_series;                /* some have the labels that are asked for */
+	SeriesLookup *lookups;
+	struct ReadMetric *next;
+} ReadMetric;
+
+/* A series as one of the reads that it matches has it. */
+typedef struct SeriesUse
+{
+	struct SeriesUse *next;
+	ReadState *read;
+	int group;
+	uint64 *seen; /* FN_SERIES: bit per bucket with data; NULL until there is some */
+} SeriesUse;
+
+/* A series that some read matches, by id. */
 typedef struct MatchedSeries
 {
-	int64 id; /* hash key */
-	int group;
+	int64 id;          /* hash key */
 	int64 deleted_seq; /* what flushes up to this one stored is deleted */
-	uint64 *seen;      /* FN_SERIES: bit per bucket with data; NULL until there is some */
+	SeriesUse *uses;   /* at least one */
+	struct SeriesClass *class;
 } MatchedSeries;
 
-typedef struct MemoryPoint MemoryPoint;
-typedef struct MemorySeries MemorySeries;
-struct groups_hash;
-
 /* One read.  The first part is filled by the caller. */
-typedef struct ReadState
+struct ReadState
 {
 	const char *metric;
 	LabelSelector selector;
@@ -103,45 +150,162 @@ typedef struct ReadState
 	int nbuckets;
 	double seconds; /* that rates divide by */
 
-	MemoryContext cxt; /* owns everything below */
-	ExpoAllocator alloc;
+	ReadBatch *batch;
+	SeriesLookup *lookup;
+	ReadState *next_in_lookup;
 	MonMetricKind kind; /* of the metric; 0 when it is unknown */
-	StorageState storage;
-	HTAB *series;
-	MatchedSeries **matched; /* the same in ascending order of ids */
-	int nmatched;
-	struct groups_hash *group_index;
+	Datum *by_names;
+	int nby;
+	struct groups_hash *group_index; /* NULL when nothing is grouped by */
 	ReadGroup *groups;
 	int ngroups;
 	int maxgroups;
+	int nseries; /* that match */
 	int64 ncells;
-	Size seen_bytes;      /* of the bitmaps of all series */
-	bool has_late;        /* there are late points: known before storage is read, for gauges */
-	MemorySeries *memory; /* copied from the registry */
-	int nmemory;
-	int maxmemory;
-	MemoryPoint *points;
+	Size seen_bytes;    /* of the bitmaps of all series */
+	bool has_late;      /* there are late points: known before storage is read, for gauges */
+	ReadWindow *window; /* how storage is read */
+};
+
+/* Reads that are made together: one look at memory, one snapshot, each row once. */
+struct ReadBatch
+{
+	ReadState **reads;
+	int nreads;
+	bool needs_sketch; /* some read does */
+
+	MemoryContext cxt; /* owns everything below */
+	ExpoAllocator alloc;
+	StorageState storage;
+	HTAB *metrics;
+	ReadMetric *metric_list;
+	int nmetrics;
+	struct lookups_hash *lookups;
+	HTAB *series;
+	MatchedSeries **matched; /* the same, in any order */
+	int nmatched;
+	int maxmatched;
+	struct MemoryPoint *points; /* copied from the registry */
 	int npoints;
 	int maxpoints;
-} ReadState;
+};
 
+/* A length of time in microseconds; ereport(ERROR) 22023 unless it is longer than zero. */
+extern int64 mon_interval_usecs(const Interval *i, const char *what);
+extern void mon_check_finite(TimestampTz t, const char *what);
 /* Set metric and selector, checked. */
 extern void mon_read_metric_name(ReadState *state, text *metric, Jsonb *labels);
 /* The group without labels, made when there is none. */
 extern ReadGroup *mon_read_only_group(ReadState *state);
+/* Have one bucket: the window of a length that ends at a time, in whole slots. */
+extern void mon_read_window(ReadState *state, const Interval *over, TimestampTz at);
 extern void mon_read(ReadState *state);
+/* The same for many, which share the work. */
+extern void mon_read_batch(ReadState **reads, int n);
 
-/* For read_storage.c. */
-extern void mon_read_note_kind(ReadState *state, MonMetricKind kind);
-extern MatchedSeries *mon_read_match(ReadState *state, int64 id, Jsonb *labels);
-extern MatchedSeries *mon_read_find(const ReadState *state, int64 id);
-/* Add a point of a matching series to its cell; its sketch may be taken over. */
-extern void mon_read_add(ReadState *state, MatchedSeries *series, MonPoint *p);
+/* For read_memory.c and read_storage.c. */
+
+/* The kind of a metric is known: check what is asked for. */
+extern void mon_read_note_kind(ReadMetric *metric, MonMetricKind kind);
+/* A series of a metric, entered with the reads that it matches; NULL when there are none. */
+extern MatchedSeries *mon_read_match(ReadBatch *batch, ReadMetric *metric, int64 id, Jsonb *labels);
+extern MatchedSeries *mon_read_find(const ReadBatch *batch, int64 id);
+/* Add a point of a series to its cell in a read; with `take` its sketch may be taken over. */
+extern void mon_read_add(SeriesUse *use, MonPoint *p, int64 unit, bool take);
+
+static inline bool
+mon_read_wants(const ReadState *read, TimestampTz start)
+{
+	return start >= read->from && start < read->to;
+}
+
+/* ---- read_memory.c ---- */
+
+/*
+ * Enter series that the catalog may not have yet, and copy the slots of all that
+ * match and that flushes up to the snapshot's have not stored.
+ */
+extern void mon_read_copy_memory(ReadBatch *batch);
+/* Note which reads find late points of this transaction. */
+extern void mon_read_note_own_late(ReadBatch *batch);
+/* Add the copies, and what this transaction has recorded and not published. */
+extern void mon_read_add_memory(ReadBatch *batch);
+
+/* ---- read_plan.c ---- */
+
+/* Where points are stored. */
+typedef enum ReadTable
+{
+	READ_SEGMENTS,
+	READ_MINUTES,
+	READ_CHUNKS,
+	READ_HOURLY,
+	READ_DAILY,
+	READ_LATE,
+	READ_TABLES
+} ReadTable;
+
+/* Pieces of time, from <= t < to; ascending and apart once they are normal. */
+typedef struct TimePiece
+{
+	TimestampTz from, to;
+} TimePiece;
+
+typedef struct TimePieces
+{
+	TimePiece *pieces;
+	int n, max;
+} TimePieces;
+
+extern void mon_pieces_add(TimePieces *p, TimestampTz from, TimestampTz to);
+extern void mon_pieces_normalize(TimePieces *p);
+
+static inline bool
+mon_pieces_hold(const TimePieces *p, TimestampTz t)
+{
+	for (int i = 0; i < p->n; i++)
+		if (t >= p->pieces[i].from && t < p->pieces[i].to)
+			return true;
+	return false;
+}
+
+/* Reads that ask for the same time in the same way: what they take from each table. */
+struct ReadWindow
+{
+	const ReadState *example;
+	bool minutes_only; /* or slots: in coarser points the order is not known */
+	int index;
+	TimePieces tables[READ_TABLES];
+};
+
+/* Series that the same windows read. */
+typedef struct SeriesClass
+{
+	Bitmapset *windows;
+	int index;
+	MatchedSeries **series; /* by ascending ids */
+	int nseries, maxseries;
+	TimePieces tables[READ_TABLES]; /* of all its windows; normal */
+} SeriesClass;
+
+typedef struct ReadPlan
+{
+	TimestampTz *gone; /* by level: before it the level is the finest that is left */
+	ReadWindow *windows;
+	int nwindows;
+	SeriesClass **classes;
+	int nclasses, maxclasses;
+} ReadPlan;
+
+/* Plan a batch, as far as late points do not matter. */
+extern ReadPlan *mon_read_plan(ReadBatch *batch);
+/* The plan once it is known which reads have late points. */
+extern ReadPlan *mon_read_plan_again(ReadBatch *batch, ReadPlan *plan);
 
 /* ---- read_storage.c ---- */
 
-/* Add what storage holds, as the active snapshot sees it. */
-extern void mon_read_storage(ReadState *state);
+/* Add what storage holds of the matching series, as the active snapshot sees it. */
+extern void mon_read_storage(ReadBatch *batch);
 
 /* ---- read_rolling.c ---- */
 

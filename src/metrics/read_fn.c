@@ -16,7 +16,6 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 
-#define FOR_ALL (FOR_COUNTER | FOR_GAUGE | FOR_DISTRIBUTION)
 #define APDEX_FACTOR 4 /* tolerated are values up to so many times the threshold */
 
 typedef struct FnInfo
@@ -145,6 +144,14 @@ mon_sketch_fn(ReadFn *fn)
 	fn->name = "sketch";
 }
 
+char *
+mon_fn_kind_problem(const ReadFn *fn, const char *metric, MonMetricKind kind)
+{
+	if (fn->metric_kinds & (1 << (kind - 1)))
+		return NULL;
+	return psprintf(_("function \"%s\" cannot be used on metric \"%s\""), fn->name, metric);
+}
+
 void
 mon_last_at_fn(ReadFn *fn)
 {
@@ -157,8 +164,9 @@ void
 mon_check_fn_kind(const ReadFn *fn, const char *metric, MonMetricKind kind)
 {
 	static const char *const kinds[] = {"", "counter", "gauge", "distribution"};
+	char *problem = mon_fn_kind_problem(fn, metric, kind);
 
-	if (fn->metric_kinds & (1 << (kind - 1)))
+	if (!problem)
 		return;
 	if (fn->kind == FN_SKETCH)
 		ereport(ERROR,
@@ -166,8 +174,7 @@ mon_check_fn_kind(const ReadFn *fn, const char *metric, MonMetricKind kind)
 				 errmsg("metric \"%s\" has no sketches", metric),
 				 errdetail("The metric is a %s; only distributions have.", kinds[kind])));
 	ereport(ERROR,
-			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-			 errmsg("function \"%s\" cannot be used on metric \"%s\"", fn->name, metric),
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg_internal("%s", problem),
 			 errdetail("The metric is a %s.", kinds[kind]),
 			 errhint("Counters have count, sum, avg, rate, increase and series; gauges count, sum, "
 					 "avg, min, max, first, last, delta and series; distributions all but first, "

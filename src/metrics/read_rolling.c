@@ -31,27 +31,14 @@ typedef struct Roll
 static void
 clear(Roll *r, MonPoint *p)
 {
-	expo_free(&p->sketch, &r->state->alloc);
+	expo_free(&p->sketch, &r->state->batch->alloc);
 	mon_point_init(p, r->state->kind);
 }
 
-/* Merge and leave the source as it is. */
 static void
 merge_copy(Roll *r, MonPoint *into, const MonPoint *from)
 {
-	const ExpoAllocator *alloc = &r->state->alloc;
-	MonPoint copy = *from;
-	bool sketches = r->state->fn.needs_sketch;
-
-	if (from->count == 0)
-		return;
-	if (sketches && into->count == 0)
-	{
-		expo_free(&into->sketch, alloc);
-		expo_copy(&into->sketch, &from->sketch, alloc);
-		sketches = false;
-	}
-	mon_point_merge(into, &copy, sketches, alloc);
+	mon_point_merge_copy(into, from, r->state->fn.needs_sketch, &r->state->batch->alloc);
 }
 
 /* Go to the block that begins at a cell. */
@@ -109,7 +96,7 @@ mon_roll(ReadState *state, const ReadGroup *g, const ReadWindows *w,
 
 /* Count a series in all windows that hold one of its cells. */
 static void
-count_series(const ReadState *state, const ReadWindows *w, const MatchedSeries *m, int *changes)
+count_series(const ReadState *state, const ReadWindows *w, const SeriesUse *use, int *changes)
 {
 	int counted = 0; /* windows before this one */
 
@@ -118,7 +105,7 @@ count_series(const ReadState *state, const ReadWindows *w, const MatchedSeries *
 		int at = cell - w->first;
 		int from, to;
 
-		if (!(m->seen[cell / 64] & (UINT64CONST(1) << (cell % 64))) || at < 0)
+		if (!(use->seen[cell / 64] & (UINT64CONST(1) << (cell % 64))) || at < 0)
 			continue;
 		from = Max(counted, (at - w->width + w->stride) / w->stride);
 		to = Min(at / w->stride + 1, w->n);
@@ -133,20 +120,19 @@ count_series(const ReadState *state, const ReadWindows *w, const MatchedSeries *
 int **
 mon_roll_series(ReadState *state, const ReadWindows *w)
 {
-	int **counts = MemoryContextAllocExtended(state->cxt, sizeof(int *) * (state->ngroups + 1),
+	const ReadBatch *b = state->batch;
+	int **counts = MemoryContextAllocExtended(b->cxt, sizeof(int *) * (state->ngroups + 1),
 											  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	HASH_SEQ_STATUS seq;
-	MatchedSeries *m;
 
-	hash_seq_init(&seq, state->series);
-	while ((m = hash_seq_search(&seq)) != NULL)
-	{
-		if (!m->seen)
-			continue;
-		if (!counts[m->group])
-			counts[m->group] = MemoryContextAllocZero(state->cxt, sizeof(int) * (w->n + 1));
-		count_series(state, w, m, counts[m->group]);
-	}
+	for (int i = 0; i < b->nmatched; i++)
+		for (SeriesUse *use = b->matched[i]->uses; use; use = use->next)
+		{
+			if (use->read != state || !use->seen)
+				continue;
+			if (!counts[use->group])
+				counts[use->group] = MemoryContextAllocZero(b->cxt, sizeof(int) * (w->n + 1));
+			count_series(state, w, use, counts[use->group]);
+		}
 	for (int g = 0; g < state->ngroups; g++)
 		for (int i = 1; counts[g] && i < w->n; i++)
 			counts[g][i] += counts[g][i - 1];

@@ -21,28 +21,6 @@
 
 /* ---- arguments ---- */
 
-static int64
-interval_usecs(const Interval *i, const char *what)
-{
-	double usecs = i->time + (double) i->day * USECS_PER_DAY +
-		(double) i->month * DAYS_PER_MONTH * USECS_PER_DAY;
-
-	if (usecs <= 0 || usecs > (double) DAYS_PER_YEAR * 100 * USECS_PER_DAY)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the %s must be longer than zero and at most 100 years", what)));
-	return (int64) usecs;
-}
-
-static void
-check_finite(TimestampTz t, const char *what)
-{
-	if (TIMESTAMP_NOT_FINITE(t))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("%s must be a finite time", what)));
-}
-
 static void
 too_many_steps(void)
 {
@@ -50,22 +28,6 @@ too_many_steps(void)
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("the range has more than %d steps", MAX_BUCKETS),
 			 errhint("Ask for a shorter range or a longer step.")));
-}
-
-static void
-set_window(ReadState *state, const Interval *over, TimestampTz at)
-{
-	int64 usecs = interval_usecs(over, "window");
-	TimestampTz covered_until;
-
-	check_finite(at, "at");
-	state->from = mon_floor_time(at - usecs, SLOT_USECS);
-	state->to = at + 1;
-	/* The slots of the window cover more than it; the open one only what has passed. */
-	covered_until = Max(at,
-						Min(mon_floor_time(at, SLOT_USECS) + SLOT_USECS, GetCurrentTimestamp()));
-	state->seconds = (covered_until - state->from) / (double) USECS_PER_SEC;
-	state->nbuckets = 1;
 }
 
 static bool
@@ -97,7 +59,7 @@ mon_value(PG_FUNCTION_ARGS)
 
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
+	mon_read_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
 	return single_value(fcinfo, &state);
 }
 
@@ -116,7 +78,7 @@ mon_percentile(PG_FUNCTION_ARGS)
 				 errhint("The 95th percentile is 0.95.")));
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	mon_percentile_fn(q, &state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
+	mon_read_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(4));
 	return single_value(fcinfo, &state);
 }
 
@@ -130,7 +92,7 @@ mon_series_values(PG_FUNCTION_ARGS)
 
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(3));
 	mon_parse_fn(PG_GETARG_TEXT_PP(1), &state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(5));
+	mon_read_window(&state, PG_GETARG_INTERVAL_P(2), PG_GETARG_TIMESTAMPTZ(5));
 	state.by = PG_GETARG_ARRAYTYPE_P(4);
 	mon_read(&state);
 
@@ -161,7 +123,7 @@ mon_last_observed(PG_FUNCTION_ARGS)
 
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(2));
 	mon_last_at_fn(&state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(1), at);
+	mon_read_window(&state, PG_GETARG_INTERVAL_P(1), at);
 	state.by = PG_GETARG_ARRAYTYPE_P(3);
 	mon_read(&state);
 
@@ -175,7 +137,7 @@ mon_last_observed(PG_FUNCTION_ARGS)
 		if (!group->cells || group->cells[0].count == 0)
 			continue;
 		values[0] = JsonbPGetDatum(group->labels);
-		values[1] = TimestampTzGetDatum(Min(group->cells[0].last_at, at));
+		values[1] = TimestampTzGetDatum(Min(group->newest, at));
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -190,7 +152,7 @@ mon_sketch_over(PG_FUNCTION_ARGS)
 
 	mon_read_metric_name(&state, PG_GETARG_TEXT_PP(0), PG_GETARG_JSONB_P(2));
 	mon_sketch_fn(&state.fn);
-	set_window(&state, PG_GETARG_INTERVAL_P(1), PG_GETARG_TIMESTAMPTZ(3));
+	mon_read_window(&state, PG_GETARG_INTERVAL_P(1), PG_GETARG_TIMESTAMPTZ(3));
 	state.by = construct_empty_array(TEXTOID);
 	mon_read(&state);
 	if (state.ngroups == 0 || !state.groups[0].cells)
@@ -205,9 +167,9 @@ set_range(ReadState *state, TimestampTz since, TimestampTz until, const Interval
 {
 	uint64 n;
 
-	check_finite(since, "since");
-	check_finite(until, "until");
-	state->step = interval_usecs(step, "step");
+	mon_check_finite(since, "since");
+	mon_check_finite(until, "until");
+	state->step = mon_interval_usecs(step, "step");
 	if (until <= since)
 		ereport(
 			ERROR,
@@ -332,7 +294,7 @@ mon_sketches(PG_FUNCTION_ARGS)
 static void
 widen_range(ReadState *state, const Interval *over_arg, ReadWindows *w)
 {
-	int64 over = interval_usecs(over_arg, "window");
+	int64 over = mon_interval_usecs(over_arg, "window");
 	int64 whole = over / state->step;
 	int64 rest = over % state->step;
 	int64 lead = rest > 0 ? whole : whole - 1; /* steps before the first bucket */

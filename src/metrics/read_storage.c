@@ -1,19 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * read_storage.c
- *	  What storage holds of the series of a read: each piece of time from the
- *	  coarsest level that is exact for it, and late rows for all of it.
+ *	  What storage holds of the series of a batch of reads.
  *
- * A level is exact for a read whose buckets begin and end where the level's
- * points do.  Where the finer level is dropped already, a coarser one serves
- * although it is not exact: edges are rounded outward to its points.  No piece
- * of time is read from two levels.
+ * read_plan.c says which reads take which pieces of time from which table.  Rows
+ * are fetched for all of them together, decoded once, and their points added to
+ * each read that takes that time from there.
  *
  *-------------------------------------------------------------------------
  */
 #include "metrics/read.h"
 
 #include "access/detoast.h"
+#include "access/heaptoast.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -23,118 +22,78 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#define SLICED_READS_UP_TO 8 /* series; for more, whole segments are read */
+#define CHUNKS_PER_SLICE 12 /* out of line, that are read in the time that one slice takes */
 
-typedef enum ReadLevel
-{
-	READ_SLOTS,
-	READ_MINUTES,
-	READ_HOURS,
-	READ_DAYS
-} ReadLevel;
-
-static const int64 level_units[] = {SLOT_USECS, USECS_PER_MINUTE, USECS_PER_HOUR, USECS_PER_DAY};
+static const char *const tables[READ_TABLES] = {"segments", "minutes", "chunks",
+												"hourly",   "daily",   "late"};
 
 /* A read of storage. */
 typedef struct StorageRead
 {
-	ReadState *state;
-	MemoryContext row_cxt;           /* of one row */
-	TimestampTz gone[READ_DAYS + 1]; /* before it this level is the finest that is left */
+	ReadBatch *batch;
+	ReadPlan *plan;
+	MemoryContext row_cxt;  /* of one row */
+	ReadTable table;        /* that is being read ... */
+	int64 unit;             /* ... and what its points cover */
+	MatchedSeries **series; /* of segments: those that are read, by ascending ids */
+	int nseries;
+	TimePieces *periods; /* of chunks: those that each class reads; normal */
 } StorageRead;
 
-/* ---- the series ---- */
-
-static int
-compare_matched(const void *a, const void *b)
+/* Add a point to the reads that take its time from this table; the last one takes its sketch over. */
+static void
+add_point(StorageRead *r, MatchedSeries *m, MonPoint *p)
 {
-	int64 x = (*(MatchedSeries *const *) a)->id;
-	int64 y = (*(MatchedSeries *const *) b)->id;
-
-	return x < y ? -1 : x > y;
+	for (SeriesUse *use = m->uses; use; use = use->next)
+		if (mon_pieces_hold(&use->read->window->tables[r->table], p->start))
+			mon_read_add(use, p, r->unit, use->next == NULL);
+	expo_free(&p->sketch, &r->batch->alloc);
 }
 
-static void
-sort_matched(ReadState *state)
-{
-	HASH_SEQ_STATUS seq;
-	MatchedSeries *m;
+/* ---- what was deleted ---- */
 
-	state->nmatched = 0;
-	state->matched = palloc_extended(
-		sizeof(MatchedSeries *) * (hash_get_num_entries(state->series) + 1), MCXT_ALLOC_HUGE);
-	hash_seq_init(&seq, state->series);
-	while ((m = hash_seq_search(&seq)) != NULL)
-		state->matched[state->nmatched++] = m;
-	qsort(state->matched, state->nmatched, sizeof(MatchedSeries *), compare_matched);
+static Datum
+matched_ids(const ReadBatch *b)
+{
+	Datum *ids = palloc_extended(sizeof(Datum) * b->nmatched, MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < b->nmatched; i++)
+		ids[i] = Int64GetDatum(b->matched[i]->id);
+	return PointerGetDatum(construct_array(ids, b->nmatched, INT8OID, 8, true, 'd'));
 }
 
 /* Note what was deleted of the matching series and is still in rows of several series. */
 static void
-note_deleted(ReadState *state)
+note_deleted(ReadBatch *b)
 {
 	static SPIPlanPtr plan = NULL;
+	Oid types[1] = {INT8ARRAYOID};
+	Datum values[1];
 
+	if (!mon_table_has_pages("deleted_series"))
+		return;
+	SPI_connect();
+	values[0] = matched_ids(b);
 	if (!plan)
 	{
-		plan = SPI_prepare("SELECT series_id, seq FROM monitoring.deleted_series", 0, NULL);
+		plan = SPI_prepare("SELECT series_id, seq FROM monitoring.deleted_series "
+						   "WHERE series_id OPERATOR(pg_catalog.=) ANY ($1)",
+						   1, types);
 		SPI_keepplan(plan);
 	}
-	if (SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what was deleted");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[i];
 		TupleDesc desc = SPI_tuptable->tupdesc;
 		bool isnull;
-		MatchedSeries *m = mon_read_find(state,
-										 DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)));
+		MatchedSeries *m = mon_read_find(b, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)));
 
 		if (m)
 			m->deleted_seq = DatumGetInt64(SPI_getbinval(tuple, desc, 2, &isnull));
 	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* Find the series of the metric that match, stored ones too; checks the function. */
-static void
-match_stored_series(ReadState *state)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[2] = {TEXTOID, JSONBOID};
-	Datum values[2] = {CStringGetTextDatum(state->metric), JsonbPGetDatum(state->selector.equal)};
-
-	if (!plan)
-	{
-		plan = SPI_prepare(
-			"SELECT s.series_id, s.labels, m.kind FROM monitoring.series_catalog s "
-			"JOIN monitoring.metric_catalog m ON m.metric OPERATOR(pg_catalog.=) s.metric "
-			"WHERE s.metric OPERATOR(pg_catalog.=) $1 AND s.labels OPERATOR(pg_catalog.@>) $2 "
-			"UNION ALL SELECT l.series_id, l.labels, coalesce(m.kind, l.kind) "
-			"FROM monitoring.late_series l LEFT JOIN monitoring.metric_catalog m "
-			"ON m.metric OPERATOR(pg_catalog.=) l.metric "
-			"WHERE l.metric OPERATOR(pg_catalog.=) $1 AND l.labels OPERATOR(pg_catalog.@>) $2",
-			2, types);
-		SPI_keepplan(plan);
-	}
-	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the series catalog");
-	for (uint64 i = 0; i < SPI_processed; i++)
-	{
-		HeapTuple tuple = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool isnull;
-		MemoryContext old = MemoryContextSwitchTo(state->cxt);
-		Jsonb *labels = DatumGetJsonbPCopy(SPI_getbinval(tuple, desc, 2, &isnull));
-
-		if (i == 0)
-			mon_read_note_kind(state, DatumGetInt16(SPI_getbinval(tuple, desc, 3, &isnull)));
-		if (mon_selector_match(&state->selector, labels))
-			(void) mon_read_match(state, DatumGetInt64(SPI_getbinval(tuple, desc, 1, &isnull)),
-								  labels);
-		MemoryContextSwitchTo(old);
-	}
-	SPI_freetuptable(SPI_tuptable);
+	SPI_finish();
 }
 
 /* ---- segments and minutes ---- */
@@ -157,19 +116,16 @@ static const char *const segment_columns[SEGMENT_NCOLUMNS] = {
 static void
 add_segment_point(StorageRead *r, MatchedSeries *m, const char *data, Size len, TimestampTz start)
 {
-	ReadState *state = r->state;
 	MonPoint p;
 
-	mon_segment_decode(data, len, start, &p, &state->alloc);
-	mon_read_add(state, m, &p);
-	expo_free(&p.sketch, &state->alloc);
+	mon_segment_decode(data, len, start, &p, &r->batch->alloc);
+	add_point(r, m, &p);
 }
 
 /* Few of a segment's series: by slices of its columns. */
 static void
 add_segment_slices(StorageRead *r, const Datum *row, int from, int to)
 {
-	ReadState *state = r->state;
 	SegmentSlices slices;
 
 	mon_segment_slices_open(&slices, row[SEGMENT_DIRECTORY], row[SEGMENT_POINTS],
@@ -177,14 +133,15 @@ add_segment_slices(StorageRead *r, const Datum *row, int from, int to)
 							DatumGetInt64(row[SEGMENT_LAST_ID]));
 	for (int i = from; i < to; i++)
 	{
+		MatchedSeries *m = r->series[i];
 		uint32 offset, end;
 		bytea *slice;
 
-		if (DatumGetInt64(row[SEGMENT_SEQ]) <= state->matched[i]->deleted_seq ||
-			!mon_segment_slices_find(&slices, state->matched[i]->id, &offset, &end))
+		if (DatumGetInt64(row[SEGMENT_SEQ]) <= m->deleted_seq ||
+			!mon_segment_slices_find(&slices, m->id, &offset, &end))
 			continue;
 		slice = DatumGetByteaPSlice(row[SEGMENT_POINTS], offset, end - offset);
-		add_segment_point(r, state->matched[i], VARDATA_ANY(slice), VARSIZE_ANY_EXHDR(slice),
+		add_segment_point(r, m, VARDATA_ANY(slice), VARSIZE_ANY_EXHDR(slice),
 						  DatumGetTimestampTz(row[SEGMENT_START]));
 	}
 }
@@ -192,7 +149,6 @@ add_segment_slices(StorageRead *r, const Datum *row, int from, int to)
 static void
 add_whole_segment(StorageRead *r, const Datum *row, int from, int to)
 {
-	ReadState *state = r->state;
 	bytea *directory = DatumGetByteaPP(row[SEGMENT_DIRECTORY]);
 	bytea *points = DatumGetByteaPP(row[SEGMENT_POINTS]);
 	SegmentReader reader;
@@ -202,27 +158,28 @@ add_whole_segment(StorageRead *r, const Datum *row, int from, int to)
 					 VARSIZE_ANY_EXHDR(points));
 	for (int i = from; i < to; i++)
 	{
+		MatchedSeries *m = r->series[i];
 		uint32 offset, end;
 
-		if (mon_segment_find(&reader, state->matched[i]->id, &hint, &offset, &end) &&
-			DatumGetInt64(row[SEGMENT_SEQ]) > state->matched[i]->deleted_seq)
-			add_segment_point(r, state->matched[i], VARDATA_ANY(points) + offset, end - offset,
+		if (mon_segment_find(&reader, m->id, &hint, &offset, &end) &&
+			DatumGetInt64(row[SEGMENT_SEQ]) > m->deleted_seq)
+			add_segment_point(r, m, VARDATA_ANY(points) + offset, end - offset,
 							  DatumGetTimestampTz(row[SEGMENT_START]));
 	}
 }
 
-/* The first of the matching series whose id is not below a given one. */
+/* The first of the series whose id is not below a given one. */
 static int
-first_matched(const ReadState *state, int64 id)
+first_series(const StorageRead *r, int64 id)
 {
 	int lo = 0;
-	int hi = state->nmatched;
+	int hi = r->nseries;
 
 	while (lo < hi)
 	{
 		int mid = lo + (hi - lo) / 2;
 
-		if (state->matched[mid]->id < id)
+		if (r->series[mid]->id < id)
 			lo = mid + 1;
 		else
 			hi = mid;
@@ -230,19 +187,28 @@ first_matched(const ReadState *state, int64 id)
 	return lo;
 }
 
+/* Whether so many series are read faster by slices than with the whole row. */
+static bool
+few_in_row(const Datum *row, int n)
+{
+	Size size = toast_raw_datum_size(row[SEGMENT_DIRECTORY]) +
+		toast_raw_datum_size(row[SEGMENT_POINTS]);
+
+	return n == 1 || (Size) n * CHUNKS_PER_SLICE * TOAST_MAX_CHUNK_SIZE <= size;
+}
+
 static void
 add_segment_row(StorageRead *r, const Datum *row)
 {
-	ReadState *state = r->state;
 	int64 last_id = DatumGetInt64(row[SEGMENT_LAST_ID]);
-	int from = first_matched(state, DatumGetInt64(row[SEGMENT_FIRST_ID]));
+	int from = first_series(r, DatumGetInt64(row[SEGMENT_FIRST_ID]));
 	int to = from;
 
-	while (to < state->nmatched && state->matched[to]->id <= last_id)
+	while (to < r->nseries && r->series[to]->id <= last_id)
 		to++;
 	if (to == from)
 		return;
-	if (to - from <= SLICED_READS_UP_TO)
+	if (few_in_row(row, to - from))
 		add_segment_slices(r, row, from, to);
 	else
 		add_whole_segment(r, row, from, to);
@@ -250,14 +216,15 @@ add_segment_row(StorageRead *r, const Datum *row)
 
 /* Add the rows of segments or minutes that start in a piece of time. */
 static void
-read_segments(StorageRead *r, const char *table, TimestampTz from, TimestampTz to)
+read_segment_rows(StorageRead *r, TimestampTz from, TimestampTz to)
 {
 	StorageScan scan;
 
-	mon_scan_open(&scan, table, segment_columns, SEGMENT_NCOLUMNS, SEGMENT_START, from, to);
+	mon_scan_open(&scan, tables[r->table], segment_columns, SEGMENT_NCOLUMNS, SEGMENT_START, from,
+				  to);
 	while (mon_scan_next_partition(&scan))
 	{
-		mon_scan_begin(&scan, NULL, true);
+		mon_scan_begin(&scan, NULL, from, to, true);
 		while (mon_scan_next(&scan))
 		{
 			MemoryContext old = MemoryContextSwitchTo(r->row_cxt);
@@ -269,6 +236,102 @@ read_segments(StorageRead *r, const char *table, TimestampTz from, TimestampTz t
 		}
 	}
 	mon_scan_close(&scan);
+}
+
+static int
+compare_times(const void *a, const void *b)
+{
+	TimestampTz x = *(const TimestampTz *) a;
+	TimestampTz y = *(const TimestampTz *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* The times at which classes begin or end to read the table, ascending. */
+static TimestampTz *
+find_bounds(const StorageRead *r, int *n)
+{
+	TimestampTz *bounds;
+	int max = 0;
+
+	for (int i = 0; i < r->plan->nclasses; i++)
+		max += 2 * r->plan->classes[i]->tables[r->table].n;
+	bounds = palloc(sizeof(TimestampTz) * (max + 1));
+	*n = 0;
+	for (int i = 0; i < r->plan->nclasses; i++)
+	{
+		const TimePieces *p = &r->plan->classes[i]->tables[r->table];
+
+		for (int j = 0; j < p->n; j++)
+		{
+			bounds[(*n)++] = p->pieces[j].from;
+			bounds[(*n)++] = p->pieces[j].to;
+		}
+	}
+	qsort(bounds, *n, sizeof(TimestampTz), compare_times);
+	return bounds;
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64 x = (*(MatchedSeries *const *) a)->id;
+	int64 y = (*(MatchedSeries *const *) b)->id;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Have the series of the classes that read the table at a time at hand. */
+static void
+choose_series(StorageRead *r, TimestampTz t)
+{
+	const SeriesClass *only = NULL;
+	int n = 0;
+
+	r->nseries = 0;
+	for (int i = 0; i < r->plan->nclasses; i++)
+		if (mon_pieces_hold(&r->plan->classes[i]->tables[r->table], t))
+		{
+			only = r->plan->classes[i];
+			r->nseries += only->nseries;
+			n++;
+		}
+	if (n == 1)
+		r->series = only->series;
+	if (n <= 1)
+		return;
+	r->series = palloc_extended(sizeof(MatchedSeries *) * r->nseries, MCXT_ALLOC_HUGE);
+	n = 0;
+	for (int i = 0; i < r->plan->nclasses; i++)
+	{
+		const SeriesClass *c = r->plan->classes[i];
+
+		if (!mon_pieces_hold(&c->tables[r->table], t))
+			continue;
+		memcpy(r->series + n, c->series, sizeof(MatchedSeries *) * c->nseries);
+		n += c->nseries;
+	}
+	qsort(r->series, n, sizeof(MatchedSeries *), compare_ids);
+}
+
+/* Segments or minutes: a row holds many series, those of several classes too. */
+static void
+read_segments(StorageRead *r, ReadTable table, int64 unit)
+{
+	TimestampTz *bounds;
+	int n;
+
+	r->table = table;
+	r->unit = unit;
+	bounds = find_bounds(r, &n);
+	for (int i = 0; i + 1 < n; i++)
+	{
+		if (bounds[i] == bounds[i + 1])
+			continue;
+		choose_series(r, bounds[i]);
+		if (r->nseries > 0)
+			read_segment_rows(r, bounds[i], bounds[i + 1]);
+	}
 }
 
 /* ---- chunks ---- */
@@ -283,267 +346,198 @@ enum
 
 static const char *const chunk_columns[CHUNK_NCOLUMNS] = {"series_id", "period", "data"};
 
-/* Rows of chunks to be added: the points that start in from <= t < to. */
-typedef struct ChunkRead
+/* What is done with a row of a series. */
+typedef void (*ChunkRow)(StorageRead *r, MatchedSeries *m, const Datum *row);
+
+static ChunkLevel
+chunk_level(ReadTable table)
 {
-	const char *table;
-	ChunkLevel level;
-	TimestampTz from, to;
-	bool only_look; /* for late rows, and note whether there are some */
-} ChunkRead;
+	switch (table)
+	{
+		case READ_HOURLY:
+			return LEVEL_HOURLY;
+		case READ_DAILY:
+			return LEVEL_DAILY;
+		default:
+			return LEVEL_CHUNKS;
+	}
+}
 
 static void
-add_chunk(StorageRead *r, const ChunkRead *c, MatchedSeries *m, const Datum *row)
+add_chunk(StorageRead *r, MatchedSeries *m, const Datum *row)
 {
-	ReadState *state = r->state;
+	ReadBatch *b = r->batch;
 	TimestampTz period = DatumGetTimestampTz(row[CHUNK_PERIOD]);
-	int64 unit = mon_chunk_levels[c->level].unit;
 	ChunkPoint points[CHUNK_MAX_UNITS];
 	bytea *data = DatumGetByteaPP(row[CHUNK_DATA]);
 	int n, kind;
 
-	if (chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), state->fn.needs_sketch,
-					 points, &n, &kind, &state->alloc) != EXPO_OK)
-		mon_chunk_corrupt(c->table, m->id, period);
+	if (chunk_decode((uint8_t *) VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), b->needs_sketch,
+					 points, &n, &kind, &b->alloc) != EXPO_OK)
+		mon_chunk_corrupt(tables[r->table], m->id, period);
 	for (int i = 0; i < n; i++)
 	{
 		MonPoint p;
 
-		mon_point_from_chunk(&p, kind, &points[i], period, unit);
-		if (p.start >= c->from && p.start < c->to)
-			mon_read_add(state, m, &p);
-		expo_free(&p.sketch, &state->alloc);
+		mon_point_from_chunk(&p, kind, &points[i], period, r->unit);
+		add_point(r, m, &p);
 	}
+}
+
+/* A row of late points: note it for the reads whose window it may be in. */
+static void
+note_late_row(StorageRead *r, MatchedSeries *m, const Datum *row)
+{
+	TimestampTz period = DatumGetTimestampTz(row[CHUNK_PERIOD]);
+
+	for (SeriesUse *use = m->uses; use; use = use->next)
+		if (period < use->read->to && period + USECS_PER_HOUR > use->read->from)
+			use->read->has_late = true;
+}
+
+/* The periods that a class reads of a table. */
+static TimePieces
+class_periods(const StorageRead *r, const SeriesClass *c)
+{
+	ChunkLevel level = chunk_level(r->table);
+	const TimePieces *p = &c->tables[r->table];
+	TimePieces periods = {0};
+
+	for (int i = 0; i < p->n; i++)
+		mon_pieces_add(&periods, mon_period_start(level, p->pieces[i].from), p->pieces[i].to);
+	mon_pieces_normalize(&periods);
+	return periods;
 }
 
 /* The rows of the open partition: of one series, or of all (m = NULL). */
 static void
-scan_chunks(StorageRead *r, const ChunkRead *c, StorageScan *scan, MatchedSeries *m)
+scan_chunks(StorageRead *r, StorageScan *scan, MatchedSeries *m, TimePiece t, ChunkRow fn)
 {
-	mon_scan_begin(scan, m ? &m->id : NULL, m != NULL);
+	mon_scan_begin(scan, m ? &m->id : NULL, t.from, t.to, m != NULL);
 	while (mon_scan_next(scan))
 	{
-		MatchedSeries *found = m ? m : mon_read_find(r->state, DatumGetInt64(scan->values[0]));
+		MatchedSeries *found = m ? m
+								 : mon_read_find(r->batch, DatumGetInt64(scan->values[CHUNK_ID]));
 		MemoryContext old = MemoryContextSwitchTo(r->row_cxt);
 
 		CHECK_FOR_INTERRUPTS();
-		if (found && c->only_look)
-			r->state->has_late = true;
-		else if (found)
-			add_chunk(r, c, found, scan->values);
+		if (m ||
+			(found &&
+			 mon_pieces_hold(&r->periods[found->class->index],
+							 DatumGetTimestampTz(scan->values[CHUNK_PERIOD]))))
+			fn(r, found, scan->values);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(r->row_cxt);
 	}
 }
 
-static void
-read_chunk_table(StorageRead *r, const ChunkRead *c)
-{
-	ReadState *state = r->state;
-	StorageScan scan;
-
-	mon_scan_open(&scan, c->table, chunk_columns, CHUNK_NCOLUMNS, CHUNK_PERIOD,
-				  mon_period_start(c->level, c->from), c->to);
-	while (mon_scan_next_partition(&scan))
-	{
-		/* A look into the index costs about as much as a page. */
-		if (mon_scan_pages(&scan) < state->nmatched)
-			scan_chunks(r, c, &scan, NULL);
-		else
-			for (int i = 0; i < state->nmatched; i++)
-				scan_chunks(r, c, &scan, state->matched[i]);
-	}
-	mon_scan_close(&scan);
-}
-
-static void
-read_level(StorageRead *r, ChunkLevel level, TimestampTz from, TimestampTz to)
-{
-	ChunkRead c = {mon_chunk_levels[level].table, level, from, to};
-
-	read_chunk_table(r, &c);
-}
-
-/* ---- the plan: which level serves which piece of time ---- */
-
-/*
- * Whether points that wide tell what came first or last in a bucket: of several
- * series, or of a series and its late points, only the start of the point is known.
- */
+/* Whether the scan is for this piece, and the open partition may have rows of it. */
 static bool
-order_is_known(const ReadState *state, int64 unit)
+in_partition(const StorageScan *scan, TimePiece t)
 {
-	switch (state->fn.kind)
-	{
-		case FN_FIRST:
-		case FN_LAST:
-		case FN_DELTA:
-			return unit <= USECS_PER_MINUTE ||
-				(!state->has_late && state->nmatched <= state->ngroups);
-		case FN_LAST_AT:
-			return unit <= USECS_PER_MINUTE;
-		default:
-			return true;
-	}
+	return t.from >= scan->from && t.to <= scan->to && t.from < scan->part_to &&
+		t.to > scan->part_from;
 }
 
-static bool
-exact_for(const ReadState *state, int64 unit)
+/* How many looks into its index the open partition takes. */
+static uint64
+count_looks(const StorageRead *r, const StorageScan *scan)
 {
-	if (!order_is_known(state, unit))
-		return false;
-	return state->nbuckets == 1 ||
-		(state->step % unit == 0 && state->split % unit == 0 &&
-		 mon_floor_time(state->origin, unit) == state->origin);
+	uint64 n = 0;
+
+	for (int i = 0; i < r->plan->nclasses; i++)
+		for (int j = 0; j < r->periods[i].n; j++)
+			if (in_partition(scan, r->periods[i].pieces[j]))
+				n += r->plan->classes[i]->nseries;
+	return n;
 }
 
-/* Everything before it is in the level. */
-static TimestampTz
-complete_before(const ReadState *state, ReadLevel level)
-{
-	switch (level)
-	{
-		case READ_SLOTS:
-			return DT_NOEND;
-		case READ_MINUTES:
-			return mon_floor_time(state->storage.minutes, USECS_PER_MINUTE);
-		case READ_HOURS:
-			return mon_floor_time(state->storage.complete[LEVEL_HOURLY], USECS_PER_HOUR);
-		case READ_DAYS:
-			return mon_floor_time(state->storage.complete[LEVEL_DAILY], USECS_PER_DAY);
-	}
-	return DT_NOBEGIN;
-}
-
-/*
- * How far back each level goes: by its oldest partition, but not beyond what
- * retention has dropped, of which a partition may have been made again.  A level
- * that has been dropped further than the next finer one serves nothing by that.
- */
 static void
-find_gone(StorageRead *r)
+read_chunk_partition(StorageRead *r, StorageScan *scan, ChunkRow fn)
 {
-	const StorageState *s = &r->state->storage;
-	TimestampTz oldest[READ_DAYS];
+	BlockNumber pages = mon_scan_pages(scan);
 
-	oldest[READ_SLOTS] = mon_oldest_partition("segments");
-	oldest[READ_MINUTES] = Max(
-		s->dropped[LEVEL_CHUNKS],
-		Min(mon_oldest_partition("minutes"), mon_oldest_partition("chunks")));
-	oldest[READ_HOURS] = Max(s->dropped[LEVEL_HOURLY], mon_oldest_partition("hourly"));
-	r->gone[READ_SLOTS] = DT_NOBEGIN;
-	for (ReadLevel level = READ_MINUTES; level <= READ_DAYS; level++)
-	{
-		TimestampTz finer = oldest[level - 1];
-
-		if (finer > DT_NOBEGIN && finer < DT_NOEND)
-			finer = mon_ceil_time(finer, level_units[level]);
-		r->gone[level] = Min(finer, complete_before(r->state, level));
-	}
-}
-
-/* A piece of time from one level; its ends are multiples of the level's unit. */
-static void
-read_piece(StorageRead *r, ReadLevel level, TimestampTz from, TimestampTz to)
-{
-	TimestampTz chunked = r->state->storage.complete[LEVEL_CHUNKS];
-
-	if (from >= to)
+	if (pages == 0)
 		return;
-	switch (level)
+	/* A look into the index costs about as much as a page. */
+	if (pages < count_looks(r, scan))
 	{
-		case READ_SLOTS:
-			read_segments(r, "segments", from, to);
-			break;
-		case READ_MINUTES:
-			if (from < chunked)
-				read_level(r, LEVEL_CHUNKS, from, Min(to, chunked));
-			if (to > chunked)
-				read_segments(r, "minutes", Max(from, chunked), to);
-			break;
-		case READ_HOURS:
-			read_level(r, LEVEL_HOURLY, from, to);
-			break;
-		case READ_DAYS:
-			read_level(r, LEVEL_DAILY, from, to);
-			break;
-	}
-}
-
-/* A piece of time from a level and finer ones; what is gone of this one is not asked for. */
-static void
-plan(StorageRead *r, ReadLevel level, TimestampTz from, TimestampTz to)
-{
-	int64 unit = level_units[level];
-	TimestampTz gone = r->gone[level];
-	TimestampTz lo, hi;
-
-	if (from >= to)
-		return;
-	if (level == READ_SLOTS)
-	{
-		read_piece(r, level, from, to);
+		scan_chunks(r, scan, NULL, (TimePiece){scan->from, scan->to}, fn);
 		return;
 	}
-	if (from < gone)
+	for (int i = 0; i < r->plan->nclasses; i++)
 	{
-		TimestampTz end = to < gone ? mon_ceil_time(to, unit) : gone;
+		const SeriesClass *c = r->plan->classes[i];
 
-		read_piece(r, level, mon_floor_time(from, unit), end);
-		from = end;
-		if (from >= to)
+		for (int j = 0; j < r->periods[i].n; j++)
+			if (in_partition(scan, r->periods[i].pieces[j]))
+				for (int k = 0; k < c->nseries; k++)
+					scan_chunks(r, scan, c->series[k], r->periods[i].pieces[j], fn);
+	}
+}
+
+/* Give the rows of a table that the plan asks for to fn, each one once. */
+static void
+read_chunks(StorageRead *r, ReadTable table, ChunkRow fn)
+{
+	TimePieces all = {0};
+
+	r->table = table;
+	r->unit = mon_chunk_levels[chunk_level(table)].unit;
+	r->periods = palloc(sizeof(TimePieces) * r->plan->nclasses);
+	for (int i = 0; i < r->plan->nclasses; i++)
+	{
+		r->periods[i] = class_periods(r, r->plan->classes[i]);
+		for (int j = 0; j < r->periods[i].n; j++)
+			mon_pieces_add(&all, r->periods[i].pieces[j].from, r->periods[i].pieces[j].to);
+	}
+	mon_pieces_normalize(&all);
+	for (int i = 0; i < all.n; i++)
+	{
+		StorageScan scan;
+
+		mon_scan_open(&scan, tables[table], chunk_columns, CHUNK_NCOLUMNS, CHUNK_PERIOD,
+					  all.pieces[i].from, all.pieces[i].to);
+		while (mon_scan_next_partition(&scan))
+			read_chunk_partition(r, &scan, fn);
+		mon_scan_close(&scan);
+	}
+}
+
+/* ---- all of it ---- */
+
+/* Whether there are late points matters where the first or the last value is asked for. */
+static void
+note_late(StorageRead *r)
+{
+	for (int i = 0; i < r->batch->nreads; i++)
+		if (mon_fn_is_ordered(&r->batch->reads[i]->fn))
+		{
+			read_chunks(r, READ_LATE, note_late_row);
 			return;
-	}
-	lo = mon_ceil_time(from, unit);
-	hi = Min(to, complete_before(r->state, level));
-	if (hi > DT_NOBEGIN)
-		hi = mon_floor_time(hi, unit);
-	if (lo >= hi || !exact_for(r->state, unit))
-	{
-		plan(r, level - 1, from, to);
-		return;
-	}
-	plan(r, level - 1, from, lo);
-	read_piece(r, level, lo, hi);
-	plan(r, level - 1, hi, to);
-}
-
-/* ---- one read ---- */
-
-static void
-read_late(StorageRead *r, bool only_look)
-{
-	ReadState *state = r->state;
-	ChunkRead c = {"late", LEVEL_CHUNKS, mon_floor_time(state->from, USECS_PER_MINUTE), state->to,
-				   only_look};
-
-	read_chunk_table(r, &c);
+		}
 }
 
 void
-mon_read_storage(ReadState *state)
+mon_read_storage(ReadBatch *b)
 {
-	StorageRead r = {state};
+	MemoryContext old;
+	StorageRead r = {b};
 
-	SPI_connect();
-	match_stored_series(state);
-	MemoryContextSwitchTo(state->cxt);
-	note_deleted(state);
-	SPI_finish();
-	sort_matched(state);
-	if (state->nmatched == 0)
+	if (b->nmatched == 0)
 		return;
-
-	r.row_cxt = AllocSetContextCreate(state->cxt, "metrics row", ALLOCSET_DEFAULT_SIZES);
-	if (state->storage.compacted)
+	old = MemoryContextSwitchTo(b->cxt);
+	r.row_cxt = AllocSetContextCreate(b->cxt, "metrics row", ALLOCSET_DEFAULT_SIZES);
+	note_deleted(b);
+	r.plan = mon_read_plan(b);
+	if (b->storage.compacted)
 	{
-		if (state->kind == MON_GAUGE)
-			read_late(&r, true);
-		find_gone(&r);
-		plan(&r, READ_DAYS, state->from, state->to);
+		note_late(&r);
+		r.plan = mon_read_plan_again(b, r.plan);
 	}
-	else
-		read_piece(&r, READ_SLOTS, state->from, state->to);
-	read_late(&r, false);
-	MemoryContextDelete(r.row_cxt);
+	read_segments(&r, READ_SEGMENTS, SLOT_USECS);
+	read_segments(&r, READ_MINUTES, USECS_PER_MINUTE);
+	for (ReadTable table = READ_CHUNKS; table <= READ_LATE; table++)
+		read_chunks(&r, table, add_chunk);
+	MemoryContextSwitchTo(old);
 }

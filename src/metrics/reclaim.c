@@ -13,6 +13,7 @@
 #include "access/xlog.h"
 #include "utils/timestamp.h"
 
+#define BUCKETS_PER_LOCK 64 /* of metrics, walked without letting others in */
 #define SERIES_IDLE_USECS (15 * 60 * USECS_PER_SEC) /* reclaimed when idle for longer */
 
 /* Buckets of series that a standby looks through: for each new series, and when there is no room. */
@@ -43,12 +44,14 @@ typedef struct DropSealed
 {
 	uint64 seq;
 	int max_slots; /* of a series; beyond, sealed ones are merged */
+	bool dropped;  /* some were */
+	bool stored;   /* some fresh series are in the catalog now */
 } DropSealed;
 
 static void
 drop_sealed(MonSeries *s, void *arg)
 {
-	const DropSealed *drop = arg;
+	DropSealed *drop = arg;
 	uint64 seq = drop->seq;
 	MonSlot **link = &s->slots;
 
@@ -61,6 +64,9 @@ drop_sealed(MonSeries *s, void *arg)
 
 		if (slot->seq > 0 && slot->seq <= seq)
 		{
+			if (!drop->dropped)
+				pg_atomic_fetch_add_u64(&s->db->drops, 1);
+			drop->dropped = true;
 			pg_atomic_fetch_add_u64(&s->db->persisted,
 									s->kind == MON_DISTRIBUTION ? slot->sketch.count : slot->count);
 			*link = slot->older;
@@ -71,9 +77,40 @@ drop_sealed(MonSeries *s, void *arg)
 	}
 	if (s->persist_seq > 0 && s->persist_seq <= seq)
 		s->persisted = true;
+	drop->stored |= s->persisted && s->fresh_link;
 	while (s->nslots > drop->max_slots && mon_slots_merge_oldest(s, true))
 		;
 	mon_series_unlock(s);
+}
+
+/* Take the series that are in the catalog from the lists of those that may not be. */
+static void
+prune_fresh(Oid dboid)
+{
+	bool pruned = false;
+
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+	{
+		if (i % BUCKETS_PER_LOCK == 0)
+			mon_index_lock(LW_EXCLUSIVE);
+		for (MonMetric *m = mon_registry->metrics[i]; m; m = m->next)
+		{
+			MonSeries *next;
+
+			for (MonSeries *s = m->dboid == dboid ? m->fresh : NULL; s; s = next)
+			{
+				next = s->next_fresh;
+				if (!s->persisted)
+					continue;
+				if (!pruned)
+					pg_atomic_fetch_add_u64(&s->db->prunes, 1);
+				pruned = true;
+				mon_fresh_remove(s);
+			}
+		}
+		if ((i + 1) % BUCKETS_PER_LOCK == 0)
+			mon_index_unlock();
+	}
 }
 
 /*
@@ -93,6 +130,8 @@ mon_registry_drop_sealed(Oid dboid, uint64 seq)
 	mon_index_lock(LW_SHARED);
 	mon_registry_each(dboid, drop_sealed, &drop);
 	mon_index_unlock();
+	if (drop.stored)
+		prune_fresh(dboid);
 }
 
 /* ---- series ---- */
@@ -117,6 +156,7 @@ free_series(MonSeries *s)
 		m->overflow = NULL;
 	else
 		m->nseries--;
+	mon_fresh_remove(s);
 
 	while (s->slots)
 	{
@@ -152,8 +192,13 @@ free_idle_series(MonSeries *s, TimestampTz used_before)
 	return idle;
 }
 
+/*
+ * Before the deletion commits, so that a reader who no longer finds the series
+ * in the catalog finds it here.  If it rolls back, the next flush enters again
+ * what is there, which changes nothing.
+ */
 void
-mon_registry_forget_series(int64 id)
+mon_registry_unpersist_series(int64 id)
 {
 	MonSeries *s;
 
@@ -164,6 +209,22 @@ mon_registry_forget_series(int64 id)
 		mon_series_lock(s, LW_EXCLUSIVE);
 		s->persisted = false;
 		s->persist_seq = 0;
+		mon_series_unlock(s);
+		mon_fresh_add(s);
+	}
+	mon_index_unlock();
+}
+
+void
+mon_registry_forget_series(int64 id)
+{
+	MonSeries *s;
+
+	mon_index_lock(LW_EXCLUSIVE);
+	s = mon_series_find(id);
+	if (s)
+	{
+		mon_series_lock(s, LW_EXCLUSIVE);
 		if (s->slots == NULL)
 			free_series(s);
 		mon_series_unlock(s);

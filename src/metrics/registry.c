@@ -205,6 +205,8 @@ mon_db_reset(MonDb *db, Oid dboid)
 	pg_atomic_init_u64(&db->expired, 0);
 	pg_atomic_init_u64(&db->flushes, 0);
 	pg_atomic_init_u64(&db->slots_merged, 0);
+	pg_atomic_init_u64(&db->drops, 0);
+	pg_atomic_init_u64(&db->prunes, 0);
 }
 
 MonDb *
@@ -243,6 +245,17 @@ mon_registry_db(Oid dboid)
 		mon_index_unlock();
 	}
 	return db;
+}
+
+uint64
+mon_registry_next_seq(MonDb *db)
+{
+	uint64 seq;
+
+	mon_seal_lock(LW_SHARED);
+	seq = db->next_seq;
+	mon_seal_unlock();
+	return seq;
 }
 
 /*
@@ -421,6 +434,31 @@ take_series_struct(bool reserve)
 	return s;
 }
 
+void
+mon_fresh_add(MonSeries *s)
+{
+	MonMetric *m = s->metric;
+
+	if (s->fresh_link)
+		return;
+	s->next_fresh = m->fresh;
+	s->fresh_link = &m->fresh;
+	if (m->fresh)
+		m->fresh->fresh_link = &s->next_fresh;
+	m->fresh = s;
+}
+
+void
+mon_fresh_remove(MonSeries *s)
+{
+	if (!s->fresh_link)
+		return;
+	*s->fresh_link = s->next_fresh;
+	if (s->next_fresh)
+		s->next_fresh->fresh_link = s->fresh_link;
+	s->fresh_link = NULL;
+}
+
 static MonSeries *
 create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 {
@@ -453,6 +491,7 @@ create_series(MonMetric *metric, int64 id, const Jsonb *labels, bool overflow)
 	if (metric->series)
 		metric->series->prev_in_metric = s;
 	metric->series = s;
+	mon_fresh_add(s);
 	if (overflow)
 		metric->overflow = s;
 	else

@@ -44,6 +44,10 @@ extern MonSeries **mon_series_bucket(int64 id, Oid dboid);
 /* Of this backend's database. */
 extern MonSeries *mon_series_find(int64 id);
 
+/* The list of a metric's series that series_catalog may not have. */
+extern void mon_fresh_add(MonSeries *s);
+extern void mon_fresh_remove(MonSeries *s);
+
 /* ---- reclaim.c ---- */
 
 /*

@@ -63,7 +63,11 @@ next_partition(StorageScan *s)
 	{
 		int i = s->next_partition;
 
-		if (info->indexes[i] >= 0 && bound(info, i) > s->from && bound(info, i - 1) < s->to)
+		if (info->indexes[i] < 0)
+			continue;
+		s->part_from = bound(info, i - 1);
+		s->part_to = bound(info, i);
+		if (s->part_to > s->from && s->part_from < s->to)
 			return desc->oids[info->indexes[i]];
 	}
 	return InvalidOid;
@@ -71,12 +75,26 @@ next_partition(StorageScan *s)
 
 /* ---- scans ---- */
 
+static Oid
+table_oid(const char *table)
+{
+	return get_relname_relid(table, get_namespace_oid(MON_SCHEMA, false));
+}
+
+bool
+mon_table_has_pages(const char *table)
+{
+	Relation rel = table_open(table_oid(table), AccessShareLock);
+	bool has_pages = RelationGetNumberOfBlocks(rel) > 0;
+
+	table_close(rel, NoLock);
+	return has_pages;
+}
+
 void
 mon_scan_open(StorageScan *s, const char *table, const char *const *names, int ncolumns,
 			  int time_column, TimestampTz from, TimestampTz to)
 {
-	Oid relid = get_relname_relid(table, get_namespace_oid(MON_SCHEMA, false));
-
 	Assert(ncolumns <= SCAN_COLUMNS);
 	memset(s, 0, sizeof(*s));
 	s->names = names;
@@ -86,7 +104,7 @@ mon_scan_open(StorageScan *s, const char *table, const char *const *names, int n
 	s->to = to;
 	/* A lock that we hold already does not tell us of partitions made meanwhile. */
 	AcceptInvalidationMessages();
-	s->parent = table_open(relid, AccessShareLock);
+	s->parent = table_open(table_oid(table), AccessShareLock);
 }
 
 static void
@@ -138,10 +156,6 @@ prepare_partition(StorageScan *s)
 				 s->names[i]);
 	}
 	s->index = usable_index(s);
-	ScanKeyInit(&s->keys[0], s->attnums[s->time_column], BTGreaterEqualStrategyNumber,
-				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(s->from));
-	ScanKeyInit(&s->keys[1], s->attnums[s->time_column], BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
-				TimestampTzGetDatum(s->to));
 }
 
 bool
@@ -154,6 +168,8 @@ mon_scan_next_partition(StorageScan *s)
 		if (s->rel)
 			return false;
 		s->rel = s->parent;
+		s->part_from = DT_NOBEGIN;
+		s->part_to = DT_NOEND;
 	}
 	else
 	{
@@ -174,16 +190,17 @@ mon_scan_pages(const StorageScan *s)
 }
 
 void
-mon_scan_begin(StorageScan *s, const int64 *id, bool use_index)
+mon_scan_begin(StorageScan *s, const int64 *id, TimestampTz from, TimestampTz to, bool use_index)
 {
 	ScanKeyData keys[3];
 	int n = 0;
 
-	/* systable_beginscan() changes the keys it is given */
 	if (id)
 		ScanKeyInit(&keys[n++], s->attnums[0], BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(*id));
-	keys[n++] = s->keys[0];
-	keys[n++] = s->keys[1];
+	ScanKeyInit(&keys[n++], s->attnums[s->time_column], BTGreaterEqualStrategyNumber,
+				F_TIMESTAMPTZ_GE, TimestampTzGetDatum(from));
+	ScanKeyInit(&keys[n++], s->attnums[s->time_column], BTLessStrategyNumber, F_TIMESTAMPTZ_LT,
+				TimestampTzGetDatum(to));
 	s->scan = systable_beginscan(s->rel, s->index, use_index && OidIsValid(s->index),
 								 GetActiveSnapshot(), n, keys);
 }

@@ -24,14 +24,16 @@ typedef struct StorageScan
 	TimestampTz from, to; /* rows whose time (names[time_column]) is from <= t < to ... */
 	int time_column;
 	int next_partition;
-	Relation rel; /* open now: a partition, or the parent if it has none */
-	Oid index;    /* its primary key; rows are found without it, too */
+	Relation rel;                   /* open now: a partition, or the parent if it has none ... */
+	TimestampTz part_from, part_to; /* ... and the times it may hold */
+	Oid index;                      /* its primary key; rows are found without it, too */
 	AttrNumber attnums[SCAN_COLUMNS];
-	ScanKeyData keys[2]; /* of the time */
 	SysScanDesc scan;
 	Datum values[SCAN_COLUMNS]; /* of the row; they point into it */
 } StorageScan;
 
+/* Whether a table that is empty most of the time may have rows. */
+extern bool mon_table_has_pages(const char *table);
 /*
  * Open a table of ours for rows of a piece of time.  The lock on it is kept
  * until the transaction ends, so that no partition is dropped meanwhile.
@@ -42,8 +44,12 @@ extern void mon_scan_close(StorageScan *s);
 /* Go to the next partition that may hold such rows; false after the last one. */
 extern bool mon_scan_next_partition(StorageScan *s);
 extern BlockNumber mon_scan_pages(const StorageScan *s);
-/* Begin with the rows of the partition: those with an id in the first column, or all. */
-extern void mon_scan_begin(StorageScan *s, const int64 *id, bool use_index);
+/*
+ * Begin with the rows of the partition from a piece of time: those with an id in
+ * the first column, or all.
+ */
+extern void mon_scan_begin(StorageScan *s, const int64 *id, TimestampTz from, TimestampTz to,
+						   bool use_index);
 /* The next row; at the end the scan of the partition has ended, too. */
 extern bool mon_scan_next(StorageScan *s);
 

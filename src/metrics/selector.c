@@ -163,7 +163,6 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 	}
 	mon_push_jsonb(&equal, WJB_END_OBJECT, NULL);
 	selector->equal = mon_labels_canonical(JsonbValueToJsonb(equal.result));
-	selector->all = selector->matchers == NIL && JB_ROOT_COUNT(selector->equal) == 0;
 }
 
 /* ---- cost ---- */
@@ -238,21 +237,32 @@ matches(const LabelMatcher *m, Jsonb *labels)
 }
 
 bool
-mon_selector_match(const LabelSelector *selector, Jsonb *labels)
+mon_labels_contain(Jsonb *labels, Jsonb *equal)
 {
 	JsonbIterator *have, *want;
-	ListCell *lc;
 
-	if (selector->all)
+	if (JB_ROOT_COUNT(equal) == 0)
 		return true;
 	have = JsonbIteratorInit(&labels->root);
-	want = JsonbIteratorInit(&selector->equal->root);
-	if (!JsonbDeepContains(&have, &want))
-		return false;
+	want = JsonbIteratorInit(&equal->root);
+	return JsonbDeepContains(&have, &want);
+}
+
+bool
+mon_selector_conditions(const LabelSelector *selector, Jsonb *labels)
+{
+	ListCell *lc;
+
 	foreach (lc, selector->matchers)
 		if (!matches(lfirst(lc), labels))
 			return false;
 	return true;
+}
+
+bool
+mon_selector_match(const LabelSelector *selector, Jsonb *labels)
+{
+	return mon_labels_contain(labels, selector->equal) && mon_selector_conditions(selector, labels);
 }
 
 PG_FUNCTION_INFO_V1(mon_labels_match);

@@ -35,7 +35,6 @@ typedef struct LabelSelector
 {
 	Jsonb *equal;   /* labels that a series must have; canonical */
 	List *matchers; /* further conditions: LabelMatcher */
-	bool all;       /* every series matches */
 } LabelSelector;
 
 /* ereport(ERROR) 22023 when it is no object of scalars and conditions. */
@@ -44,7 +43,11 @@ extern void mon_selector_parse(LabelSelector *selector, Jsonb *labels);
 extern void mon_selector_check_cost(const LabelSelector *selector);
 /* Whether a label's value, NULL when the label is missing, is what the matcher asks for. */
 extern bool mon_matcher_accepts(const LabelMatcher *m, const char *value, int len);
-/* Whether canonical labels match. */
+/* Whether canonical labels have certain values. */
+extern bool mon_labels_contain(Jsonb *labels, Jsonb *equal);
+/* Whether canonical labels meet the further conditions. */
+extern bool mon_selector_conditions(const LabelSelector *selector, Jsonb *labels);
+/* Both. */
 extern bool mon_selector_match(const LabelSelector *selector, Jsonb *labels);
 
 #endif /* METRICS_SELECTOR_H */
