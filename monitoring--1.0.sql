@@ -828,6 +828,21 @@ LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path 
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_last_observed';
 COMMENT ON FUNCTION monitoring.last_observed(text, interval, jsonb, text[], timestamptz) IS 'When there was data last in the window that ends at a time, one row for each combination of the labels named in by that has any. It is the end of the slot of 10 seconds that holds it, of the minute for what is older than a few hours, but no later than `at`; of gauges in slots the very moment. The whole window is read in minutes, as long as they are kept. Errors as value().';
 
+CREATE TYPE monitoring.value_request AS (metric text, fn text, over interval, labels jsonb, by text[], shift interval);
+COMMENT ON TYPE monitoring.value_request IS 'What read_values() is asked for: fn of a metric over a window, for the series that match labels (null: all), one value for each combination of the labels named in by (null: one for all). The window ends shift before the time that all requests share (null: at it).';
+COMMENT ON COLUMN monitoring.value_request.metric IS 'Name of the metric.';
+COMMENT ON COLUMN monitoring.value_request.fn IS 'Function, as in value().';
+COMMENT ON COLUMN monitoring.value_request.over IS 'Length of the window.';
+COMMENT ON COLUMN monitoring.value_request.labels IS 'Selects series, as in value(); null: all.';
+COMMENT ON COLUMN monitoring.value_request.by IS 'Names of labels to group by; null: none.';
+COMMENT ON COLUMN monitoring.value_request.shift IS 'How much earlier the window ends; null: not at all.';
+
+CREATE FUNCTION monitoring.read_values(requests monitoring.value_request[], at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (request int, series_labels jsonb, value float8, newest timestamptz, error text)
+LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+ROWS 1000 AS 'MODULE_PATHNAME', 'mon_read_values';
+COMMENT ON FUNCTION monitoring.read_values(monitoring.value_request[], timestamptz) IS 'As series_values(), for many requests in one pass: memory, catalog and storage are read once for all of them, as of one moment, and what several requests need is decoded once. A request is a row (metric text, fn text, over interval, labels jsonb, by text[], shift interval): null labels are all series, null by is no grouping, and shift, null for 0, is how much earlier than at its window ends. Returns a row for each request (by its position, from 1) and combination of labels that has data; one with nothing but an error where fn does not go with the metric''s kind. newest tells how old the data is: no observation that counts is later, and the last one is at most the width of a point earlier (10 seconds; a minute, hour or day where it is read so); of gauges in slots it is the very moment. Days and months of shift follow the calendar of the session''s time zone. Other errors as value(), with the number of the request in the context; metric, fn or over is null (22004).';
+
 CREATE FUNCTION monitoring.query(metric text, fn text, since timestamptz, until timestamptz, step interval,
                                  labels jsonb DEFAULT '{}', by text[] DEFAULT '{}')
 RETURNS TABLE (bucket timestamptz, series_labels jsonb, value float8)
@@ -4025,9 +4040,9 @@ COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, b
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	-- rules that differ in operator, threshold or severity only share one reading
-	WITH readings AS MATERIALIZED (
-		SELECT r.rules, r.counts, v.series_labels, v.value
+	-- rules that differ in operator, threshold or severity only share one request
+	WITH requests AS MATERIALIZED (
+		SELECT row_number() OVER () AS request, r.*
 		FROM (
 			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
 				d.fn IN ('count', 'rate', 'increase') AS counts
@@ -4035,9 +4050,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 			WHERE d.id = ANY (metric_rule_values.rule_ids)
 			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
 		) AS r
-		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
+	), readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT ROW(r.metric, r.fn, r.over, r.selector, r.by_labels, NULL)::monitoring.value_request
+				FROM requests AS r
+				ORDER BY r.request
+			), metric_rule_values.at) AS v
+		JOIN requests AS r ON r.request = v.request
 	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb, NULL::text
+	SELECT r.id, v.series_labels, v.value, NULL::jsonb, v.error
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL
@@ -10315,7 +10338,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts}',
- '{value,percentile,percentiles,query,series_values,last_observed,anomalies,trend,forecast,crosses_at,rolling,top,compare,sketch_over,sketches,
+ '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,

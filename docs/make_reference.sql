@@ -18,7 +18,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Recording metrics', 'Guide: [howto.md](howto.md#record-metrics). Names: [metrics.md](metrics.md).',
 	'{record,increment,set_gauge,record_at,record_values,record_batch,record_json,ingest,define_metric,flush}'),
 ('Reading metrics', 'Guide: [howto.md](howto.md#dashboards).',
-	'{value,percentile(text,query,series_values,last_observed,rolling,top,compare,sketch_over,sketches,labels_match,check_fn,gaps,metrics,series,live_series}'),
+	'{value,percentile(text,query,series_values,read_values,last_observed,rolling,top,compare,sketch_over,sketches,labels_match,check_fn,gaps,metrics,series,live_series}'),
 ('Sketches', 'A sketch is the distribution of many values. Guide: [howto.md](howto.md#percentiles-of-your-own-tables).',
 	'{sketch,merge,percentile(sketch,percentiles,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error}'),
 ('Interchange', 'Guide: [interchange.md](interchange.md).',

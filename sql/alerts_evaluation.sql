@@ -24,7 +24,7 @@ INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('ae', 'public.a
 SET track_functions = 'all';
 CREATE FUNCTION pg_temp.calls() RETURNS TABLE (function text, calls bigint) LANGUAGE sql AS $$
 	SELECT funcname::text, f.calls FROM pg_stat_xact_user_functions AS f
-	WHERE schemaname = 'monitoring' AND funcname IN ('evaluate_rules', 'metric_rule_values', 'series_values')
+	WHERE schemaname = 'monitoring' AND funcname IN ('evaluate_rules', 'metric_rule_values', 'read_values')
 	ORDER BY 1
 $$;
 SELECT count(monitoring.create_alert_rule('shared ' || n, 'ae_queue', 'last', '1 hour', '>', n % 2, by => CASE n % 3 WHEN 0 THEN '{host,queue}' ELSE '{queue}' END::text[]))

@@ -124,9 +124,9 @@ COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, b
 CREATE FUNCTION monitoring.metric_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	-- rules that differ in operator, threshold or severity only share one reading
-	WITH readings AS MATERIALIZED (
-		SELECT r.rules, r.counts, v.series_labels, v.value
+	-- rules that differ in operator, threshold or severity only share one request
+	WITH requests AS MATERIALIZED (
+		SELECT row_number() OVER () AS request, r.*
 		FROM (
 			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
 				d.fn IN ('count', 'rate', 'increase') AS counts
@@ -134,9 +134,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 			WHERE d.id = ANY (metric_rule_values.rule_ids)
 			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
 		) AS r
-		CROSS JOIN LATERAL monitoring.series_values(r.metric, r.fn, r.over, r.selector, r.by_labels, metric_rule_values.at) AS v
+	), readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT ROW(r.metric, r.fn, r.over, r.selector, r.by_labels, NULL)::monitoring.value_request
+				FROM requests AS r
+				ORDER BY r.request
+			), metric_rule_values.at) AS v
+		JOIN requests AS r ON r.request = v.request
 	)
-	SELECT r.id, v.series_labels, v.value, NULL::jsonb, NULL::text
+	SELECT r.id, v.series_labels, v.value, NULL::jsonb, v.error
 	FROM readings AS v
 	CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 	UNION ALL

@@ -180,6 +180,23 @@ def many_series(bench):
     drop_database(bench, sql, "many")
 
 
+def few(bench):
+    """A few of 10,000 series by label, one by one and in one call."""
+    sql = new_database(bench, "few")
+    for _ in range(3):
+        sql.run("""SELECT count(monitoring.record('bench_few_seconds', 1 + random(), jsonb_build_object('device', 'device-' || i, 'room', i % 100)))
+                   FROM generate_series(1, 10000) AS i""")
+        sql.run("SELECT monitoring.flush()")
+    sql.run("VACUUM ANALYZE")
+    one = median_ms(sql, """SELECT count(monitoring.value('bench_few_seconds', 'p95', '5 minutes', '{"device": "device-77"}'))
+                            FROM generate_series(1, 200)""") / 200
+    bench.add("p95 over 5 min of one of 10,000 series, by label", "%.2f ms" % one, "-", "-", "≤ 0.5 ms", one <= 0.5)
+    request = "ROW('bench_few_seconds', 'p95', '5 minutes', jsonb_build_object('device', 'device-' || i), NULL, NULL)::monitoring.value_request"
+    many = median_ms(sql, "SELECT count(*) FROM monitoring.read_values(ARRAY(SELECT %s FROM generate_series(1, 1000) AS i))" % request)
+    bench.add("the same of 1,000 of them in one read_values()", "%.0f ms" % many, "-", "-", "≤ 100 ms", many <= 100)
+    drop_database(bench, sql, "few")
+
+
 def idle(bench):
     """What an idle database's worker does in twenty seconds."""
     sql = bench.session("bench")
@@ -194,4 +211,5 @@ def idle(bench):
     sql.close()
 
 
-SECTIONS = {"merge": merge, "flush": flush, "series": many_series, "points": bytes_per_point, "top": top, "month": month, "idle": idle}
+SECTIONS = {"merge": merge, "flush": flush, "series": many_series, "points": bytes_per_point, "top": top,
+            "few": few, "month": month, "idle": idle}

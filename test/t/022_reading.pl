@@ -111,6 +111,21 @@ INSERT INTO selectors VALUES
 (8, '{"dc": {"=": ""}, "host": {"=~": "[ab]"}}', $$NOT labels ? 'dc' AND labels ->> 'host' IN ('a', 'b')$$),
 (9, '{"host": "nobody"}', 'false');
 
+CREATE FUNCTION some_fn(kind text) RETURNS text LANGUAGE sql AS $$
+    SELECT CASE kind
+        WHEN 'counter' THEN pick('count', 'sum', 'avg', 'rate', 'increase', 'series')
+        WHEN 'gauge' THEN pick('count', 'sum', 'avg', 'min', 'max', 'first', 'last', 'delta', 'series')
+        ELSE pick('count', 'sum', 'avg', 'min', 'max', 'rate', 'increase', 'series', 'stddev', 'p50', 'p95', 'p99.9', 'p0', 'p100',
+                  'share_below(8)', 'share_below(0)', 'share_below(0.37)', 'share_below(-3)', 'share_below(1e9)', 'apdex(0.3)') END $$;
+
+-- A request for read_values() that is there to be in the way of another.
+CREATE FUNCTION other_request(kind text, over interval, labels jsonb) RETURNS monitoring.value_request LANGUAGE sql AS $$
+    SELECT ROW(k, some_fn(k), CASE WHEN random() < 0.5 THEN other_request.over
+                                   ELSE pick('20 seconds', '3 minutes', '1 hour', '5 hours', '1 day', '40 days')::interval END,
+               CASE WHEN random() < 0.5 THEN other_request.labels ELSE (SELECT s.selector FROM selectors s ORDER BY random() LIMIT 1) END,
+               pick('{}', '{host}', '{host,dc}', NULL)::text[], pick('0', '0', '1 minute', '6 hours', NULL)::interval)::monitoring.value_request
+    FROM (SELECT CASE WHEN random() < 0.6 THEN kind ELSE pick('counter', 'gauge', 'distribution', 'nothing') END AS k) c $$;
+
 -- Compare what a call gave (seen) with the observations it is about (cells: bucket, group, point).
 CREATE FUNCTION compare_cells(fn text, seconds float8, metric text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -165,12 +180,8 @@ END $$;
 CREATE FUNCTION check_once() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     kind text := pick('counter', 'gauge', 'distribution', 'distribution');
-    fn text := CASE kind
-        WHEN 'counter' THEN pick('count', 'sum', 'avg', 'rate', 'increase', 'series')
-        WHEN 'gauge' THEN pick('count', 'sum', 'avg', 'min', 'max', 'first', 'last', 'delta', 'series')
-        ELSE pick('count', 'sum', 'avg', 'min', 'max', 'rate', 'increase', 'series', 'stddev', 'p50', 'p95', 'p99.9', 'p0', 'p100',
-                  'share_below(8)', 'share_below(0)', 'share_below(0.37)', 'share_below(-3)', 'share_below(1e9)', 'apdex(0.3)') END;
-    call text := pick('value', 'series_values', 'top', 'query', 'query', 'query', 'rolling', 'rolling', 'sketch');
+    fn text := some_fn(kind);
+    call text := pick('value', 'series_values', 'top', 'batch', 'batch', 'batch', 'query', 'query', 'query', 'rolling', 'rolling', 'sketch');
     sel selectors := (SELECT s FROM selectors s ORDER BY random() LIMIT 1);
     grp text[] := pick('{}', '{host}', '{dc}', '{host,dc}', '{nothing}')::text[];
     span interval := pick('20 seconds', '3 minutes', '1 hour', '5 hours', '1 day', '10 days', '40 days', '80 days')::interval;
@@ -182,6 +193,8 @@ DECLARE
     first bigint;
     until_us bigint;
     seconds float8;
+    shift interval;
+    place int;
     bad text;
 BEGIN
     IF call = 'sketch' THEN
@@ -193,11 +206,11 @@ BEGIN
     until_us := us(until);
     since := until - span;
     DROP TABLE IF EXISTS seen, cells, chosen;
-    CREATE TEMP TABLE seen (b bigint, g jsonb, value float8);
+    CREATE TEMP TABLE seen (b bigint, g jsonb, value float8, newest timestamptz);
     CREATE TEMP TABLE chosen AS SELECT p.*, NULL::jsonb AS g, p.labels::text AS sid FROM points() p WHERE p.metric = kind;
     EXECUTE format('DELETE FROM chosen WHERE (%s) IS NOT TRUE', sel.matches);
 
-    IF call IN ('value', 'series_values', 'top') OR (call = 'sketch' AND grp = '{}') THEN
+    IF call IN ('value', 'series_values', 'top', 'batch') OR (call = 'sketch' AND grp = '{}') THEN
         -- One window: every slot that overlaps it.
         until := least(until, clock_timestamp() - interval '20 seconds');
         IF random() < 0.3 THEN
@@ -215,6 +228,19 @@ BEGIN
             INSERT INTO seen SELECT first, '{}', monitoring.percentile(monitoring.sketch_over(kind, span, sel.selector, until), 0.95);
         ELSIF call = 'series_values' THEN
             INSERT INTO seen SELECT first, v.* FROM monitoring.series_values(kind, fn, span, sel.selector, grp, until) v;
+        ELSIF call = 'batch' THEN
+            -- among others, which share some of what is read for it
+            place := 1 + floor(random() * 8);
+            shift := pick('0', '0', '10 seconds', '37 minutes', '1 day', '1 month')::interval;
+            IF until + shift - shift <> until THEN
+                shift := NULL;
+            END IF;
+            INSERT INTO seen SELECT first, v.series_labels, v.value, v.newest
+            FROM monitoring.read_values(
+                ARRAY(SELECT CASE i WHEN place THEN ROW(kind, fn, span, sel.selector, grp, shift)::monitoring.value_request
+                                    ELSE other_request(kind, span, sel.selector) END FROM generate_series(1, 8) i),
+                CASE WHEN shift IS NULL THEN until ELSE until + shift END) v
+            WHERE v.request = place;
         ELSE
             INSERT INTO seen SELECT first, v.* FROM monitoring.top(kind, fn, grp, span, 1000, sel.selector, until) v;
         END IF;
@@ -248,7 +274,7 @@ BEGIN
     CREATE TEMP TABLE cells AS
     SELECT w.b, c.g, c.v, c.sid, c.us, c.unit
     FROM chosen c
-    CROSS JOIN LATERAL (SELECT greatest(c.start, first + step - width, floor_us(first + step - width, CASE WHEN call IN ('value', 'series_values', 'top') THEN 1 ELSE 1 END)) AS t) p
+    CROSS JOIN LATERAL (SELECT greatest(c.start, first + step - width, floor_us(first + step - width, 1)) AS t) p
     CROSS JOIN LATERAL (
         SELECT first + i * step AS b
         FROM generate_series(greatest((p.t - first) / step - 1, 0), least((p.t - first + width) / step + 1, (until_us - first + step - 1) / step - 1)) i
@@ -256,6 +282,14 @@ BEGIN
     WHERE c.start < until_us AND p.t < until_us AND c.start + c.unit > floor_us(first + step - width, CASE WHEN call IN ('rolling') THEN 1 ELSE 10000000 END)
       AND (c.unit > 10000000 OR c.start >= CASE WHEN call = 'rolling' THEN first + step - width ELSE floor_us(first, 10000000) END);
     bad := compare_cells(fn, seconds, kind);
+    IF bad IS NULL AND call = 'batch' THEN
+        SELECT format('group %s: newest %s, not %s', s.g, s.newest, at_us(e.last)) INTO bad
+        FROM seen s
+        JOIN (SELECT c.g, max(c.us) AS last, max(c.unit) AS unit FROM cells c GROUP BY c.g) e ON e.g = s.g
+        WHERE NOT coalesce(us(s.newest) BETWEEN least(e.last, us(until)) AND least(us(until), e.last
+            + greatest(e.unit, CASE WHEN span < '1 hour' THEN 60000000 WHEN span < '1 day' THEN 3600000000 ELSE 86400000000 END)), false)
+        LIMIT 1;
+    END IF;
     IF bad IS NOT NULL THEN
         RETURN format('%s(%s, %s) %s .. %s step %s width %s selector %s by %s: %s', call, kind, fn, at_us(first), at_us(until_us), step / 1e6,
                       width / 1e6, sel.selector, grp, bad);
