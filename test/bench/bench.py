@@ -110,11 +110,12 @@ class Bench:
 
 
 def per_round(rounds, *measures):
-    """Lists of one measurement per round; within a round in changing order."""
+    """Lists of one measurement per round; the order changes, so that each is about as often first, between and last."""
+    n = len(measures)
     results = [[] for _ in measures]
     for number in range(rounds):
-        order = list(range(len(measures)))
-        if number % 2:
+        order = [(number + i) % n for i in range(n)]
+        if number // n % 2:
             order.reverse()
         for index in order:
             results[index].append(measures[index]())
@@ -222,12 +223,12 @@ def overhead(bench, what, with_library, without, floor):
 
 
 def library_overhead(bench):
-    """pgbench -S with the library loaded and without it: a restart before every run."""
+    """pgbench -S with the library loaded and without it: a restart before every run, and time for the workers to start."""
     def measure(preload):
         bench.restart(preload)
         subprocess.run(bench.command("psql") + ["-X", "-q", "-d", "bench", "-o", "/dev/null", "-c",
                                                 "SELECT count(*), sum(abalance) FROM pgbench_accounts"], check=True)
-        bench.pgbench("-S", "-c", "2", "-T", "1")
+        bench.pgbench("-S", "-c", "2", "-T", "8")
         return bench.pgbench("-S", "-c", "2")
     overhead(bench, "pgbench -S, library loaded; peer: not loaded", lambda: measure(True), lambda: measure(False),
              lambda: measure(False))
@@ -242,22 +243,24 @@ def record_overhead(bench):
 \\set delta random(-5000, 5000)
 BEGIN;
 UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
-SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+SELECT abalance%s FROM pgbench_accounts WHERE aid = :aid;
 UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
 UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
 INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
 %sEND;
 """
-    scripts = {"with": "SELECT monitoring.record('bench_transaction', abs(:delta), '{\"route\": \"/pay\"}');\n", "without": ""}
+    record = "monitoring.record('bench_transaction', abs(:delta), '{\"route\": \"/pay\"}')"
+    scripts = {"alone": ("", "SELECT %s;\n" % record), "within": (", " + record, ""), "without": ("", "")}
     # /dev/stdin cannot be read twice; the scripts go where the server's user can read them
-    for name, line in scripts.items():
+    for name, places in scripts.items():
         subprocess.run(bench.options.prefix + ["tee", "%s/bench_%s.sql" % (bench.options.data, name)], check=True, text=True,
-                       input=body % line, stdout=subprocess.DEVNULL)
+                       input=body % places, stdout=subprocess.DEVNULL)
 
     def measure(name):
         return bench.pgbench("-c", "2", "-f", "%s/bench_%s.sql" % (bench.options.data, name))
-    overhead(bench, "one record per pgbench transaction, as a statement of its own; peer: none",
-             lambda: measure("with"), lambda: measure("without"), lambda: measure("without"))
+    for what, name in (("a statement of its own", "alone"), ("a column of its SELECT", "within")):
+        overhead(bench, "one record per pgbench transaction, as %s; peer: none" % what,
+                 lambda name=name: measure(name), lambda: measure("without"), lambda: measure("without"))
 
 
 def scaling(bench):
