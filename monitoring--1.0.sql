@@ -2276,6 +2276,8 @@ BEGIN
 		RAISE EXCEPTION '"every" and repeat_every must be longer than zero'
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
+	ELSIF greatest(rule.over, rule.pending_for, rule.keep_firing_for, rule.max_age, rule.every, rule.repeat_every) > '100 years' THEN
+		RAISE EXCEPTION 'an alert rule''s window, times and intervals are at most 100 years' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.no_data IS NULL OR rule.no_data NOT IN ('ok', 'alerting', 'keep', 'alert') THEN
 		RAISE EXCEPTION 'unknown policy "%" for no data', rule.no_data
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are ok, alerting, keep and alert.';
@@ -2853,6 +2855,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.time_matches(jsonb, timestamptz) IS 'Whether a time lies within time intervals as check_time_spec returns them: within one of the list. Local times that happen twice when clocks are set back both count.';
 
+-- A time zone that was known when the interval was saved may be gone after an upgrade of the server or a restore.
+CREATE FUNCTION monitoring.time_matches(spec jsonb, at timestamptz, otherwise boolean) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN monitoring.time_matches(spec, at);
+EXCEPTION WHEN data_exception THEN
+	RETURN otherwise;
+END $$;
+COMMENT ON FUNCTION monitoring.time_matches(jsonb, timestamptz, boolean) IS 'As time_matches(spec, at), and otherwise where the intervals cannot be read any more, such as those in a time zone that the server does not know.';
+
 CREATE TABLE monitoring.time_intervals (
 	name text PRIMARY KEY,
 	spec jsonb NOT NULL,
@@ -2900,12 +2912,12 @@ END $$;
 COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Errors: 42704 if it does not exist, 2BP01 while a route names it.';
 
 CREATE VIEW monitoring.mute_times AS
-	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp()) AS active, t.created_by, t.updated_at
+	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp(), NULL) AS active, t.created_by, t.updated_at
 	FROM monitoring.time_intervals AS t;
 COMMENT ON VIEW monitoring.mute_times IS 'Named time intervals, and whether it is their time now.';
 COMMENT ON COLUMN monitoring.mute_times.name IS 'Name of the interval.';
 COMMENT ON COLUMN monitoring.mute_times.spec IS 'The times, as check_time_spec describes them.';
-COMMENT ON COLUMN monitoring.mute_times.active IS 'Whether now is within it.';
+COMMENT ON COLUMN monitoring.mute_times.active IS 'Whether now is within it; null if the server does not know its time zone any more.';
 COMMENT ON COLUMN monitoring.mute_times.created_by IS 'Role that made it.';
 COMMENT ON COLUMN monitoring.mute_times.updated_at IS 'When it last changed.';
 
@@ -4341,7 +4353,7 @@ BEGIN
 		RAISE EXCEPTION 'a ratio of something to itself is always one'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the metric, fn or labels of the denominator in params.';
 	END IF;
-	PERFORM monitoring.labels_match('{}', params -> 'labels');
+	PERFORM monitoring.check_matchers(params -> 'labels', 'the labels of a ratio''s denominator') WHERE params ? 'labels';
 END $$;
 COMMENT ON FUNCTION monitoring.check_ratio_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, for a denominator that is the numerator, or labels or min_denominator that are not valid; 42602 for a bad metric name; 2201B for a bad regular expression.';
 
@@ -5224,7 +5236,7 @@ BEGIN
 	ELSIF objective IS NULL OR NOT (objective > 0 AND objective < 1) THEN
 		RAISE EXCEPTION 'an objective must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF selector IS NOT NULL THEN
-		PERFORM monitoring.labels_match('{}', selector);
+		PERFORM monitoring.check_matchers(selector, 'a component''s selector');
 	END IF;
 	INSERT INTO monitoring.component_defs (name, description, selector, objective, place, created_at)
 	VALUES (create_component.name, coalesce(create_component.description, ''), create_component.selector,
@@ -5548,14 +5560,24 @@ CREATE FUNCTION monitoring.take_evidence(at timestamptz DEFAULT clock_timestamp(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	max_bytes CONSTANT integer := 32768;
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
 	evidence jsonb := '{}';
 	kind record;
 	part jsonb;
+	failure text;
 BEGIN
 	FOR kind IN SELECT k.name, k.function FROM monitoring.evidence_kinds AS k ORDER BY k.place, k.name LOOP
 		BEGIN
-			EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(kind.function, 'timestamptz')) INTO part USING at;
-			IF octet_length(evidence::text) + octet_length(part::text) > max_bytes THEN
+			part := NULL;
+			failure := 'the other evidence took too long';
+			IF clock_timestamp() < stop_at THEN
+				SELECT nullif(q.row -> 'part', 'null'), q.error INTO part, failure
+				FROM monitoring.try_rule_query(current_user,
+					format('SELECT %s($1) AS part', monitoring.alert_kind_function(kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
+			END IF;
+			IF failure IS NOT NULL THEN
+				RAISE EXCEPTION '%', failure;
+			ELSIF octet_length(evidence::text) + octet_length(part::text) > max_bytes THEN
 				evidence := jsonb_set(evidence, '{truncated}', coalesce(evidence -> 'truncated', '[]') || to_jsonb(kind.name));
 			ELSIF part IS NOT NULL THEN
 				evidence := evidence || jsonb_build_object(kind.name, part);
@@ -5570,7 +5592,7 @@ BEGIN
 	END LOOP;
 	RETURN evidence;
 END $$;
-COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error.';
+COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error. Each function has a second, all have three, and none can change anything.';
 
 CREATE FUNCTION monitoring.capture_evidence(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -5804,12 +5826,13 @@ BEGIN
 	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
 		RAISE EXCEPTION 'an incident policy''s name has 1 to 150 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
-	ELSIF within IS NULL OR within < '0' THEN
-		RAISE EXCEPTION 'the time within which alerts join an incident must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF within IS NULL OR within < '0' OR within > '100 years' THEN
+		RAISE EXCEPTION 'the time within which alerts join an incident must not be negative, nor longer than 100 years'
+			USING ERRCODE = 'invalid_parameter_value';
 	ELSIF correlate_by IS NULL OR array_position(correlate_by, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'the labels that alerts of an incident share must be a list of names' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	PERFORM monitoring.labels_match('{}', coalesce(selector, '{}'));
+	PERFORM monitoring.check_matchers(coalesce(selector, '{}'), 'an incident policy''s selector');
 	INSERT INTO monitoring.incident_policies AS p
 	VALUES (set_incident_policy.name, ARRAY(SELECT monitoring.canonical_severity(s) FROM unnest(severities) AS s),
 		coalesce(set_incident_policy.selector, '{}'), set_incident_policy.correlate_by, set_incident_policy.within,
@@ -6804,16 +6827,6 @@ RETURN every IS NULL OR previous IS NULL OR at < previous
 		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
 COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
 
-CREATE FUNCTION monitoring.rule_is_active(active_times jsonb, at timestamptz) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN monitoring.time_matches(active_times, at);
-EXCEPTION WHEN data_exception THEN
-	-- a time zone that the server knew when the rule was made: better an alert too many
-	RETURN true;
-END $$;
-COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a time lies within active_times; true if they cannot be read any more.';
-
 -- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -6884,8 +6897,9 @@ BEGIN
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
 
+	-- better an alert too many than none because of a time zone that is gone
 	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
-		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.rule_is_active(d.active_times, evaluate_all_rules.at));
+		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, evaluate_all_rules.at, true));
 	IF cardinality(inactive) > 0 THEN
 		transitions := (monitoring.run_evaluation(NULL, inactive, at, inactive => true)).transitions;
 	END IF;
@@ -7035,7 +7049,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	kind_function text;
 BEGIN
-	IF rule.active_times IS NOT NULL AND NOT monitoring.rule_is_active(rule.active_times, at) THEN
+	IF rule.active_times IS NOT NULL AND NOT monitoring.time_matches(rule.active_times, at, true) THEN
 		RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, inactive => true, purpose => run_trial.purpose)).shown;
 	END IF;
 	SELECT k.function INTO kind_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;
@@ -7783,12 +7797,12 @@ COMMENT ON FUNCTION monitoring.receivers_told(text[], boolean) IS 'The enabled r
 CREATE FUNCTION monitoring.muted_by(mute_times text[], active_times text[], at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE WHEN bool_or(m.matches AND m.name = ANY (mute_times)) THEN 'mute_time'
-		WHEN NOT bool_or(m.matches) FILTER (WHERE m.name = ANY (active_times)) THEN 'active_time' END
-	FROM (SELECT t.name, monitoring.time_matches(t.spec, at) AS matches
+		WHEN NOT bool_or(coalesce(m.matches, true)) FILTER (WHERE m.name = ANY (active_times)) THEN 'active_time' END
+	FROM (SELECT t.name, monitoring.time_matches(t.spec, at, NULL) AS matches
 		FROM monitoring.time_intervals AS t
 		WHERE t.name = ANY (mute_times || active_times)) AS m
 $$;
-COMMENT ON FUNCTION monitoring.muted_by(text[], text[], timestamptz) IS 'Why a route with these times sends nothing at that time: mute_time or active_time; null: it sends. Time intervals that do not exist are passed over.';
+COMMENT ON FUNCTION monitoring.muted_by(text[], text[], timestamptz) IS 'Why a route with these times sends nothing at that time: mute_time or active_time; null: it sends. Time intervals that do not exist are passed over, and those that cannot be read mute nothing.';
 
 CREATE FUNCTION monitoring.test_route(labels jsonb, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (route text, verdict text, why text, receivers text[], group_key text, group_wait interval, group_interval interval,
@@ -8696,7 +8710,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE
 			WHEN d.id IS NULL THEN 'it has been dropped'
 			WHEN NOT d.enabled THEN 'it is disabled'
-			WHEN d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, explain_rule.at) THEN 'it is not evaluated outside its active times'
+			WHEN d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, explain_rule.at, true) THEN 'it is not evaluated outside its active times'
 			WHEN d.last_error IS NOT NULL THEN 'it cannot be evaluated: ' || d.last_error
 			ELSE 'it is evaluated' END,
 		jsonb_strip_nulls(jsonb_build_object('rule', rule_name, 'kind', d.kind, 'metric', d.metric, 'fn', d.fn, 'over', d.over, 'every', d.every,
@@ -9192,6 +9206,12 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schedule "%" does not exist', schedule USING ERRCODE = 'undefined_object';
 	END IF;
+	-- somebody must be on call even where the server does not know the time zone any more
+	BEGIN
+		PERFORM at AT TIME ZONE zone;
+	EXCEPTION WHEN invalid_parameter_value THEN
+		zone := 'UTC';
+	END;
 	SELECT o.person INTO person FROM monitoring.schedule_overrides AS o
 	WHERE o.schedule = who_is_on_call.schedule AND o.starts_at <= at AND o.ends_at > at;
 	IF person IS NULL THEN
@@ -9200,13 +9220,13 @@ BEGIN
 				/ extract(epoch FROM l.rotation))::bigint, cardinality(l.members))] INTO person
 		FROM monitoring.schedule_layers AS l
 		WHERE l.schedule = who_is_on_call.schedule AND l.starts_at <= at AND coalesce(l.ends_at > at, true)
-			AND coalesce(monitoring.time_matches(l.active_times, at), true)
+			AND coalesce(monitoring.time_matches(l.active_times, at, true), true)
 		ORDER BY l.layer DESC
 		LIMIT 1;
 	END IF;
 	RETURN person;
 END $$;
-COMMENT ON FUNCTION monitoring.who_is_on_call(text, timestamptz) IS 'Who is on call in a schedule at a time: an override, or else whose turn it is in the highest layer that is on duty; null: nobody. Error 42704 if the schedule does not exist.';
+COMMENT ON FUNCTION monitoring.who_is_on_call(text, timestamptz) IS 'Who is on call in a schedule at a time: an override, or else whose turn it is in the highest layer that is on duty; null: nobody. A time zone that the server does not know any more counts as UTC. Error 42704 if the schedule does not exist.';
 
 CREATE FUNCTION monitoring.on_call_shifts(schedule text, since timestamptz DEFAULT clock_timestamp(), until timestamptz DEFAULT NULL)
 RETURNS TABLE (person text, starts_at timestamptz, ends_at timestamptz)
@@ -9322,10 +9342,11 @@ BEGIN
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'unknown key "%" in a step of an escalation policy', bad
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are delay, receivers, contacts and schedules.';
-	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE NOT s ?| '{receivers,contacts,schedules}') THEN
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s
+		WHERE NOT EXISTS (SELECT FROM unnest('{receivers,contacts,schedules}'::text[]) AS k WHERE s -> k <> '[]' AND jsonb_typeof(s -> k) = 'array')) THEN
 		RAISE EXCEPTION 'a step of an escalation policy must tell somebody' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0') THEN
-		RAISE EXCEPTION 'the delay of a step must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0' OR (s ->> 'delay')::interval > '400 days') THEN
+		RAISE EXCEPTION 'the delay of a step is between zero and 400 days' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
 	INSERT INTO monitoring.escalation_policies AS p VALUES (set_escalation_policy.name, set_escalation_policy.repeats,
@@ -9401,7 +9422,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		UNION ALL
 		SELECT r, p.person, 1
 		FROM (SELECT unnest((step).contacts) AS person
-			UNION SELECT monitoring.who_is_on_call(s, escalation_receivers.at) FROM unnest((step).schedules) AS s) AS p
+			UNION SELECT monitoring.who_is_on_call(s.name, escalation_receivers.at) FROM monitoring.schedules AS s WHERE s.name = ANY ((step).schedules)) AS p
 		JOIN monitoring.contacts AS c ON c.name = p.person
 		CROSS JOIN LATERAL unnest(monitoring.receivers_told(c.receivers, true)) AS r
 	) AS t

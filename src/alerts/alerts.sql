@@ -319,6 +319,8 @@ BEGIN
 		RAISE EXCEPTION '"every" and repeat_every must be longer than zero'
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Leave them out to evaluate at every evaluation, and to repeat as the route says.';
+	ELSIF greatest(rule.over, rule.pending_for, rule.keep_firing_for, rule.max_age, rule.every, rule.repeat_every) > '100 years' THEN
+		RAISE EXCEPTION 'an alert rule''s window, times and intervals are at most 100 years' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF rule.no_data IS NULL OR rule.no_data NOT IN ('ok', 'alerting', 'keep', 'alert') THEN
 		RAISE EXCEPTION 'unknown policy "%" for no data', rule.no_data
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Policies are ok, alerting, keep and alert.';

@@ -82,7 +82,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	kind_function text;
 BEGIN
-	IF rule.active_times IS NOT NULL AND NOT monitoring.rule_is_active(rule.active_times, at) THEN
+	IF rule.active_times IS NOT NULL AND NOT monitoring.time_matches(rule.active_times, at, true) THEN
 		RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, inactive => true, purpose => run_trial.purpose)).shown;
 	END IF;
 	SELECT k.function INTO kind_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;

@@ -67,7 +67,7 @@ BEGIN
 	ELSIF objective IS NULL OR NOT (objective > 0 AND objective < 1) THEN
 		RAISE EXCEPTION 'an objective must be between 0 and 1' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF selector IS NOT NULL THEN
-		PERFORM monitoring.labels_match('{}', selector);
+		PERFORM monitoring.check_matchers(selector, 'a component''s selector');
 	END IF;
 	INSERT INTO monitoring.component_defs (name, description, selector, objective, place, created_at)
 	VALUES (create_component.name, coalesce(create_component.description, ''), create_component.selector,

@@ -78,10 +78,11 @@ BEGIN
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'unknown key "%" in a step of an escalation policy', bad
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are delay, receivers, contacts and schedules.';
-	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE NOT s ?| '{receivers,contacts,schedules}') THEN
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s
+		WHERE NOT EXISTS (SELECT FROM unnest('{receivers,contacts,schedules}'::text[]) AS k WHERE s -> k <> '[]' AND jsonb_typeof(s -> k) = 'array')) THEN
 		RAISE EXCEPTION 'a step of an escalation policy must tell somebody' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0') THEN
-		RAISE EXCEPTION 'the delay of a step must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF EXISTS (SELECT FROM jsonb_array_elements(steps) AS s WHERE (s ->> 'delay')::interval < '0' OR (s ->> 'delay')::interval > '400 days') THEN
+		RAISE EXCEPTION 'the delay of a step is between zero and 400 days' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
 	INSERT INTO monitoring.escalation_policies AS p VALUES (set_escalation_policy.name, set_escalation_policy.repeats,
@@ -157,7 +158,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		UNION ALL
 		SELECT r, p.person, 1
 		FROM (SELECT unnest((step).contacts) AS person
-			UNION SELECT monitoring.who_is_on_call(s, escalation_receivers.at) FROM unnest((step).schedules) AS s) AS p
+			UNION SELECT monitoring.who_is_on_call(s.name, escalation_receivers.at) FROM monitoring.schedules AS s WHERE s.name = ANY ((step).schedules)) AS p
 		JOIN monitoring.contacts AS c ON c.name = p.person
 		CROSS JOIN LATERAL unnest(monitoring.receivers_told(c.receivers, true)) AS r
 	) AS t

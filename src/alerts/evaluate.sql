@@ -548,16 +548,6 @@ RETURN every IS NULL OR previous IS NULL OR at < previous
 		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
 COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
 
-CREATE FUNCTION monitoring.rule_is_active(active_times jsonb, at timestamptz) RETURNS boolean
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN monitoring.time_matches(active_times, at);
-EXCEPTION WHEN data_exception THEN
-	-- a time zone that the server knew when the rule was made: better an alert too many
-	RETURN true;
-END $$;
-COMMENT ON FUNCTION monitoring.rule_is_active(jsonb, timestamptz) IS 'Whether a time lies within active_times; true if they cannot be read any more.';
-
 -- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -628,8 +618,9 @@ BEGIN
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
 
+	-- better an alert too many than none because of a time zone that is gone
 	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
-		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.rule_is_active(d.active_times, evaluate_all_rules.at));
+		WHERE d.enabled AND d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, evaluate_all_rules.at, true));
 	IF cardinality(inactive) > 0 THEN
 		transitions := (monitoring.run_evaluation(NULL, inactive, at, inactive => true)).transitions;
 	END IF;

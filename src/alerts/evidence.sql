@@ -174,14 +174,24 @@ CREATE FUNCTION monitoring.take_evidence(at timestamptz DEFAULT clock_timestamp(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	max_bytes CONSTANT integer := 32768;
+	stop_at CONSTANT timestamptz := clock_timestamp() + '3 seconds';
 	evidence jsonb := '{}';
 	kind record;
 	part jsonb;
+	failure text;
 BEGIN
 	FOR kind IN SELECT k.name, k.function FROM monitoring.evidence_kinds AS k ORDER BY k.place, k.name LOOP
 		BEGIN
-			EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(kind.function, 'timestamptz')) INTO part USING at;
-			IF octet_length(evidence::text) + octet_length(part::text) > max_bytes THEN
+			part := NULL;
+			failure := 'the other evidence took too long';
+			IF clock_timestamp() < stop_at THEN
+				SELECT nullif(q.row -> 'part', 'null'), q.error INTO part, failure
+				FROM monitoring.try_rule_query(current_user,
+					format('SELECT %s($1) AS part', monitoring.alert_kind_function(kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
+			END IF;
+			IF failure IS NOT NULL THEN
+				RAISE EXCEPTION '%', failure;
+			ELSIF octet_length(evidence::text) + octet_length(part::text) > max_bytes THEN
 				evidence := jsonb_set(evidence, '{truncated}', coalesce(evidence -> 'truncated', '[]') || to_jsonb(kind.name));
 			ELSIF part IS NOT NULL THEN
 				evidence := evidence || jsonb_build_object(kind.name, part);
@@ -196,7 +206,7 @@ BEGIN
 	END LOOP;
 	RETURN evidence;
 END $$;
-COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error.';
+COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error. Each function has a second, all have three, and none can change anything.';
 
 CREATE FUNCTION monitoring.capture_evidence(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

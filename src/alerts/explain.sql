@@ -30,7 +30,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE
 			WHEN d.id IS NULL THEN 'it has been dropped'
 			WHEN NOT d.enabled THEN 'it is disabled'
-			WHEN d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, explain_rule.at) THEN 'it is not evaluated outside its active times'
+			WHEN d.active_times IS NOT NULL AND NOT monitoring.time_matches(d.active_times, explain_rule.at, true) THEN 'it is not evaluated outside its active times'
 			WHEN d.last_error IS NOT NULL THEN 'it cannot be evaluated: ' || d.last_error
 			ELSE 'it is evaluated' END,
 		jsonb_strip_nulls(jsonb_build_object('rule', rule_name, 'kind', d.kind, 'metric', d.metric, 'fn', d.fn, 'over', d.over, 'every', d.every,

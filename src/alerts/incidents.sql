@@ -195,12 +195,13 @@ BEGIN
 	IF coalesce(name, '') !~ '^[^[:cntrl:]]{1,150}$' THEN
 		RAISE EXCEPTION 'an incident policy''s name has 1 to 150 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
-	ELSIF within IS NULL OR within < '0' THEN
-		RAISE EXCEPTION 'the time within which alerts join an incident must not be negative' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF within IS NULL OR within < '0' OR within > '100 years' THEN
+		RAISE EXCEPTION 'the time within which alerts join an incident must not be negative, nor longer than 100 years'
+			USING ERRCODE = 'invalid_parameter_value';
 	ELSIF correlate_by IS NULL OR array_position(correlate_by, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'the labels that alerts of an incident share must be a list of names' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	PERFORM monitoring.labels_match('{}', coalesce(selector, '{}'));
+	PERFORM monitoring.check_matchers(coalesce(selector, '{}'), 'an incident policy''s selector');
 	INSERT INTO monitoring.incident_policies AS p
 	VALUES (set_incident_policy.name, ARRAY(SELECT monitoring.canonical_severity(s) FROM unnest(severities) AS s),
 		coalesce(set_incident_policy.selector, '{}'), set_incident_policy.correlate_by, set_incident_policy.within,

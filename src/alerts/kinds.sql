@@ -425,7 +425,7 @@ BEGIN
 		RAISE EXCEPTION 'a ratio of something to itself is always one'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the metric, fn or labels of the denominator in params.';
 	END IF;
-	PERFORM monitoring.labels_match('{}', params -> 'labels');
+	PERFORM monitoring.check_matchers(params -> 'labels', 'the labels of a ratio''s denominator') WHERE params ? 'labels';
 END $$;
 COMMENT ON FUNCTION monitoring.check_ratio_rule(jsonb) IS 'Raises 22023 for a rule without a metric or a function that value() knows, for a denominator that is the numerator, or labels or min_denominator that are not valid; 42602 for a bad metric name; 2201B for a bad regular expression.';
 

@@ -242,6 +242,12 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'schedule "%" does not exist', schedule USING ERRCODE = 'undefined_object';
 	END IF;
+	-- somebody must be on call even where the server does not know the time zone any more
+	BEGIN
+		PERFORM at AT TIME ZONE zone;
+	EXCEPTION WHEN invalid_parameter_value THEN
+		zone := 'UTC';
+	END;
 	SELECT o.person INTO person FROM monitoring.schedule_overrides AS o
 	WHERE o.schedule = who_is_on_call.schedule AND o.starts_at <= at AND o.ends_at > at;
 	IF person IS NULL THEN
@@ -250,13 +256,13 @@ BEGIN
 				/ extract(epoch FROM l.rotation))::bigint, cardinality(l.members))] INTO person
 		FROM monitoring.schedule_layers AS l
 		WHERE l.schedule = who_is_on_call.schedule AND l.starts_at <= at AND coalesce(l.ends_at > at, true)
-			AND coalesce(monitoring.time_matches(l.active_times, at), true)
+			AND coalesce(monitoring.time_matches(l.active_times, at, true), true)
 		ORDER BY l.layer DESC
 		LIMIT 1;
 	END IF;
 	RETURN person;
 END $$;
-COMMENT ON FUNCTION monitoring.who_is_on_call(text, timestamptz) IS 'Who is on call in a schedule at a time: an override, or else whose turn it is in the highest layer that is on duty; null: nobody. Error 42704 if the schedule does not exist.';
+COMMENT ON FUNCTION monitoring.who_is_on_call(text, timestamptz) IS 'Who is on call in a schedule at a time: an override, or else whose turn it is in the highest layer that is on duty; null: nobody. A time zone that the server does not know any more counts as UTC. Error 42704 if the schedule does not exist.';
 
 CREATE FUNCTION monitoring.on_call_shifts(schedule text, since timestamptz DEFAULT clock_timestamp(), until timestamptz DEFAULT NULL)
 RETURNS TABLE (person text, starts_at timestamptz, ends_at timestamptz)

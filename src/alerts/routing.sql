@@ -461,12 +461,12 @@ COMMENT ON FUNCTION monitoring.receivers_told(text[], boolean) IS 'The enabled r
 CREATE FUNCTION monitoring.muted_by(mute_times text[], active_times text[], at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE WHEN bool_or(m.matches AND m.name = ANY (mute_times)) THEN 'mute_time'
-		WHEN NOT bool_or(m.matches) FILTER (WHERE m.name = ANY (active_times)) THEN 'active_time' END
-	FROM (SELECT t.name, monitoring.time_matches(t.spec, at) AS matches
+		WHEN NOT bool_or(coalesce(m.matches, true)) FILTER (WHERE m.name = ANY (active_times)) THEN 'active_time' END
+	FROM (SELECT t.name, monitoring.time_matches(t.spec, at, NULL) AS matches
 		FROM monitoring.time_intervals AS t
 		WHERE t.name = ANY (mute_times || active_times)) AS m
 $$;
-COMMENT ON FUNCTION monitoring.muted_by(text[], text[], timestamptz) IS 'Why a route with these times sends nothing at that time: mute_time or active_time; null: it sends. Time intervals that do not exist are passed over.';
+COMMENT ON FUNCTION monitoring.muted_by(text[], text[], timestamptz) IS 'Why a route with these times sends nothing at that time: mute_time or active_time; null: it sends. Time intervals that do not exist are passed over, and those that cannot be read mute nothing.';
 
 CREATE FUNCTION monitoring.test_route(labels jsonb, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (route text, verdict text, why text, receivers text[], group_key text, group_wait interval, group_interval interval,

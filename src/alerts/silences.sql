@@ -159,6 +159,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.time_matches(jsonb, timestamptz) IS 'Whether a time lies within time intervals as check_time_spec returns them: within one of the list. Local times that happen twice when clocks are set back both count.';
 
+-- A time zone that was known when the interval was saved may be gone after an upgrade of the server or a restore.
+CREATE FUNCTION monitoring.time_matches(spec jsonb, at timestamptz, otherwise boolean) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN monitoring.time_matches(spec, at);
+EXCEPTION WHEN data_exception THEN
+	RETURN otherwise;
+END $$;
+COMMENT ON FUNCTION monitoring.time_matches(jsonb, timestamptz, boolean) IS 'As time_matches(spec, at), and otherwise where the intervals cannot be read any more, such as those in a time zone that the server does not know.';
+
 CREATE TABLE monitoring.time_intervals (
 	name text PRIMARY KEY,
 	spec jsonb NOT NULL,
@@ -206,12 +216,12 @@ END $$;
 COMMENT ON FUNCTION monitoring.drop_time_interval(text) IS 'Drop a named time interval. Errors: 42704 if it does not exist, 2BP01 while a route names it.';
 
 CREATE VIEW monitoring.mute_times AS
-	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp()) AS active, t.created_by, t.updated_at
+	SELECT t.name, t.spec, monitoring.time_matches(t.spec, pg_catalog.clock_timestamp(), NULL) AS active, t.created_by, t.updated_at
 	FROM monitoring.time_intervals AS t;
 COMMENT ON VIEW monitoring.mute_times IS 'Named time intervals, and whether it is their time now.';
 COMMENT ON COLUMN monitoring.mute_times.name IS 'Name of the interval.';
 COMMENT ON COLUMN monitoring.mute_times.spec IS 'The times, as check_time_spec describes them.';
-COMMENT ON COLUMN monitoring.mute_times.active IS 'Whether now is within it.';
+COMMENT ON COLUMN monitoring.mute_times.active IS 'Whether now is within it; null if the server does not know its time zone any more.';
 COMMENT ON COLUMN monitoring.mute_times.created_by IS 'Role that made it.';
 COMMENT ON COLUMN monitoring.mute_times.updated_at IS 'When it last changed.';
 

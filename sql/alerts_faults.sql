@@ -1,0 +1,74 @@
+-- What goes wrong around alerts must not keep anybody from being told: on virtual time, rolled back.
+\set VERBOSITY terse
+\pset format unaligned
+\pset null -
+SET client_min_messages = warning;
+BEGIN;
+\set ECHO none
+\i sql/breaches.inc
+\set ECHO all
+CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text) LANGUAGE plpgsql AS $$
+BEGIN
+	EXECUTE statement;
+	code := 'none';
+	RETURN NEXT;
+EXCEPTION WHEN OTHERS THEN
+	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+	RETURN NEXT;
+END $$;
+SELECT monitoring.create_receiver('all', 'webhook', 'https://a.example.com/'), monitoring.create_receiver('ann', 'webhook', 'https://b.example.com/');
+
+-- time zones that the server knew once: a mute time mutes nothing, active times are now, a schedule goes by UTC
+SELECT monitoring.set_time_interval('gone', '{"times": [{"start": "00:00", "end": "24:00"}], "location": "Europe/Berlin"}');
+UPDATE monitoring.time_intervals SET spec = jsonb_set(spec, '{0,location}', '"Nowhere/Gone"') WHERE name = 'gone';
+SELECT name, active FROM monitoring.mute_times WHERE name = 'gone';
+SELECT monitoring.set_contact('Ann', '{ann}'), monitoring.create_schedule('ops', 'Europe/Berlin'), monitoring.create_schedule('dropped');
+SELECT monitoring.set_schedule_layer('ops', 1, '{Ann}', '2030-01-01', active_times => '{"years": ["2030"], "location": "Europe/Berlin"}');
+UPDATE monitoring.schedules SET time_zone = 'Nowhere/Gone' WHERE name = 'ops';
+UPDATE monitoring.schedule_layers SET active_times = jsonb_set(active_times, '{0,location}', '"Nowhere/Gone"') WHERE schedule = 'ops';
+SELECT monitoring.who_is_on_call('ops', '2030-01-07');
+-- and a schedule that is dropped while a policy comes to name it
+SELECT monitoring.set_escalation_policy('steps', '[{"schedules": ["ops", "dropped"]}]');
+DELETE FROM monitoring.schedules WHERE name = 'dropped';
+SELECT monitoring.create_route('muted', '{"team": "a"}', receivers => '{all}', group_wait => '0', mute_times => '{gone}', place => 1, escalation_policy => 'steps') > 0,
+	monitoring.create_route('active', '{"team": "b"}', receivers => '{all}', group_wait => '0', active_times => '{gone}', place => 1) > 0;
+SELECT pg_temp.rule('a', extra_labels => '{"team": "a"}'), pg_temp.rule('b', extra_labels => '{"team": "b"}');
+SELECT monitoring.update_alert_rule('b', '{"active_times": {"years": ["2030"], "location": "Europe/Berlin"}}');
+UPDATE monitoring.alert_rule_defs SET active_times = jsonb_set(active_times, '{0,location}', '"Nowhere/Gone"') WHERE name = 'b';
+SELECT pg_temp.fire('a'), pg_temp.fire('b');
+SELECT * FROM pg_temp.at('0 s');
+SELECT * FROM pg_temp.at('1 min');
+SELECT e.verdict FROM monitoring.alerts AS a CROSS JOIN LATERAL monitoring.explain_alert(a.alert_id, '2030-01-07') AS e WHERE a.rule = 'b' AND e.step = 'rule';
+
+-- evidence that goes on for ever, writes, or asks for more than there is
+CREATE FUNCTION public.evidence_forever(at timestamptz) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	LOOP
+		BEGIN
+			PERFORM pg_sleep(1);
+		EXCEPTION WHEN query_canceled THEN
+		END;
+	END LOOP;
+END $$;
+CREATE FUNCTION public.evidence_writes(at timestamptz) RETURNS jsonb LANGUAGE sql VOLATILE AS $$
+	DELETE FROM monitoring.alert_states RETURNING '1'::jsonb $$;
+CREATE FUNCTION public.evidence_nothing(at timestamptz) RETURNS jsonb LANGUAGE sql AS $$ SELECT NULL::jsonb $$;
+INSERT INTO monitoring.evidence_kinds (name, function, place)
+SELECT e, 'public.evidence_' || e, 1 FROM unnest('{forever,writes,nothing}'::text[]) AS e;
+SELECT pg_temp.fire('a', 'y');
+SET LOCAL statement_timeout = '20s';
+SELECT * FROM pg_temp.at('2 min');
+SET LOCAL statement_timeout = 0;
+SELECT monitoring.evidence_of(max(alert_id)) -> 'failed' AS failed, monitoring.evidence_of(max(alert_id)) ? 'nothing' AS has_nothing FROM monitoring.alerts WHERE rule = 'a';
+
+-- what would overflow, or take for ever, when it is evaluated is refused when it is saved
+SELECT f.* FROM unnest(ARRAY[
+	$$monitoring.update_alert_rule('a', '{"repeat_every": "200000 years"}')$$, $$monitoring.update_alert_rule('a', '{"over": "200000 years"}')$$,
+	$$monitoring.update_alert_rule('a', '{"pending_for": "101 years"}')$$, $$monitoring.update_alert_rule('a', '{"max_age": "100 years"}')$$,
+	$$monitoring.set_escalation_policy('x', '[{"delay": "401 days", "receivers": ["*"]}]')$$,
+	$$monitoring.set_escalation_policy('x', '[{"receivers": [], "contacts": null}]')$$,
+	$$monitoring.set_incident_policy('x', within => '200000 years')$$,
+	$$monitoring.set_incident_policy('x', selector => '{"host": {"=~": "(a{1,200}){1,200}"}}')$$, $$monitoring.set_incident_policy('x', selector => '[]')$$,
+	$$monitoring.create_component('x', selector => '{"host": {"=~": "(.)\\1"}}')$$, $$monitoring.create_component('x', selector => '3')$$
+	]) AS s CROSS JOIN LATERAL pg_temp.fails('SELECT ' || s) AS f;
+ROLLBACK;
