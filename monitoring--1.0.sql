@@ -2026,7 +2026,8 @@ CREATE TABLE monitoring.alert_rule_defs (
 	parent text,
 	threshold_sql text,
 	slo text,
-	pack text
+	pack text,
+	edited boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
@@ -2049,7 +2050,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand: what an evaluation has read before is out of date.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
@@ -2067,6 +2068,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.parent IS 'Name of a rule; while it
 COMMENT ON COLUMN monitoring.alert_rule_defs.threshold_sql IS 'Query that gives thresholds by labels, run as the owner; an alert that no row fits takes threshold. Null: threshold for all.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.slo IS 'Objective that the rule watches; null: none.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.pack IS 'Pack that the rule came with; null: none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.edited IS 'Whether the definition has changed since the rule was created: the pack or the objective that it came with leaves it alone.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -2226,7 +2228,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_text_map(jsonb, text, integer, text) IS 'A JSON object of scalars with every value turned into text, nulls left out, as labels are stored. Control characters are refused but for those in allowed_control. Errors: 22023, or 54000 beyond max_bytes; both name it as what.';
 
-CREATE FUNCTION monitoring.check_alert_rule(rule monitoring.alert_rule_defs) RETURNS monitoring.alert_rule_defs
+CREATE FUNCTION monitoring.check_alert_rule(rule monitoring.alert_rule_defs, old_receivers text[] DEFAULT '{}')
+RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	ops CONSTANT jsonb := '{">": ">", ">=": ">=", "<": "<", "<=": "<=", "=": "=", "==": "=", "<>": "<>", "!=": "<>"}';
@@ -2321,7 +2324,7 @@ BEGIN
 
 	SELECT min(n) INTO bad
 	FROM unnest(rule.receivers) AS n
-	WHERE NOT EXISTS (SELECT FROM monitoring.receivers AS r WHERE r.name = n);
+	WHERE n <> ALL (coalesce(old_receivers, '{}')) AND NOT EXISTS (SELECT FROM monitoring.receivers AS r WHERE r.name = n);
 	IF bad IS NOT NULL OR array_position(rule.receivers, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', bad
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
@@ -2332,7 +2335,7 @@ BEGIN
 	END IF;
 	RETURN rule;
 END $$;
-COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs) IS 'A rule in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
+COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs, text[]) IS 'A rule in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
 
 -- Rules on the way up are locked, so that two edits cannot close a circle together.
 CREATE FUNCTION monitoring.check_rule_parent(rule monitoring.alert_rule_defs) RETURNS void
@@ -2467,6 +2470,7 @@ BEGIN
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
 	rule.version := 1;
+	rule.edited := false;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
 	INSERT INTO monitoring.alert_rule_defs SELECT rule.* ON CONFLICT DO NOTHING;
@@ -2544,7 +2548,10 @@ BEGIN
 		IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
 		rule.owner := monitoring.calling_role();
 	END IF;
-	rule := monitoring.check_alert_rule(rule);
+	-- What it names may be gone by now, and its owner too: that must not keep anybody from disabling it.
+	IF rule.enabled IS DISTINCT FROM false OR changes - 'enabled' <> '{}' THEN
+		rule := monitoring.check_alert_rule(rule, old_rule.receivers);
+	END IF;
 	IF rule = old_rule THEN
 		RETURN;
 	END IF;
@@ -2558,12 +2565,12 @@ BEGIN
 	UPDATE monitoring.alert_rule_defs AS d
 	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,
 		by_labels, extra_labels, annotations, receivers, enabled, params, every, repeat_every, no_data, on_error, max_instances,
-		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, updated_at, last_error, last_error_at)
+		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, edited, updated_at, last_error, last_error_at)
 		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
 			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
 			rule.annotations, rule.receivers, rule.enabled, rule.params, rule.every, rule.repeat_every, rule.no_data, rule.on_error,
 			rule.max_instances, rule.runbook_url, rule.impact_sql, rule.active_times, rule.parent, rule.threshold_sql, rule.slo,
-			rule.pack, rule.owner, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
+			rule.pack, rule.owner, old_rule.version + 1, true, clock_timestamp(), NULL::text, NULL::timestamptz)
 	WHERE d.id = rule.id;
 
 	IF NOT rule.enabled THEN
@@ -4371,7 +4378,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (composite_rule_values.rule_ids)
 	), members AS MATERIALIZED (
-		SELECT r.id, r.selector, r.by_labels, n.name, d.id AS member, d.selector || d.extra_labels AS labels
+		SELECT r.id, r.selector, r.by_labels, n.name, d.id AS member, d AS rule
 		FROM rules AS r
 		CROSS JOIN LATERAL (SELECT DISTINCT jsonb_array_elements_text(r.names)) AS n (name)
 		LEFT JOIN monitoring.alert_rule_defs AS d ON d.name = n.name
@@ -4379,16 +4386,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT DISTINCT m.id, m.name, l.labels
 		FROM members AS m
 		CROSS JOIN LATERAL (
-			SELECT s.series_labels
+			SELECT a.labels
 			FROM monitoring.alert_states AS s
+			CROSS JOIN LATERAL (SELECT monitoring.alert_labels(m.rule, s.series_labels) AS labels) AS a
 			WHERE s.rule_id = m.member AND s.state = 'firing' AND s.origin = 'value'
-				AND (m.selector = '{}' OR monitoring.labels_match(m.labels || s.series_labels, m.selector))
+				AND (m.selector = '{}' OR monitoring.labels_match(a.labels, m.selector))
 			-- that there is one is all that matters
 			LIMIT CASE WHEN m.by_labels = '{}' THEN 1 END
 		) AS s
 		CROSS JOIN LATERAL (
 			SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS labels
-			FROM jsonb_each(m.labels || s.series_labels) AS e
+			FROM jsonb_each(s.labels) AS e
 			WHERE e.key = ANY (m.by_labels)
 		) AS l
 	), groups AS (
@@ -5073,11 +5081,11 @@ BEGIN
 	-- Rules that were edited keep their windows.
 	FOR rule IN
 		SELECT r.name, r.severity FROM monitoring.alert_rule_defs AS r
-		WHERE r.slo = update_slo.name AND r.kind = 'burn_rate' AND r.version = 1
+		WHERE r.slo = update_slo.name AND r.kind = 'burn_rate' AND NOT r.edited
 	LOOP
 		PERFORM monitoring.update_alert_rule(rule.name, jsonb_build_object('params', jsonb_build_object('slo', slo.name,
 			'windows', monitoring.burn_rate_windows(slo.objective, slo.over, rule.severity))));
-		UPDATE monitoring.alert_rule_defs AS r SET version = 1 WHERE r.name = rule.name;
+		UPDATE monitoring.alert_rule_defs AS r SET edited = false WHERE r.name = rule.name;
 	END LOOP;
 END $$;
 COMMENT ON FUNCTION monitoring.update_slo(text, jsonb) IS 'Change an objective: changes is a JSON object of parameters of create_slo, such as {"objective": 0.995}. Its burn-rate rules follow unless they were edited. Errors: 42704 if there is no such objective, otherwise as create_slo.';
@@ -7038,6 +7046,7 @@ BEGIN
 	rule := monitoring.check_alert_rule(rule);
 	rule.enabled := true;
 	rule.version := 1;
+	rule.edited := false;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
 	RETURN monitoring.trial_copy(rule);
@@ -8417,7 +8426,7 @@ BEGIN
 			WHERE h.at = l.history_at AND h.id = l.history_id
 			UNION ALL
 			-- history has been dropped meanwhile
-			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+			SELECT monitoring.alert_document(l.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
 				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
@@ -8876,7 +8885,7 @@ BEGIN
 	state.origin := 'value';
 	annotations := monitoring.fill_annotations(rule, state);
 	RETURN monitoring.alert_document(status, rule.name, rule.severity,
-		rule.selector || rule.extra_labels || series_labels || '{"simulated": "true"}',
+		monitoring.alert_labels(rule, series_labels) || '{"simulated": "true"}',
 		annotations || jsonb_build_object('summary', concat_ws(' ', '[SIMULATED]', coalesce(annotations ->> 'summary', 'This is no real alert.'))),
 		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(convert_to('simulated' || rule.name || series_labels::text, 'UTF8')), 'hex'), 16));
 END $$;
@@ -8915,7 +8924,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
 	END IF;
 	labels := monitoring.check_text_map(simulate_alert.labels, 'labels', 4096);
-	all_labels := definition.selector || definition.extra_labels || labels
+	all_labels := monitoring.alert_labels(definition, labels)
 		|| jsonb_build_object('alertname', definition.name, 'severity', definition.severity);
 	suppression := monitoring.simulated_suppression(definition.id, all_labels, at);
 	PERFORM monitoring.ensure_partition('outbox', now_at);
@@ -9441,7 +9450,7 @@ BEGIN
 		SELECT now_at, tell_escalated.at, target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), d.name, 'firing', ARRAY[s.alert_id],
 			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
 				jsonb_build_object('alertname', d.name),
-				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
 					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
 				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
@@ -9696,7 +9705,7 @@ DECLARE
 	edited boolean;
 BEGIN
 	FOR rule, edited IN
-		SELECT d.name, d.version > 1 FROM monitoring.alert_rule_defs AS d WHERE d.pack = remove_rules.pack ORDER BY d.id
+		SELECT d.name, d.edited FROM monitoring.alert_rule_defs AS d WHERE d.pack = remove_rules.pack ORDER BY d.id
 	LOOP
 		IF edited THEN
 			UPDATE monitoring.alert_rule_defs AS d SET pack = NULL WHERE d.name = remove_rules.rule;
@@ -9714,7 +9723,7 @@ CREATE FUNCTION monitoring.list_packs()
 RETURNS TABLE (pack text, description text, rules bigint, installed bigint, edited bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT p.pack, p.document ->> 'description', jsonb_array_length(p.document -> 'rules'),
-		count(d.id), count(d.id) FILTER (WHERE d.version > 1)
+		count(d.id), count(d.id) FILTER (WHERE d.edited)
 	FROM monitoring.rule_packs AS p
 	LEFT JOIN monitoring.alert_rule_defs AS d ON d.pack = p.pack
 	GROUP BY p.pack

@@ -60,6 +60,7 @@ SET LOCAL statement_timeout = '20s';
 SELECT * FROM pg_temp.at('2 min');
 SET LOCAL statement_timeout = 0;
 SELECT monitoring.evidence_of(max(alert_id)) -> 'failed' AS failed, monitoring.evidence_of(max(alert_id)) ? 'nothing' AS has_nothing FROM monitoring.alerts WHERE rule = 'a';
+DELETE FROM monitoring.evidence_kinds WHERE NOT builtin;
 
 -- what would overflow, or take for ever, when it is evaluated is refused when it is saved
 SELECT f.* FROM unnest(ARRAY[
@@ -71,4 +72,49 @@ SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.set_incident_policy('x', selector => '{"host": {"=~": "(a{1,200}){1,200}"}}')$$, $$monitoring.set_incident_policy('x', selector => '[]')$$,
 	$$monitoring.create_component('x', selector => '{"host": {"=~": "(.)\\1"}}')$$, $$monitoring.create_component('x', selector => '3')$$
 	]) AS s CROSS JOIN LATERAL pg_temp.fails('SELECT ' || s) AS f;
+
+-- A rule can be disabled, and changed, when what it names is gone: its receiver, its table, its owner.
+CREATE TABLE public.faults_orders (n integer);
+CREATE ROLE regress_faults;
+GRANT USAGE ON SCHEMA public TO regress_faults;
+GRANT SELECT ON public.faults_orders TO regress_faults;
+SELECT monitoring.create_receiver('gone', 'webhook', 'https://c.example.com/');
+SELECT monitoring.create_alert_rule('orders', NULL, NULL, '1 hour', '>', 0, kind => 'sql', receivers => '{gone}', params => '{"query": "SELECT count(*) FROM public.faults_orders"}') > 0;
+SELECT monitoring.drop_receiver('gone');
+SELECT monitoring.update_alert_rule('orders', '{"threshold": 3}');
+SELECT f.* FROM pg_temp.fails($$SELECT monitoring.update_alert_rule('orders', '{"receivers": ["gone", "nobody"]}')$$) AS f;
+UPDATE monitoring.alert_rule_defs SET owner = 'regress_faults' WHERE name = 'orders';
+DROP TABLE public.faults_orders;
+DROP OWNED BY regress_faults;
+DROP ROLE regress_faults;
+SELECT f.* FROM pg_temp.fails($$SELECT monitoring.update_alert_rule('orders', '{"threshold": 4, "enabled": false}')$$) AS f;
+SELECT monitoring.enable_alert_rule('orders', false);
+SELECT threshold, enabled FROM monitoring.alert_rules WHERE name = 'orders';
+
+-- An alert that is ended by hand does not make its rule an edited one.
+CREATE FUNCTION pg_temp.resolve_one(rule text) RETURNS boolean LANGUAGE sql AS $$
+	INSERT INTO monitoring.alert_states (rule_id, fingerprint, series_labels, alert_id, state, active_at, fired_at, updated_at, threshold)
+	SELECT d.id, 'x', '{}', nextval('monitoring.alert_id_seq'), 'firing', '2030-01-07', '2030-01-07', '2030-01-07', 1 FROM monitoring.alert_rule_defs AS d WHERE d.name = rule;
+	SELECT monitoring.resolve_alert(currval('monitoring.alert_id_seq'), at => '2030-01-07 01:00');
+$$;
+SELECT count(*) > 0 AS installed FROM monitoring.install_rules('host');
+SELECT pg_temp.resolve_one(min(name)) FROM monitoring.alert_rules WHERE pack = 'host';
+SELECT edited FROM monitoring.list_packs() WHERE pack = 'host';
+SELECT outcome, count(*) > 0 FROM monitoring.remove_rules('host') GROUP BY 1;
+SELECT monitoring.create_slo('faults', '{"metric": "faults_total", "labels": {"outcome": "ok"}}', '{"metric": "faults_total"}', 0.99);
+SELECT pg_temp.resolve_one('faults: budget burns fast');
+SELECT monitoring.update_slo('faults', '{"over": "7 days"}');
+SELECT DISTINCT params #>> '{windows,0,factor}' AS factor, version FROM monitoring.alert_rule_defs WHERE slo = 'faults' ORDER BY 1;
+
+-- Labels that are filled in are so wherever an alert is told of, and in rules of rules.
+SELECT monitoring.create_alert_rule('filled', NULL, NULL, '1 minute', '>', 0, kind => 'breach', extra_labels => '{"team": "a", "site": "at-{{host}}"}', annotations => '{"summary": "{{site}}"}') > 0,
+	monitoring.create_alert_rule('both', NULL, NULL, '1 minute', '>', 0, kind => 'composite', by => '{site}', params => '{"all": ["filled"]}', receivers => '{}') > 0;
+SELECT monitoring.create_route('sited', '{"site": "at-z"}', receivers => '{ann}', place => 1) > 0;
+SELECT pg_temp.fire('filled', 'w');
+SELECT * FROM pg_temp.at('10 min');
+SELECT * FROM pg_temp.at('11 min');
+SELECT labels ->> 'site' AS site FROM monitoring.alerts WHERE rule = 'both';
+SELECT receiver, payload #>> '{alerts,0,labels,site}' AS site, payload #>> '{alerts,0,annotations,summary}' AS summary FROM monitoring.outbox WHERE at >= '2030-01-07 00:10' ORDER BY id;
+SELECT route, receiver, group_key FROM monitoring.simulate_alert('filled', '{"host": "z"}', '2030-01-07 02:00');
+SELECT payload #>> '{alerts,0,labels,site}' AS site FROM monitoring.outbox WHERE at = '2030-01-07 02:00' ORDER BY id LIMIT 1;
 ROLLBACK;

@@ -69,7 +69,8 @@ CREATE TABLE monitoring.alert_rule_defs (
 	parent text,
 	threshold_sql text,
 	slo text,
-	pack text
+	pack text,
+	edited boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.alert_rule_defs IS 'Alert rules as stored. Use create_alert_rule, update_alert_rule and drop_alert_rule to change them, and the view alert_rules to read them.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.id IS 'Number of the rule.';
@@ -92,7 +93,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.annotations IS 'Texts for people; {
 COMMENT ON COLUMN monitoring.alert_rule_defs.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.enabled IS 'False: not evaluated.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.owner IS 'Role that created the rule.';
-COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.version IS 'Grows with every change of the definition, and when somebody ends an alert of the rule by hand: what an evaluation has read before is out of date.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.created_at IS 'When the rule was created.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.updated_at IS 'When the definition last changed.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.last_error IS 'Why the rule cannot be evaluated; null: it can.';
@@ -110,6 +111,7 @@ COMMENT ON COLUMN monitoring.alert_rule_defs.parent IS 'Name of a rule; while it
 COMMENT ON COLUMN monitoring.alert_rule_defs.threshold_sql IS 'Query that gives thresholds by labels, run as the owner; an alert that no row fits takes threshold. Null: threshold for all.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.slo IS 'Objective that the rule watches; null: none.';
 COMMENT ON COLUMN monitoring.alert_rule_defs.pack IS 'Pack that the rule came with; null: none.';
+COMMENT ON COLUMN monitoring.alert_rule_defs.edited IS 'Whether the definition has changed since the rule was created: the pack or the objective that it came with leaves it alone.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs', '');
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -269,7 +271,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_text_map(jsonb, text, integer, text) IS 'A JSON object of scalars with every value turned into text, nulls left out, as labels are stored. Control characters are refused but for those in allowed_control. Errors: 22023, or 54000 beyond max_bytes; both name it as what.';
 
-CREATE FUNCTION monitoring.check_alert_rule(rule monitoring.alert_rule_defs) RETURNS monitoring.alert_rule_defs
+CREATE FUNCTION monitoring.check_alert_rule(rule monitoring.alert_rule_defs, old_receivers text[] DEFAULT '{}')
+RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	ops CONSTANT jsonb := '{">": ">", ">=": ">=", "<": "<", "<=": "<=", "=": "=", "==": "=", "<>": "<>", "!=": "<>"}';
@@ -364,7 +367,7 @@ BEGIN
 
 	SELECT min(n) INTO bad
 	FROM unnest(rule.receivers) AS n
-	WHERE NOT EXISTS (SELECT FROM monitoring.receivers AS r WHERE r.name = n);
+	WHERE n <> ALL (coalesce(old_receivers, '{}')) AND NOT EXISTS (SELECT FROM monitoring.receivers AS r WHERE r.name = n);
 	IF bad IS NOT NULL OR array_position(rule.receivers, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', bad
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
@@ -375,7 +378,7 @@ BEGIN
 	END IF;
 	RETURN rule;
 END $$;
-COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs) IS 'A rule in the form in which it is stored, after all checks. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
+COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs, text[]) IS 'A rule in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
 
 -- Rules on the way up are locked, so that two edits cannot close a circle together.
 CREATE FUNCTION monitoring.check_rule_parent(rule monitoring.alert_rule_defs) RETURNS void
@@ -510,6 +513,7 @@ BEGIN
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
 	rule.version := 1;
+	rule.edited := false;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
 	INSERT INTO monitoring.alert_rule_defs SELECT rule.* ON CONFLICT DO NOTHING;
@@ -587,7 +591,10 @@ BEGIN
 		IS DISTINCT FROM (old_rule.params, old_rule.impact_sql, old_rule.threshold_sql) THEN
 		rule.owner := monitoring.calling_role();
 	END IF;
-	rule := monitoring.check_alert_rule(rule);
+	-- What it names may be gone by now, and its owner too: that must not keep anybody from disabling it.
+	IF rule.enabled IS DISTINCT FROM false OR changes - 'enabled' <> '{}' THEN
+		rule := monitoring.check_alert_rule(rule, old_rule.receivers);
+	END IF;
 	IF rule = old_rule THEN
 		RETURN;
 	END IF;
@@ -601,12 +608,12 @@ BEGIN
 	UPDATE monitoring.alert_rule_defs AS d
 	SET (metric, fn, over, op, threshold, resolve_threshold, pending_for, keep_firing_for, max_age, severity, selector,
 		by_labels, extra_labels, annotations, receivers, enabled, params, every, repeat_every, no_data, on_error, max_instances,
-		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, updated_at, last_error, last_error_at)
+		runbook_url, impact_sql, active_times, parent, threshold_sql, slo, pack, owner, version, edited, updated_at, last_error, last_error_at)
 		= (SELECT rule.metric, rule.fn, rule.over, rule.op, rule.threshold, rule.resolve_threshold, rule.pending_for,
 			rule.keep_firing_for, rule.max_age, rule.severity, rule.selector, rule.by_labels, rule.extra_labels,
 			rule.annotations, rule.receivers, rule.enabled, rule.params, rule.every, rule.repeat_every, rule.no_data, rule.on_error,
 			rule.max_instances, rule.runbook_url, rule.impact_sql, rule.active_times, rule.parent, rule.threshold_sql, rule.slo,
-			rule.pack, rule.owner, old_rule.version + 1, clock_timestamp(), NULL::text, NULL::timestamptz)
+			rule.pack, rule.owner, old_rule.version + 1, true, clock_timestamp(), NULL::text, NULL::timestamptz)
 	WHERE d.id = rule.id;
 
 	IF NOT rule.enabled THEN

@@ -71,6 +71,7 @@ BEGIN
 	rule := monitoring.check_alert_rule(rule);
 	rule.enabled := true;
 	rule.version := 1;
+	rule.edited := false;
 	rule.created_at := clock_timestamp();
 	rule.updated_at := rule.created_at;
 	RETURN monitoring.trial_copy(rule);

@@ -216,7 +216,7 @@ BEGIN
 			WHERE h.at = l.history_at AND h.id = l.history_id
 			UNION ALL
 			-- history has been dropped meanwhile
-			SELECT monitoring.alert_document(l.state, d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+			SELECT monitoring.alert_document(l.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
 				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id

@@ -177,7 +177,7 @@ BEGIN
 		SELECT now_at, tell_escalated.at, target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), d.name, 'firing', ARRAY[s.alert_id],
 			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
 				jsonb_build_object('alertname', d.name),
-				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, d.selector || d.extra_labels || s.series_labels,
+				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
 					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
 				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),

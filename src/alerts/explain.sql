@@ -196,7 +196,7 @@ BEGIN
 	state.origin := 'value';
 	annotations := monitoring.fill_annotations(rule, state);
 	RETURN monitoring.alert_document(status, rule.name, rule.severity,
-		rule.selector || rule.extra_labels || series_labels || '{"simulated": "true"}',
+		monitoring.alert_labels(rule, series_labels) || '{"simulated": "true"}',
 		annotations || jsonb_build_object('summary', concat_ws(' ', '[SIMULATED]', coalesce(annotations ->> 'summary', 'This is no real alert.'))),
 		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(convert_to('simulated' || rule.name || series_labels::text, 'UTF8')), 'hex'), 16));
 END $$;
@@ -235,7 +235,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alert_rules.';
 	END IF;
 	labels := monitoring.check_text_map(simulate_alert.labels, 'labels', 4096);
-	all_labels := definition.selector || definition.extra_labels || labels
+	all_labels := monitoring.alert_labels(definition, labels)
 		|| jsonb_build_object('alertname', definition.name, 'severity', definition.severity);
 	suppression := monitoring.simulated_suppression(definition.id, all_labels, at);
 	PERFORM monitoring.ensure_partition('outbox', now_at);

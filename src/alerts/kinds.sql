@@ -443,7 +443,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (composite_rule_values.rule_ids)
 	), members AS MATERIALIZED (
-		SELECT r.id, r.selector, r.by_labels, n.name, d.id AS member, d.selector || d.extra_labels AS labels
+		SELECT r.id, r.selector, r.by_labels, n.name, d.id AS member, d AS rule
 		FROM rules AS r
 		CROSS JOIN LATERAL (SELECT DISTINCT jsonb_array_elements_text(r.names)) AS n (name)
 		LEFT JOIN monitoring.alert_rule_defs AS d ON d.name = n.name
@@ -451,16 +451,17 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT DISTINCT m.id, m.name, l.labels
 		FROM members AS m
 		CROSS JOIN LATERAL (
-			SELECT s.series_labels
+			SELECT a.labels
 			FROM monitoring.alert_states AS s
+			CROSS JOIN LATERAL (SELECT monitoring.alert_labels(m.rule, s.series_labels) AS labels) AS a
 			WHERE s.rule_id = m.member AND s.state = 'firing' AND s.origin = 'value'
-				AND (m.selector = '{}' OR monitoring.labels_match(m.labels || s.series_labels, m.selector))
+				AND (m.selector = '{}' OR monitoring.labels_match(a.labels, m.selector))
 			-- that there is one is all that matters
 			LIMIT CASE WHEN m.by_labels = '{}' THEN 1 END
 		) AS s
 		CROSS JOIN LATERAL (
 			SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS labels
-			FROM jsonb_each(m.labels || s.series_labels) AS e
+			FROM jsonb_each(s.labels) AS e
 			WHERE e.key = ANY (m.by_labels)
 		) AS l
 	), groups AS (

@@ -193,7 +193,7 @@ DECLARE
 	edited boolean;
 BEGIN
 	FOR rule, edited IN
-		SELECT d.name, d.version > 1 FROM monitoring.alert_rule_defs AS d WHERE d.pack = remove_rules.pack ORDER BY d.id
+		SELECT d.name, d.edited FROM monitoring.alert_rule_defs AS d WHERE d.pack = remove_rules.pack ORDER BY d.id
 	LOOP
 		IF edited THEN
 			UPDATE monitoring.alert_rule_defs AS d SET pack = NULL WHERE d.name = remove_rules.rule;
@@ -211,7 +211,7 @@ CREATE FUNCTION monitoring.list_packs()
 RETURNS TABLE (pack text, description text, rules bigint, installed bigint, edited bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT p.pack, p.document ->> 'description', jsonb_array_length(p.document -> 'rules'),
-		count(d.id), count(d.id) FILTER (WHERE d.version > 1)
+		count(d.id), count(d.id) FILTER (WHERE d.edited)
 	FROM monitoring.rule_packs AS p
 	LEFT JOIN monitoring.alert_rule_defs AS d ON d.pack = p.pack
 	GROUP BY p.pack

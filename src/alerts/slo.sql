@@ -270,11 +270,11 @@ BEGIN
 	-- Rules that were edited keep their windows.
 	FOR rule IN
 		SELECT r.name, r.severity FROM monitoring.alert_rule_defs AS r
-		WHERE r.slo = update_slo.name AND r.kind = 'burn_rate' AND r.version = 1
+		WHERE r.slo = update_slo.name AND r.kind = 'burn_rate' AND NOT r.edited
 	LOOP
 		PERFORM monitoring.update_alert_rule(rule.name, jsonb_build_object('params', jsonb_build_object('slo', slo.name,
 			'windows', monitoring.burn_rate_windows(slo.objective, slo.over, rule.severity))));
-		UPDATE monitoring.alert_rule_defs AS r SET version = 1 WHERE r.name = rule.name;
+		UPDATE monitoring.alert_rule_defs AS r SET edited = false WHERE r.name = rule.name;
 	END LOOP;
 END $$;
 COMMENT ON FUNCTION monitoring.update_slo(text, jsonb) IS 'Change an objective: changes is a JSON object of parameters of create_slo, such as {"objective": 0.995}. Its burn-rate rules follow unless they were edited. Errors: 42704 if there is no such objective, otherwise as create_slo.';
