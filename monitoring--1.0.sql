@@ -9730,9 +9730,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	ORDER BY p.pack
 $$;
 COMMENT ON FUNCTION monitoring.list_packs() IS 'The packs of alert rules there are, with how many rules each has, how many of them are installed, and how many of those were edited.';
--- notify: receivers, outbox, formatters. The notifier worker (notifier.c) claims rows of the outbox, lets the receiver
--- kind's function turn each into a request, sends it through the sender program, and records the outcome. All decisions
--- (what is due, what is tried again and when, what is given up) are made here.
+-- receivers: whom to notify and how: kinds, which are rows naming a formatter, and receivers with their configuration.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Receiver kinds: rows naming a formatter
@@ -9942,10 +9940,7 @@ BEGIN
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
 COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
-
-----------------------------------------------------------------------------------------------------------------------
--- Outbox
-----------------------------------------------------------------------------------------------------------------------
+-- outbox: notifications to send and sent, the attempts to deliver them, and what formatters get.
 
 CREATE SEQUENCE monitoring.outbox_id_seq;
 COMMENT ON SEQUENCE monitoring.outbox_id_seq IS 'Ids of notifications.';
@@ -10110,10 +10105,9 @@ BEGIN
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
-
-----------------------------------------------------------------------------------------------------------------------
--- Delivery: called by the notifier
-----------------------------------------------------------------------------------------------------------------------
+-- delivery: what the notifier worker (notifier.c) calls. It claims rows of the outbox, lets the receiver kind's function
+-- turn each into a request, sends it through the sender program, and records the outcome. All decisions (what is due,
+-- what is tried again and when, what is given up) are made here.
 
 CREATE FUNCTION monitoring.notify_has_work(at timestamptz, running boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -10261,10 +10255,7 @@ VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interva
 CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.outbox
 	FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
 COMMENT ON TRIGGER wake_worker ON monitoring.outbox IS 'New notifications are dispatched at commit.';
-
-----------------------------------------------------------------------------------------------------------------------
--- Formatters
-----------------------------------------------------------------------------------------------------------------------
+-- formatters: functions that turn a notification into a request, one for each built-in kind of receivers.
 
 CREATE FUNCTION monitoring.format_webhook(receiver jsonb, notification jsonb)
 RETURNS TABLE (method text, url text, headers jsonb, body text)

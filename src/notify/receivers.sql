@@ -1,0 +1,210 @@
+-- receivers: whom to notify and how: kinds, which are rows naming a formatter, and receivers with their configuration.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Receiver kinds: rows naming a formatter
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.receiver_kinds (
+	kind text PRIMARY KEY CHECK (kind ~ '^[a-z][a-z0-9_]{0,62}$'),
+	function text NOT NULL,
+	config_keys text[] NOT NULL DEFAULT '{}',
+	description text NOT NULL DEFAULT '',
+	owner name NOT NULL DEFAULT current_user,
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with exactly one row; it runs with the rights of the row''s owner. Add a kind with CREATE FUNCTION and INSERT.';
+COMMENT ON COLUMN monitoring.receiver_kinds.kind IS 'Name of the kind, as given to create_receiver.';
+COMMENT ON COLUMN monitoring.receiver_kinds.function IS 'Schema-qualified name of the formatter.';
+COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver''s config may hold besides those every kind takes.';
+COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
+COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
+COMMENT ON COLUMN monitoring.receiver_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_kinds', 'WHERE NOT builtin');
+
+CREATE FUNCTION monitoring.receiver_kind_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT pg_has_role(current_user, NEW.owner, 'MEMBER') THEN
+		RAISE EXCEPTION 'permission denied to let a formatter run as role "%"', NEW.owner
+			USING ERRCODE = 'insufficient_privilege';
+	END IF;
+	IF to_regprocedure(NEW.function || '(jsonb,jsonb)') IS NULL THEN
+		RAISE EXCEPTION 'formatter %(jsonb, jsonb) does not exist', NEW.function
+			USING ERRCODE = 'undefined_function', HINT = 'Give the schema too, as in myschema.format_mykind.';
+	END IF;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION monitoring.receiver_kind_check() IS 'Trigger of receiver_kinds: the formatter must exist (42883) and the writer must be a member of the owner (42501).';
+
+CREATE TRIGGER receiver_kind_check BEFORE INSERT OR UPDATE ON monitoring.receiver_kinds
+	FOR EACH ROW EXECUTE FUNCTION monitoring.receiver_kind_check();
+COMMENT ON TRIGGER receiver_kind_check ON monitoring.receiver_kinds IS 'Checks formatter and owner.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Receivers
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.receiver_defs (
+	name text PRIMARY KEY,
+	kind text NOT NULL REFERENCES monitoring.receiver_kinds (kind),
+	url text NOT NULL,
+	config jsonb NOT NULL DEFAULT '{}',
+	enabled boolean NOT NULL DEFAULT true,
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which hold secrets: granted to nobody. See the view receivers.';
+COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receiver_defs.kind IS 'Kind, one of receiver_kinds.';
+COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token.';
+COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver.';
+COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
+COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
+
+-- Written out rather than in functions: who may read a view need not be able to call what it calls.
+CREATE VIEW monitoring.receivers AS
+	SELECT r.name, r.kind,
+		coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || '/…' AS url,
+		(SELECT coalesce(jsonb_object_agg(e.key, CASE
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[])
+					THEN e.value ELSE '"***"'::jsonb END), '{}')
+			FROM jsonb_each(r.config) AS e) AS config,
+		r.enabled, r.created_at
+	FROM monitoring.receiver_defs AS r;
+COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
+COMMENT ON COLUMN monitoring.receivers.name IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receivers.kind IS 'Kind, one of receiver_kinds.';
+COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host.';
+COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***.';
+COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
+COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
+
+CREATE FUNCTION monitoring.check_receiver_url(url text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	authority text := substring(url FROM '^[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)');
+BEGIN
+	IF url IS NULL OR octet_length(url) > 4096 THEN
+		RAISE EXCEPTION 'a receiver needs a url of at most 4096 bytes' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF url ~ '[^!-~]' OR strpos(url, E'\\') > 0 THEN
+		RAISE EXCEPTION 'the receiver''s url holds a space, a control character, a backslash or a non-ASCII character'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Percent-encode such characters.';
+	ELSIF authority IS NULL THEN
+		RAISE EXCEPTION 'the receiver''s url must start with http:// or https://'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF strpos(authority, '@') > 0 THEN
+		RAISE EXCEPTION 'the receiver''s url holds credentials'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Put them into the config, as in {"headers": {"Authorization": "..."}}.';
+	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
+		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_receiver_url(text) IS 'Raises 22023 unless the text is an http or https url without credentials, spaces or control characters.';
+
+CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[] || kind_keys;
+	bad text;
+BEGIN
+	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
+		RAISE EXCEPTION 'a receiver''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	SELECT min(k) INTO bad FROM jsonb_object_keys(config) AS k WHERE k <> ALL (known);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown key "%" in the receiver''s config', bad
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Known keys: ' || array_to_string(known, ', ') || '.';
+	END IF;
+
+	SELECT min(e.key) INTO bad
+	FROM jsonb_each(config) AS e
+	JOIN (VALUES ('timeout_seconds', 0.01, 60), ('connect_timeout_seconds', 0.01, 60), ('max_attempts', 1, 100),
+		('max_age_seconds', 1, 86400)) AS b (key, low, high) ON b.key = e.key
+	WHERE CASE WHEN jsonb_typeof(e.value) = 'number' THEN (e.value)::numeric NOT BETWEEN b.low AND b.high ELSE true END;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config is out of range', bad
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'timeout_seconds and connect_timeout_seconds take 0.01 to 60, max_attempts 1 to 100, max_age_seconds 1 to 86400.';
+	END IF;
+
+	IF config ? 'send_resolved' AND jsonb_typeof(config -> 'send_resolved') <> 'boolean' THEN
+		RAISE EXCEPTION 'key "send_resolved" in the receiver''s config must be true or false'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	IF config ? 'headers' THEN
+		IF jsonb_typeof(config -> 'headers') <> 'object' THEN
+			RAISE EXCEPTION 'key "headers" in the receiver''s config must be an object'
+				USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		SELECT min(h.key) INTO bad
+		FROM jsonb_each(config -> 'headers') AS h
+		WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
+			OR lower(h.key) = ANY ('{idempotency-key,host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
+			OR jsonb_typeof(h.value) <> 'string' OR (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
+			OR octet_length(h.value #>> '{}') > 8192;
+		IF bad IS NOT NULL THEN
+			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'A header''s value is text without control characters; headers that frame, route or identify the request cannot be set.';
+		END IF;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_receiver_config(jsonb, text[]) IS 'Raises 22023 unless the config is an object of known keys with values in range.';
+
+CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text, config jsonb DEFAULT '{}') RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	kind_keys text[];
+BEGIN
+	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT k.config_keys INTO kind_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'unknown receiver kind "%"', kind
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Known kinds: ' || (SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM monitoring.receiver_kinds AS k) || '.';
+	END IF;
+	PERFORM monitoring.check_receiver_url(url);
+	PERFORM monitoring.check_receiver_config(config, kind_keys);
+
+	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
+	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)
+	ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+	PERFORM monitoring.request_routing('wake');
+	RETURN name;
+END $$;
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+
+CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true)
+	WHERE r.name = enable_receiver.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	END IF;
+	PERFORM monitoring.request_routing('wake');
+END $$;
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.receiver_defs AS r WHERE r.name = drop_receiver.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	END IF;
+	UPDATE monitoring.outbox AS o SET state = 'dead', lease_until = NULL, error = 'the receiver was dropped'
+	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
+END $$;
+COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
