@@ -54,7 +54,7 @@ bound(const PartitionBoundInfoData *info, int i)
 static Oid
 next_partition(StorageScan *s)
 {
-	PartitionDesc desc = RelationGetPartitionDesc(s->parent, true);
+	PartitionDesc desc = s->partitions;
 	const PartitionBoundInfoData *info = desc->boundinfo;
 
 	if (desc->nparts == 0)
@@ -105,6 +105,9 @@ mon_scan_open(StorageScan *s, const char *table, const char *const *names, int n
 	/* A lock that we hold already does not tell us of partitions made meanwhile. */
 	AcceptInvalidationMessages();
 	s->parent = table_open(table_oid(table), AccessShareLock);
+	/* One that is attached while we read would move the others; there is nothing in it that we see. */
+	if (s->parent->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+		s->partitions = RelationGetPartitionDesc(s->parent, true);
 }
 
 static void

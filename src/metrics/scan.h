@@ -12,6 +12,7 @@
 
 #include "access/genam.h"
 #include "access/skey.h"
+#include "partitioning/partdefs.h"
 #include "utils/relcache.h"
 
 #define SCAN_COLUMNS 6
@@ -23,6 +24,7 @@ typedef struct StorageScan
 	int ncolumns;
 	TimestampTz from, to; /* rows whose time (names[time_column]) is from <= t < to ... */
 	int time_column;
+	PartitionDesc partitions; /* as they were when it was opened */
 	int next_partition;
 	Relation rel;                   /* open now: a partition, or the parent if it has none ... */
 	TimestampTz part_from, part_to; /* ... and the times it may hold */
