@@ -192,8 +192,9 @@ group_labels(const ReadState *state, Jsonb *labels)
 	return JsonbValueToJsonb(built.result);
 }
 
+/* A group with a copy of labels. */
 static int
-add_group(ReadState *state, Jsonb *labels)
+add_group(ReadState *state, const Jsonb *labels)
 {
 	ReadGroup *g;
 
@@ -208,7 +209,8 @@ add_group(ReadState *state, Jsonb *labels)
 											   sizeof(ReadGroup) * state->maxgroups);
 	}
 	g = &state->groups[state->ngroups];
-	g->labels = labels;
+	g->labels = MemoryContextAlloc(state->batch->cxt, VARSIZE(labels));
+	memcpy(g->labels, labels, VARSIZE(labels));
 	g->cells = NULL;
 	g->newest = DT_NOBEGIN;
 	return state->ngroups++;
@@ -227,7 +229,10 @@ find_or_add_group(ReadState *state, Jsonb *labels)
 		state->group_index = groups_create(state->batch->cxt, 8, NULL);
 	entry = groups_insert(state->group_index, group_labels(state, labels), &found);
 	if (!found)
+	{
 		entry->group = add_group(state, entry->labels);
+		entry->labels = state->groups[entry->group].labels;
+	}
 	return entry->group;
 }
 
@@ -284,7 +289,10 @@ enter_series(ReadBatch *b, int64 id)
 	return m;
 }
 
-/* Enter a series for the reads of a lookup that it matches, which do not have it yet. */
+/*
+ * Enter a series for the reads of a lookup that it matches, which do not have it
+ * yet.  What is left in the current context is of no use afterwards.
+ */
 static MatchedSeries *
 match_lookup(ReadBatch *b, const SeriesLookup *lookup, int64 id, Jsonb *labels)
 {
@@ -301,7 +309,7 @@ match_lookup(ReadBatch *b, const SeriesLookup *lookup, int64 id, Jsonb *labels)
 			continue;
 		if (!m)
 			m = enter_series(b, id);
-		use = palloc(sizeof(SeriesUse));
+		use = MemoryContextAlloc(b->cxt, sizeof(SeriesUse));
 		use->read = r;
 		use->group = find_or_add_group(r, labels);
 		use->seen = NULL;
@@ -320,7 +328,7 @@ mon_read_match(ReadBatch *b, ReadMetric *metric, int64 id, Jsonb *labels)
 
 	if (m)
 		return m;
-	old = MemoryContextSwitchTo(b->cxt);
+	old = MemoryContextSwitchTo(b->match_cxt);
 	for (SeriesLookup *l = metric->lookups; l; l = l->next_in_metric)
 	{
 		MatchedSeries *matched = match_lookup(b, l, id, labels);
@@ -328,6 +336,7 @@ mon_read_match(ReadBatch *b, ReadMetric *metric, int64 id, Jsonb *labels)
 		m = matched ? matched : m;
 	}
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(b->match_cxt);
 	return m;
 }
 
@@ -335,11 +344,12 @@ static void
 found_in_catalog(const LookupQuery *query, int64 id, Jsonb *labels, void *arg)
 {
 	ReadBatch *b = arg;
-	MemoryContext old = MemoryContextSwitchTo(b->cxt);
+	MemoryContext old = MemoryContextSwitchTo(b->match_cxt);
 
 	CHECK_FOR_INTERRUPTS();
 	(void) match_lookup(b, query->owner, id, labels);
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(b->match_cxt);
 }
 
 /* A series of late rows that the next flush will enter into the catalog, if it is not there. */
@@ -581,6 +591,7 @@ begin(ReadBatch *b)
 	else
 		b->cxt = AllocSetContextCreate(CurrentMemoryContext, "metrics read",
 									   ALLOCSET_DEFAULT_SIZES);
+	b->match_cxt = AllocSetContextCreate(b->cxt, "metrics match", ALLOCSET_DEFAULT_SIZES);
 	old = MemoryContextSwitchTo(b->cxt);
 	b->alloc = mon_palloc_allocator(b->cxt);
 	b->metrics = make_hash(b, "metrics", sizeof(((ReadMetric *) NULL)->name), sizeof(ReadMetric),

@@ -174,7 +174,8 @@ struct ReadBatch
 	int nreads;
 	bool needs_sketch; /* some read does */
 
-	MemoryContext cxt; /* owns everything below */
+	MemoryContext cxt;       /* owns everything below */
+	MemoryContext match_cxt; /* of one series while it is matched */
 	ExpoAllocator alloc;
 	StorageState storage;
 	HTAB *metrics;

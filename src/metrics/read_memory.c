@@ -265,7 +265,10 @@ mon_read_add_memory(ReadBatch *b)
 	MemoryContext old = MemoryContextSwitchTo(b->cxt);
 
 	for (int i = 0; i < b->npoints; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
 		add_to_reads(b->points[i].series, &b->points[i].point, SLOT_USECS);
+	}
 	mon_record_each_transactional(add_own, b);
 	mon_late_each(add_own_late, b);
 	MemoryContextSwitchTo(old);

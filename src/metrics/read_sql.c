@@ -244,6 +244,7 @@ put_buckets(FunctionCallInfo fcinfo, ReadState *state)
 	{
 		const ReadGroup *group = &state->groups[g];
 
+		CHECK_FOR_INTERRUPTS();
 		if (!group->cells && !is_ungrouped(state))
 			continue;
 		rows.labels = group->labels;

@@ -72,5 +72,16 @@ is($node->safe_psql('postgres', q{SELECT monitoring.value('busy_total', 'sum', '
 	'the sum of all');
 is($node->safe_psql('postgres', 'SELECT accepted - persisted - pending - dropped FROM monitoring.self'), '0', 'the account balances');
 
+# What is needed to look at a series is given back before the next one is looked at.
+$node->safe_psql('postgres', q{SELECT monitoring.increment('crowd_total', 1, jsonb_build_object('n', i, 'tenth', i % 10)) FROM generate_series(1, 8000) i});
+$node->safe_psql('postgres', 'SELECT monitoring.flush()');
+my $memory = q{SELECT substring(pg_read_file('/proc/self/status') FROM 'VmHWM:\s+(\d+)')};
+my $crowd = q{SELECT count(*), min(value) FROM monitoring.read_values(ARRAY(
+	SELECT ROW('crowd_total', 'sum', i * interval '1 hour', NULL, '{tenth}', NULL)::monitoring.value_request FROM generate_series(1, %d) i))};
+my ($one, $before, $twenty, $after) = split /\n/, $node->safe_psql('postgres',
+	join('; ', sprintf($crowd, 1), $memory, sprintf($crowd, 20), $memory));
+is("$one $twenty", '10|800 200|800', 'twenty reads of thousands of series');
+cmp_ok($after - $before, '<', 65536, 'take little memory');
+
 $node->stop;
 done_testing();
