@@ -35,7 +35,6 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define SERIES_PER_BATCH 1024
@@ -653,9 +652,7 @@ begin_compaction(Compaction *c, TimestampTz until)
 	load_deleted(c);
 	c->cxt = AllocSetContextCreate(CurrentMemoryContext, "compaction", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(c->cxt);
-	PushActiveSnapshot(GetLatestSnapshot());
-	mon_read_storage_state(&c->state);
-	PopActiveSnapshot();
+	mon_latest_storage_state(&c->state);
 	c->stored = c->state;
 	if (!c->state.compacted)
 		begin_state(&c->state, until);

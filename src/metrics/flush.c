@@ -33,7 +33,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -75,14 +74,6 @@ static TransactionId flushing_xid = InvalidTransactionId;
 
 /* ---- state ---- */
 
-static void
-latest_storage_state(StorageState *state)
-{
-	PushActiveSnapshot(GetLatestSnapshot());
-	mon_read_storage_state(state);
-	PopActiveSnapshot();
-}
-
 /*
  * The number of the next flush is behind when others than this server have
  * flushed: the primary while we are a standby, or the database that a restored
@@ -105,7 +96,7 @@ mon_sync_sequence(MonDb *db)
 
 	if (mon_registry_next_seq(db) > 0)
 		return;
-	latest_storage_state(&state);
+	mon_latest_storage_state(&state);
 	mon_advance_sequence(db, state.seq);
 }
 
@@ -393,7 +384,7 @@ mon_flush_now(bool wait, bool always)
 	if (!mon_lock_storage(LOCK_FLUSH, wait))
 		return -1;
 
-	latest_storage_state(&stored);
+	mon_latest_storage_state(&stored);
 	state.wait = wait;
 	state.flushed = stored.seq;
 	mon_advance_sequence(db, state.flushed);

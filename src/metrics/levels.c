@@ -24,6 +24,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 const ChunkLevelInfo mon_chunk_levels[CHUNK_LEVELS] = {
@@ -155,6 +156,21 @@ mon_read_storage_state(StorageState *state)
 	if (SPI_processed > 0)
 		fill_storage_state(state);
 	SPI_finish();
+}
+
+/* GetLatestSnapshot() would refuse while other processes work for this statement. */
+void
+mon_push_latest_snapshot(void)
+{
+	PushActiveSnapshot(GetNonHistoricCatalogSnapshot(InvalidOid));
+}
+
+void
+mon_latest_storage_state(StorageState *state)
+{
+	mon_push_latest_snapshot();
+	mon_read_storage_state(state);
+	PopActiveSnapshot();
 }
 
 static Oid

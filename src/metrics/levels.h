@@ -62,6 +62,10 @@ typedef struct StorageState
 
 /* Read with the active snapshot. */
 extern void mon_read_storage_state(StorageState *state);
+/* Make a snapshot active that shows what has been committed by now, whatever the transaction's own shows. */
+extern void mon_push_latest_snapshot(void);
+/* Read with such a snapshot. */
+extern void mon_latest_storage_state(StorageState *state);
 
 /* Run a statement that writes metrics, between SPI_connect() and SPI_finish(). */
 extern void mon_storage_execute(const char *sql, int nargs, Oid *types, Datum *values);

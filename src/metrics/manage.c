@@ -18,7 +18,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 /* Series to be taken out of memory at commit; in TopTransactionContext. */
@@ -37,9 +36,7 @@ mon_flush_before_delete(PG_FUNCTION_ARGS)
 	PreventCommandDuringRecovery("deleting metrics");
 	mon_lock_storage(LOCK_COMPACT, true);
 	mon_flush_now(true, false);
-	PushActiveSnapshot(GetLatestSnapshot());
-	mon_read_storage_state(&state);
-	PopActiveSnapshot();
+	mon_latest_storage_state(&state);
 	PG_RETURN_INT64(state.seq);
 }
 

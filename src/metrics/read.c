@@ -612,7 +612,7 @@ begin(ReadBatch *b)
 static void
 take_snapshot(ReadBatch *b)
 {
-	PushActiveSnapshot(GetLatestSnapshot());
+	mon_push_latest_snapshot();
 	mon_read_storage_state(&b->storage);
 }
 

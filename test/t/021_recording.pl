@@ -163,6 +163,24 @@ like($err, qr/cannot be recorded in a parallel worker/, 'and what it could not w
 is(sum('par_tx') . sum('par_late'), '00', 'nothing of it is left');
 balanced('parallel query');
 
+# Reads in the leader of one.
+my %reads = (
+	value => q{SELECT monitoring.value('par', 'sum', '2 hours')},
+	series_values => q{SELECT value FROM monitoring.series_values('par', 'sum', '2 hours', '{}', '{}', now())},
+	read_values => q{SELECT value FROM monitoring.read_values(ARRAY[ROW('par', 'sum', '2 hours', NULL, NULL, NULL)]::monitoring.value_request[])},
+	query => q{SELECT sum(value) FROM monitoring.query('par', 'sum', now() - interval '2 hours', now() + interval '10 s', '10 s')},
+	rolling => q{SELECT max(value) FROM monitoring.rolling('par', 'sum', now() - interval '1 hour', now() + interval '10 s', '10 s', '1 hour')},
+	top => q{SELECT value FROM monitoring.top('par', 'sum', '{}', '2 hours')},
+	compare => q{SELECT value FROM monitoring.compare('par', 'sum', '2 hours')},
+	last_observed => q{SELECT 20000 FROM monitoring.last_observed('par', '2 hours')},
+	self => q{SELECT 20000 FROM monitoring.self});
+for my $function (sort keys %reads)
+{
+	my $query = "SELECT count(*), ($reads{$function}) FROM many";
+	like($node->safe_psql('postgres', "$parallel EXPLAIN $query"), qr/Gather/, "$function() beside parallel workers: the plan");
+	is($node->safe_psql('postgres', "$parallel $query"), '20000|20000', "$function() beside parallel workers");
+}
+
 # Backends that end in the middle
 my $victim = $node->background_psql('postgres', on_error_stop => 0);
 my $pid = $victim->query_safe('SELECT pg_backend_pid()');
