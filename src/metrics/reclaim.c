@@ -296,31 +296,37 @@ sweep_metric(MonMetric *m, TimestampTz now)
 	}
 }
 
-/* Reclaim what has been idle: series, then metrics without any. */
+/* The series of a bucket of metrics, then metrics without any. */
+static void
+sweep_bucket(MonMetric **link, TimestampTz now)
+{
+	while (*link)
+	{
+		MonMetric *m = *link;
+
+		sweep_metric(m, now);
+		if (metric_is_idle(m) && m->idle)
+		{
+			*link = m->next;
+			free_metric(m);
+			continue;
+		}
+		m->idle = metric_is_idle(m);
+		link = &m->next;
+	}
+}
+
 void
 mon_registry_sweep(TimestampTz now)
 {
-	mon_index_lock(LW_EXCLUSIVE);
 	for (int i = 0; i < METRIC_BUCKETS; i++)
 	{
-		MonMetric **link = &mon_registry->metrics[i];
-
-		while (*link)
-		{
-			MonMetric *m = *link;
-
-			sweep_metric(m, now);
-			if (metric_is_idle(m) && m->idle)
-			{
-				*link = m->next;
-				free_metric(m);
-				continue;
-			}
-			m->idle = metric_is_idle(m);
-			link = &m->next;
-		}
+		if (i % BUCKETS_PER_LOCK == 0)
+			mon_index_lock(LW_EXCLUSIVE);
+		sweep_bucket(&mon_registry->metrics[i], now);
+		if ((i + 1) % BUCKETS_PER_LOCK == 0)
+			mon_index_unlock();
 	}
-	mon_index_unlock();
 }
 
 /* ---- a standby ---- */
