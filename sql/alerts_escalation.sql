@@ -111,7 +111,7 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.set_contact('', '{ann}')$$, $$monitoring.set_contact('X', '{nobody}')$$, $$monitoring.drop_contact('Ann')$$, $$monitoring.drop_contact('X')$$,
-	$$monitoring.create_schedule('ops')$$, $$monitoring.create_schedule('x', 'Mars/Base')$$, $$monitoring.create_schedule('x', 'CET')$$, $$monitoring.drop_schedule('office')$$, $$monitoring.drop_schedule('x')$$,
+	$$monitoring.create_schedule('ops')$$, $$monitoring.create_schedule('x', 'Mars/Base')$$, $$monitoring.create_schedule('x', 'GMT')$$, $$monitoring.drop_schedule('office')$$, $$monitoring.drop_schedule('x')$$,
 	$$monitoring.set_schedule_layer('x', 1, '{Ann}', now())$$, $$monitoring.set_schedule_layer('ops', 1, '{X}', now())$$,
 	$$monitoring.set_schedule_layer('ops', 1, '{Ann}', now(), '-1 day')$$, $$monitoring.set_schedule_layer('ops', 1, '{Ann}', now(), ends_at => now() - interval '1 day')$$,
 	$$monitoring.set_schedule_layer('ops', 1, '{Ann}', now(), active_times => '{"weekdays": ["someday"]}')$$,

@@ -29,7 +29,7 @@ SELECT s, pg_temp.try(s) FROM unnest(ARRAY[
 	'{"months": ["13"]}', '{"months": ["5:3"]}', '{"months": ["0"]}', '{"months": ["brumaire"]}', '{"months": [null]}', '{"months": [["may"]]}',
 	'{"years": ["0"]}', '{"years": ["2030:2026"]}', '{"years": ["99999999999"]}',
 	'{"location": "Mars/Base"}', '{"location": "CEST"}', '{"location": "EST5EDT4,M1"}', '{"location": "Foo/Bar+3"}', '{"location": ""}', '{"location": 5}']) AS s;
-SELECT z, pg_temp.try(jsonb_build_object('location', z)::text) FROM unnest('{UTC,utc,Europe/Berlin,america/argentina/ushuaia,America/Port-au-Prince,Etc/GMT+3,EST5EDT}'::text[]) AS z;
+SELECT z, pg_temp.try(jsonb_build_object('location', z)::text) FROM unnest('{UTC,utc,Europe/Berlin,america/argentina/ushuaia,America/Port-au-Prince,Etc/GMT+3,GMT}'::text[]) AS z;
 SELECT pg_temp.try((SELECT jsonb_agg('{}'::jsonb) FROM generate_series(1, 101))::text);
 SELECT pg_temp.try((SELECT jsonb_build_object('years', jsonb_agg('2026'::text)) FROM generate_series(1, 101))::text);
 
