@@ -74,6 +74,10 @@ sub run_until
 	return 0;
 }
 
+# Many more late rows than a run can work in
+my $late = 60000;
+sql(qq{SELECT count(monitoring.record_at('late_total', 1, $since - i * interval '1 hour', jsonb_build_object('k', k), 'counter'))
+	FROM generate_series(1, 20) i, generate_series(1, $late / 20) k});
 ok(run_job(), 'the first run');
 ok(run_until("minutes > $since + interval '1 hour'"), 'minutes of an hour');
 my $holder = $node->background_psql($db);
@@ -84,10 +88,6 @@ is(sql("SELECT minutes, chunks > $since OR chunks_next IS NOT NULL FROM monitori
 $holder->query_safe('COMMIT');
 $holder->quit;
 
-# More late rows than a run can work in
-my $late = 20000;
-sql(qq{SELECT count(monitoring.record_at('late_total', 1, $since - i * interval '1 hour', jsonb_build_object('k', k), 'counter'))
-	FROM generate_series(1, 20) i, generate_series(1, 1000) k});
 ok(run_until("hourly > $since AND daily > $since"), 'hourly and daily points');
 cmp_ok(sql('SELECT count(*) FROM monitoring.late'), '>', 0, 'are made while there are late rows');
 1 while $runs < 100 && run_job();
@@ -97,7 +97,7 @@ cmp_ok($runs, '>=', 3, 'runs end before all is done');
 cmp_ok($longest, '<', $all / 2, 'none did most of it');
 is(sql(q{SELECT monitoring.value('late_total', 'sum', '60 days'), (SELECT count(*) FROM monitoring.late)}), "$late|0", 'late rows are worked in, too');
 is(sql('SELECT (SELECT count(*) FROM monitoring.chunks), (SELECT count(*) FROM monitoring.hourly), (SELECT count(*) FROM monitoring.daily)'),
-	join('|', 2 * $series + $late, $series + 1000, $series + 1000), 'in the end everything is compacted');
+	join('|', 2 * $series + $late, $series + $late / 20, $series + $late / 20), 'in the end everything is compacted');
 
 $node->stop;
 done_testing();
