@@ -365,13 +365,21 @@ found_late(const LookupQuery *query, MonMetricKind kind, int64 id, Jsonb *labels
 }
 
 static void
+add_query(LookupQuery *queries, int *n, const char *metric, Jsonb *equal, void *owner)
+{
+	queries[*n].metric = metric;
+	queries[*n].equal = equal;
+	queries[(*n)++].owner = owner;
+}
+
+static void
 find_late_series(ReadBatch *b)
 {
 	LookupQuery *queries = palloc(sizeof(LookupQuery) * b->nmetrics);
 	int n = 0;
 
 	for (ReadMetric *m = b->metric_list; m; m = m->next)
-		queries[n++] = (LookupQuery){m->name, NULL, m};
+		add_query(queries, &n, m->name, NULL, m);
 	mon_lookup_late(queries, n, found_late, b);
 }
 
@@ -386,7 +394,7 @@ find_series(ReadBatch *b)
 	queries = palloc_extended(sizeof(LookupQuery) * b->nreads, MCXT_ALLOC_HUGE);
 	for (ReadMetric *m = b->metric_list; m; m = m->next)
 		for (SeriesLookup *l = m->lookups; l; l = l->next_in_metric)
-			queries[n++] = (LookupQuery){m->name, l->equal, l};
+			add_query(queries, &n, m->name, l->equal, l);
 	mon_lookup_series(queries, n, found_in_catalog, b);
 	if (mon_table_has_pages("late_series"))
 		find_late_series(b);

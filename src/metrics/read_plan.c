@@ -48,7 +48,8 @@ mon_pieces_add(TimePieces *p, TimestampTz from, TimestampTz to)
 		p->pieces = p->pieces ? repalloc(p->pieces, sizeof(TimePiece) * p->max)
 							  : palloc(sizeof(TimePiece) * p->max);
 	}
-	p->pieces[p->n++] = (TimePiece){from, to};
+	p->pieces[p->n].from = from;
+	p->pieces[p->n++].to = to;
 }
 
 static int

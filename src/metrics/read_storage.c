@@ -456,13 +456,14 @@ static void
 read_chunk_partition(StorageRead *r, StorageScan *scan, ChunkRow fn)
 {
 	BlockNumber pages = mon_scan_pages(scan);
+	TimePiece all = {scan->from, scan->to};
 
 	if (pages == 0)
 		return;
 	/* A look into the index costs about as much as a page. */
 	if (pages < count_looks(r, scan))
 	{
-		scan_chunks(r, scan, NULL, (TimePiece){scan->from, scan->to}, fn);
+		scan_chunks(r, scan, NULL, all, fn);
 		return;
 	}
 	for (int i = 0; i < r->plan->nclasses; i++)
