@@ -82,6 +82,9 @@ my ($one, $before, $twenty, $after) = split /\n/, $node->safe_psql('postgres',
 	join('; ', sprintf($crowd, 1), $memory, sprintf($crowd, 20), $memory));
 is("$one $twenty", '10|800 200|800', 'twenty reads of thousands of series');
 cmp_ok($after - $before, '<', 65536, 'take little memory');
+$node->safe_psql('postgres', 'ANALYZE');
+is($node->safe_psql('postgres', q{SET jit_above_cost = 100; SELECT monitoring.value('crowd_total', 'sum', '1 hour', '{"n": 7}');
+	SELECT pg_read_file('/proc/self/maps') ~ 'llvmjit'}), "1\nf", 'nothing is compiled to find a series');
 
 $node->stop;
 done_testing();
