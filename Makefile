@@ -20,12 +20,12 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
                  evidence.sql incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql) \
-               $(addprefix src/notify/,receivers.sql outbox.sql delivery.sql formatters.sql) \
+               $(addprefix src/notify/,receivers.sql outbox.sql formatters.sql delivery.sql) \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \
                $(patsubst %.c,%.o,$(wildcard src/core/*.c src/sketch/*.c src/metrics/*.c src/worker/*.c \
-                 src/server/*.c src/alerts/*.c)) src/notify/notifier.o src/notify/notify.o
+                 src/server/*.c src/alerts/*.c src/notify/*.c))
 
 # The program that talks to strangers: a crash in libcurl must not restart the server.
 SENDER       = monitoring_sender

@@ -8,14 +8,28 @@ CREATE TABLE monitoring.receiver_kinds (
 	kind text PRIMARY KEY CHECK (kind ~ '^[a-z][a-z0-9_]{0,62}$'),
 	function text NOT NULL,
 	config_keys text[] NOT NULL DEFAULT '{}',
+	secret_keys text[] NOT NULL DEFAULT '{}',
+	url_required boolean NOT NULL DEFAULT true,
+	schemes text[] NOT NULL DEFAULT '{http,https}',
+	config_check text,
+	ambiguous text NOT NULL DEFAULT 'repeat' CHECK (ambiguous IN ('repeat', 'never')),
+	tell_acknowledged boolean NOT NULL DEFAULT false,
+	keep_alive interval CHECK (keep_alive > '0'),
 	description text NOT NULL DEFAULT '',
 	owner name NOT NULL DEFAULT current_user,
 	builtin boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with exactly one row; it runs with the rights of the row''s owner. Add a kind with CREATE FUNCTION and INSERT.';
+COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with one row, or none when there is nothing to be sent; it runs with the rights of the row''s owner. Methods are those of HTTP, and SMTP (headers From and To are the envelope), NOTIFY (the url is a channel) and SQL (the url is a function). Add a kind with CREATE FUNCTION and INSERT.';
 COMMENT ON COLUMN monitoring.receiver_kinds.kind IS 'Name of the kind, as given to create_receiver.';
 COMMENT ON COLUMN monitoring.receiver_kinds.function IS 'Schema-qualified name of the formatter.';
 COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver''s config may hold besides those every kind takes.';
+COMMENT ON COLUMN monitoring.receiver_kinds.secret_keys IS 'Keys of the config that hold secrets; the formatter gets a marker in place of each.';
+COMMENT ON COLUMN monitoring.receiver_kinds.url_required IS 'Whether a receiver needs a url; otherwise the formatter knows one.';
+COMMENT ON COLUMN monitoring.receiver_kinds.schemes IS 'Schemes that a receiver''s url may have.';
+COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
+COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
+COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
+COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
 COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
 COMMENT ON COLUMN monitoring.receiver_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
@@ -32,9 +46,13 @@ BEGIN
 		RAISE EXCEPTION 'formatter %(jsonb, jsonb) does not exist', NEW.function
 			USING ERRCODE = 'undefined_function', HINT = 'Give the schema too, as in myschema.format_mykind.';
 	END IF;
+	IF NEW.config_check IS NOT NULL AND to_regprocedure(NEW.config_check || '(jsonb)') IS NULL THEN
+		RAISE EXCEPTION 'function %(jsonb), which is to check configs, does not exist', NEW.config_check
+			USING ERRCODE = 'undefined_function', HINT = 'Give the schema too, as in myschema.check_mykind.';
+	END IF;
 	RETURN NEW;
 END $$;
-COMMENT ON FUNCTION monitoring.receiver_kind_check() IS 'Trigger of receiver_kinds: the formatter must exist (42883) and the writer must be a member of the owner (42501).';
+COMMENT ON FUNCTION monitoring.receiver_kind_check() IS 'Trigger of receiver_kinds: the functions must exist (42883) and the writer must be a member of the owner (42501).';
 
 CREATE TRIGGER receiver_kind_check BEFORE INSERT OR UPDATE ON monitoring.receiver_kinds
 	FOR EACH ROW EXECUTE FUNCTION monitoring.receiver_kind_check();
@@ -47,7 +65,7 @@ COMMENT ON TRIGGER receiver_kind_check ON monitoring.receiver_kinds IS 'Checks f
 CREATE TABLE monitoring.receiver_defs (
 	name text PRIMARY KEY,
 	kind text NOT NULL REFERENCES monitoring.receiver_kinds (kind),
-	url text NOT NULL,
+	url text,
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -55,7 +73,7 @@ CREATE TABLE monitoring.receiver_defs (
 COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which hold secrets: granted to nobody. See the view receivers.';
 COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receiver_defs.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token.';
+COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token. Null: where the kind says.';
 COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
@@ -64,33 +82,36 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 -- Written out rather than in functions: who may read a view need not be able to call what it calls.
 CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
-		coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || '/…' AS url,
+		coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
 				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[])
+					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
 			FROM jsonb_each(r.config) AS e) AS config,
 		r.enabled, r.created_at
-	FROM monitoring.receiver_defs AS r;
+	FROM monitoring.receiver_defs AS r
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind;
 COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
 COMMENT ON COLUMN monitoring.receivers.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receivers.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host.';
+COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the kind says.';
 COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***.';
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
-CREATE FUNCTION monitoring.check_receiver_url(url text) RETURNS void
+CREATE FUNCTION monitoring.check_receiver_url(url text, schemes text[] DEFAULT '{http,https}') RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	authority text := substring(url FROM '^[Hh][Tt][Tt][Pp][Ss]?://([^/?#]*)');
+	scheme text := lower(substring(url FROM '^([A-Za-z][A-Za-z0-9+.-]*)://'));
+	authority text := substring(url FROM '^[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)');
 BEGIN
 	IF url IS NULL OR octet_length(url) > 4096 THEN
 		RAISE EXCEPTION 'a receiver needs a url of at most 4096 bytes' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF url ~ '[^!-~]' OR strpos(url, E'\\') > 0 THEN
 		RAISE EXCEPTION 'the receiver''s url holds a space, a control character, a backslash or a non-ASCII character'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Percent-encode such characters.';
-	ELSIF authority IS NULL THEN
-		RAISE EXCEPTION 'the receiver''s url must start with http:// or https://'
+	ELSIF authority IS NULL OR scheme <> ALL (schemes) THEN
+		RAISE EXCEPTION 'the receiver''s url must start with %', array_to_string(schemes, ':// or ') || '://'
 			USING ERRCODE = 'invalid_parameter_value';
 	ELSIF strpos(authority, '@') > 0 THEN
 		RAISE EXCEPTION 'the receiver''s url holds credentials'
@@ -98,9 +119,11 @@ BEGIN
 				HINT = 'Put them into the config, as in {"headers": {"Authorization": "..."}}.';
 	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
 		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF scheme ~ '^smtp' AND url !~ '^[^/]*//[^/?#]*/?$' THEN
+		RAISE EXCEPTION 'the url of a mail server is scheme, host and port only' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_receiver_url(text) IS 'Raises 22023 unless the text is an http or https url without credentials, spaces or control characters.';
+COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023 unless the text is a url of one of these schemes without credentials, spaces or control characters.';
 
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -154,24 +177,40 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_receiver_config(jsonb, text[]) IS 'Raises 22023 unless the config is an object of known keys with values in range.';
 
-CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text, config jsonb DEFAULT '{}') RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.run_config_check(function text, owner name, config jsonb) RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_config_check';
+COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most a second; what it raises is raised.';
+
+CREATE FUNCTION monitoring.check_receiver(kind text, url text, config jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	kind_keys text[];
+	k monitoring.receiver_kinds;
+BEGIN
+	SELECT * INTO k FROM monitoring.receiver_kinds AS r WHERE r.kind = check_receiver.kind;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'unknown receiver kind "%"', kind
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Known kinds: ' || (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM monitoring.receiver_kinds AS r) || '.';
+	END IF;
+	IF k.url_required OR url IS NOT NULL THEN
+		PERFORM monitoring.check_receiver_url(url, k.schemes);
+	END IF;
+	PERFORM monitoring.check_receiver_config(config, k.config_keys || k.secret_keys);
+	IF k.config_check IS NOT NULL THEN
+		PERFORM monitoring.run_config_check(k.config_check, k.owner, config
+			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config.';
+
+CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text DEFAULT NULL, config jsonb DEFAULT '{}') RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
 		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	SELECT k.config_keys INTO kind_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'unknown receiver kind "%"', kind
-			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'Known kinds: ' || (SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM monitoring.receiver_kinds AS k) || '.';
-	END IF;
-	PERFORM monitoring.check_receiver_url(url);
-	PERFORM monitoring.check_receiver_config(config, kind_keys);
-
+	PERFORM monitoring.check_receiver(kind, url, config);
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
 	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)
 	ON CONFLICT DO NOTHING;
@@ -181,7 +220,28 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). The url is http or https without credentials. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). Each kind''s own keys are in docs/receivers.md. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+
+CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r monitoring.receiver_defs;
+BEGIN
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	ELSIF jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION 'a receiver''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	r.config := r.config || config;
+	r.config := r.config - ARRAY(SELECT c.key FROM jsonb_each(r.config) AS c WHERE c.value = 'null');
+	r.url := coalesce(url, r.url);
+	PERFORM monitoring.check_receiver(r.kind, r.url, r.config);
+	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = r.config WHERE d.name = alter_receiver.name;
+	PERFORM monitoring.request_routing('wake');
+END $$;
+COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Errors: 42704 if it does not exist, and those of create_receiver.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
