@@ -92,7 +92,8 @@ COMMENT ON FUNCTION monitoring.partition_ranges(oid) IS 'The partitions of a tab
 -- One maker at a time, by the lock that ATTACH PARTITION takes anyway.  Readers
 -- and writers do not notice it, and it cannot be held by those who may only
 -- read.  Who waited finds the partition made.
-CREATE FUNCTION monitoring.make_partition(relation text, at timestamptz, since timestamptz, until timestamptz, partition text)
+CREATE FUNCTION monitoring.make_partition(relation text, at timestamptz, since timestamptz, until timestamptz, partition text,
+                                          wait boolean DEFAULT true)
 RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC'
@@ -103,7 +104,7 @@ DECLARE
     found_part text;
     definition text;
 BEGIN
-    EXECUTE format('LOCK TABLE ONLY monitoring.%I IN SHARE UPDATE EXCLUSIVE MODE', relation);
+    EXECUTE format('LOCK TABLE ONLY monitoring.%I IN SHARE UPDATE EXCLUSIVE MODE %s', relation, CASE WHEN wait THEN '' ELSE 'NOWAIT' END);
     SELECT r.partition INTO found_part FROM monitoring.partition_ranges(parent) r WHERE r.range @> at;
     IF FOUND THEN
         RETURN found_part;
@@ -135,9 +136,9 @@ BEGIN
     RETURN partition;
 END
 $$;
-COMMENT ON FUNCTION monitoring.make_partition(text, timestamptz, timestamptz, timestamptz, text) IS 'Make a partition that holds the given time and reaches from since to until at most. Returns its name, or that of the one which has been made meanwhile. Errors: another session is at it for 5 seconds (55P03).';
+COMMENT ON FUNCTION monitoring.make_partition(text, timestamptz, timestamptz, timestamptz, text, boolean) IS 'Make a partition that holds the given time and reaches from since to until at most. Returns its name, or that of the one which has been made meanwhile. Errors: another session is at it for 5 seconds, or, without wait, now (55P03).';
 
-CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz) RETURNS text
+CREATE FUNCTION monitoring.ensure_partition(relation text, at timestamptz, wait boolean DEFAULT true) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC'
 AS $$
@@ -167,10 +168,10 @@ BEGIN
     IF FOUND THEN
         RETURN found_part;
     END IF;
-    RETURN monitoring.make_partition(relation, at, since, since + step, part);
+    RETURN monitoring.make_partition(relation, at, since, since + step, part, wait);
 END
 $$;
-COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds (55P03).';
+COMMENT ON FUNCTION monitoring.ensure_partition(text, timestamptz, boolean) IS 'Make the partition of a table that holds the given time, if it does not exist. Returns its name. Errors: no retention policy (42704), no such table (42P01), another session is making one for 5 seconds, or, without wait, now (55P03).';
 
 -- Drop one partition unless somebody uses the table right now: never wait, so
 -- that no reader queues behind us; not for the policy's row either, since we hold
@@ -195,9 +196,10 @@ END
 $$;
 COMMENT ON FUNCTION monitoring.drop_partition(text, text) IS 'Drop a partition if no lock has to be waited for. Returns false when the table or its policy is in use; try again later.';
 
--- First all that may wait, then all that locks readers out: nobody queues
--- behind a lock that waits for another.  What fails for one table does not
--- keep the others from being served.
+-- Nothing here waits for a lock: what is in use is left for the next run.  So
+-- the locks that it has on one table when it comes to the next keep others
+-- waiting, but never in a circle, in whatever order they take theirs.  What
+-- fails for one table does not keep the others from being served.
 CREATE FUNCTION monitoring.apply_retention(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (relation text, made int, dropped int, busy int, error text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -209,6 +211,7 @@ DECLARE
     drop_before timestamptz;
     existed text[];
     created jsonb := '{}';
+    in_use  text[] := '{}';
     failed  jsonb := '{}';
 BEGIN
     IF at IS NULL OR NOT isfinite(at) THEN
@@ -221,9 +224,11 @@ BEGIN
             created := created || jsonb_build_object(policy.relation,
                 (SELECT count(DISTINCT e.partition)
                  FROM generate_series(0, policy.premake) i
-                 CROSS JOIN LATERAL monitoring.ensure_partition(policy.relation, at + i * policy.partition_step) AS e(partition)
+                 CROSS JOIN LATERAL monitoring.ensure_partition(policy.relation, at + i * policy.partition_step, false) AS e(partition)
                  WHERE e.partition <> ALL (existed)));
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN lock_not_available THEN
+            in_use := in_use || policy.relation;
+        WHEN OTHERS THEN
             failed := failed || jsonb_build_object(policy.relation, SQLERRM);
             RAISE WARNING 'partitions of "%" could not be made: %', policy.relation, SQLERRM;
         END;
@@ -233,7 +238,7 @@ BEGIN
         relation := policy.relation;
         made := coalesce((created ->> policy.relation)::int, 0);
         dropped := 0;
-        busy := 0;
+        busy := (policy.relation = ANY (in_use))::int;
         error := failed ->> policy.relation;
         drop_before := at - policy.keep;
         IF policy.guard IS NOT NULL THEN
@@ -254,7 +259,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table or its policy was in use (busy), and why none could be made (error).';
+COMMENT ON FUNCTION monitoring.apply_retention(timestamptz) IS 'Make partitions ahead and drop those whose rows are all older than their policy keeps, as of the given time. Returns per table how many were made, dropped, and left for the next run because the table or its policy was in use (busy; one for those that it would have made), and why none could be made (error).';
 
 CREATE FUNCTION monitoring.apply_retention_job(at timestamptz) RETURNS void
 LANGUAGE sql
