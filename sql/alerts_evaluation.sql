@@ -107,6 +107,21 @@ SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '3500 milliseconds'::inte
 SELECT name, state, last_error, firing FROM monitoring.alert_rules WHERE name IN ('kind 6', 'kind 7', 'kind 8', 'kind 9') ORDER BY id;
 SELECT count(*) FROM monitoring.alert_history WHERE rule_name = 'kind 6' AND to_state = 'resolved';
 
+-- two that differ in the label that says that there is no data are told of in one alert
+CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$
+	SELECT d.id, jsonb_build_object('reason', n), 99, NULL::jsonb, NULL::text
+	FROM monitoring.alert_rule_defs AS d, generate_series(1, 2) AS n WHERE d.id = ANY (rule_ids) AND d.name = 'kind 10'
+$$;
+SELECT monitoring.update_alert_rule('kind 10', '{"no_data": "alert", "max_age": "50 milliseconds"}');
+SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '3600 milliseconds'::interval);
+CREATE OR REPLACE FUNCTION public.ae_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$ SELECT 0::bigint, '{}'::jsonb, 0::float8, NULL::jsonb, NULL::text WHERE false $$;
+SELECT sum(monitoring.evaluate_alerts(:'t0'::timestamptz + n * interval '100 milliseconds')) AS transitions FROM generate_series(37, 39) AS n;
+SELECT a.state, a.labels, r.last_error FROM monitoring.alert_rules AS r JOIN monitoring.alerts AS a ON a.rule = r.name WHERE r.name = 'kind 10' ORDER BY 2;
+
 -- the function is gone
 ALTER FUNCTION public.ae_values RENAME TO ae_gone;
 SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + '4 seconds'::interval);

@@ -111,7 +111,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = for
 SET enable_mergejoin = off SET jit = off SET work_mem = '64MB' AS $$
 #variable_conflict use_column
 DECLARE
-	unique_labels boolean;
+	repeated text;
 	noted bigint[];
 	errors text[];
 BEGIN
@@ -164,7 +164,8 @@ BEGIN
 		WHERE NOT inactive AND (p.origin = 'rule_error' AND r.on_error = 'alert' OR NOT EXISTS (
 			SELECT FROM monitoring.alert_states AS a
 			WHERE a.rule_id = r.id AND a.origin = 'value' AND a.state IN ('pending', 'firing')))
-		UNION ALL
+		-- UNION: alerts may differ in this very label
+		UNION
 		SELECT k.rule_id, k.series_labels || '{"reason": "no_data"}', 'no_data', NULL
 		FROM rules AS r
 		JOIN monitoring.alert_states AS k ON k.rule_id = r.id
@@ -264,6 +265,7 @@ BEGIN
 			r.resolved_at, r.clear_since, r.missing_since, at, r.threshold, r.origin
 		FROM ready AS r
 		WHERE r.old_state IS NULL
+		ON CONFLICT DO NOTHING -- the same labels twice, as is found below
 		RETURNING 1
 	), updated AS (
 		UPDATE monitoring.alert_states AS s
@@ -329,20 +331,25 @@ BEGIN
 					WHERE j.present AND (r.error IS NULL OR j.origin <> 'value')
 				) AS u)
 		END,
-		(SELECT count(*) FROM ready)
-			= (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted),
+		CASE WHEN (SELECT count(*) FROM ready)
+				<> (SELECT count(*) FROM inserted) + (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted)
+			THEN coalesce((
+				SELECT min(r.series_labels::text)
+				FROM (SELECT t.series_labels FROM ready AS t GROUP BY t.rule_id, t.fingerprint, t.series_labels HAVING count(*) > 1) AS r), '')
+		END,
 		n.ids, n.errors
-	INTO transitions, shown, unique_labels, noted, errors
+	INTO transitions, shown, repeated, noted, errors
 	FROM (
 		SELECT array_agg(r.id ORDER BY r.id) AS ids, array_agg(left(r.error, 1000) ORDER BY r.id) AS errors
 		FROM rules AS r
 		WHERE NOT inactive AND left(r.error, 1000) IS DISTINCT FROM r.last_error
 	) AS n;
 
-	-- a new label set twice violates the primary key
-	IF NOT unique_labels THEN
-		RAISE EXCEPTION 'function % gave a value of the same labels twice', source
-			USING ERRCODE = 'cardinality_violation';
+	IF repeated = '' THEN
+		RAISE EXCEPTION 'alerts were changed while they were evaluated'
+			USING ERRCODE = 'serialization_failure', HINT = 'Only evaluations, and functions that lock the rule, may write monitoring.alert_states.';
+	ELSIF repeated IS NOT NULL THEN
+		RAISE EXCEPTION 'function % gave the labels % twice', source, repeated USING ERRCODE = 'cardinality_violation';
 	END IF;
 	IF noted IS NOT NULL THEN
 		PERFORM monitoring.note_rule_errors(noted, errors, at);
@@ -613,7 +620,7 @@ BEGIN
 	IF at IS NULL OR NOT isfinite(at) THEN
 		RAISE EXCEPTION 'the time of an evaluation must be finite' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	-- in the order of the names, as apply_retention takes their locks
+	-- in the order of the names, as all who need both take their locks
 	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
