@@ -7199,11 +7199,24 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happened to an alert, in order: its transitions (kind pending, firing, resolved, or inactive for one that did not fire), what people did (actor says who) and what the extension decided.';
 
+-- Events know the groups of alerts that have ended, too. All alerts of a digest are one group, which says nothing about them.
+CREATE FUNCTION monitoring.group_keys(alert_ids bigint[], since timestamptz) RETURNS TABLE (alert_id bigint, keys text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT e.alert_id, array_agg(DISTINCT e.details ->> 'group_key')
+	FROM monitoring.alert_events AS e
+	WHERE e.alert_id = ANY (alert_ids) AND e.at >= since AND e.kind = 'routed'
+		AND NOT EXISTS (
+			SELECT FROM monitoring.route_settings() AS r WHERE r.name = e.details ->> 'route' AND r.digest IS NOT NULL)
+	GROUP BY e.alert_id
+$$;
+COMMENT ON FUNCTION monitoring.group_keys(bigint[], timestamptz) IS 'Keys of the groups that alerts have come to since a time, digests left out; no row for alerts that have come to none.';
+
 CREATE FUNCTION monitoring.correlated_alerts(alert bigint, within interval DEFAULT '15 minutes', shared text[] DEFAULT NULL)
-RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fired_at timestamptz, same_rule boolean, shared_labels jsonb)
+RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fired_at timestamptz, same_group boolean, shared_labels jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	self record;
+	own_keys text[];
 BEGIN
 	SELECT h.rule_id, h.labels, coalesce(h.fired_at, h.active_at) AS at INTO self
 	FROM monitoring.alert_history AS h
@@ -7215,18 +7228,28 @@ BEGIN
 	ELSIF within IS NULL OR within < '0' OR NOT isfinite(self.at + within) THEN
 		RAISE EXCEPTION 'the time between correlated alerts must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	own_keys := (SELECT k.keys FROM monitoring.group_keys(ARRAY[alert], self.at) AS k);
 	RETURN QUERY
-	SELECT h.alert_id, h.rule_name, h.severity, h.labels, h.fired_at, h.rule_id = self.rule_id, c.pairs
-	FROM monitoring.alert_history AS h
-	CROSS JOIN LATERAL (
-		SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS pairs, count(*) AS number
-		FROM jsonb_each(h.labels) AS e
-		WHERE self.labels -> e.key = e.value AND (shared IS NULL OR e.key = ANY (shared))) AS c
-	WHERE h.at BETWEEN self.at - within AND self.at + within AND h.to_state = 'firing'
-		AND h.alert_id <> alert AND (h.rule_id = self.rule_id OR c.number > 0)
-	ORDER BY c.number DESC, greatest(h.at - self.at, self.at - h.at), h.alert_id;
+	WITH near AS MATERIALIZED (
+		SELECT h.alert_id, h.rule_id, h.rule_name, h.severity, h.labels, h.fired_at, greatest(h.at - self.at, self.at - h.at) AS apart
+		FROM monitoring.alert_history AS h
+		WHERE h.at BETWEEN self.at - within AND self.at + within AND h.to_state = 'firing' AND h.alert_id <> alert
+	), judged AS (
+		SELECT n.*, CASE WHEN own_keys IS NULL THEN n.rule_id = self.rule_id ELSE coalesce(g.keys && own_keys, false) END AS same_group,
+			c.pairs, c.number
+		FROM near AS n
+		LEFT JOIN monitoring.group_keys((SELECT array_agg(m.alert_id) FROM near AS m), self.at - within) AS g ON g.alert_id = n.alert_id
+		CROSS JOIN LATERAL (
+			SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS pairs, count(*) AS number
+			FROM jsonb_each(n.labels) AS e
+			WHERE self.labels -> e.key = e.value AND (shared IS NULL OR e.key = ANY (shared))) AS c
+	)
+	SELECT j.alert_id, j.rule_name, j.severity, j.labels, j.fired_at, j.same_group, j.pairs
+	FROM judged AS j
+	WHERE j.same_group OR j.number > 0
+	ORDER BY j.number DESC, j.apart, j.alert_id;
 END $$;
-COMMENT ON FUNCTION monitoring.correlated_alerts(bigint, interval, text[]) IS 'Alerts that fired within a time before or after an alert did and are of the same rule or share labels with it (of those in `shared`; null: any), closest relatives first. Errors: 42704 if there is no such alert, 22023 for a negative time.';
+COMMENT ON FUNCTION monitoring.correlated_alerts(bigint, interval, text[]) IS 'Alerts that fired within a time before or after an alert did and came to the same group (see notification_groups; if the alert came to none, those of its rule) or share labels with it (of those in `shared`; null: any), closest relatives first. Errors: 42704 if there is no such alert, 22023 for a negative time.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Many alerts

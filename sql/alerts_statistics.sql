@@ -88,9 +88,9 @@ SELECT t.at - :'t0' AS after, t.kind FROM monitoring.alert_history AS h CROSS JO
 
 -- what fired at about the same time and has something in common
 SELECT alert_id AS b FROM monitoring.alert_history WHERE rule_name = 'disk' AND labels ->> 'host' = 'a' AND to_state = 'firing' \gset
-SELECT rule, labels ->> 'host' AS host, fired_at - :'t0' AS fired, same_rule, shared_labels FROM monitoring.correlated_alerts(:b);
-SELECT rule, labels ->> 'host' AS host, fired_at - :'t0' AS fired, same_rule, shared_labels FROM monitoring.correlated_alerts(:b, '1 hour');
-SELECT rule, labels ->> 'host' AS host, same_rule, shared_labels FROM monitoring.correlated_alerts(:b, '1 hour', '{dc}');
+SELECT rule, labels ->> 'host' AS host, fired_at - :'t0' AS fired, same_group, shared_labels FROM monitoring.correlated_alerts(:b);
+SELECT rule, labels ->> 'host' AS host, fired_at - :'t0' AS fired, same_group, shared_labels FROM monitoring.correlated_alerts(:b, '1 hour');
+SELECT rule, labels ->> 'host' AS host, same_group, shared_labels FROM monitoring.correlated_alerts(:b, '1 hour', '{dc}');
 SELECT count(*) FROM monitoring.correlated_alerts(:b, '0');
 
 -- bad input
