@@ -3106,6 +3106,7 @@ BEGIN
 	UPDATE monitoring.silence_defs AS s
 	SET starts_at = least(s.starts_at, at), ends_at = at, updated_by = monitoring.calling_role(), updated_at = at
 	WHERE s.id = silence.id;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.expire_silence(bigint, timestamptz) IS 'End a silence now, also one that has not begun. Errors: 42704 if it does not exist, 55000 if it has expired.';
 
@@ -3213,6 +3214,7 @@ BEGIN
 		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.enable_inhibition_rule(text, boolean) IS 'Enable or disable an inhibition rule. Error 42704 if it does not exist.';
 
@@ -3224,6 +3226,7 @@ BEGIN
 		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.drop_inhibition_rule(text) IS 'Drop an inhibition rule. Error 42704 if it does not exist.';
 
@@ -3560,6 +3563,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.acknowledge_alerts(jsonb, timestamptz, text, timestamptz) IS 'Acknowledge all pending and firing alerts whose labels match, such as {"alertname": "slow checkout"}, and return how many that changed. Errors as acknowledge_alert, and those of matchers.';
 
+CREATE FUNCTION monitoring.wake_groups_of(alert_id bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.request_routing('wake', s.rule_id) FROM monitoring.alert_states AS s WHERE s.alert_id = wake_groups_of.alert_id
+$$;
+COMMENT ON FUNCTION monitoring.wake_groups_of(bigint) IS 'Have the next evaluation look at the groups of an alert''s rule: somebody may have to be told of it again.';
+
 CREATE FUNCTION monitoring.unacknowledge_alert(alert_id bigint, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS boolean
@@ -3574,6 +3583,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'unacknowledged', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -3681,6 +3691,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'unsnoozed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -3734,6 +3745,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'undismissed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -3775,7 +3787,7 @@ DECLARE
 	transitions bigint[];
 BEGIN
 	comment := monitoring.check_comment(comment);
-	-- in the order of the names, as apply_retention takes their locks
+	-- in the order of the names, as all who need both take their locks
 	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	SELECT array_agg(l.id) INTO rules
@@ -7914,12 +7926,12 @@ CREATE TABLE monitoring.routing_queue (
 	rule_id bigint,
 	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
-COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at every group (wake), route what is firing anew (reroute).';
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at groups (wake), route what is firing anew (reroute).';
 COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
 COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
 COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
 COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
-COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'Of reroute: the rule whose alerts are routed anew; null: all.';
+COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'The rule whose alerts are routed anew, or whose groups are looked at; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
 CREATE SEQUENCE monitoring.alert_groups_id_seq;
@@ -8017,7 +8029,7 @@ CREATE FUNCTION monitoring.request_routing(kind text, rule_id bigint DEFAULT NUL
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO monitoring.routing_queue (kind, rule_id) VALUES (request_routing.kind, request_routing.rule_id)
 $$;
-COMMENT ON FUNCTION monitoring.request_routing(text, bigint) IS 'Have the next evaluation look at every group (wake) or route what is firing, of one rule or of all, anew (reroute).';
+COMMENT ON FUNCTION monitoring.request_routing(text, bigint) IS 'Have the next evaluation look at the groups (wake) or route what is firing anew (reroute), of one rule or of all.';
 
 CREATE FUNCTION monitoring.queue_transitions(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -8586,7 +8598,10 @@ BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
 			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
-			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL AND m.told_alert_id IS DISTINCT FROM m.alert_id) AS waiting,
+			-- What keeps an alert quiet may end by itself. One that was told of before may be missing in what was told since;
+			-- a digest tells of nothing again.
+			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL
+				AND (s.digest IS NULL OR m.told_alert_id IS DISTINCT FROM m.alert_id)) AS waiting,
 			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
 			max(m.told_at + r.repeat_every) FILTER (WHERE m.state = 'cooling') AS cool_at
 		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
@@ -8620,7 +8635,7 @@ BEGIN
 	FROM planned AS p
 	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
 END $$;
-COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told or is suppressed, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
 
 CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -8658,14 +8673,16 @@ DECLARE
 	history_ats timestamptz[];
 	kinds text[];
 	rerouted bigint[];
+	woken bigint[];
 BEGIN
 	WITH asked AS (
 		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id
 	)
 	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
 		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind),
-		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END
-	INTO history_ids, history_ats, kinds, rerouted
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END,
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'wake') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'wake') END
+	INTO history_ids, history_ats, kinds, rerouted, woken
 	FROM asked AS q;
 	history_ids := history_ids || transitions;
 	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
@@ -8683,7 +8700,7 @@ BEGIN
 		PERFORM monitoring.reroute_alerts(rerouted, at);
 	END IF;
 	IF 'wake' = ANY (kinds) THEN
-		PERFORM monitoring.wake_groups(NULL, at);
+		PERFORM monitoring.wake_groups(woken, at);
 	END IF;
 	PERFORM monitoring.escalate(at);
 	RETURN monitoring.flush_groups(at);

@@ -138,6 +138,48 @@ SELECT * FROM pg_temp.at('1 min');
 SELECT * FROM pg_temp.at('5 min 30 s');
 ROLLBACK TO s;
 
+-- told of, then quiet while others are told of: told again at the first interval at which nothing holds it back
+SELECT monitoring.update_route('medium', '{"repeat_interval": "10 hours"}');
+SELECT pg_temp.fire('a', 'x');
+SELECT * FROM pg_temp.at('0 s');
+SELECT * FROM pg_temp.at('30 s');
+SELECT monitoring.create_silence('{"host": "x"}', '10 min', at => '2030-01-07 00:01+00') > 0;
+SELECT pg_temp.fire('a', 'y');
+SELECT * FROM pg_temp.at('2 min');
+SELECT * FROM pg_temp.at('5 min 30 s');
+SELECT * FROM pg_temp.at('10 min 30 s');
+SELECT * FROM pg_temp.at('15 min 30 s');
+SELECT * FROM pg_temp.at('20 min 30 s');
+ROLLBACK TO s;
+-- what people take back counts at once where there is no interval
+SELECT pg_temp.rule('own', 'low', '{all}');
+CREATE FUNCTION pg_temp.x() RETURNS bigint LANGUAGE sql AS $$ SELECT alert_id FROM monitoring.alerts WHERE state = 'firing' AND labels ->> 'host' = 'x' $$;
+SELECT pg_temp.fire('own', 'x');
+SELECT * FROM pg_temp.at('0 s');
+SELECT monitoring.snooze_alert(pg_temp.x(), '1 hour', at => '2030-01-07 00:00:01+00');
+SELECT pg_temp.fire('own', 'y');
+SELECT * FROM pg_temp.at('2 s');
+SELECT monitoring.unsnooze_alert(pg_temp.x(), at => '2030-01-07 00:00:03+00');
+SELECT * FROM pg_temp.at('3 s');
+SELECT monitoring.dismiss_alert(pg_temp.x(), at => '2030-01-07 00:00:04+00'), pg_temp.ok('own', 'y');
+SELECT * FROM pg_temp.at('5 s');
+SELECT monitoring.undismiss_alert(pg_temp.x(), at => '2030-01-07 00:00:06+00');
+SELECT * FROM pg_temp.at('6 s');
+SELECT monitoring.create_silence('{"host": "x"}', '1 hour', at => '2030-01-07 00:00:07+00') > 0, pg_temp.fire('own', 'y');
+SELECT * FROM pg_temp.at('8 s');
+SELECT monitoring.expire_silence(max(id), at => '2030-01-07 00:00:09+00') FROM monitoring.silence_defs;
+SELECT * FROM pg_temp.at('9 s');
+SELECT monitoring.create_inhibition_rule('y', '{"host": "y"}', '{"host": "x"}'), pg_temp.fire('own', 'z');
+SELECT * FROM pg_temp.at('10 s');
+SELECT monitoring.drop_inhibition_rule('y');
+SELECT * FROM pg_temp.at('11 s');
+SELECT pg_temp.ok('own', 'y', 'z'), monitoring.acknowledge_alert(pg_temp.x(), at => '2030-01-07 00:00:12+00');
+SELECT * FROM pg_temp.at('12 s');
+SELECT * FROM pg_temp.at('5 hours');
+SELECT monitoring.unacknowledge_alert(pg_temp.x(), at => '2030-01-07 05:00:01+00');
+SELECT * FROM pg_temp.at('5 hours 1 s');
+ROLLBACK TO s;
+
 -- acknowledged: no repetition, but news and the end are told; and once it expires, what is overdue is repeated
 SELECT pg_temp.fire('a', 'x');
 SELECT * FROM pg_temp.at('0 s');
@@ -298,4 +340,27 @@ UPDATE monitoring.alert_group_members SET suppressed_by = 'test';
 SELECT * FROM pg_temp.at('1 min');
 SELECT * FROM pg_temp.at('5 min 29 s');
 SELECT suppressed_by, count(*) FROM monitoring.alert_group_members GROUP BY 1;
+ROLLBACK TO s;
+
+-- alerts are related by the group that they came to, also once it is gone; not by a digest, nor by a rule that is grouped otherwise
+CREATE FUNCTION pg_temp.related(rule text, host text) RETURNS TABLE (related text, same_group boolean, shared text) LANGUAGE sql AS $$
+	SELECT c.rule || ' ' || (c.labels ->> 'host'), c.same_group, c.shared_labels::text
+	FROM monitoring.alert_history AS h CROSS JOIN LATERAL monitoring.correlated_alerts(h.alert_id) AS c
+	WHERE h.rule_name = related.rule AND h.labels ->> 'host' = related.host AND h.to_state = 'firing' AND h.at >= '2030-01-07' ORDER BY 1
+$$;
+SELECT pg_temp.rule('c', 'low'), pg_temp.rule('d', 'low'), pg_temp.rule('own', 'high', '{all}'), pg_temp.rule('none', 'high', '{}');
+SELECT monitoring.create_route('site', '{"host": {"=~": "s.*"}}', group_by => '{site,host}', place => 1) > 0;
+SELECT monitoring.update_alert_rule('b', '{"extra_labels": {"site": "1"}}');
+SELECT pg_temp.fire('a', 'x', 'y', 's', 's2'), pg_temp.fire('b', 'z', 's'), pg_temp.fire('c', 'v'), pg_temp.fire('d', 'w'), pg_temp.fire('own', 'o1', 'o2'), pg_temp.fire('none', 'n1', 'n2');
+SELECT * FROM pg_temp.at('0 s');
+DELETE FROM pg_temp.breach;
+SELECT count(*) FROM pg_temp.at('1 s');
+SELECT count(*) FROM pg_temp.at('1 hour');
+SELECT count(*) AS groups FROM monitoring.alert_groups;
+SELECT 'a x' AS of, * FROM pg_temp.related('a', 'x');
+SELECT 'a s' AS of, * FROM pg_temp.related('a', 's');
+SELECT 'b s' AS of, * FROM pg_temp.related('b', 's');
+SELECT 'c v' AS of, * FROM pg_temp.related('c', 'v');
+SELECT 'own o1' AS of, * FROM pg_temp.related('own', 'o1');
+SELECT 'none n1' AS of, * FROM pg_temp.related('none', 'n1');
 ROLLBACK;

@@ -341,7 +341,10 @@ BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
 			count(*) FILTER (WHERE m.state <> 'cooling') AS alive,
-			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL AND m.told_alert_id IS DISTINCT FROM m.alert_id) AS waiting,
+			-- What keeps an alert quiet may end by itself. One that was told of before may be missing in what was told since;
+			-- a digest tells of nothing again.
+			bool_or(m.state = 'resolved' OR m.state = 'firing' AND m.suppressed_by IS NOT NULL
+				AND (s.digest IS NULL OR m.told_alert_id IS DISTINCT FROM m.alert_id)) AS waiting,
 			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
 			max(m.told_at + r.repeat_every) FILTER (WHERE m.state = 'cooling') AS cool_at
 		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
@@ -375,7 +378,7 @@ BEGIN
 	FROM planned AS p
 	WHERE g.id = p.group_id AND (p.open OR p.due_at IS NOT NULL);
 END $$;
-COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
+COMMENT ON FUNCTION monitoring.schedule_groups(bigint[], timestamptz) IS 'When groups that have been looked at are due again: after group_interval while an alert waits to be told or is suppressed, otherwise when they are to be repeated. A group whose alerts have ended goes; one that has to remember some of them for a while stays that long.';
 
 CREATE FUNCTION monitoring.flush_groups(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -413,14 +416,16 @@ DECLARE
 	history_ats timestamptz[];
 	kinds text[];
 	rerouted bigint[];
+	woken bigint[];
 BEGIN
 	WITH asked AS (
 		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id
 	)
 	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
 		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind),
-		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END
-	INTO history_ids, history_ats, kinds, rerouted
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END,
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'wake') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'wake') END
+	INTO history_ids, history_ats, kinds, rerouted, woken
 	FROM asked AS q;
 	history_ids := history_ids || transitions;
 	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
@@ -438,7 +443,7 @@ BEGIN
 		PERFORM monitoring.reroute_alerts(rerouted, at);
 	END IF;
 	IF 'wake' = ANY (kinds) THEN
-		PERFORM monitoring.wake_groups(NULL, at);
+		PERFORM monitoring.wake_groups(woken, at);
 	END IF;
 	PERFORM monitoring.escalate(at);
 	RETURN monitoring.flush_groups(at);

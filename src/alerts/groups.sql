@@ -26,12 +26,12 @@ CREATE TABLE monitoring.routing_queue (
 	rule_id bigint,
 	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
-COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at every group (wake), route what is firing anew (reroute).';
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at groups (wake), route what is firing anew (reroute).';
 COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
 COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
 COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
 COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
-COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'Of reroute: the rule whose alerts are routed anew; null: all.';
+COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'The rule whose alerts are routed anew, or whose groups are looked at; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
 CREATE SEQUENCE monitoring.alert_groups_id_seq;
@@ -129,7 +129,7 @@ CREATE FUNCTION monitoring.request_routing(kind text, rule_id bigint DEFAULT NUL
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO monitoring.routing_queue (kind, rule_id) VALUES (request_routing.kind, request_routing.rule_id)
 $$;
-COMMENT ON FUNCTION monitoring.request_routing(text, bigint) IS 'Have the next evaluation look at every group (wake) or route what is firing, of one rule or of all, anew (reroute).';
+COMMENT ON FUNCTION monitoring.request_routing(text, bigint) IS 'Have the next evaluation look at the groups (wake) or route what is firing anew (reroute), of one rule or of all.';
 
 CREATE FUNCTION monitoring.queue_transitions(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$

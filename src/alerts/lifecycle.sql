@@ -184,6 +184,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.acknowledge_alerts(jsonb, timestamptz, text, timestamptz) IS 'Acknowledge all pending and firing alerts whose labels match, such as {"alertname": "slow checkout"}, and return how many that changed. Errors as acknowledge_alert, and those of matchers.';
 
+CREATE FUNCTION monitoring.wake_groups_of(alert_id bigint) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.request_routing('wake', s.rule_id) FROM monitoring.alert_states AS s WHERE s.alert_id = wake_groups_of.alert_id
+$$;
+COMMENT ON FUNCTION monitoring.wake_groups_of(bigint) IS 'Have the next evaluation look at the groups of an alert''s rule: somebody may have to be told of it again.';
+
 CREATE FUNCTION monitoring.unacknowledge_alert(alert_id bigint, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS boolean
@@ -198,6 +204,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'unacknowledged', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -305,6 +312,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'unsnoozed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -358,6 +366,7 @@ BEGIN
 	IF FOUND THEN
 		PERFORM monitoring.add_alert_event(alert_id, 'undismissed', jsonb_strip_nulls(jsonb_build_object('comment', comment)),
 			at, monitoring.calling_role());
+		PERFORM monitoring.wake_groups_of(alert_id);
 		RETURN true;
 	END IF;
 	RETURN false;
@@ -399,7 +408,7 @@ DECLARE
 	transitions bigint[];
 BEGIN
 	comment := monitoring.check_comment(comment);
-	-- in the order of the names, as apply_retention takes their locks
+	-- in the order of the names, as all who need both take their locks
 	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	SELECT array_agg(l.id) INTO rules

@@ -398,6 +398,7 @@ BEGIN
 	UPDATE monitoring.silence_defs AS s
 	SET starts_at = least(s.starts_at, at), ends_at = at, updated_by = monitoring.calling_role(), updated_at = at
 	WHERE s.id = silence.id;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.expire_silence(bigint, timestamptz) IS 'End a silence now, also one that has not begun. Errors: 42704 if it does not exist, 55000 if it has expired.';
 
@@ -505,6 +506,7 @@ BEGIN
 		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.enable_inhibition_rule(text, boolean) IS 'Enable or disable an inhibition rule. Error 42704 if it does not exist.';
 
@@ -516,6 +518,7 @@ BEGIN
 		RAISE EXCEPTION 'inhibition rule "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.inhibition_rules.';
 	END IF;
+	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.drop_inhibition_rule(text) IS 'Drop an inhibition rule. Error 42704 if it does not exist.';
 
