@@ -3,6 +3,37 @@
 -- core: what every slice builds on.
 
 COMMENT ON SCHEMA monitoring IS 'Metrics, alerts and server insight. Units are seconds, bytes and ratios 0..1; times are UTC.';
+
+-- Tables whose first rows CREATE EXTENSION makes, and which people change as they like: pg_dump carries all rows, and the
+-- first that is restored takes the place of those that CREATE EXTENSION has just made.
+CREATE FUNCTION monitoring.replace_builtin() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('DELETE FROM %s WHERE builtin', TG_RELID::regclass);
+	NEW.builtin := false;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION monitoring.replace_builtin() IS 'Trigger: rows that a dump brings replace the builtin ones of their table.';
+
+-- Instead of foreign keys between tables that pg_dump carries: pg_restore -j fills the tables of an extension in any order.
+-- Who makes a row that names a kind locks the kind FOR KEY SHARE before he looks whether it exists, as a foreign key would.
+CREATE FUNCTION monitoring.keep_what_is_used() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	key text := to_jsonb(OLD) ->> TG_ARGV[0];
+	used boolean;
+BEGIN
+	IF TG_OP = 'UPDATE' AND to_jsonb(NEW) ->> TG_ARGV[0] = key THEN
+		RETURN NEW;
+	END IF;
+	EXECUTE format('SELECT EXISTS (SELECT FROM monitoring.%I AS r WHERE r.%I = $1)', TG_ARGV[1], TG_ARGV[0]) INTO used USING key;
+	IF used THEN
+		RAISE EXCEPTION '"%" of % is still needed', key, TG_RELID::regclass
+			USING ERRCODE = 'dependent_objects_still_exist', DETAIL = format('Rows of monitoring.%I name it.', TG_ARGV[1]);
+	END IF;
+	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END $$;
+COMMENT ON FUNCTION monitoring.keep_what_is_used() IS 'Trigger with the arguments column and table: a row whose value of this column rows of the table name can be neither deleted nor renamed (2BP01).';
 -- sketch: the distribution of many values in a few hundred bytes.
 
 CREATE TYPE monitoring.sketch;
@@ -1996,7 +2027,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs_id_seq', 
 CREATE TABLE monitoring.alert_rule_defs (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_rule_defs_id_seq'),
 	name text NOT NULL UNIQUE,
-	kind text NOT NULL DEFAULT 'metric' REFERENCES monitoring.alert_rule_kinds (kind),
+	kind text NOT NULL DEFAULT 'metric',
 	metric text,
 	fn text,
 	over interval NOT NULL CHECK (over > '0'),
@@ -2421,6 +2452,11 @@ CREATE TRIGGER alert_rule_kind_check BEFORE INSERT OR UPDATE ON monitoring.alert
 	FOR EACH ROW EXECUTE FUNCTION monitoring.alert_rule_kind_check();
 COMMENT ON TRIGGER alert_rule_kind_check ON monitoring.alert_rule_kinds IS 'Checks the functions that a kind names.';
 
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF kind ON monitoring.alert_rule_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('kind', 'alert_rule_defs');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.alert_rule_kinds IS 'Refuses to take away what rows of alert_rule_defs name, unless a dump is being restored.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Creating and changing rules
 ----------------------------------------------------------------------------------------------------------------------
@@ -2470,6 +2506,8 @@ BEGIN
 	rule.pack := create_alert_rule.pack;
 	rule.enabled := create_alert_rule.enabled;
 	rule.owner := monitoring.calling_role();
+	-- it stays until we have committed
+	PERFORM FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind FOR KEY SHARE;
 	rule := monitoring.check_alert_rule(rule);
 	PERFORM monitoring.check_rule_parent(rule);
 
@@ -5201,16 +5239,29 @@ CREATE TABLE monitoring.component_status_kinds (
 	status text PRIMARY KEY,
 	rank integer NOT NULL UNIQUE,
 	downtime_weight float8 NOT NULL CHECK (downtime_weight BETWEEN 0 AND 1),
-	severities text[] NOT NULL DEFAULT '{}'
+	severities text[] NOT NULL DEFAULT '{}',
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.component_status_kinds IS 'What the status of a component can be. How much of the time in a status counts as down, and which alerts bring it about, can be changed with UPDATE.';
 COMMENT ON COLUMN monitoring.component_status_kinds.status IS 'Name of the status, as status pages use it.';
 COMMENT ON COLUMN monitoring.component_status_kinds.rank IS 'The highest of several wins.';
 COMMENT ON COLUMN monitoring.component_status_kinds.downtime_weight IS 'Share of the time in this status that counts as down.';
 COMMENT ON COLUMN monitoring.component_status_kinds.severities IS 'A firing alert of these severities puts its components into this status.';
+COMMENT ON COLUMN monitoring.component_status_kinds.builtin IS 'True for those that CREATE EXTENSION made; a dump that is restored takes their place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.component_status_kinds', '');
 INSERT INTO monitoring.component_status_kinds VALUES
-	('operational', 0, 0, '{}'), ('degraded_performance', 1, 0, '{medium}'), ('partial_outage', 2, 0.3, '{high}'),
-	('major_outage', 3, 1, '{critical}'), ('under_maintenance', 4, 0, '{}');
+	('operational', 0, 0, '{}', true), ('degraded_performance', 1, 0, '{medium}', true), ('partial_outage', 2, 0.3, '{high}', true),
+	('major_outage', 3, 1, '{critical}', true), ('under_maintenance', 4, 0, '{}', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.component_status_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.component_status_kinds IS 'When a dump is restored its statuses replace those of the extension.';
+
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF status ON monitoring.component_status_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('status', 'component_statuses');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.component_status_kinds IS 'Refuses to take away what rows of component_statuses name, unless a dump is being restored.';
 
 CREATE TABLE monitoring.component_defs (
 	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
@@ -5229,11 +5280,11 @@ COMMENT ON COLUMN monitoring.component_defs.place IS 'Place on the page.';
 COMMENT ON COLUMN monitoring.component_defs.created_at IS 'Since when it is watched.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.component_defs', '');
 
--- No foreign key to the component: pg_restore -j fills the tables of an extension in any order.
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.component_statuses (
 	component text NOT NULL,
 	since timestamptz NOT NULL,
-	status text NOT NULL REFERENCES monitoring.component_status_kinds (status),
+	status text NOT NULL,
 	message text NOT NULL,
 	actor name NOT NULL,
 	PRIMARY KEY (component, since)
@@ -5291,7 +5342,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM monitoring.component_defs AS c WHERE c.name = set_component_status.component) THEN
 		RAISE EXCEPTION 'component "%" does not exist', component USING ERRCODE = 'undefined_object';
-	ELSIF NOT EXISTS (SELECT FROM monitoring.component_status_kinds AS k WHERE k.status = set_component_status.status) THEN
+	END IF;
+	PERFORM FROM monitoring.component_status_kinds AS k WHERE k.status = set_component_status.status FOR KEY SHARE;
+	IF NOT FOUND THEN
 		RAISE EXCEPTION 'unknown status "%"', status USING ERRCODE = 'invalid_parameter_value',
 			HINT = (SELECT 'Statuses are ' || string_agg(k.status, ', ' ORDER BY k.rank) || '.' FROM monitoring.component_status_kinds AS k);
 	END IF;
@@ -5673,7 +5726,8 @@ CREATE TABLE monitoring.incident_policies (
 	within interval NOT NULL CHECK (within >= '0'),
 	auto_resolve boolean NOT NULL DEFAULT true,
 	place integer NOT NULL DEFAULT 0,
-	enabled boolean NOT NULL DEFAULT true
+	enabled boolean NOT NULL DEFAULT true,
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.incident_policies IS 'Of which alerts incidents are opened. The first policy that fits an alert takes it. Change them with set_incident_policy.';
 COMMENT ON COLUMN monitoring.incident_policies.name IS 'Name of the policy.';
@@ -5684,7 +5738,8 @@ COMMENT ON COLUMN monitoring.incident_policies.within IS 'How long after its lat
 COMMENT ON COLUMN monitoring.incident_policies.auto_resolve IS 'Whether an incident is resolved when all its alerts are.';
 COMMENT ON COLUMN monitoring.incident_policies.place IS 'Order among the policies.';
 COMMENT ON COLUMN monitoring.incident_policies.enabled IS 'False: opens nothing.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_policies', $$WHERE name <> 'critical'$$);
+COMMENT ON COLUMN monitoring.incident_policies.builtin IS 'True for the policy that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_policies', '');
 
 CREATE SEQUENCE monitoring.incident_id_seq;
 COMMENT ON SEQUENCE monitoring.incident_id_seq IS 'Ids of incidents.';
@@ -5779,8 +5834,13 @@ COMMENT ON COLUMN monitoring.incident_roles.role IS 'The role, such as commander
 COMMENT ON COLUMN monitoring.incident_roles.person IS 'Who has it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_roles', '');
 
-INSERT INTO monitoring.incident_policies (name, severities, correlate_by, within)
-VALUES ('critical', '{critical}', '{service,database,host,slo,tenant}', '30 minutes');
+INSERT INTO monitoring.incident_policies (name, severities, correlate_by, within, builtin)
+VALUES ('critical', '{critical}', '{service,database,host,slo,tenant}', '30 minutes', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.incident_policies
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.incident_policies IS 'When a dump is restored its policies replace those of the extension.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Views
@@ -7462,20 +7522,10 @@ CROSS JOIN (VALUES
 ) AS s (position, severity, receivers, group_wait, group_interval, escalation_policy, digest)
 ORDER BY s.position;
 
--- pg_dump carries all routes: the first that is restored takes the place of those that CREATE EXTENSION has just made.
-CREATE FUNCTION monitoring.restore_routes() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	DELETE FROM monitoring.routes AS r WHERE r.builtin;
-	NEW.builtin := false;
-	RETURN NEW;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_routes() IS 'Trigger: routes that a dump brings replace the ones of the extension.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.routes
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_routes();
-COMMENT ON TRIGGER restore ON monitoring.routes IS 'Takes over changed routes when a dump is restored.';
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.routes IS 'When a dump is restored its routes replace those of the extension.';
 
 CREATE FUNCTION monitoring.matchers_text(matchers jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -7619,6 +7669,10 @@ BEGIN
 	IF bad IS NOT NULL OR array_position(route.receivers, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', bad
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
+	ELSIF route.escalation_policy <> '' AND NOT EXISTS (
+		SELECT FROM monitoring.escalation_policies AS p WHERE p.name = route.escalation_policy) THEN
+		RAISE EXCEPTION 'escalation policy "%" does not exist', route.escalation_policy
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_escalation_policy first; an empty text is none.';
 	END IF;
 
 	IF route.parent_id IS NULL AND (route.matchers <> '{}' OR route.continue_matching OR NOT route.enabled
@@ -7628,7 +7682,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes
@@ -7703,7 +7757,7 @@ BEGIN
 	PERFORM monitoring.request_routing('reroute');
 	RETURN route.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_route(text, jsonb, text, text[], text[], interval, interval, interval, boolean, text[], text[], text, interval, integer) IS 'Create a route below another (default: the root) and return its id. An alert takes a route when its labels match (labels_match; alertname and severity are labels too): the routes below are tried in order, the first that matches takes the alert, and the following ones too if it has continue_matching; when none below matches, the alert is the route''s own. place is its place among its neighbours, from 1; null: the last. What is null is taken from the parent. Alerts that are firing are routed anew. Errors: 22023 for anything that is not valid, 42704 for an unknown parent, receiver or time interval, 42710 if the name is taken, 54000 beyond 15 levels.';
+COMMENT ON FUNCTION monitoring.create_route(text, jsonb, text, text[], text[], interval, interval, interval, boolean, text[], text[], text, interval, integer) IS 'Create a route below another (default: the root) and return its id. An alert takes a route when its labels match (labels_match; alertname and severity are labels too): the routes below are tried in order, the first that matches takes the alert, and the following ones too if it has continue_matching; when none below matches, the alert is the route''s own. place is its place among its neighbours, from 1; null: the last. What is null is taken from the parent. Alerts that are firing are routed anew. Errors: 22023 for anything that is not valid, 42704 for an unknown parent, receiver, time interval or escalation policy, 42710 if the name is taken, 54000 beyond 15 levels.';
 
 CREATE FUNCTION monitoring.update_route(name text, changes jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -9332,13 +9386,15 @@ COMMENT ON FUNCTION monitoring.on_call_gaps(timestamptz, timestamptz) IS 'When n
 CREATE TABLE monitoring.escalation_policies (
 	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
 	repeats integer NOT NULL DEFAULT 0 CHECK (repeats BETWEEN 0 AND 100),
-	description text NOT NULL DEFAULT ''
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.escalation_policies IS 'Escalation policies, which routes name. Use set_escalation_policy and drop_escalation_policy to change them.';
 COMMENT ON COLUMN monitoring.escalation_policies.name IS 'Name of the policy.';
 COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps are gone through again.';
 COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
+COMMENT ON COLUMN monitoring.escalation_policies.builtin IS 'True for the policy that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', '');
 
 -- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.escalation_steps (
@@ -9348,6 +9404,7 @@ CREATE TABLE monitoring.escalation_steps (
 	receivers text[] NOT NULL DEFAULT '{}',
 	contacts text[] NOT NULL DEFAULT '{}',
 	schedules text[] NOT NULL DEFAULT '{}',
+	builtin boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (policy, step)
 );
 COMMENT ON TABLE monitoring.escalation_steps IS 'Steps of escalation policies.';
@@ -9357,7 +9414,8 @@ COMMENT ON COLUMN monitoring.escalation_steps.delay IS 'How long after the step 
 COMMENT ON COLUMN monitoring.escalation_steps.receivers IS 'Receivers that are told; an asterisk stands for all. When none of those named exists, all are.';
 COMMENT ON COLUMN monitoring.escalation_steps.contacts IS 'People that are told.';
 COMMENT ON COLUMN monitoring.escalation_steps.schedules IS 'Schedules whose person on call is told.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', $$WHERE policy <> 'critical'$$);
+COMMENT ON COLUMN monitoring.escalation_steps.builtin IS 'True for the step that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', '');
 
 CREATE TABLE monitoring.escalations (
 	alert_id bigint PRIMARY KEY,
@@ -9375,8 +9433,18 @@ COMMENT ON COLUMN monitoring.escalations.due_at IS 'When it comes; infinity: all
 CREATE INDEX escalations_due_at ON monitoring.escalations (due_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.escalations', '');
 
-INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.');
-INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers) VALUES ('critical', 1, '15 minutes', '{*}');
+INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.', true);
+INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers, builtin) VALUES ('critical', 1, '15 minutes', '{*}', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.escalation_policies
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.escalation_policies IS 'When a dump is restored its policies replace those of the extension.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.escalation_steps
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.escalation_steps IS 'When a dump is restored its steps replace those of the extension.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Setting up
@@ -9438,6 +9506,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	used text;
 BEGIN
+	-- as who edits a route does: none comes that names it
+	LOCK TABLE monitoring.routes IN SHARE ROW EXCLUSIVE MODE;
 	SELECT min(r.name) INTO used FROM monitoring.routes AS r WHERE r.escalation_policy = drop_escalation_policy.name;
 	IF used IS NOT NULL THEN
 		RAISE EXCEPTION 'escalation policy "%" is still needed', name
@@ -9842,13 +9912,18 @@ CREATE TRIGGER receiver_kind_check BEFORE INSERT OR UPDATE ON monitoring.receive
 	FOR EACH ROW EXECUTE FUNCTION monitoring.receiver_kind_check();
 COMMENT ON TRIGGER receiver_kind_check ON monitoring.receiver_kinds IS 'Checks formatter and owner.';
 
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF kind ON monitoring.receiver_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('kind', 'receiver_defs');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.receiver_kinds IS 'Refuses to take away what rows of receiver_defs name, unless a dump is being restored.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Receivers
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE monitoring.receiver_defs (
 	name text PRIMARY KEY,
-	kind text NOT NULL REFERENCES monitoring.receiver_kinds (kind),
+	kind text NOT NULL,
 	url text,
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
@@ -9994,6 +10069,8 @@ BEGIN
 		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	-- it stays until we have committed
+	PERFORM FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind FOR KEY SHARE;
 	PERFORM monitoring.check_receiver(kind, url, config);
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
 	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)

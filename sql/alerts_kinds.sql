@@ -235,6 +235,12 @@ SELECT monitoring.create_alert_rule('secret', NULL, NULL, '1 minute', '>', 0, ki
 SELECT monitoring.create_alert_rule('mine', NULL, NULL, '1 minute', '>', 0, kind => 'sql', params => '{"query": "SELECT current_user, count(*) FROM ak.levels"}') > 0;
 SELECT monitoring.evaluate_alerts(pg_temp.at('17 seconds'));
 SELECT a.rule, a.labels, a.value FROM monitoring.alerts AS a WHERE a.rule = 'mine';
+-- a kind stays as long as there are rules of it
+DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'level';
+RESET ROLE;
+UPDATE monitoring.alert_rule_kinds SET kind = 'levels' WHERE kind = 'level';
+UPDATE monitoring.alert_rule_kinds SET kind = 'level', description = 'his own' WHERE kind = 'level' RETURNING kind, description;
+SET ROLE mon_test_kinds;
 SELECT monitoring.drop_alert_rule(name) FROM monitoring.alert_rules;
 DELETE FROM monitoring.alert_rule_kinds WHERE kind = 'level';
 RESET ROLE;

@@ -24,6 +24,7 @@ SELECT monitoring.enable_receiver('team-lead', false);
 SELECT route, receivers FROM monitoring.test_route('{"severity": "high"}') WHERE verdict = 'taken';
 
 -- inheritance: everything but matchers, continue and times
+SELECT monitoring.set_escalation_policy('shop', '[{"receivers": ["*"]}]');
 SELECT monitoring.set_time_interval('nights', '{"times": [{"start": "22:00", "end": "24:00"}, {"start": "00:00", "end": "06:00"}]}');
 SELECT monitoring.create_route('shop', '{"team": "shop"}', receivers => '{chat}', group_by => '{alertname,site}', group_wait => '10 s', group_interval => '1 min',
 	repeat_interval => '1 h', continue_matching => true, mute_times => '{nights}', escalation_policy => 'shop', place => 1) > 0;
@@ -63,6 +64,7 @@ SELECT s, pg_temp.try('SELECT monitoring.' || s) AS error FROM unnest(ARRAY[
 	$$create_route('x', group_by => '{a,...}')$$, $$create_route('x', group_by => '{""}')$$, $$create_route('x', group_by => '{{a}}')$$,
 	$$create_route('x', group_wait => '-1 s')$$, $$create_route('x', group_interval => '0')$$, $$create_route('x', repeat_interval => '0')$$,
 	$$create_route('x', repeat_interval => '1 month')$$, $$create_route('x', digest => '1 s')$$, $$create_route('x', digest => '-1 h')$$,
+	$$create_route('x', escalation_policy => 'nobody')$$, $$update_route('Shop', '{"escalation_policy": "nobody"}')$$, $$drop_escalation_policy('shop')$$,
 	$$create_route('x', mute_times => '{never}')$$, $$create_route('x', active_times => '{never}')$$, $$create_route('x', active_times => '{NULL}')$$,
 	$$update_route('nobody', '{}')$$, $$update_route('Shop', '[]')$$, $$update_route('Shop', '{"parent": "root"}')$$, $$update_route('Shop', '{"name": "root"}')$$,
 	$$update_route('root', '{"matchers": {"a": "b"}}')$$, $$update_route('root', '{"enabled": false}')$$, $$update_route('root', '{"mute_times": ["nights"]}')$$,

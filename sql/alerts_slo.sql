@@ -151,6 +151,7 @@ SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.create_component('x', selector => '{"a": {"=~": "("}}')$$,
 	$$monitoring.set_component_status('nothing', 'operational')$$, $$monitoring.set_component_status('blog', 'fine')$$,
 	$$monitoring.drop_component('nothing')$$]) AS s CROSS JOIN LATERAL pg_temp.fails('SELECT ' || s) AS f;
+DELETE FROM monitoring.component_status_kinds WHERE status = 'major_outage';
 SELECT monitoring.drop_component('blog');
 SELECT monitoring.drop_component('checkout');
 SELECT monitoring.drop_slo(name) FROM monitoring.slos;

@@ -63,4 +63,6 @@ SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function, owne
 SELECT pg_temp.try('SELECT * FROM monitoring.receiver_defs');
 SELECT pg_temp.try($$SELECT monitoring.create_receiver('x', 'webhook', 'https://example.com/')$$);
 RESET ROLE;
+-- and stays as long as there are receivers of it
+SELECT pg_temp.try($$DELETE FROM monitoring.receiver_kinds WHERE kind = 'webhook'$$);
 ROLLBACK;

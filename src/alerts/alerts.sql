@@ -34,7 +34,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_rule_defs_id_seq', 
 CREATE TABLE monitoring.alert_rule_defs (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_rule_defs_id_seq'),
 	name text NOT NULL UNIQUE,
-	kind text NOT NULL DEFAULT 'metric' REFERENCES monitoring.alert_rule_kinds (kind),
+	kind text NOT NULL DEFAULT 'metric',
 	metric text,
 	fn text,
 	over interval NOT NULL CHECK (over > '0'),
@@ -459,6 +459,11 @@ CREATE TRIGGER alert_rule_kind_check BEFORE INSERT OR UPDATE ON monitoring.alert
 	FOR EACH ROW EXECUTE FUNCTION monitoring.alert_rule_kind_check();
 COMMENT ON TRIGGER alert_rule_kind_check ON monitoring.alert_rule_kinds IS 'Checks the functions that a kind names.';
 
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF kind ON monitoring.alert_rule_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('kind', 'alert_rule_defs');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.alert_rule_kinds IS 'Refuses to take away what rows of alert_rule_defs name, unless a dump is being restored.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Creating and changing rules
 ----------------------------------------------------------------------------------------------------------------------
@@ -508,6 +513,8 @@ BEGIN
 	rule.pack := create_alert_rule.pack;
 	rule.enabled := create_alert_rule.enabled;
 	rule.owner := monitoring.calling_role();
+	-- it stays until we have committed
+	PERFORM FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind FOR KEY SHARE;
 	rule := monitoring.check_alert_rule(rule);
 	PERFORM monitoring.check_rule_parent(rule);
 

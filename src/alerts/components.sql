@@ -7,16 +7,29 @@ CREATE TABLE monitoring.component_status_kinds (
 	status text PRIMARY KEY,
 	rank integer NOT NULL UNIQUE,
 	downtime_weight float8 NOT NULL CHECK (downtime_weight BETWEEN 0 AND 1),
-	severities text[] NOT NULL DEFAULT '{}'
+	severities text[] NOT NULL DEFAULT '{}',
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.component_status_kinds IS 'What the status of a component can be. How much of the time in a status counts as down, and which alerts bring it about, can be changed with UPDATE.';
 COMMENT ON COLUMN monitoring.component_status_kinds.status IS 'Name of the status, as status pages use it.';
 COMMENT ON COLUMN monitoring.component_status_kinds.rank IS 'The highest of several wins.';
 COMMENT ON COLUMN monitoring.component_status_kinds.downtime_weight IS 'Share of the time in this status that counts as down.';
 COMMENT ON COLUMN monitoring.component_status_kinds.severities IS 'A firing alert of these severities puts its components into this status.';
+COMMENT ON COLUMN monitoring.component_status_kinds.builtin IS 'True for those that CREATE EXTENSION made; a dump that is restored takes their place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.component_status_kinds', '');
 INSERT INTO monitoring.component_status_kinds VALUES
-	('operational', 0, 0, '{}'), ('degraded_performance', 1, 0, '{medium}'), ('partial_outage', 2, 0.3, '{high}'),
-	('major_outage', 3, 1, '{critical}'), ('under_maintenance', 4, 0, '{}');
+	('operational', 0, 0, '{}', true), ('degraded_performance', 1, 0, '{medium}', true), ('partial_outage', 2, 0.3, '{high}', true),
+	('major_outage', 3, 1, '{critical}', true), ('under_maintenance', 4, 0, '{}', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.component_status_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.component_status_kinds IS 'When a dump is restored its statuses replace those of the extension.';
+
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF status ON monitoring.component_status_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('status', 'component_statuses');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.component_status_kinds IS 'Refuses to take away what rows of component_statuses name, unless a dump is being restored.';
 
 CREATE TABLE monitoring.component_defs (
 	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
@@ -35,11 +48,11 @@ COMMENT ON COLUMN monitoring.component_defs.place IS 'Place on the page.';
 COMMENT ON COLUMN monitoring.component_defs.created_at IS 'Since when it is watched.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.component_defs', '');
 
--- No foreign key to the component: pg_restore -j fills the tables of an extension in any order.
+-- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.component_statuses (
 	component text NOT NULL,
 	since timestamptz NOT NULL,
-	status text NOT NULL REFERENCES monitoring.component_status_kinds (status),
+	status text NOT NULL,
 	message text NOT NULL,
 	actor name NOT NULL,
 	PRIMARY KEY (component, since)
@@ -97,7 +110,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM monitoring.component_defs AS c WHERE c.name = set_component_status.component) THEN
 		RAISE EXCEPTION 'component "%" does not exist', component USING ERRCODE = 'undefined_object';
-	ELSIF NOT EXISTS (SELECT FROM monitoring.component_status_kinds AS k WHERE k.status = set_component_status.status) THEN
+	END IF;
+	PERFORM FROM monitoring.component_status_kinds AS k WHERE k.status = set_component_status.status FOR KEY SHARE;
+	IF NOT FOUND THEN
 		RAISE EXCEPTION 'unknown status "%"', status USING ERRCODE = 'invalid_parameter_value',
 			HINT = (SELECT 'Statuses are ' || string_agg(k.status, ', ' ORDER BY k.rank) || '.' FROM monitoring.component_status_kinds AS k);
 	END IF;

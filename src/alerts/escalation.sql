@@ -7,13 +7,15 @@
 CREATE TABLE monitoring.escalation_policies (
 	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
 	repeats integer NOT NULL DEFAULT 0 CHECK (repeats BETWEEN 0 AND 100),
-	description text NOT NULL DEFAULT ''
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.escalation_policies IS 'Escalation policies, which routes name. Use set_escalation_policy and drop_escalation_policy to change them.';
 COMMENT ON COLUMN monitoring.escalation_policies.name IS 'Name of the policy.';
 COMMENT ON COLUMN monitoring.escalation_policies.repeats IS 'How often all steps are gone through again.';
 COMMENT ON COLUMN monitoring.escalation_policies.description IS 'What it is for.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', $$WHERE name <> 'critical'$$);
+COMMENT ON COLUMN monitoring.escalation_policies.builtin IS 'True for the policy that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_policies', '');
 
 -- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.escalation_steps (
@@ -23,6 +25,7 @@ CREATE TABLE monitoring.escalation_steps (
 	receivers text[] NOT NULL DEFAULT '{}',
 	contacts text[] NOT NULL DEFAULT '{}',
 	schedules text[] NOT NULL DEFAULT '{}',
+	builtin boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (policy, step)
 );
 COMMENT ON TABLE monitoring.escalation_steps IS 'Steps of escalation policies.';
@@ -32,7 +35,8 @@ COMMENT ON COLUMN monitoring.escalation_steps.delay IS 'How long after the step 
 COMMENT ON COLUMN monitoring.escalation_steps.receivers IS 'Receivers that are told; an asterisk stands for all. When none of those named exists, all are.';
 COMMENT ON COLUMN monitoring.escalation_steps.contacts IS 'People that are told.';
 COMMENT ON COLUMN monitoring.escalation_steps.schedules IS 'Schedules whose person on call is told.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', $$WHERE policy <> 'critical'$$);
+COMMENT ON COLUMN monitoring.escalation_steps.builtin IS 'True for the step that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.escalation_steps', '');
 
 CREATE TABLE monitoring.escalations (
 	alert_id bigint PRIMARY KEY,
@@ -50,8 +54,18 @@ COMMENT ON COLUMN monitoring.escalations.due_at IS 'When it comes; infinity: all
 CREATE INDEX escalations_due_at ON monitoring.escalations (due_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.escalations', '');
 
-INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.');
-INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers) VALUES ('critical', 1, '15 minutes', '{*}');
+INSERT INTO monitoring.escalation_policies VALUES ('critical', 0, 'Critical alerts that nobody has acknowledged after 15 minutes.', true);
+INSERT INTO monitoring.escalation_steps (policy, step, delay, receivers, builtin) VALUES ('critical', 1, '15 minutes', '{*}', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.escalation_policies
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.escalation_policies IS 'When a dump is restored its policies replace those of the extension.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.escalation_steps
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.escalation_steps IS 'When a dump is restored its steps replace those of the extension.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Setting up
@@ -113,6 +127,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	used text;
 BEGIN
+	-- as who edits a route does: none comes that names it
+	LOCK TABLE monitoring.routes IN SHARE ROW EXCLUSIVE MODE;
 	SELECT min(r.name) INTO used FROM monitoring.routes AS r WHERE r.escalation_policy = drop_escalation_policy.name;
 	IF used IS NOT NULL THEN
 		RAISE EXCEPTION 'escalation policy "%" is still needed', name

@@ -17,7 +17,8 @@ CREATE TABLE monitoring.incident_policies (
 	within interval NOT NULL CHECK (within >= '0'),
 	auto_resolve boolean NOT NULL DEFAULT true,
 	place integer NOT NULL DEFAULT 0,
-	enabled boolean NOT NULL DEFAULT true
+	enabled boolean NOT NULL DEFAULT true,
+	builtin boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE monitoring.incident_policies IS 'Of which alerts incidents are opened. The first policy that fits an alert takes it. Change them with set_incident_policy.';
 COMMENT ON COLUMN monitoring.incident_policies.name IS 'Name of the policy.';
@@ -28,7 +29,8 @@ COMMENT ON COLUMN monitoring.incident_policies.within IS 'How long after its lat
 COMMENT ON COLUMN monitoring.incident_policies.auto_resolve IS 'Whether an incident is resolved when all its alerts are.';
 COMMENT ON COLUMN monitoring.incident_policies.place IS 'Order among the policies.';
 COMMENT ON COLUMN monitoring.incident_policies.enabled IS 'False: opens nothing.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_policies', $$WHERE name <> 'critical'$$);
+COMMENT ON COLUMN monitoring.incident_policies.builtin IS 'True for the policy that CREATE EXTENSION made; a dump that is restored takes its place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_policies', '');
 
 CREATE SEQUENCE monitoring.incident_id_seq;
 COMMENT ON SEQUENCE monitoring.incident_id_seq IS 'Ids of incidents.';
@@ -123,8 +125,13 @@ COMMENT ON COLUMN monitoring.incident_roles.role IS 'The role, such as commander
 COMMENT ON COLUMN monitoring.incident_roles.person IS 'Who has it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_roles', '');
 
-INSERT INTO monitoring.incident_policies (name, severities, correlate_by, within)
-VALUES ('critical', '{critical}', '{service,database,host,slo,tenant}', '30 minutes');
+INSERT INTO monitoring.incident_policies (name, severities, correlate_by, within, builtin)
+VALUES ('critical', '{critical}', '{service,database,host,slo,tenant}', '30 minutes', true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.incident_policies
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.incident_policies IS 'When a dump is restored its policies replace those of the extension.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Views

@@ -70,20 +70,10 @@ CROSS JOIN (VALUES
 ) AS s (position, severity, receivers, group_wait, group_interval, escalation_policy, digest)
 ORDER BY s.position;
 
--- pg_dump carries all routes: the first that is restored takes the place of those that CREATE EXTENSION has just made.
-CREATE FUNCTION monitoring.restore_routes() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	DELETE FROM monitoring.routes AS r WHERE r.builtin;
-	NEW.builtin := false;
-	RETURN NEW;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_routes() IS 'Trigger: routes that a dump brings replace the ones of the extension.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.routes
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_routes();
-COMMENT ON TRIGGER restore ON monitoring.routes IS 'Takes over changed routes when a dump is restored.';
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.routes IS 'When a dump is restored its routes replace those of the extension.';
 
 CREATE FUNCTION monitoring.matchers_text(matchers jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -227,6 +217,10 @@ BEGIN
 	IF bad IS NOT NULL OR array_position(route.receivers, NULL) IS NOT NULL THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', bad
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
+	ELSIF route.escalation_policy <> '' AND NOT EXISTS (
+		SELECT FROM monitoring.escalation_policies AS p WHERE p.name = route.escalation_policy) THEN
+		RAISE EXCEPTION 'escalation policy "%" does not exist', route.escalation_policy
+			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_escalation_policy first; an empty text is none.';
 	END IF;
 
 	IF route.parent_id IS NULL AND (route.matchers <> '{}' OR route.continue_matching OR NOT route.enabled
@@ -236,7 +230,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver or a time interval that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes
@@ -311,7 +305,7 @@ BEGIN
 	PERFORM monitoring.request_routing('reroute');
 	RETURN route.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_route(text, jsonb, text, text[], text[], interval, interval, interval, boolean, text[], text[], text, interval, integer) IS 'Create a route below another (default: the root) and return its id. An alert takes a route when its labels match (labels_match; alertname and severity are labels too): the routes below are tried in order, the first that matches takes the alert, and the following ones too if it has continue_matching; when none below matches, the alert is the route''s own. place is its place among its neighbours, from 1; null: the last. What is null is taken from the parent. Alerts that are firing are routed anew. Errors: 22023 for anything that is not valid, 42704 for an unknown parent, receiver or time interval, 42710 if the name is taken, 54000 beyond 15 levels.';
+COMMENT ON FUNCTION monitoring.create_route(text, jsonb, text, text[], text[], interval, interval, interval, boolean, text[], text[], text, interval, integer) IS 'Create a route below another (default: the root) and return its id. An alert takes a route when its labels match (labels_match; alertname and severity are labels too): the routes below are tried in order, the first that matches takes the alert, and the following ones too if it has continue_matching; when none below matches, the alert is the route''s own. place is its place among its neighbours, from 1; null: the last. What is null is taken from the parent. Alerts that are firing are routed anew. Errors: 22023 for anything that is not valid, 42704 for an unknown parent, receiver, time interval or escalation policy, 42710 if the name is taken, 54000 beyond 15 levels.';
 
 CREATE FUNCTION monitoring.update_route(name text, changes jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

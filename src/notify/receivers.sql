@@ -58,13 +58,18 @@ CREATE TRIGGER receiver_kind_check BEFORE INSERT OR UPDATE ON monitoring.receive
 	FOR EACH ROW EXECUTE FUNCTION monitoring.receiver_kind_check();
 COMMENT ON TRIGGER receiver_kind_check ON monitoring.receiver_kinds IS 'Checks formatter and owner.';
 
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF kind ON monitoring.receiver_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('kind', 'receiver_defs');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.receiver_kinds IS 'Refuses to take away what rows of receiver_defs name, unless a dump is being restored.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- Receivers
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE TABLE monitoring.receiver_defs (
 	name text PRIMARY KEY,
-	kind text NOT NULL REFERENCES monitoring.receiver_kinds (kind),
+	kind text NOT NULL,
 	url text,
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
@@ -210,6 +215,8 @@ BEGIN
 		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	-- it stays until we have committed
+	PERFORM FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind FOR KEY SHARE;
 	PERFORM monitoring.check_receiver(kind, url, config);
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
 	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)

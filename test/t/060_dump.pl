@@ -65,6 +65,24 @@ INSERT INTO monitoring.own VALUES ('2024-05-05', 1);
 CREATE FUNCTION public.own_job(at timestamptz) RETURNS void LANGUAGE sql AS '';
 INSERT INTO monitoring.jobs (name, function, every) VALUES ('own', 'public.own_job', '1 year');
 SQL
+# Kinds of one's own and what is of them; what comes with the extension, changed or gone
+$node->safe_psql('source', <<'SQL');
+CREATE FUNCTION public.own_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql AS $$ SELECT r, '{}'::jsonb, 1::float8, NULL::jsonb, NULL::text FROM unnest(rule_ids) AS r $$;
+INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('own', 'public.own_values');
+SELECT monitoring.create_alert_rule('own', NULL, NULL, '1 minute', '>', 1, kind => 'own');
+CREATE FUNCTION public.own_format(receiver jsonb, notification jsonb) RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE sql AS $$ SELECT 'POST', receiver ->> 'url', '{}'::jsonb, '' $$;
+INSERT INTO monitoring.receiver_kinds (kind, function) VALUES ('own', 'public.own_format');
+SELECT monitoring.create_receiver('own', 'own', 'https://own.example.com/');
+UPDATE monitoring.component_status_kinds SET rank = 5 WHERE status = 'under_maintenance';
+UPDATE monitoring.component_status_kinds SET rank = 4, downtime_weight = 0.9 WHERE status = 'major_outage';
+INSERT INTO monitoring.component_status_kinds VALUES ('odd', 3, 0.1, '{low}');
+SELECT monitoring.create_component('shop', at => '2024-05-05'), monitoring.set_component_status('shop', 'odd', at => '2024-05-06');
+SELECT monitoring.set_incident_policy('critical', '{critical,high}', within => '5 minutes'), monitoring.set_incident_policy('another', '{low}');
+SELECT monitoring.set_escalation_policy('critical', '[{"delay": "1 minute", "receivers": ["hook"]}, {"delay": "2 minutes", "receivers": ["*"]}]', 3);
+SQL
 # All levels of storage, late rows that wait, and a deleted series that rows of segments still hold
 $node->safe_psql('source', <<'SQL');
 SELECT monitoring.increment('gone_total', 3), monitoring.increment('kept_total', 5);
@@ -107,6 +125,11 @@ my %look = (
 	'inhibition rules' => 'SELECT i.* FROM monitoring.inhibition_rule_defs i ORDER BY name',
 	'time intervals' => 'SELECT t.* FROM monitoring.time_intervals t ORDER BY name',
 	'routes' => 'SELECT t.* FROM monitoring.route_tree t',
+	'kinds' => 'SELECT kind, function FROM monitoring.alert_rule_kinds UNION ALL SELECT kind, function FROM monitoring.receiver_kinds ORDER BY 1, 2',
+	'statuses' => 'SELECT status, rank, downtime_weight, severities FROM monitoring.component_status_kinds ORDER BY rank',
+	'components' => 'SELECT c.*, s.* FROM monitoring.component_defs c JOIN monitoring.component_statuses s ON s.component = c.name',
+	'incident policies' => q{SELECT to_jsonb(p) - 'builtin' FROM monitoring.incident_policies p ORDER BY name},
+	'escalation policies' => q{SELECT to_jsonb(p) - 'builtin', to_jsonb(s) - 'builtin' FROM monitoring.escalation_policies p JOIN monitoring.escalation_steps s ON s.policy = p.name ORDER BY name, step},
 	'groups of alerts' => 'SELECT g.*, m.*, r.* FROM monitoring.alert_groups g JOIN monitoring.alert_group_members m ON m.group_id = g.id JOIN monitoring.alert_group_receivers r ON r.group_id = g.id',
 	'what sessions asked for' => 'SELECT q.* FROM monitoring.routing_queue q ORDER BY id',
 	'receivers' => 'SELECT r.* FROM monitoring.receiver_defs r ORDER BY name',
