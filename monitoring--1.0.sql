@@ -1651,13 +1651,16 @@ COMMENT ON FUNCTION monitoring.clip_text(text, integer) IS 'The longest beginnin
 -- Utility statements are not normalised, so that a password may stand in them.
 CREATE FUNCTION monitoring.redact_statement(query text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT regexp_replace(regexp_replace(query,
+	SELECT CASE WHEN strpos(query, '''') > 0 AND query ~* '(set_receiver_secret|create_receiver|alter_receiver)'
+		THEN lower(substring(query FROM '(?i)(set_receiver_secret|create_receiver|alter_receiver)')) || '***'
+		ELSE regexp_replace(regexp_replace(query,
 		-- PASSWORD 'x', e'x' with escapes, or dollar-quoted; to the end if the literal was cut off
 		'(\mpassword\s*)(''(''''|[^''])*(''|$)|e''(\\.|''''|[^''\\])*(''|$)|\$(\w*)\$.*(\$\7\$|$))', '\1''***''', 'gi'),
 		-- in a connection string
 		'(\mpassword=)(''''.*''''|[^\s'',;)$]+)', '\1***', 'gi')
+		END
 $$;
-COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***.';
+COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***; of one that gives literals to set_receiver_secret, create_receiver or alter_receiver only that name.';
 
 CREATE FUNCTION monitoring.fetch_statement_texts(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -9929,11 +9932,11 @@ CREATE TABLE monitoring.receiver_defs (
 	enabled boolean NOT NULL DEFAULT true,
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which hold secrets: granted to nobody. See the view receivers.';
+COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
 COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receiver_defs.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token. Null: where the kind says.';
-COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver.';
+COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token. Null: where the kind says, or a secret (config.url).';
+COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
@@ -9941,9 +9944,12 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 -- Written out rather than in functions: who may read a view need not be able to call what it calls.
 CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
-		coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END AS url,
+		CASE WHEN r.config ? 'url' THEN '***'
+			ELSE coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
-				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[])
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls}'::text[])
+					OR jsonb_typeof(e.value) = 'object' AND jsonb_typeof(e.value -> 'secret') = 'string' AND e.value - 'secret' = '{}'
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
 			FROM jsonb_each(r.config) AS e) AS config,
@@ -9953,8 +9959,8 @@ CREATE VIEW monitoring.receivers AS
 COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
 COMMENT ON COLUMN monitoring.receivers.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receivers.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the kind says.';
-COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***.';
+COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the kind says; *** if all of it is a secret.';
+COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***, {"secret": key} is one of the view secrets.';
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
@@ -9975,7 +9981,8 @@ BEGIN
 	ELSIF strpos(authority, '@') > 0 THEN
 		RAISE EXCEPTION 'the receiver''s url holds credentials'
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'Put them into the config, as in {"headers": {"Authorization": "..."}}.';
+				HINT = CASE WHEN scheme ~ '^smtp' THEN 'Put them into the config, as username and password.'
+					ELSE 'Put them into the config, as in {"headers": {"Authorization": {"value": "..."}}}.' END;
 	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
 		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF scheme ~ '^smtp' AND url !~ '^[^/]*//[^/?#]*/?$' THEN
@@ -9987,14 +9994,15 @@ COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[] || kind_keys;
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2}'::text[] || kind_keys;
 	bad text;
 BEGIN
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
 		RAISE EXCEPTION 'a receiver''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
-	SELECT min(k) INTO bad FROM jsonb_object_keys(config) AS k WHERE k <> ALL (known);
+	-- A url stands here only as a secret.
+	SELECT min(k) INTO bad FROM jsonb_object_keys(config) AS k WHERE k <> ALL (known || 'url'::text);
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'unknown key "%" in the receiver''s config', bad
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Known keys: ' || array_to_string(known, ', ') || '.';
@@ -10011,9 +10019,25 @@ BEGIN
 				HINT = 'timeout_seconds and connect_timeout_seconds take 0.01 to 60, max_attempts 1 to 100, max_age_seconds 1 to 86400.';
 	END IF;
 
-	IF config ? 'send_resolved' AND jsonb_typeof(config -> 'send_resolved') <> 'boolean' THEN
-		RAISE EXCEPTION 'key "send_resolved" in the receiver''s config must be true or false'
+	SELECT min(e.key) INTO bad FROM jsonb_each(config) AS e
+	WHERE e.key = ANY ('{send_resolved,http2}'::text[]) AND jsonb_typeof(e.value) <> 'boolean';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config must be true or false', bad
 			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	SELECT min(e.key) INTO bad FROM jsonb_each(config) AS e
+	WHERE e.key = ANY ('{ca_file,cert_file,key_file}'::text[])
+		AND NOT (jsonb_typeof(e.value) = 'string' AND (e.value #>> '{}') ~ '^/[^[:cntrl:]]+$' AND octet_length(e.value #>> '{}') <= 1000);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config must be an absolute path without control characters', bad
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF (config ? 'key_file') <> (config ? 'cert_file') THEN
+		RAISE EXCEPTION 'a client certificate is a cert_file and a key_file' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'min_tls' AND (config -> 'min_tls') NOT IN ('"1.2"', '"1.3"') THEN
+		RAISE EXCEPTION 'key "min_tls" in the receiver''s config must be "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'starttls' AND (config -> 'starttls') NOT IN ('"required"', '"never"') THEN
+		RAISE EXCEPTION 'key "starttls" in the receiver''s config must be "required" or "never"' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
 	IF config ? 'headers' THEN
@@ -10025,7 +10049,8 @@ BEGIN
 		FROM jsonb_each(config -> 'headers') AS h
 		WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
 			OR lower(h.key) = ANY ('{idempotency-key,host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
-			OR jsonb_typeof(h.value) <> 'string' OR (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
+			OR jsonb_typeof(h.value) NOT IN ('string', 'object')
+			OR jsonb_typeof(h.value) = 'string' AND (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
 			OR octet_length(h.value #>> '{}') > 8192;
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
@@ -10051,7 +10076,9 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Known kinds: ' || (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM monitoring.receiver_kinds AS r) || '.';
 	END IF;
-	IF k.url_required OR url IS NOT NULL THEN
+	IF config ? 'url' AND url IS NOT NULL THEN
+		RAISE EXCEPTION 'the receiver has a url and another one in its config' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT coalesce(config ? 'url', false) AND (k.url_required OR url IS NOT NULL) THEN
 		PERFORM monitoring.check_receiver_url(url, k.schemes);
 	END IF;
 	PERFORM monitoring.check_receiver_config(config, k.config_keys || k.secret_keys);
@@ -10060,34 +10087,42 @@ BEGIN
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config.';
+COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}.';
 
 CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text DEFAULT NULL, config jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	taken record;
 BEGIN
+	PERFORM monitoring.hide_statement();
 	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
 		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	-- it stays until we have committed
 	PERFORM FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind FOR KEY SHARE;
-	PERFORM monitoring.check_receiver(kind, url, config);
+	SELECT * INTO taken FROM monitoring.take_secrets(config,
+		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
+	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
-	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)
+	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped)
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). Each kind''s own keys are in docs/receivers.md. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true). Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	r monitoring.receiver_defs;
+	taken record;
 BEGIN
+	PERFORM monitoring.hide_statement();
 	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -10097,9 +10132,17 @@ BEGIN
 	END IF;
 	r.config := r.config || config;
 	r.config := r.config - ARRAY(SELECT c.key FROM jsonb_each(r.config) AS c WHERE c.value = 'null');
-	r.url := coalesce(url, r.url);
-	PERFORM monitoring.check_receiver(r.kind, r.url, r.config);
-	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = r.config WHERE d.name = alter_receiver.name;
+	IF url IS NOT NULL AND NOT config ? 'url' THEN
+		r.config := r.config - 'url';
+	END IF;
+	r.url := CASE WHEN config -> 'url' <> 'null' THEN url ELSE coalesce(url, r.url) END;
+	SELECT * INTO taken FROM monitoring.take_secrets(r.config,
+		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind));
+	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
+	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = taken.stripped WHERE d.name = alter_receiver.name;
+	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
+	DELETE FROM monitoring.receiver_secrets AS s
+	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Errors: 42704 if it does not exist, and those of create_receiver.';
@@ -10129,6 +10172,212 @@ BEGIN
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
 COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
+-- secrets: what receivers authenticate with. Formatters get markers in their place; the notifier (secrets.c) puts in the
+-- secrets when the request is ready, and reads those that are in files or in its environment.
+
+CREATE TABLE monitoring.receiver_secrets (
+	receiver text NOT NULL,
+	key text NOT NULL CHECK (key ~ '^[A-Za-z][A-Za-z0-9_.-]{0,199}$'),
+	source text NOT NULL CHECK (source IN ('value', 'file', 'environment')),
+	value text NOT NULL,
+	set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (receiver, key)
+);
+COMMENT ON TABLE monitoring.receiver_secrets IS 'Secrets of receivers: granted to nobody. pg_dump takes along references to files and environment variables; the secrets that stand here themselves only with monitoring.dump_secrets = on in its session. See the view secrets.';
+COMMENT ON COLUMN monitoring.receiver_secrets.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receiver_secrets.key IS 'Key of the secret, as in {"secret": key} in the receiver''s config.';
+COMMENT ON COLUMN monitoring.receiver_secrets.source IS 'value (it is in the next column), file or environment (that has the path, or the variable''s name).';
+COMMENT ON COLUMN monitoring.receiver_secrets.value IS 'The secret, path or name.';
+COMMENT ON COLUMN monitoring.receiver_secrets.set_at IS 'When it was set.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_secrets',
+	$$WHERE source <> 'value' OR pg_catalog.current_setting('monitoring.dump_secrets', true) = 'on'$$);
+
+-- In place of a foreign key: a parallel restore fills the tables in any order.
+CREATE FUNCTION monitoring.forget_secrets() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.receiver_secrets AS s WHERE s.receiver = OLD.name;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.forget_secrets() IS 'Trigger of receiver_defs: secrets go with their receiver.';
+
+CREATE TRIGGER forget_secrets AFTER DELETE ON monitoring.receiver_defs
+	FOR EACH ROW EXECUTE FUNCTION monitoring.forget_secrets();
+COMMENT ON TRIGGER forget_secrets ON monitoring.receiver_defs IS 'Secrets go with their receiver.';
+
+CREATE FUNCTION monitoring.hide_statement() RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_hide_statement';
+COMMENT ON FUNCTION monitoring.hide_statement() IS 'Take the text of the statement under way, which may hold a secret, out of pg_stat_activity and of what is logged of it from now on. Functions that take secrets call it.';
+
+-- What a config names: a kind's secret keys, the url, headers.
+CREATE FUNCTION monitoring.secret_keys(config jsonb) RETURNS SETOF text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT e.value ->> 'secret' FROM jsonb_each(config) AS e
+	WHERE e.key <> 'headers' AND jsonb_typeof(e.value) = 'object' AND e.value ->> 'secret' IS NOT NULL
+	UNION
+	SELECT h.value ->> 'secret' FROM jsonb_each(CASE WHEN jsonb_typeof(config -> 'headers') = 'object' THEN config -> 'headers' END) AS h
+	WHERE jsonb_typeof(h.value) = 'object'
+$$;
+COMMENT ON FUNCTION monitoring.secret_keys(jsonb) IS 'The keys of the secrets that a receiver''s config refers to.';
+
+CREATE FUNCTION monitoring.place_secrets(receiver jsonb, marks jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT receiver || jsonb_build_object('config', placed.config - 'url')
+		|| CASE WHEN placed.config ? 'url' THEN jsonb_build_object('url', placed.config -> 'url') ELSE '{}' END
+	FROM (
+		SELECT coalesce(jsonb_object_agg(e.key, CASE
+					WHEN e.key = 'headers' THEN (
+						SELECT coalesce(jsonb_object_agg(h.key, CASE WHEN jsonb_typeof(h.value) = 'object'
+							THEN coalesce(marks -> (h.value ->> 'secret'), '"***"') ELSE h.value END), '{}')
+						FROM jsonb_each(e.value) AS h)
+					WHEN jsonb_typeof(e.value) = 'object' AND e.value ->> 'secret' IS NOT NULL THEN coalesce(marks -> (e.value ->> 'secret'), '"***"')
+					ELSE e.value END), '{}')
+			|| CASE WHEN receiver -> 'config' ? 'username' AND receiver -> 'config' ? 'password'
+				THEN jsonb_build_object('basic_auth', coalesce(marks -> 'basic_auth', '"***"')) ELSE '{}' END AS config
+		FROM jsonb_each(receiver -> 'config') AS e) AS placed
+$$;
+COMMENT ON FUNCTION monitoring.place_secrets(jsonb, jsonb) IS 'A receiver (object with name, kind, url, config) as its formatter gets it: with marks, an object by keys, in place of the secrets, or *** where there is no mark. A config with username and password has basic_auth too.';
+
+CREATE FUNCTION monitoring.redacted_receiver(name text) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.place_secrets(jsonb_build_object('name', r.name, 'kind', r.kind, 'url', r.url, 'config', r.config), NULL)
+	FROM monitoring.receiver_defs AS r WHERE r.name = redacted_receiver.name
+$$;
+COMMENT ON FUNCTION monitoring.redacted_receiver(text) IS 'The receiver as formatters get it, secrets redacted; null if there is none.';
+
+CREATE FUNCTION monitoring.take_secrets(config jsonb, secret_keys text[], OUT stripped jsonb, OUT secrets jsonb)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	spec record;
+	key text;
+	source text;
+BEGIN
+	stripped := config;
+	secrets := '[]';
+	IF jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
+		RETURN;
+	END IF;
+	FOR spec IN
+		SELECT ARRAY[e.key] AS path, e.value, e.key AS name, jsonb_typeof(e.value) = 'string' AS plain
+		FROM jsonb_each(config) AS e WHERE e.key = ANY (secret_keys || 'url'::text)
+		UNION ALL
+		SELECT ARRAY['headers', h.key], h.value, 'header.' || h.key, false
+		FROM jsonb_each(CASE WHEN jsonb_typeof(config -> 'headers') = 'object' THEN config -> 'headers' END) AS h
+		WHERE jsonb_typeof(h.value) = 'object'
+	LOOP
+		IF spec.plain THEN
+			source := 'value';
+		ELSE
+			SELECT min(k) INTO source FROM jsonb_object_keys(CASE WHEN jsonb_typeof(spec.value) = 'object' THEN spec.value END) AS k;
+			IF source IS NULL OR source <> ALL ('{value,file,environment,secret}'::text[]) OR spec.value - source <> '{}'
+				OR jsonb_typeof(spec.value -> source) <> 'string'
+			THEN
+				RAISE EXCEPTION 'secret "%" in the receiver''s config is malformed', regexp_replace(left(spec.name, 128), '[^!-~]', '?', 'g')
+					USING ERRCODE = 'invalid_parameter_value',
+						HINT = 'It is one of {"file": path}, {"environment": name}, {"value": text} and {"secret": key}.';
+			END IF;
+		END IF;
+		key := CASE source WHEN 'secret' THEN spec.value ->> 'secret' ELSE spec.name END;
+		IF key !~ '^[A-Za-z][A-Za-z0-9_.-]{0,199}$' OR key = 'basic_auth' THEN
+			RAISE EXCEPTION 'key "%" of a secret is not allowed', regexp_replace(left(key, 128), '[^!-~]', '?', 'g')
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'A key has up to 200 letters, digits, underscores, dots and hyphens, the first of them a letter.';
+		END IF;
+		stripped := jsonb_set(stripped, spec.path, jsonb_build_object('secret', key));
+		IF source <> 'secret' THEN
+			secrets := secrets || jsonb_build_object('key', key, 'source', source,
+				'value', CASE WHEN spec.plain THEN spec.value #>> '{}' ELSE spec.value ->> source END);
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.take_secrets(jsonb, text[]) IS 'A receiver''s config with {"secret": key} in place of its secrets, and these as an array of objects with key, source and value. Errors: 22023 for a malformed secret.';
+
+CREATE FUNCTION monitoring.store_secret(receiver text, key text, source text, value text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	def monitoring.receiver_defs;
+BEGIN
+	IF source = 'value' AND (value = '' OR octet_length(value) > 8192 OR value ~ '[\x01-\x1f\x7f]') THEN
+		RAISE EXCEPTION 'secret "%" must have 1 to 8192 bytes, none of them a control character', key
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF source = 'file' AND (value !~ '^/[^[:cntrl:]]+$' OR octet_length(value) > 1000) THEN
+		RAISE EXCEPTION 'the file of secret "%" must be an absolute path without control characters', key
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'It has to be in monitoring.secrets_directory.';
+	ELSIF source = 'environment' AND value !~ '^MONITORING_SECRET_[A-Za-z0-9_]{1,100}$' THEN
+		RAISE EXCEPTION 'the environment variable of secret "%" must have a name that starts with MONITORING_SECRET_', key
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = store_secret.receiver;
+	IF source = 'value' AND def.config -> 'url' ->> 'secret' = key THEN
+		PERFORM monitoring.check_receiver_url(value, (SELECT k.schemes FROM monitoring.receiver_kinds AS k WHERE k.kind = def.kind));
+	END IF;
+	INSERT INTO monitoring.receiver_secrets AS s (receiver, key, source, value)
+	VALUES (store_secret.receiver, store_secret.key, store_secret.source, store_secret.value)
+	ON CONFLICT ON CONSTRAINT receiver_secrets_pkey DO UPDATE SET source = EXCLUDED.source, value = EXCLUDED.value, set_at = EXCLUDED.set_at;
+END $$;
+COMMENT ON FUNCTION monitoring.store_secret(text, text, text, text) IS 'Check and store a secret of a receiver, or change it. Errors: 22023 for one that cannot be used.';
+
+CREATE FUNCTION monitoring.set_receiver_secret(receiver text, key text, value text DEFAULT NULL, file text DEFAULT NULL, environment text DEFAULT NULL)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	def monitoring.receiver_defs;
+	keys text[];
+BEGIN
+	PERFORM monitoring.hide_statement();
+	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = set_receiver_secret.receiver;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', receiver
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	ELSIF num_nonnulls(value, file, environment) <> 1 THEN
+		RAISE EXCEPTION 'a secret is either a value, in a file, or in an environment variable' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	-- A key of the kind is used as soon as it is set.
+	IF EXISTS (SELECT FROM monitoring.receiver_kinds AS k WHERE k.kind = def.kind AND set_receiver_secret.key = ANY (k.secret_keys))
+		AND NOT def.config ? key
+	THEN
+		def.config := def.config || jsonb_build_object(key, jsonb_build_object('secret', key));
+		UPDATE monitoring.receiver_defs AS d SET config = def.config WHERE d.name = def.name;
+	END IF;
+	keys := ARRAY(SELECT k FROM monitoring.secret_keys(def.config) AS k ORDER BY k);
+	IF key IS NULL OR key <> ALL (keys) THEN
+		RAISE EXCEPTION 'receiver "%" has no use for a secret of that key', receiver
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = CASE WHEN keys = '{}' THEN 'Its config refers to none; see create_receiver.' ELSE 'Its secrets: ' || array_to_string(keys, ', ') || '.' END;
+	END IF;
+	PERFORM monitoring.store_secret(receiver, key,
+		CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END,
+		coalesce(value, file, environment));
+END $$;
+COMMENT ON FUNCTION monitoring.set_receiver_secret(text, text, text, text, text) IS 'Set or change a secret of a receiver: its value, which should come as a bind parameter, or where the notifier reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. The key is one that the receiver''s config refers to, or one of its kind''s secret_keys. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. Errors: 42704 for an unknown receiver, 22023 otherwise.';
+
+CREATE FUNCTION monitoring.drop_receiver_secret(receiver text, key text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.receiver_secrets AS s WHERE s.receiver = drop_receiver_secret.receiver AND s.key = drop_receiver_secret.key;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" has no such secret', receiver
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.secrets lists them.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_receiver_secret(text, text) IS 'Forget a secret. What the receiver''s config still refers to it for cannot be sent until it is set again. Error 42704 if it is not set.';
+
+CREATE VIEW monitoring.secrets AS
+	SELECT d.name AS receiver, k.key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at
+	FROM monitoring.receiver_defs AS d
+	CROSS JOIN LATERAL (
+		SELECT e.value ->> 'secret' AS key FROM jsonb_each(d.config) AS e
+		WHERE e.key <> 'headers' AND jsonb_typeof(e.value) = 'object' AND e.value ->> 'secret' IS NOT NULL
+		UNION
+		SELECT h.value ->> 'secret' FROM jsonb_each(d.config -> 'headers') AS h WHERE jsonb_typeof(h.value) = 'object') AS k
+	LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = k.key;
+COMMENT ON VIEW monitoring.secrets IS 'The secrets that receivers refer to, and where they are; the secrets themselves are shown to nobody.';
+COMMENT ON COLUMN monitoring.secrets.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.secrets.key IS 'Key of the secret, as for set_receiver_secret.';
+COMMENT ON COLUMN monitoring.secrets.source IS 'value, file or environment; null if it is not set: nothing can be sent.';
+COMMENT ON COLUMN monitoring.secrets.reference IS 'Path of the file, or name of the environment variable.';
+COMMENT ON COLUMN monitoring.secrets.set_at IS 'When it was set.';
 -- outbox: notifications to send and sent, the attempts to deliver them, and what formatters get.
 
 CREATE SEQUENCE monitoring.outbox_id_seq;
@@ -10192,7 +10441,7 @@ COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
 COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notification (notifications.id).';
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
-COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
+COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
@@ -10465,7 +10714,7 @@ BEGIN
 		SELECT b.created_at, b.id, b.receiver, b.attempts, b.expires_at, x.outcome, x.http_status, x.latency, x.error,
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			CASE
-				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 THEN 'sent'
+				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
 				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
 				ELSE 'dead'
 			END AS verdict,
@@ -10497,7 +10746,7 @@ BEGIN
 	INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
 	SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, as is what the formatter makes nothing of; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -28,6 +28,8 @@ extern int mon_max_series;      /* series a metric may have before its overflow 
 extern bool mon_transactional;  /* records follow their transaction */
 extern char *mon_allowed_hosts; /* hosts that notifications may go to; '' = none */
 extern bool mon_allow_private_networks; /* loopback and private addresses too */
+extern char *mon_proxy;                 /* through which notifications go; '' = directly */
+extern char *mon_secrets_directory;     /* where files with secrets are; '' = nowhere */
 
 /* First in _PG_init; mon_settings_finish() last, when every slice has defined its own. */
 extern void mon_settings_init(void);

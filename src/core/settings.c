@@ -24,6 +24,9 @@ int mon_max_series = 10000;
 bool mon_transactional = false;
 char *mon_allowed_hosts = NULL;
 bool mon_allow_private_networks = false;
+char *mon_proxy = NULL;
+char *mon_secrets_directory = NULL;
+static bool dump_secrets = false; /* read by the condition of a dump */
 
 void
 mon_settings_init(void)
@@ -77,6 +80,24 @@ mon_settings_init(void)
 							 "Notifications may go to loopback, private and link-local addresses.",
 							 NULL, &mon_allow_private_networks, false, PGC_SIGHUP, 0, NULL, NULL,
 							 NULL);
+
+	DefineCustomStringVariable("monitoring.proxy", "HTTP proxy that notifications go through.",
+							   "http:// or https:// with host, port and, if it wants them, user "
+							   "and password. Empty for none; the environment is not asked.",
+							   &mon_proxy, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	DefineCustomStringVariable(
+		"monitoring.secrets_directory", "Directory of the files that hold secrets of receivers.",
+		"No file elsewhere is read for a secret or a private key. Empty "
+		"allows none.",
+		&mon_secrets_directory, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("monitoring.dump_secrets",
+							 "pg_dump takes along secrets that are stored in the database.",
+							 "For the session of the dump: PGOPTIONS='-c "
+							 "monitoring.dump_secrets=on'. References to files and environment "
+							 "variables are always dumped.",
+							 &dump_secrets, false, PGC_SUSET, 0, NULL, NULL, NULL);
 }
 
 void

@@ -18,7 +18,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "notify/notify_internal.h"
+#include "notify/request.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -529,23 +529,6 @@ free_entry(void)
 	return -1; /* keep compiler quiet */
 }
 
-/* The parts of a request that are not the formatter's. */
-static void
-start_frame(StringInfo frame, uint64 tag, uint32 connect_ms, uint32 total_ms)
-{
-	char type = SENDER_REQUEST;
-	char allow_private = mon_allow_private_networks;
-	const char *hosts = mon_allowed_hosts ? mon_allowed_hosts : "";
-
-	initStringInfo(frame);
-	appendBinaryStringInfo(frame, &type, 1);
-	appendBinaryStringInfo(frame, (char *) &tag, sizeof(tag));
-	mon_frame_u32(frame, connect_ms);
-	mon_frame_u32(frame, total_ms);
-	appendBinaryStringInfo(frame, &allow_private, 1);
-	mon_frame_str(frame, hosts, strlen(hosts));
-}
-
 static uint32
 column_ms(HeapTuple row, TupleDesc desc, int column)
 {
@@ -561,16 +544,16 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 {
 	int entry = free_entry();
 	InFlight *f = &in_flight[entry];
+	MonRequestSource source = {0};
+	MonRequest request;
 	StringInfoData frame;
-	Datum function;
 	bool no_function, isnull;
-	MonFormatResult result;
+	Datum function;
 	char *error;
 
 	f->created_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 1, &isnull));
 	f->id = DatumGetInt64(SPI_getbinval(row, desc, 2, &isnull));
 	f->attempt = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
-	function = SPI_getbinval(row, desc, 4, &no_function);
 	f->total_ms = column_ms(row, desc, 9);
 	f->serial = ++last_serial;
 	if (!in_time)
@@ -580,24 +563,38 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 		return;
 	}
 
-	start_frame(&frame, (uint64) f->serial << 32 | (uint32) entry, column_ms(row, desc, 8),
-				f->total_ms);
-	result = mon_notify_format(no_function ? InvalidOid : DatumGetObjectId(function),
-							   NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull))),
-							   SPI_getbinval(row, desc, 6, &isnull),
-							   SPI_getbinval(row, desc, 7, &isnull), &frame, &error);
-	if (result != MON_FORMAT_DONE)
-		add_outcome(unsent, f, result == MON_FORMAT_LATER ? "unformatted" : "unformattable", 0, 0,
-					-1, error);
-	else if (frame.len > SENDER_MAX_FRAME)
-		add_outcome(unsent, f, "refused", 0, 0, -1, "monitoring.allowed_hosts is too long");
-	else
+	function = SPI_getbinval(row, desc, 4, &no_function);
+	source.function = no_function ? InvalidOid : DatumGetObjectId(function);
+	source.owner = NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull)));
+	source.receiver = DatumGetJsonbP(SPI_getbinval(row, desc, 6, &isnull));
+	source.notification = SPI_getbinval(row, desc, 7, &isnull);
+	source.connect_ms = column_ms(row, desc, 8);
+	source.total_ms = f->total_ms;
+	switch (mon_request_make(&source, &request, &error))
+	{
+		case MON_REQUEST_NOTHING:
+			add_outcome(unsent, f, "nothing", 0, 0, -1, "");
+			return;
+		case MON_REQUEST_LATER:
+			add_outcome(unsent, f, "unformatted", 0, 0, -1, error);
+			return;
+		case MON_REQUEST_FAILED:
+			add_outcome(unsent, f, "unformattable", 0, 0, -1, error);
+			return;
+		case MON_REQUEST_MADE:
+			break;
+	}
+
+	initStringInfo(&frame);
+	if (mon_request_frame(&source, &request, (uint64) f->serial << 32 | (uint32) entry, &frame))
 	{
 		mon_frame_u32(&sender.out, frame.len);
 		appendBinaryStringInfo(&sender.out, frame.data, frame.len);
 		f->used = true;
 		n_in_flight++;
 	}
+	else
+		add_outcome(unsent, f, "refused", 0, 0, -1, "monitoring.allowed_hosts is too long");
 	pfree(frame.data);
 }
 

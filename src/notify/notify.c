@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * notify.c
- *	  Starting and waking notifiers, and calling formatters.
+ *	  Starting and waking notifiers.
  *
  * Every database has at most one notifier.  The shared array of slots says
  * who it is; the slice's only lock guards all of it.  SetLatch() is called
@@ -9,7 +9,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "notify/notify_internal.h"
+#include "notify/request.h"
 
 #include <signal.h>
 
@@ -17,7 +17,6 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
@@ -25,18 +24,13 @@
 #include "storage/proc.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-#include "core/confined.h"
-#include "notify/sender/protocol.h"
 #include "worker/worker.h"
 
 #define SHMEM_NAME "monitoring notifiers"
 #define START_PATIENCE_MS 10000 /* a started worker claims its slot by then */
 #define MAX_BACKOFF_S 60
-#define FORMAT_TIMEOUT_MS 1000
-#define MAX_REQUEST (512 * 1024)
 
 typedef struct NotifierSlot
 {
@@ -117,6 +111,7 @@ mon_notify_init(void)
 
 	mon_shmem_register(&slice);
 	mon_worker_register_companion(&companion);
+	mon_secrets_init();
 }
 
 /* This database's slot; a free one if it has none, or one whose notifier is long gone; NULL if all are taken. */
@@ -296,168 +291,4 @@ mon_notify_dispatch(PG_FUNCTION_ARGS)
 	if (due && !isnull)
 		wake_or_start(MyDatabaseId);
 	PG_RETURN_VOID();
-}
-
-/* ---- formatting ---- */
-
-void
-mon_frame_u32(StringInfo frame, uint32 v)
-{
-	appendBinaryStringInfo(frame, (char *) &v, sizeof(v));
-}
-
-void
-mon_frame_str(StringInfo frame, const char *s, int len)
-{
-	mon_frame_u32(frame, len);
-	appendBinaryStringInfo(frame, s, len);
-}
-
-/* Requests go out as UTF-8, whatever the database's encoding. */
-static void
-frame_text(StringInfo frame, const char *s, int len)
-{
-	char *utf8 = pg_server_to_any(s, len, PG_UTF8);
-
-	mon_frame_str(frame, utf8, utf8 == s ? len : strlen(utf8));
-}
-
-static char *
-required_text(int column, const char *what)
-{
-	char *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
-
-	if (s == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("the formatter returned no %s", what)));
-	return s;
-}
-
-static void
-frame_headers(StringInfo frame, Jsonb *headers)
-{
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-	JsonbValue key, value;
-
-	if (!JB_ROOT_IS_OBJECT(headers))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("the formatter's headers are not an object")));
-	mon_frame_u32(frame, JB_ROOT_COUNT(headers));
-	it = JsonbIteratorInit(&headers->root);
-	(void) JsonbIteratorNext(&it, &value, false);
-	while ((token = JsonbIteratorNext(&it, &key, true)) == WJB_KEY)
-	{
-		(void) JsonbIteratorNext(&it, &value, true);
-		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("a header of the formatter is not text")));
-		frame_text(frame, key.val.string.val, key.val.string.len);
-		frame_text(frame, value.val.string.val, value.val.string.len);
-	}
-}
-
-static void
-run_formatter(Oid function, Datum receiver, Datum notification, StringInfo frame)
-{
-	Oid types[2] = {JSONBOID, JSONBOID};
-	Datum args[2] = {receiver, notification};
-	char *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
-											get_func_name(function));
-	char *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
-						 "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
-						 "FROM %s($1, $2) AS f",
-						 name);
-	char *method, *url, *body;
-	Datum headers;
-	bool isnull;
-	int start = frame->len;
-
-	if (SPI_execute_with_args(sql, 2, types, args, NULL, false, 2) != SPI_OK_SELECT ||
-		SPI_processed != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_CARDINALITY_VIOLATION),
-				 errmsg("the formatter did not return exactly one row")));
-
-	method = required_text(1, "method");
-	url = required_text(2, "url");
-	headers = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull);
-	body = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4);
-	frame_text(frame, method, strlen(method));
-	frame_text(frame, url, strlen(url));
-	frame_text(frame, body ? body : "", body ? strlen(body) : 0);
-	if (isnull)
-		mon_frame_u32(frame, 0);
-	else
-		frame_headers(frame, DatumGetJsonbP(headers));
-
-	if (frame->len - start > MAX_REQUEST)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
-}
-
-/* The function's own fault, or one of the server that may be over the next time? */
-static bool
-is_transient(int sqlerrcode)
-{
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION: /* among them the timeout */
-		case ERRCODE_SYSTEM_ERROR:
-			return true;
-		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
-	}
-}
-
-typedef struct FormatterCall
-{
-	Oid function;
-	Datum receiver;
-	Datum notification;
-	StringInfo frame;
-} FormatterCall;
-
-static void
-call_formatter(void *arg)
-{
-	FormatterCall *call = arg;
-
-	run_formatter(call->function, call->receiver, call->notification, call->frame);
-}
-
-/*
- * The formatter is anybody's code: it runs confined, as the role that registered
- * it.  Its error's message may quote a secret of the receiver, so it is shown
- * nowhere.
- */
-MonFormatResult
-mon_notify_format(Oid function, const char *owner, Datum receiver, Datum notification,
-				  StringInfo frame, char **error)
-{
-	MonConfinement confinement = {.role = owner, .timeout_ms = FORMAT_TIMEOUT_MS};
-	FormatterCall call = {function, receiver, notification, frame};
-	int start = frame->len;
-	ErrorData *failure;
-
-	if (!OidIsValid(function))
-	{
-		*error = pstrdup("the formatter of the receiver's kind does not exist");
-		return MON_FORMAT_FAILED;
-	}
-	failure = mon_run_confined(&confinement, call_formatter, &call);
-	if (failure == NULL)
-		return MON_FORMAT_DONE;
-
-	frame->len = start;
-	frame->data[start] = '\0';
-	*error = psprintf("the formatter failed with SQLSTATE %s",
-					  unpack_sql_state(failure->sqlerrcode));
-	return is_transient(failure->sqlerrcode) ? MON_FORMAT_LATER : MON_FORMAT_FAILED;
 }

@@ -75,11 +75,11 @@ CREATE TABLE monitoring.receiver_defs (
 	enabled boolean NOT NULL DEFAULT true,
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which hold secrets: granted to nobody. See the view receivers.';
+COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
 COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receiver_defs.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token. Null: where the kind says.';
-COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver.';
+COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may hold a token. Null: where the kind says, or a secret (config.url).';
+COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
@@ -87,9 +87,12 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 -- Written out rather than in functions: who may read a view need not be able to call what it calls.
 CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
-		coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END AS url,
+		CASE WHEN r.config ? 'url' THEN '***'
+			ELSE coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
-				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[])
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls}'::text[])
+					OR jsonb_typeof(e.value) = 'object' AND jsonb_typeof(e.value -> 'secret') = 'string' AND e.value - 'secret' = '{}'
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
 			FROM jsonb_each(r.config) AS e) AS config,
@@ -99,8 +102,8 @@ CREATE VIEW monitoring.receivers AS
 COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
 COMMENT ON COLUMN monitoring.receivers.name IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receivers.kind IS 'Kind, one of receiver_kinds.';
-COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the kind says.';
-COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***.';
+COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the kind says; *** if all of it is a secret.';
+COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***, {"secret": key} is one of the view secrets.';
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
@@ -121,7 +124,8 @@ BEGIN
 	ELSIF strpos(authority, '@') > 0 THEN
 		RAISE EXCEPTION 'the receiver''s url holds credentials'
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'Put them into the config, as in {"headers": {"Authorization": "..."}}.';
+				HINT = CASE WHEN scheme ~ '^smtp' THEN 'Put them into the config, as username and password.'
+					ELSE 'Put them into the config, as in {"headers": {"Authorization": {"value": "..."}}}.' END;
 	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
 		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF scheme ~ '^smtp' AND url !~ '^[^/]*//[^/?#]*/?$' THEN
@@ -133,14 +137,15 @@ COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved}'::text[] || kind_keys;
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2}'::text[] || kind_keys;
 	bad text;
 BEGIN
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
 		RAISE EXCEPTION 'a receiver''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
-	SELECT min(k) INTO bad FROM jsonb_object_keys(config) AS k WHERE k <> ALL (known);
+	-- A url stands here only as a secret.
+	SELECT min(k) INTO bad FROM jsonb_object_keys(config) AS k WHERE k <> ALL (known || 'url'::text);
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'unknown key "%" in the receiver''s config', bad
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Known keys: ' || array_to_string(known, ', ') || '.';
@@ -157,9 +162,25 @@ BEGIN
 				HINT = 'timeout_seconds and connect_timeout_seconds take 0.01 to 60, max_attempts 1 to 100, max_age_seconds 1 to 86400.';
 	END IF;
 
-	IF config ? 'send_resolved' AND jsonb_typeof(config -> 'send_resolved') <> 'boolean' THEN
-		RAISE EXCEPTION 'key "send_resolved" in the receiver''s config must be true or false'
+	SELECT min(e.key) INTO bad FROM jsonb_each(config) AS e
+	WHERE e.key = ANY ('{send_resolved,http2}'::text[]) AND jsonb_typeof(e.value) <> 'boolean';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config must be true or false', bad
 			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+
+	SELECT min(e.key) INTO bad FROM jsonb_each(config) AS e
+	WHERE e.key = ANY ('{ca_file,cert_file,key_file}'::text[])
+		AND NOT (jsonb_typeof(e.value) = 'string' AND (e.value #>> '{}') ~ '^/[^[:cntrl:]]+$' AND octet_length(e.value #>> '{}') <= 1000);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config must be an absolute path without control characters', bad
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF (config ? 'key_file') <> (config ? 'cert_file') THEN
+		RAISE EXCEPTION 'a client certificate is a cert_file and a key_file' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'min_tls' AND (config -> 'min_tls') NOT IN ('"1.2"', '"1.3"') THEN
+		RAISE EXCEPTION 'key "min_tls" in the receiver''s config must be "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'starttls' AND (config -> 'starttls') NOT IN ('"required"', '"never"') THEN
+		RAISE EXCEPTION 'key "starttls" in the receiver''s config must be "required" or "never"' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 
 	IF config ? 'headers' THEN
@@ -171,7 +192,8 @@ BEGIN
 		FROM jsonb_each(config -> 'headers') AS h
 		WHERE h.key !~ '^[A-Za-z0-9!#$%&''*+.^_`|~-]{1,128}$'
 			OR lower(h.key) = ANY ('{idempotency-key,host,content-length,transfer-encoding,connection,upgrade,te,trailer,expect,keep-alive,proxy-authorization,proxy-connection}'::text[])
-			OR jsonb_typeof(h.value) <> 'string' OR (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
+			OR jsonb_typeof(h.value) NOT IN ('string', 'object')
+			OR jsonb_typeof(h.value) = 'string' AND (h.value #>> '{}') ~ '[\x01-\x08\x0a-\x1f\x7f]'
 			OR octet_length(h.value #>> '{}') > 8192;
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
@@ -197,7 +219,9 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Known kinds: ' || (SELECT string_agg(r.kind, ', ' ORDER BY r.kind) FROM monitoring.receiver_kinds AS r) || '.';
 	END IF;
-	IF k.url_required OR url IS NOT NULL THEN
+	IF config ? 'url' AND url IS NOT NULL THEN
+		RAISE EXCEPTION 'the receiver has a url and another one in its config' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT coalesce(config ? 'url', false) AND (k.url_required OR url IS NOT NULL) THEN
 		PERFORM monitoring.check_receiver_url(url, k.schemes);
 	END IF;
 	PERFORM monitoring.check_receiver_config(config, k.config_keys || k.secret_keys);
@@ -206,34 +230,42 @@ BEGIN
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config.';
+COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}.';
 
 CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text DEFAULT NULL, config jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	taken record;
 BEGIN
+	PERFORM monitoring.hide_statement();
 	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
 		RAISE EXCEPTION 'a receiver''s name has 1 to 200 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	-- it stays until we have committed
 	PERFORM FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind FOR KEY SHARE;
-	PERFORM monitoring.check_receiver(kind, url, config);
+	SELECT * INTO taken FROM monitoring.take_secrets(config,
+		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
+	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
-	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, create_receiver.config)
+	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped)
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true). Each kind''s own keys are in docs/receivers.md. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true). Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	r monitoring.receiver_defs;
+	taken record;
 BEGIN
+	PERFORM monitoring.hide_statement();
 	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -243,9 +275,17 @@ BEGIN
 	END IF;
 	r.config := r.config || config;
 	r.config := r.config - ARRAY(SELECT c.key FROM jsonb_each(r.config) AS c WHERE c.value = 'null');
-	r.url := coalesce(url, r.url);
-	PERFORM monitoring.check_receiver(r.kind, r.url, r.config);
-	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = r.config WHERE d.name = alter_receiver.name;
+	IF url IS NOT NULL AND NOT config ? 'url' THEN
+		r.config := r.config - 'url';
+	END IF;
+	r.url := CASE WHEN config -> 'url' <> 'null' THEN url ELSE coalesce(url, r.url) END;
+	SELECT * INTO taken FROM monitoring.take_secrets(r.config,
+		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind));
+	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
+	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = taken.stripped WHERE d.name = alter_receiver.name;
+	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
+	DELETE FROM monitoring.receiver_secrets AS s
+	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Errors: 42704 if it does not exist, and those of create_receiver.';

@@ -373,13 +373,16 @@ COMMENT ON FUNCTION monitoring.clip_text(text, integer) IS 'The longest beginnin
 -- Utility statements are not normalised, so that a password may stand in them.
 CREATE FUNCTION monitoring.redact_statement(query text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT regexp_replace(regexp_replace(query,
+	SELECT CASE WHEN strpos(query, '''') > 0 AND query ~* '(set_receiver_secret|create_receiver|alter_receiver)'
+		THEN lower(substring(query FROM '(?i)(set_receiver_secret|create_receiver|alter_receiver)')) || '***'
+		ELSE regexp_replace(regexp_replace(query,
 		-- PASSWORD 'x', e'x' with escapes, or dollar-quoted; to the end if the literal was cut off
 		'(\mpassword\s*)(''(''''|[^''])*(''|$)|e''(\\.|''''|[^''\\])*(''|$)|\$(\w*)\$.*(\$\7\$|$))', '\1''***''', 'gi'),
 		-- in a connection string
 		'(\mpassword=)(''''.*''''|[^\s'',;)$]+)', '\1***', 'gi')
+		END
 $$;
-COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***.';
+COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***; of one that gives literals to set_receiver_secret, create_receiver or alter_receiver only that name.';
 
 CREATE FUNCTION monitoring.fetch_statement_texts(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

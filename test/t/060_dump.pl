@@ -48,6 +48,8 @@ SELECT monitoring.record('wait_seconds', x / 7.0, jsonb_build_object('kind', x %
 SELECT monitoring.increment('sold_total', x, '{"shop": "a"}') FROM generate_series(1, 100) x;
 SELECT monitoring.set_gauge('queue', 42);
 SELECT monitoring.create_receiver('hook', 'webhook', 'https://hooks.example.com/x');
+SELECT monitoring.create_receiver('another', 'webhook', config => '{"url": {"environment": "MONITORING_SECRET_X"}, "headers": {"X-A": {"file": "/x"}}}');
+SELECT monitoring.enable_receiver('another', false);
 SELECT monitoring.create_alert_rule('full', 'queue', 'last', '1 hour', '>', 1, severity => 'critical');
 SELECT monitoring.evaluate_alerts();
 SELECT monitoring.acknowledge_alerts('{"alertname": "full"}', comment => 'mine'), monitoring.assign_alerts('{"alertname": "full"}', 'alice');
@@ -133,6 +135,7 @@ my %look = (
 	'groups of alerts' => 'SELECT g.*, m.*, r.* FROM monitoring.alert_groups g JOIN monitoring.alert_group_members m ON m.group_id = g.id JOIN monitoring.alert_group_receivers r ON r.group_id = g.id',
 	'what sessions asked for' => 'SELECT q.* FROM monitoring.routing_queue q ORDER BY id',
 	'receivers' => 'SELECT r.* FROM monitoring.receiver_defs r ORDER BY name',
+	'secrets' => 'SELECT s.* FROM monitoring.receiver_secrets s ORDER BY receiver, key',
 	'notifications' => 'SELECT o.* FROM monitoring.outbox o ORDER BY id',
 	'policies' => 'SELECT p.* FROM monitoring.retention_policies p ORDER BY relation',
 	'jobs' => 'SELECT name, function, every, setting, priority, timeout, enabled FROM monitoring.jobs ORDER BY name',

@@ -1,0 +1,340 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.c
+ *	  Making requests: the formatter's call, its secrets, the sender's frame.
+ *
+ * Everything here belongs to one call; there is nothing to lock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "notify/request.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+
+#include "core/confined.h"
+#include "notify/sender/protocol.h"
+
+#define FORMAT_TIMEOUT_MS 1000
+#define MAX_REQUEST (512 * 1024)
+
+/* Options of the sender that stand in a receiver's config under their own names. */
+static const char *const config_options[] = {"ca_file", "cert_file", "min_tls", "starttls"};
+
+/* ---- the formatter ---- */
+
+/* Requests go out as UTF-8, whatever the database's encoding. */
+static char *
+utf8_copy(const char *s, int len)
+{
+	char *utf8 = pg_server_to_any(s, len, PG_UTF8);
+
+	return utf8 == s ? pnstrdup(s, len) : utf8;
+}
+
+static char *
+column_text(int column)
+{
+	char *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
+
+	return s == NULL ? NULL : utf8_copy(s, strlen(s));
+}
+
+static char *
+required_text(int column, const char *what)
+{
+	char *s = column_text(column);
+
+	if (s == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the formatter returned no %s", what)));
+	return s;
+}
+
+static void
+add_pair(List **to, const char *name, int name_len, const char *value, int value_len)
+{
+	MonPair *pair = palloc(sizeof(MonPair));
+
+	pair->name = utf8_copy(name, name_len);
+	pair->value = utf8_copy(value, value_len);
+	*to = lappend(*to, pair);
+}
+
+/* Of a mail the recipients may be an array. */
+static List *
+read_headers(Jsonb *headers, bool arrays)
+{
+	List *result = NIL;
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue key = {0}, value;
+	bool in_array = false;
+
+	if (!JB_ROOT_IS_OBJECT(headers))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the formatter's headers are not an object")));
+	it = JsonbIteratorInit(&headers->root);
+	(void) JsonbIteratorNext(&it, &value, false);
+	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			key = value;
+		else if ((token == WJB_VALUE || (token == WJB_ELEM && in_array)) && value.type == jbvString)
+			add_pair(&result, key.val.string.val, key.val.string.len, value.val.string.val,
+					 value.val.string.len);
+		else if (token == WJB_BEGIN_ARRAY && arrays && !in_array)
+			in_array = true;
+		else if (token == WJB_END_ARRAY && in_array)
+			in_array = false;
+		else if (token != WJB_END_OBJECT || in_array)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("a header of the formatter is not text")));
+	}
+	return result;
+}
+
+static Size
+pairs_length(const List *pairs)
+{
+	Size len = 0;
+	ListCell *cell;
+
+	foreach (cell, pairs)
+	{
+		MonPair *pair = lfirst(cell);
+
+		len += strlen(pair->name) + strlen(pair->value) + 2 * sizeof(uint32);
+	}
+	return len;
+}
+
+typedef struct FormatterCall
+{
+	Oid function;
+	Datum receiver;
+	Datum notification;
+	MonRequest *request;
+	bool nothing;
+} FormatterCall;
+
+static void
+call_formatter(void *arg)
+{
+	FormatterCall *call = arg;
+	MonRequest *request = call->request;
+	Oid types[2] = {JSONBOID, JSONBOID};
+	Datum args[2] = {call->receiver, call->notification};
+	char *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(call->function)),
+											get_func_name(call->function));
+	char *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
+						 "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
+						 "FROM %s($1, $2) AS f",
+						 name);
+	Datum headers;
+	bool isnull;
+
+	if (SPI_execute_with_args(sql, 2, types, args, NULL, false, 2) != SPI_OK_SELECT ||
+		SPI_processed > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("the formatter returned more than one row")));
+	call->nothing = SPI_processed == 0;
+	if (call->nothing)
+		return;
+
+	request->method = required_text(1, "method");
+	request->url = required_text(2, "url");
+	request->body = column_text(4);
+	if (request->body == NULL)
+		request->body = pstrdup("");
+	headers = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull);
+	if (!isnull)
+		request->headers = read_headers(DatumGetJsonbP(headers),
+										strcmp(request->method, "SMTP") == 0);
+
+	if (strlen(request->method) + strlen(request->url) + strlen(request->body) +
+			pairs_length(request->headers) >
+		MAX_REQUEST)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("the formatter's request is larger than %d kB", MAX_REQUEST / 1024)));
+}
+
+/* The function's own fault, or one of the server that may be over the next time? */
+static bool
+is_transient(int sqlerrcode)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION: /* among them the timeout */
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/*
+ * The formatter is anybody's code: it runs confined, as the role that registered
+ * it.  Its error's message may quote the receiver's url or headers, so it is
+ * shown nowhere.
+ */
+static MonRequestResult
+format(const MonRequestSource *source, Jsonb *receiver, MonRequest *request, char **error)
+{
+	MonConfinement confinement = {.role = source->owner, .timeout_ms = FORMAT_TIMEOUT_MS};
+	FormatterCall call = {source->function, JsonbPGetDatum(receiver), source->notification,
+						  request};
+	ErrorData *failure;
+
+	if (!OidIsValid(source->function))
+	{
+		*error = pstrdup("the formatter of the receiver's kind does not exist");
+		return MON_REQUEST_FAILED;
+	}
+	failure = mon_run_confined(&confinement, call_formatter, &call);
+	if (failure == NULL)
+		return call.nothing ? MON_REQUEST_NOTHING : MON_REQUEST_MADE;
+	*error = psprintf("the formatter failed with SQLSTATE %s",
+					  unpack_sql_state(failure->sqlerrcode));
+	return is_transient(failure->sqlerrcode) ? MON_REQUEST_LATER : MON_REQUEST_FAILED;
+}
+
+/* ---- options ---- */
+
+/* A value of the receiver's config: text as it is, a boolean as true or false; NULL if it has none. */
+static char *
+config_value(Jsonb *receiver, const char *key)
+{
+	JsonbValue config, value;
+
+	if (!getKeyJsonValueFromContainer(&receiver->root, "config", 6, &config) ||
+		config.type != jbvBinary || !JsonContainerIsObject(config.val.binary.data) ||
+		!getKeyJsonValueFromContainer(config.val.binary.data, key, strlen(key), &value))
+		return NULL;
+	if (value.type == jbvBool)
+		return pstrdup(value.val.boolean ? "true" : "false");
+	return value.type == jbvString ? utf8_copy(value.val.string.val, value.val.string.len) : NULL;
+}
+
+static void
+add_option(MonRequest *request, const char *name, const char *value)
+{
+	if (value)
+		add_pair(&request->options, name, strlen(name), value, strlen(value));
+}
+
+/* What the sender is told besides the request itself; false with *error if the key's file may not be used. */
+static bool
+set_options(const MonRequestSource *source, const MonSecrets *secrets, MonRequest *request,
+			char **error)
+{
+	char *key_file = config_value(source->receiver, "key_file");
+	char *http2 = config_value(source->receiver, "http2");
+
+	for (int i = 0; i < lengthof(config_options); i++)
+		add_option(request, config_options[i], config_value(source->receiver, config_options[i]));
+	if (key_file && (key_file = mon_secrets_file(key_file, error)) == NULL)
+		return false;
+	add_option(request, "key_file", key_file);
+	if (http2 && strcmp(http2, "false") == 0)
+		add_option(request, "http2", "never");
+	if (mon_proxy && mon_proxy[0])
+		add_option(request, "proxy", mon_proxy);
+
+	if (strcmp(request->method, "SMTP") == 0)
+	{
+		const char *username = mon_secrets_get(secrets, "username");
+		const char *password = mon_secrets_get(secrets, "password");
+
+		add_option(request, "username",
+				   username ? username : config_value(source->receiver, "username"));
+		add_option(request, "password", password);
+	}
+	return true;
+}
+
+MonRequestResult
+mon_request_make(const MonRequestSource *source, MonRequest *request, char **error)
+{
+	MonSecrets secrets;
+	MonRequestResult result;
+
+	memset(request, 0, sizeof(*request));
+	if (!mon_secrets_read(source->receiver, &secrets, error))
+		return MON_REQUEST_LATER;
+	result = format(source, mon_secrets_place(source->receiver, &secrets), request, error);
+	if (result != MON_REQUEST_MADE)
+		return result;
+	if (!set_options(source, &secrets, request, error))
+		return MON_REQUEST_LATER;
+	return mon_secrets_fill(&secrets, request, error) ? MON_REQUEST_MADE : MON_REQUEST_FAILED;
+}
+
+/* ---- the frame ---- */
+
+void
+mon_frame_u32(StringInfo frame, uint32 v)
+{
+	appendBinaryStringInfo(frame, (char *) &v, sizeof(v));
+}
+
+void
+mon_frame_str(StringInfo frame, const char *s, int len)
+{
+	mon_frame_u32(frame, len);
+	appendBinaryStringInfo(frame, s, len);
+}
+
+static void
+frame_text(StringInfo frame, const char *s)
+{
+	mon_frame_str(frame, s, strlen(s));
+}
+
+static void
+frame_pairs(StringInfo frame, const List *pairs)
+{
+	ListCell *cell;
+
+	mon_frame_u32(frame, list_length(pairs));
+	foreach (cell, pairs)
+	{
+		MonPair *pair = lfirst(cell);
+
+		frame_text(frame, pair->name);
+		frame_text(frame, pair->value);
+	}
+}
+
+bool
+mon_request_frame(const MonRequestSource *source, const MonRequest *request, uint64 tag,
+				  StringInfo frame)
+{
+	char type = SENDER_REQUEST;
+	char allow_private = mon_allow_private_networks;
+	int start = frame->len;
+
+	appendBinaryStringInfo(frame, &type, 1);
+	appendBinaryStringInfo(frame, (char *) &tag, sizeof(tag));
+	mon_frame_u32(frame, source->connect_ms);
+	mon_frame_u32(frame, source->total_ms);
+	appendBinaryStringInfo(frame, &allow_private, 1);
+	frame_text(frame, mon_allowed_hosts ? mon_allowed_hosts : "");
+	frame_text(frame, request->method);
+	frame_text(frame, request->url);
+	frame_text(frame, request->body);
+	frame_pairs(frame, request->headers);
+	frame_pairs(frame, request->options);
+	return frame->len - start <= SENDER_MAX_FRAME;
+}

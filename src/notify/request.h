@@ -1,0 +1,106 @@
+/*-------------------------------------------------------------------------
+ *
+ * request.h
+ *	  From a claimed notification to a request with its secrets in place.
+ *
+ * mon_request_make() calls the formatter and puts the secrets where their
+ * markers stand; mon_request_frame() packs the result for the sender.  What the
+ * notifier does itself (methods without a sender) takes the request as it is.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_NOTIFY_REQUEST_H
+#define MONITORING_NOTIFY_REQUEST_H
+
+#include "notify/notify_internal.h"
+
+#include "nodes/pg_list.h"
+
+/* What the claim says about one notification. */
+typedef struct MonRequestSource
+{
+	Oid function;       /* the formatter; InvalidOid if there is none of that name */
+	const char *owner;  /* the role that it runs as */
+	Jsonb *receiver;    /* name, kind, url, config */
+	Datum notification; /* jsonb */
+	uint32 connect_ms;
+	uint32 total_ms;
+} MonRequestSource;
+
+/* A name with its value: a header, or an option of the sender. */
+typedef struct MonPair
+{
+	char *name;
+	char *value;
+} MonPair;
+
+/* All of it UTF-8, palloc'd, secrets included: to be shown nowhere. */
+typedef struct MonRequest
+{
+	char *method;
+	char *url;
+	char *body;
+	List *headers; /* of MonPair; a header with several values is there several times */
+	List *options; /* of MonPair; see sender/protocol.h */
+} MonRequest;
+
+typedef enum MonRequestResult
+{
+	MON_REQUEST_MADE,
+	MON_REQUEST_NOTHING, /* the formatter has nothing to send */
+	MON_REQUEST_LATER,   /* failed, but may work the next time */
+	MON_REQUEST_FAILED
+} MonRequestResult;
+
+/*
+ * On failure *error is a text without secrets, palloc'd.  Needs an SPI
+ * connection; the result is in its memory.
+ */
+extern MonRequestResult mon_request_make(const MonRequestSource *source, MonRequest *request,
+										 char **error);
+
+/* Append the request's frame, without its length, for the sender; false if it is too long. */
+extern bool mon_request_frame(const MonRequestSource *source, const MonRequest *request, uint64 tag,
+							  StringInfo frame);
+
+/* Fields of a frame. */
+extern void mon_frame_u32(StringInfo frame, uint32 v);
+extern void mon_frame_str(StringInfo frame, const char *s, int len);
+
+/* ---- secrets (secrets.c) ---- */
+
+typedef struct MonSecret
+{
+	char *key;
+	char marker[33]; /* stands for it until the formatter is done */
+	char *value;     /* UTF-8 */
+} MonSecret;
+
+typedef struct MonSecrets
+{
+	int n;
+	MonSecret *secrets;
+} MonSecrets;
+
+/*
+ * Read the secrets that a receiver refers to, and give each a new marker.
+ * False with *error, a text without secrets, if one is missing.  Needs an SPI
+ * connection.
+ */
+extern bool mon_secrets_read(Jsonb *receiver, MonSecrets *secrets, char **error);
+
+/* The receiver with markers in place of its secrets: what the formatter gets. */
+extern Jsonb *mon_secrets_place(Jsonb *receiver, const MonSecrets *secrets);
+
+/* Put the secrets into a request; false with *error if the result would be too long. */
+extern bool mon_secrets_fill(const MonSecrets *secrets, MonRequest *request, char **error);
+
+/* The secret of that key; NULL if there is none. */
+extern const char *mon_secrets_get(const MonSecrets *secrets, const char *key);
+
+/* Is the file, a palloc'd real path of which is returned, in monitoring.secrets_directory?  NULL with *error if not. */
+extern char *mon_secrets_file(const char *path, char **error);
+
+extern void mon_secrets_init(void);
+
+#endif /* MONITORING_NOTIFY_REQUEST_H */
