@@ -55,8 +55,8 @@ SELECT n.id - s.base AS id, n.receiver, n.alert, n.status, n.reason, n.state, ca
 FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base ORDER BY n.id;
 SELECT count(DISTINCT idempotency_key) AS keys FROM monitoring.notifications AS n CROSS JOIN pg_temp.start AS s WHERE n.id > s.base;
 
--- however long it took to get here
-UPDATE monitoring.outbox AS o SET next_attempt_at = s.t FROM pg_temp.start AS s WHERE o.id > s.base;
+-- however long it took to get here; as digests, of which a later one does not stand for an earlier one
+UPDATE monitoring.outbox AS o SET next_attempt_at = s.t, payload = o.payload || '{"digest": {}}' FROM pg_temp.start AS s WHERE o.id > s.base;
 -- Of each group only the first; bounds hold.
 SELECT monitoring.notify_has_work(t - interval '1 second') AS early, monitoring.notify_has_work(t + interval '1 second') AS due FROM pg_temp.start;
 SELECT c.* FROM pg_temp.start, pg_temp.claim(t - interval '1 second') AS c;
@@ -73,7 +73,7 @@ SELECT pg_temp.outcome(t + interval '2 seconds', '[{"n": 1, "attempt": 1, "outco
 SELECT * FROM pg_temp.state ORDER BY id;
 SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '4 seconds') AS c;
 
--- A second failure ends b's two attempts; refusals and formatter errors are final; Retry-After is kept.
+-- A second failure ends b's two attempts; refusals and formatter errors are final; Retry-After is kept, by all that goes to that receiver.
 SELECT pg_temp.outcome(t + interval '5 seconds', '[{"n": 2, "attempt": 2, "outcome": "network", "error": "no response"},
 	{"n": 4, "attempt": 1, "outcome": "refused", "error": "no"}, {"n": 6, "attempt": 1, "outcome": "response", "http_status": 429, "retry_after": 100, "error": "HTTP status 429"},
 	{"n": 8, "attempt": 1, "outcome": "response", "http_status": 429, "retry_after": 9999, "error": "HTTP status 429"}]') FROM pg_temp.start;

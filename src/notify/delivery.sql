@@ -1,21 +1,215 @@
 -- delivery: what the notifier worker (notifier.c) calls. It claims rows of the outbox, lets the receiver kind's function
 -- turn each into a request, sends it through the sender program, and records the outcome. All decisions (what is due,
--- what is tried again and when, what is given up) are made here.
+-- what is tried again and when, what is given up, handed on or no longer worth sending) are made here.
+
+----------------------------------------------------------------------------------------------------------------------
+-- How receivers fare
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.receiver_states (
+	receiver text PRIMARY KEY REFERENCES monitoring.receiver_defs (name) ON DELETE CASCADE,
+	successes integer NOT NULL DEFAULT 0,
+	failures integer NOT NULL DEFAULT 0,
+	failing_since timestamptz,
+	paused_until timestamptz,
+	tokens float8,
+	refilled_at timestamptz
+) WITH (fillfactor = 50);
+COMMENT ON TABLE monitoring.receiver_states IS 'How delivery to each receiver fares: the circuit breaker and the token bucket. Written by the notifier alone.';
+COMMENT ON COLUMN monitoring.receiver_states.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receiver_states.successes IS 'Responses since the last failure, up to 64: so much more is sent to it at once.';
+COMMENT ON COLUMN monitoring.receiver_states.failures IS 'Failures since the last response.';
+COMMENT ON COLUMN monitoring.receiver_states.failing_since IS 'The first of these failures.';
+COMMENT ON COLUMN monitoring.receiver_states.paused_until IS 'Nothing is sent to it before this time: it asked for that, or the breaker is open.';
+COMMENT ON COLUMN monitoring.receiver_states.tokens IS 'What rate_per_second still allowed at refilled_at.';
+COMMENT ON COLUMN monitoring.receiver_states.refilled_at IS 'When the tokens were counted.';
+
+CREATE FUNCTION monitoring.breaker_failures(config jsonb) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN coalesce((config ->> 'breaker_failures')::integer, 5);
+COMMENT ON FUNCTION monitoring.breaker_failures(jsonb) IS 'After how many failures in a row a receiver with this config is paused; 0: never.';
+
+CREATE FUNCTION monitoring.receiver_allowances(at timestamptz, per_receiver integer)
+RETURNS TABLE (receiver text, sending bigint, allowed bigint, tokens float8)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT r.name, b.sending, greatest(least(coalesce(floor(k.tokens)::bigint, per_receiver), n.most - b.sending), 0), k.tokens
+	FROM monitoring.receiver_defs AS r
+	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS sending FROM monitoring.outbox AS o
+		WHERE o.receiver = r.name AND o.state = 'sending' AND o.lease_until > receiver_allowances.at
+			AND o.created_at > receiver_allowances.at - interval '2 days') AS b
+	-- One at a time tries a receiver that failed; one that answers gets more and more.
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN s.failures >= nullif(monitoring.breaker_failures(r.config), 0) THEN 1
+			ELSE least(per_receiver, 8 + coalesce(s.successes, 0)) END AS most) AS n
+	CROSS JOIN LATERAL (
+		SELECT least(coalesce((r.config ->> 'burst')::float8, greatest((r.config ->> 'rate_per_second')::float8, 1)),
+			CASE WHEN s.refilled_at <= receiver_allowances.at THEN s.tokens
+				+ (r.config ->> 'rate_per_second')::float8 * extract(epoch FROM receiver_allowances.at - s.refilled_at)::float8 END) AS full_or_less) AS t
+	CROSS JOIN LATERAL (SELECT CASE WHEN r.config ? 'rate_per_second' THEN t.full_or_less END AS tokens) AS k
+	-- No pause is longer than an hour, whatever the clock does.
+	WHERE r.enabled AND coalesce(s.paused_until NOT BETWEEN receiver_allowances.at AND receiver_allowances.at + interval '1 hour', true)
+$$;
+COMMENT ON FUNCTION monitoring.receiver_allowances(timestamptz, integer) IS 'The enabled receivers that are not paused at that time: how many notifications are being sent to each, how many more may be (at most per_receiver at once, as its answers so far and its rate allow), and its tokens; null: its config has no rate_per_second.';
+
+CREATE VIEW monitoring.receiver_health AS
+	SELECT r.name AS receiver,
+		CASE WHEN NOT r.enabled THEN 'disabled'
+			WHEN s.failures >= nullif(coalesce((r.config ->> 'breaker_failures')::integer, 5), 0) THEN 'broken'
+			WHEN s.paused_until > clock_timestamp() THEN 'paused'
+			WHEN s.failures > 0 THEN 'failing'
+			ELSE 'ok' END AS state,
+		coalesce(s.failures, 0) AS failures, s.failing_since,
+		CASE WHEN s.paused_until > clock_timestamp() THEN s.paused_until END AS paused_until,
+		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback
+	FROM monitoring.receiver_defs AS r
+	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS waiting, min(o.created_at) AS waiting_since FROM monitoring.outbox AS o
+		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w;
+COMMENT ON VIEW monitoring.receiver_health IS 'How delivery to each receiver fares.';
+COMMENT ON COLUMN monitoring.receiver_health.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receiver_health.state IS 'ok; failing; broken (breaker_failures failures in a row: it is tried with one notification after ever longer pauses); paused (it asked for that by Retry-After); disabled.';
+COMMENT ON COLUMN monitoring.receiver_health.failures IS 'Failures since the last response.';
+COMMENT ON COLUMN monitoring.receiver_health.failing_since IS 'The first of these failures.';
+COMMENT ON COLUMN monitoring.receiver_health.paused_until IS 'Nothing is sent before this time.';
+COMMENT ON COLUMN monitoring.receiver_health.waiting IS 'Notifications that are not finished.';
+COMMENT ON COLUMN monitoring.receiver_health.waiting_since IS 'When the oldest of them was enqueued.';
+COMMENT ON COLUMN monitoring.receiver_health.fallback IS 'Receiver that is told instead.';
+
+CREATE FUNCTION monitoring.note_receiver_outcomes(at timestamptz, receivers text[], answered bigint[], failed bigint[], pauses float8[])
+RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	-- The breaker opens for a second after its failures, then twice as long each time, up to five minutes; the jitter keeps
+	-- receivers that broke together from being tried together.
+	WITH noted AS (
+		SELECT r.name, n.answered, n.pause, monitoring.breaker_failures(r.config) AS threshold,
+			least(s.successes, 64) AS successes, CASE WHEN n.answered > 0 THEN 0 ELSE coalesce(s.failures, 0) + n.failed END AS failures,
+			CASE WHEN n.answered = 0 AND n.failed > 0 THEN coalesce(s.failing_since, note_receiver_outcomes.at) END AS failing_since
+		FROM unnest(receivers, answered, failed, pauses) AS n (receiver, answered, failed, pause)
+		JOIN monitoring.receiver_defs AS r ON r.name = n.receiver
+		LEFT JOIN monitoring.receiver_states AS s ON s.receiver = n.receiver
+		WHERE n.answered > 0 OR n.failed > 0 OR n.pause > 0
+	), decided AS (
+		SELECT n.name, CASE WHEN n.failures > 0 THEN 0 ELSE least(coalesce(n.successes, 0) + n.answered, 64) END AS successes, n.failures,
+			n.failing_since,
+			CASE WHEN p.pause > 0 THEN note_receiver_outcomes.at + make_interval(secs => p.pause) END AS paused_until
+		FROM noted AS n
+		CROSS JOIN LATERAL (
+			SELECT greatest(CASE WHEN n.pause > 0 THEN least(n.pause, 3600) END, CASE WHEN n.threshold > 0 AND n.failures >= n.threshold
+				THEN (1 + random()) / 2 * least(300, 2 ^ least(n.failures - n.threshold, 20)) END) AS pause) AS p
+	)
+	INSERT INTO monitoring.receiver_states AS s (receiver, successes, failures, failing_since, paused_until)
+	SELECT d.name, d.successes, d.failures, d.failing_since, d.paused_until FROM decided AS d
+	ON CONFLICT (receiver) DO UPDATE
+	SET successes = excluded.successes, failures = excluded.failures, failing_since = excluded.failing_since, paused_until = excluded.paused_until
+	WHERE (s.successes, s.failures, s.failing_since, s.paused_until)
+		IS DISTINCT FROM (excluded.successes, excluded.failures, excluded.failing_since, excluded.paused_until)
+$$;
+COMMENT ON FUNCTION monitoring.note_receiver_outcomes(timestamptz, text[], bigint[], bigint[], float8[]) IS 'Take note, for each receiver named, how many attempts it answered, how many failed on its side and for how many seconds it asked to be left alone (at most an hour counts), and open or close its breaker.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What need not be sent, and what is handed on
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.notify_collapse(at timestamptz, days timestamptz[], firsts bigint[]) RETURNS TABLE (created_at timestamptz, id bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	-- A notification lists all that is firing in its group, so the last one stands for all that wait, but for the end of
+	-- alerts that only an earlier one tells of. Of a group that the receiver has never heard of, alerts that are over
+	-- already are nobody's business.
+	RETURN QUERY
+	WITH crowds AS MATERIALIZED (
+		SELECT o.receiver, o.group_key, array_agg(o.id ORDER BY o.id) AS ids, max(o.id) AS last_id,
+			bool_and(o.attempts = 0) AND (array_agg(o.payload ->> 'reason' ORDER BY o.id))[1] = 'first notification' AS unheard
+		FROM unnest(days, firsts) AS k (created_at, id)
+		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
+		JOIN monitoring.outbox AS o ON o.receiver = f.receiver AND o.group_key = f.group_key AND o.id >= f.id
+			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+		GROUP BY o.receiver, o.group_key
+		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ? 'digest')
+	), mentions AS MATERIALIZED (
+		SELECT o.id, c.last_id, c.unheard, a.ordinality, a.value AS document,
+			first_value(a.value ->> 'status') OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id) AS first_status,
+			row_number() OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id DESC) AS from_last
+		FROM crowds AS c
+		JOIN monitoring.outbox AS o ON o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = ANY (c.ids)
+			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+		CROSS JOIN LATERAL jsonb_array_elements(o.payload -> 'alerts') WITH ORDINALITY AS a
+	), kept AS (
+		SELECT m.last_id, count(*) FILTER (WHERE m.document ->> 'status' = 'firing') AS firing,
+			jsonb_agg(m.document ORDER BY m.document ->> 'status', m.id DESC, m.ordinality) AS alerts
+		FROM mentions AS m
+		WHERE m.from_last = 1 AND CASE WHEN m.document ->> 'status' = 'firing' THEN m.id = m.last_id
+			ELSE NOT (m.unheard AND m.first_status = 'firing') END
+		GROUP BY m.last_id
+	), superseded AS (
+		UPDATE monitoring.outbox AS o
+		SET state = 'superseded', lease_until = NULL, error = format('superseded by notification %s', c.last_id)
+		FROM crowds AS c
+		WHERE o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id AND o.state IN ('queued', 'sending', 'failed')
+			AND o.created_at > notify_collapse.at - interval '2 days'
+	), merged AS (
+		UPDATE monitoring.outbox AS o
+		SET state = CASE WHEN k.alerts IS NULL THEN 'superseded' ELSE o.state END,
+			error = CASE WHEN k.alerts IS NULL THEN 'all of it was over before any of it could be sent' ELSE o.error END,
+			status = CASE WHEN k.firing > 0 THEN 'firing' ELSE 'resolved' END,
+			payload = monitoring.make_payload(o.receiver, o.group_key, CASE WHEN k.firing > 0 THEN 'firing' ELSE 'resolved' END,
+				o.payload -> 'groupLabels', coalesce(k.alerts, '[]'),
+				o.payload - '{receiver,groupKey,status,groupLabels,commonLabels,commonAnnotations,alerts}'::text[]),
+			alert_ids = (SELECT coalesce(array_agg(DISTINCT i ORDER BY i), '{}')
+				FROM monitoring.outbox AS e CROSS JOIN LATERAL unnest(e.alert_ids) AS i
+				WHERE e.receiver = c.receiver AND e.group_key = c.group_key AND e.id = ANY (c.ids) AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_collapse.at - interval '2 days')
+		FROM crowds AS c
+		LEFT JOIN kept AS k ON k.last_id = c.last_id
+		WHERE o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = c.last_id AND o.state IN ('queued', 'sending', 'failed')
+			AND o.created_at > notify_collapse.at - interval '2 days'
+		RETURNING o.created_at, o.id, o.state
+	)
+	SELECT m.created_at, m.id FROM merged AS m WHERE m.state <> 'superseded'
+	UNION ALL
+	SELECT k.created_at, k.id FROM unnest(days, firsts) AS k (created_at, id)
+	WHERE NOT EXISTS (SELECT FROM crowds AS c WHERE k.id = ANY (c.ids));
+END $$;
+COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages and acknowledgements stay as they are, and so does all that waits with one of them.';
+
+CREATE FUNCTION monitoring.notify_fall_back(at timestamptz, days timestamptz[], ids bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.ensure_partition('outbox', at);
+	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT notify_fall_back.at, o.at, f.name, o.group_key, o.alert, o.status, o.alert_ids,
+		o.payload || jsonb_build_object('receiver', f.name, 'fallbackFrom', coalesce(o.payload -> 'fallbackFrom', '[]') || to_jsonb(o.receiver)),
+		notify_fall_back.at, notify_fall_back.at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+	FROM unnest(days, ids) AS k (created_at, id)
+	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
+	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+	JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback'
+	WHERE o.status <> 'test' AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+	ORDER BY o.id;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Claims and outcomes
+----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.notify_has_work(at timestamptz, running boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN EXISTS (
-			SELECT FROM monitoring.receiver_defs AS r
+			SELECT FROM monitoring.receiver_allowances(notify_has_work.at, 64) AS r
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
-				WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
+				WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
 					AND o.created_at > notify_has_work.at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
 							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days')
 				LIMIT 1) AS due
-			WHERE r.enabled)
+			WHERE r.allowed > 0)
 		OR EXISTS (
 			SELECT FROM monitoring.outbox AS o
 			WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_has_work.at AND coalesce(o.lease_until <= notify_has_work.at, true))
@@ -26,45 +220,104 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz, boolean) IS 'Is a notification due, or too old, at that time? When no notifier is running, what is marked as being sent is work too: its notifier is gone.';
 
+CREATE FUNCTION monitoring.notify_give_up(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	days timestamptz[];
+	ids bigint[];
+BEGIN
+	WITH gone AS (
+		UPDATE monitoring.outbox AS o
+		SET state = 'dead', lease_until = NULL,
+			error = coalesce(o.error || '; ', '') || format('given up, too old (attempts: %s)', o.attempts)
+		WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_give_up.at
+			AND coalesce(o.lease_until <= notify_give_up.at, true)
+		RETURNING o.created_at, o.id
+	), unknown AS (
+		UPDATE monitoring.outbox AS o
+		SET state = 'dead', lease_until = NULL, error = 'the outcome was never known: it may have arrived, and is not repeated'
+		FROM monitoring.receiver_defs AS r
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.ambiguous = 'never'
+		WHERE o.receiver = r.name AND o.state = 'sending' AND o.lease_until <= notify_give_up.at AND o.expires_at > notify_give_up.at
+	), handed_on AS (
+		UPDATE monitoring.outbox AS o
+		SET state = 'dead', error = coalesce(o.error || '; ', '') || format('handed to receiver "%s"', f.name)
+		FROM monitoring.receiver_states AS s
+		JOIN monitoring.receiver_defs AS r ON r.name = s.receiver
+		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
+		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
+			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
+			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status <> 'test' AND o.expires_at > notify_give_up.at
+			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+		RETURNING o.created_at, o.id
+	)
+	SELECT array_agg(u.created_at), array_agg(u.id) INTO days, ids FROM (SELECT * FROM gone UNION ALL SELECT * FROM handed_on) AS u;
+	IF ids IS NOT NULL THEN
+		PERFORM monitoring.notify_fall_back(at, days, ids);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_give_up(timestamptz) IS 'Mark as dead what is too old, what may have arrived at a receiver that must not be told twice, and what waits for a receiver that has been failing for fallback_after_seconds and has a fallback, which gets it.';
+
 CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
 	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
+DECLARE
+	days timestamptz[];
+	ids bigint[];
+	crowded_days timestamptz[];
+	crowded_ids bigint[];
 BEGIN
-	UPDATE monitoring.outbox AS o
-	SET state = 'dead', lease_until = NULL,
-		error = coalesce(o.error || '; ', '') || format('given up, too old (attempts: %s)', o.attempts)
-	WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_claim.at
-		AND coalesce(o.lease_until <= notify_claim.at, true);
+	PERFORM monitoring.notify_give_up(at);
 
 	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
 	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
-	RETURN QUERY
 	WITH due AS MATERIALIZED (
-		SELECT d.created_at, d.id, r.name, r.kind, r.url, r.config
-		FROM monitoring.receiver_defs AS r
+		SELECT r.receiver, d.created_at, d.id, d.crowded
+		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver) AS r
 		CROSS JOIN LATERAL (
-			SELECT count(*) AS sending FROM monitoring.outbox AS s
-			WHERE s.receiver = r.name AND s.state = 'sending' AND s.lease_until > notify_claim.at
-				AND s.created_at > notify_claim.at - interval '2 days') AS busy
-		CROSS JOIN LATERAL (
-			SELECT o.created_at, o.id FROM monitoring.outbox AS o
-			WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
+			SELECT o.created_at, o.id, EXISTS (SELECT FROM monitoring.outbox AS l
+					WHERE l.receiver = o.receiver AND l.group_key = o.group_key AND l.id > o.id
+						AND l.state IN ('queued', 'sending', 'failed') AND l.created_at > notify_claim.at - interval '2 days') AS crowded
+			FROM monitoring.outbox AS o
+			WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
 				AND o.created_at > notify_claim.at - interval '2 days'
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 					WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
 						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days')
 			ORDER BY o.id
-			LIMIT greatest(per_receiver - busy.sending, 0)
+			LIMIT r.allowed
 			FOR UPDATE OF o SKIP LOCKED) AS d
-		WHERE r.enabled
-		ORDER BY busy.sending + row_number() OVER (PARTITION BY r.name ORDER BY d.id), d.id
+		WHERE r.allowed > 0
+		ORDER BY r.sending + row_number() OVER (PARTITION BY r.receiver ORDER BY d.id), d.id
 		LIMIT max_rows
-	), timed AS (
-		SELECT d.*, coalesce((d.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
-			coalesce((d.config ->> 'timeout_seconds')::float8, 15) AS total_timeout
-		FROM due AS d
+	)
+	SELECT array_agg(d.created_at) FILTER (WHERE NOT d.crowded), array_agg(d.id) FILTER (WHERE NOT d.crowded),
+		array_agg(d.created_at) FILTER (WHERE d.crowded), array_agg(d.id) FILTER (WHERE d.crowded)
+	INTO days, ids, crowded_days, crowded_ids FROM due AS d;
+	IF crowded_ids IS NOT NULL THEN
+		SELECT days || array_agg(c.created_at), ids || array_agg(c.id) INTO days, ids
+		FROM monitoring.notify_collapse(at, crowded_days, crowded_ids) AS c;
+	END IF;
+
+	INSERT INTO monitoring.receiver_states AS s (receiver, tokens, refilled_at)
+	SELECT a.receiver, a.tokens - n.claimed, notify_claim.at
+	FROM (SELECT o.receiver, count(*) AS claimed
+		FROM unnest(days, ids) AS k (created_at, id)
+		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
+		GROUP BY o.receiver) AS n
+	JOIN monitoring.receiver_allowances(notify_claim.at, per_receiver) AS a ON a.receiver = n.receiver AND a.tokens IS NOT NULL
+	ON CONFLICT (receiver) DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at;
+
+	RETURN QUERY
+	WITH timed AS (
+		SELECT o.created_at, o.id, r.name, r.kind, r.url, r.config,
+			coalesce((r.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
+			coalesce((r.config ->> 'timeout_seconds')::float8, 15) AS total_timeout
+		FROM unnest(days, ids) AS k (created_at, id)
+		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
+		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
 	)
 	UPDATE monitoring.outbox AS o
 	SET state = 'sending', attempts = o.attempts + 1,
@@ -78,16 +331,24 @@ BEGIN
 		o.payload || jsonb_build_object('idempotencyKey', o.idempotency_key, 'id', o.id),
 		t.connect_timeout, t.total_timeout;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Mark as dead what is too old; claim due notifications, at most max_rows in all and so many that per_receiver are under way to each receiver, skipping any with an unfinished earlier one in its group. The claim ends with the lease, a minute after the timeout.';
+COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. The claim ends with the lease, a minute after the timeout.';
 
 CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	receivers text[];
+	answered bigint[];
+	failed bigint[];
+	pauses float8[];
+	dead_days timestamptz[];
+	dead_ids bigint[];
 BEGIN
 	PERFORM monitoring.ensure_partition('delivery_attempts', at);
 
 	WITH outcome AS (
-		SELECT b.created_at, b.id, b.receiver, b.attempts, b.expires_at, x.outcome, x.http_status, x.latency, x.error,
+		SELECT b.created_at, b.id, b.receiver, b.attempts, b.expires_at, x.outcome, x.http_status, x.latency, x.retry_after, x.error,
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
+			x.outcome IN ('network', 'lost') AND coalesce(x.connected, true) AND k.ambiguous = 'never' AS ambiguous,
 			CASE
 				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
 				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
@@ -97,10 +358,11 @@ BEGIN
 			notify_record.at + make_interval(secs => greatest(x.retry_after,
 				random() * least(300, 2 ^ least(b.attempts - 1, 20)))) AS next_at
 		FROM jsonb_to_recordset(outcomes) AS x (created_at timestamptz, id bigint, attempt integer, outcome text,
-			http_status integer, latency float8, retry_after float8, error text)
+			http_status integer, latency float8, retry_after float8, connected boolean, error text)
 		JOIN monitoring.outbox AS b ON b.created_at = x.created_at AND b.id = x.id
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
+		LEFT JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
 	), decided AS (
 		-- What was lost or postponed may be another notification's fault: only its age ends that.
 		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AND o.outcome NOT IN ('lost', 'postponed') AS exhausted,
@@ -108,20 +370,38 @@ BEGIN
 		FROM outcome AS o
 	), changed AS (
 		UPDATE monitoring.outbox AS b
-		SET state = CASE WHEN d.exhausted OR d.too_late THEN 'dead' ELSE d.verdict END,
+		SET state = CASE WHEN d.exhausted OR d.too_late OR d.ambiguous THEN 'dead' ELSE d.verdict END,
 			lease_until = NULL, next_attempt_at = d.next_at, http_status = d.http_status, latency = d.latency,
 			sent_at = CASE WHEN d.verdict = 'sent' THEN notify_record.at END,
 			error = CASE
+				WHEN d.ambiguous THEN d.error || '; it may have arrived, and is not repeated'
 				WHEN d.exhausted THEN d.error || format('; given up (attempts: %s)', d.attempts)
 				WHEN d.too_late THEN d.error || format('; given up, too old (attempts: %s)', d.attempts)
 				ELSE d.error END
 		FROM decided AS d
 		WHERE b.created_at = d.created_at AND b.id = d.id
+		RETURNING b.created_at, b.id, b.state, d.ambiguous
+	), attempted AS (
+		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
+		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d
+	), by_receiver AS (
+		SELECT d.receiver, count(*) FILTER (WHERE d.outcome = 'response' AND d.verdict <> 'failed') AS answered,
+			count(*) FILTER (WHERE d.outcome IN ('response', 'network') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
+		FROM decided AS d
+		GROUP BY d.receiver
 	)
-	INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
-	SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d;
+	SELECT r.receivers, r.answered, r.failed, r.pauses, c.days, c.ids
+	INTO receivers, answered, failed, pauses, dead_days, dead_ids
+	FROM (SELECT array_agg(b.receiver) AS receivers, array_agg(b.answered) AS answered, array_agg(b.failed) AS failed,
+			array_agg(b.pause) AS pauses FROM by_receiver AS b) AS r
+	CROSS JOIN (SELECT array_agg(c.created_at) AS days, array_agg(c.id) AS ids FROM changed AS c WHERE c.state = 'dead' AND NOT c.ambiguous) AS c;
+
+	PERFORM monitoring.note_receiver_outcomes(at, receivers, answered, failed, pauses);
+	IF dead_ids IS NOT NULL THEN
+		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
+	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, as is what the formatter makes nothing of; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -148,3 +428,56 @@ VALUES ('dispatch', 'monitoring.notify_dispatch', 'monitoring.evaluation_interva
 CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.outbox
 	FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
 COMMENT ON TRIGGER wake_worker ON monitoring.outbox IS 'New notifications are dispatched at commit.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- By hand
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.cancel(notification bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	found_state text;
+BEGIN
+	UPDATE monitoring.outbox AS o
+	SET state = 'cancelled', lease_until = NULL, error = coalesce(o.error || '; ', '') || format('cancelled by %s', monitoring.calling_role())
+	WHERE o.id = cancel.notification AND o.state IN ('queued', 'failed');
+	IF NOT FOUND THEN
+		SELECT o.state INTO found_state FROM monitoring.outbox AS o WHERE o.id = cancel.notification;
+		IF found_state IS NULL THEN
+			RAISE EXCEPTION 'notification % does not exist', notification
+				USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.notifications lists them.';
+		END IF;
+		RAISE EXCEPTION 'notification % cannot be cancelled', notification
+			USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It is %s.', found_state);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.cancel(bigint) IS 'Cancel a notification that waits to be sent or to be tried again. The next one of its group says again what is firing then. Errors: 42704 if there is no such notification, 55000 if it is being sent or finished.';
+
+CREATE FUNCTION monitoring.resend(notification bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	old monitoring.outbox;
+	now_at timestamptz := clock_timestamp();
+	new_id bigint;
+BEGIN
+	SELECT * INTO old FROM monitoring.outbox AS o WHERE o.id = resend.notification;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'notification % does not exist', notification
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.notifications lists them.';
+	ELSIF old.state IN ('queued', 'sending', 'failed') THEN
+		RAISE EXCEPTION 'notification % is not finished', notification
+			USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It is %s.', old.state);
+	END IF;
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+	INSERT INTO monitoring.outbox AS o (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT now_at, old.at, r.name, old.group_key, old.alert, old.status, old.alert_ids, old.payload,
+		now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+	FROM monitoring.receiver_defs AS r WHERE r.name = old.receiver
+	RETURNING o.id INTO new_id;
+	IF new_id IS NULL THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', old.receiver
+			USING ERRCODE = 'undefined_object', DETAIL = format('Notification %s was for it.', notification);
+	END IF;
+	RETURN new_id;
+END $$;
+COMMENT ON FUNCTION monitoring.resend(bigint) IS 'Enqueue a finished notification again, as it was, with a new number and idempotency key, and return the number. Errors: 42704 if it or its receiver does not exist, 55000 if it is not finished.';

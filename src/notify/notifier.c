@@ -69,7 +69,7 @@
 #define MAX_BACKOFF_MS 30000
 #define MAX_STEP_FAILURES 20 /* then a new process tries */
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
-#define MAX_PER_RECEIVER 8 /* a quarter of what may go to one host: one that hangs leaves room */
+#define MAX_PER_RECEIVER 64 /* of one that answers; see receiver_allowances() */
 
 typedef struct Sender
 {

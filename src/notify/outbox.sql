@@ -15,7 +15,7 @@ CREATE TABLE monitoring.outbox (
 	status text NOT NULL,
 	alert_ids bigint[] NOT NULL DEFAULT '{}',
 	payload jsonb NOT NULL,
-	state text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'sending', 'sent', 'failed', 'dead')),
+	state text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'sending', 'sent', 'failed', 'dead', 'superseded', 'cancelled')),
 	attempts integer NOT NULL DEFAULT 0,
 	next_attempt_at timestamptz NOT NULL,
 	expires_at timestamptz NOT NULL,
@@ -36,7 +36,7 @@ COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the rou
 COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved or test.';
 COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
-COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up).';
+COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up); superseded (a later one says it all); cancelled.';
 COMMENT ON COLUMN monitoring.outbox.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.outbox.next_attempt_at IS 'Not tried before this time.';
 COMMENT ON COLUMN monitoring.outbox.expires_at IS 'Given up at this time.';
@@ -85,7 +85,7 @@ COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
 COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved or test.';
-COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again) or dead (given up).';
+COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response; null if none came.';
 COMMENT ON COLUMN monitoring.notifications.error IS 'Why the last attempt failed.';
