@@ -109,7 +109,7 @@ create('chat', '/chat?token=secret', '{}', 'slack');
 
 sql(q{
 	INSERT INTO monitoring.alert_rule_defs (name, metric, fn, over, op, threshold, severity, owner, receivers)
-	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres', '{hook,chat,order}')});
+	VALUES ('High <latency> & errors', 'latency', 'p95', '5 minutes', '>', 0.5, 'high', 'postgres', '{hook,chat,order,latest}')});
 # On dates that retention would drop.
 sql(q{UPDATE monitoring.retention_policies SET enabled = false});
 sql(q{SELECT monitoring.ensure_partition('alert_history', '2026-01-02 03:04:05+00')});
@@ -247,12 +247,19 @@ is(sql(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'hanging
 # ---- order ----
 
 create('order', '/fail/2/500?order');
-sql(q{UPDATE monitoring.receiver_defs SET enabled = name = 'order'});
+create('latest', '/fail/2/500?latest');
+sql(q{UPDATE monitoring.receiver_defs SET enabled = name IN ('order', 'latest')});
 my @order = map { transition(9, @$_, '/x', '2026-01-02 04:00:00+00') } ([ 'pending', 'firing' ], [ 'firing', 'resolved' ], [ 'pending', 'firing' ]);
-sql("SELECT monitoring.route_alerts('{$_}', '2026-01-02 04:00:00+00')") for @order;
-wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'order' AND state = 'sent'}, 3, 'three changes of one alert');
+# messages that are no states of a group, such as digests, are each sent
+sql('BEGIN; '
+	  . join('', map { "SELECT monitoring.route_alerts('{$_}', '2026-01-02 04:00:00+00');" } @order)
+	  . q{UPDATE monitoring.outbox SET payload = payload || '{"digest": {}}' WHERE receiver = 'order' AND state = 'queued'; COMMIT});
+wait_for(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'order' AND state = 'sent'}, 3, 'three messages of one group');
 is(join(' ', map { decode_json($_->{body})->{status} } requests('/fail/2/500?order')),
 	'firing firing firing resolved firing', 'arrive in order, although the first had to be tried again');
+wait_for(q{SELECT string_agg(DISTINCT state || ' ' || status, ', ') FROM monitoring.notifications WHERE receiver = 'latest'},
+	'sent firing, superseded firing, superseded resolved', 'of three changes of one alert the last stands for all');
+is(join(' ', map { decode_json($_->{body})->{status} } requests('/fail/2/500?latest')), 'firing firing firing', '... until it has arrived');
 sql(q{SELECT monitoring.enable_receiver(name) FROM monitoring.receiver_defs});
 
 # ---- a formatter that fails, a kind of one's own ----
