@@ -20,7 +20,8 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
                  evidence.sql incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql) \
-               $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql formatters.sql delivery.sql) \
+               $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql templates.sql formatters.sql \
+                 $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql) \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \

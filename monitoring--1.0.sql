@@ -8491,7 +8491,8 @@ $$;
 COMMENT ON FUNCTION monitoring.cut_annotations(jsonb) IS 'At most twenty annotations of at most 500 characters each, the summary among them.';
 
 CREATE FUNCTION monitoring.alert_document(status text, rule_name text, severity text, labels jsonb, annotations jsonb, value float8,
-	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text) RETURNS jsonb
+	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text, alert_id bigint DEFAULT NULL, details jsonb DEFAULT NULL)
+RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_build_object(
 	'status', status,
@@ -8501,8 +8502,10 @@ RETURN pg_catalog.jsonb_build_object(
 	'startsAt', pg_catalog.to_char(coalesce(fired_at, at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 	'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z'
 		ELSE pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
-	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op);
-COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
+	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+	|| CASE WHEN alert_id IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('alert_id', alert_id) END
+	|| CASE WHEN details -> 'impact' IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('impact', details -> 'impact') END;
+COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text, bigint, jsonb) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
@@ -8525,13 +8528,14 @@ BEGIN
 		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
 		CROSS JOIN LATERAL (
 			SELECT monitoring.alert_document(l.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
-				h.fired_at, h.at, h.fingerprint) AS document
+				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) AS document
 			FROM monitoring.alert_history AS h
 			WHERE h.at = l.history_at AND h.id = l.history_id
 			UNION ALL
 			-- history has been dropped meanwhile
 			SELECT monitoring.alert_document(l.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
+				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint,
+				s.alert_id, s.details)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
 			WHERE s.alert_id = l.alert_id
@@ -9576,7 +9580,8 @@ BEGIN
 			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
 				jsonb_build_object('alertname', d.name),
 				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
+					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint,
+					s.alert_id, s.details)),
 				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
 			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
@@ -9883,7 +9888,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver
 COMMENT ON COLUMN monitoring.receiver_kinds.secret_keys IS 'Keys of the config that hold secrets; the formatter gets a marker in place of each.';
 COMMENT ON COLUMN monitoring.receiver_kinds.url_required IS 'Whether a receiver needs a url; otherwise the formatter knows one.';
 COMMENT ON COLUMN monitoring.receiver_kinds.schemes IS 'Schemes that a receiver''s url may have.';
-COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
+COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, with the url as a member and secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
@@ -9945,7 +9950,8 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
 		CASE WHEN r.config ? 'url' THEN '***'
-			ELSE coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+			WHEN r.url IS NOT NULL THEN coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '')
+				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
 				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds}'::text[])
@@ -10090,7 +10096,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 	IF k.config_check IS NOT NULL THEN
-		PERFORM monitoring.run_config_check(k.config_check, k.owner, config
+		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
 	END IF;
 END $$;
@@ -10519,6 +10525,15 @@ RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key
 	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
+CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), 'firing', '{"alertname": "TestNotification"}',
+		jsonb_build_array(jsonb_build_object('status', 'firing', 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
+			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
+			'startsAt', monitoring.format_time(at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', '5f24dd0f417d744d')))
+$$;
+COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz) IS 'The notification with which a receiver is tested.';
+
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -10526,8 +10541,7 @@ DECLARE
 	new_id bigint := nextval('monitoring.outbox_id_seq');
 	max_age float8;
 	is_enabled boolean;
-	key text := format('{}:{alertname="TestNotification",test="%s"}', new_id);
-	labels jsonb := '{"alertname": "TestNotification", "severity": "info"}';
+	payload jsonb := monitoring.test_notification(name, new_id, now_at);
 BEGIN
 	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
@@ -10540,96 +10554,1123 @@ BEGIN
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
-	VALUES (new_id, now_at, name, key, 'TestNotification', 'test',
-		monitoring.make_payload(name, key, 'firing', '{"alertname": "TestNotification"}', jsonb_build_array(jsonb_build_object(
-			'status', 'firing', 'labels', labels,
-			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
-			'startsAt', monitoring.format_time(now_at), 'endsAt', '0001-01-01T00:00:00Z',
-			'fingerprint', left(md5(labels::text), 16)))),
+	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
 		now_at, now_at + make_interval(secs => max_age));
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
--- formatters: functions that turn a notification into a request, one for each built-in kind of receivers.
+-- templates: what people read of a notification, before it is put into the format of a receiver.
+--
+-- message() turns the payload of a notification into texts, as they are; escape_text() makes a text harmless for a format and
+-- bounds it. Title and text can be templates of the receiver: what is filled into them is escaped for the format first,
+-- so that no label or annotation can be markup, and shortened until the whole fits.
 
-CREATE FUNCTION monitoring.format_webhook(receiver jsonb, notification jsonb)
-RETURNS TABLE (method text, url text, headers jsonb, body text)
+----------------------------------------------------------------------------------------------------------------------
+-- Escaping
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.escape_text(t text, style text, max_length integer, one_line boolean DEFAULT false) RETURNS text
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_escape_text';
+COMMENT ON FUNCTION monitoring.escape_text(text, text, integer, boolean) IS 'Text escaped for a format (slack, discord, teams, html; text escapes nothing), without control characters but line ends and tabs (one_line: without these too), cut to so many UTF-16 units after escaping; what is cut ends with an ellipsis. Error 22023 for an unknown style.';
+
+CREATE FUNCTION monitoring.text_units(t text) RETURNS integer
+LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_text_units';
+COMMENT ON FUNCTION monitoring.text_units(text) IS 'Length of a text in UTF-16 units, as most receivers count.';
+
+CREATE FUNCTION monitoring.safe_link(url text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN url ~ '^https?://[!-~]+$' AND pg_catalog.length(url) <= 1000 AND url !~ '["<>\\`|{}''^]'
+	THEN pg_catalog.replace(pg_catalog.replace(url, '(', '%28'), ')', '%29') END;
+COMMENT ON FUNCTION monitoring.safe_link(text) IS 'The url if it is one of http or https that can be put into a link of any format, otherwise null.';
+
+CREATE FUNCTION monitoring.markup(style text, element text, content text, url text DEFAULT NULL) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE element
+	WHEN 'bold' THEN CASE style WHEN 'slack' THEN '*' || content || '*' WHEN 'html' THEN '<b>' || content || '</b>'
+		WHEN 'text' THEN content ELSE '**' || content || '**' END
+	WHEN 'link' THEN CASE style WHEN 'slack' THEN '<' || pg_catalog.replace(url, '&', '&amp;') || '|' || content || '>'
+		WHEN 'html' THEN '<a href="' || pg_catalog.replace(url, '&', '&amp;') || '">' || content || '</a>'
+		WHEN 'text' THEN content || ': ' || url ELSE '[' || content || '](' || url || ')' END
+END;
+COMMENT ON FUNCTION monitoring.markup(text, text, text, text) IS 'Escaped text as bold or as link to a safe_link() in the markup of a style.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Messages
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.severity_colours (
+	severity text PRIMARY KEY,
+	rank integer NOT NULL,
+	colour integer NOT NULL CHECK (colour BETWEEN 0 AND 16777215)
+);
+COMMENT ON TABLE monitoring.severity_colours IS 'Colours of messages: of the gravest alert that fires, or of resolved.';
+COMMENT ON COLUMN monitoring.severity_colours.severity IS 'Severity, or resolved.';
+COMMENT ON COLUMN monitoring.severity_colours.rank IS 'The gravest is 1.';
+COMMENT ON COLUMN monitoring.severity_colours.colour IS 'Red, green and blue, as in 16711680 (0xFF0000) for red.';
+INSERT INTO monitoring.severity_colours VALUES ('critical', 1, 11674146), ('high', 2, 15094016), ('medium', 3, 16361509),
+	('low', 4, 1402304), ('info', 5, 5533306), ('resolved', 6, 3046706);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.severity_colours', 'WHERE false');
+
+CREATE FUNCTION monitoring.plain_pairs(pairs jsonb, separator text, skipped text[] DEFAULT '{}') RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT string_agg(p.key || separator || left(p.value, 2000), ', ' ORDER BY p.key COLLATE "C")
+	FROM (SELECT e.key, e.value FROM jsonb_each_text(CASE WHEN jsonb_typeof(pairs) = 'object' THEN pairs ELSE '{}' END) AS e
+		WHERE e.key <> ALL (skipped) ORDER BY e.key COLLATE "C" LIMIT 50) AS p
+$$;
+COMMENT ON FUNCTION monitoring.plain_pairs(jsonb, text, text[]) IS 'Members of an object for people to read, as in a=1, b=2; the first fifty.';
+
+CREATE FUNCTION monitoring.bounded_pairs(pairs jsonb, max_length integer) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(p.key, left(p.value, max_length)), '{}')
+	FROM jsonb_each_text(CASE WHEN jsonb_typeof(pairs) = 'object' THEN pairs ELSE '{}' END) AS p
+$$;
+COMMENT ON FUNCTION monitoring.bounded_pairs(jsonb, integer) IS 'An object of texts, each cut to so many characters; what is not an object is an empty one.';
+
+CREATE FUNCTION monitoring.short_evidence(alert_id bigint) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'POST', receiver ->> 'url',
-		'{"Content-Type": "application/json"}'::jsonb || coalesce(receiver -> 'config' -> 'headers', '{}')
-			|| jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey'),
-		jsonb_build_object(
-			'version', '4',
-			'groupKey', notification -> 'groupKey',
-			'truncatedAlerts', coalesce(notification -> 'truncatedAlerts', '0'),
-			'status', notification -> 'status',
-			'receiver', notification -> 'receiver',
-			'groupLabels', notification -> 'groupLabels',
-			'commonLabels', notification -> 'commonLabels',
-			'commonAnnotations', notification -> 'commonAnnotations',
-			'externalURL', '',
-			'alerts', (SELECT jsonb_agg(jsonb_build_object(
-					'status', a.value -> 'status', 'labels', a.value -> 'labels', 'annotations', a.value -> 'annotations',
-					'startsAt', a.value -> 'startsAt', 'endsAt', a.value -> 'endsAt', 'generatorURL', '',
-					'fingerprint', a.value -> 'fingerprint') ORDER BY a.ordinality)
-				FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a))::text
+	SELECT string_agg(format('%s: %s', replace(k.name, '_', ' '), p.pairs), E'\n' ORDER BY k.n)
+	FROM monitoring.evidence_of(alert_id) AS e (evidence)
+	CROSS JOIN unnest('{blockers,slow_statements,errors,deployments}'::text[]) WITH ORDINALITY AS k (name, n)
+	CROSS JOIN LATERAL (
+		SELECT string_agg(m.key || ' ' || left(regexp_replace(m.value, '\s+', ' ', 'g'), 120), ', ' ORDER BY length(m.value), m.key) AS pairs
+		FROM jsonb_each_text(CASE WHEN jsonb_typeof(e.evidence -> k.name -> 0) = 'object' THEN e.evidence -> k.name -> 0 END) AS m
+		WHERE m.value IS NOT NULL) AS p
+	WHERE p.pairs IS NOT NULL
 $$;
-COMMENT ON FUNCTION monitoring.format_webhook(jsonb, jsonb) IS 'Formatter of the kind webhook: the body of Alertmanager''s webhook, version 4, with an Idempotency-Key header.';
+COMMENT ON FUNCTION monitoring.short_evidence(bigint) IS 'The first of each sort of evidence of an alert, a line each.';
 
-CREATE FUNCTION monitoring.slack_escape(t text, max_length integer) RETURNS text
+CREATE FUNCTION monitoring.message_alert(alert jsonb, external_url text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- more than any message shows
+	labels jsonb := monitoring.bounded_pairs(alert -> 'labels', 1000);
+	notes jsonb := monitoring.bounded_pairs(alert -> 'annotations', 5000);
+	console text := external_url || '/#/alerts/' || (alert ->> 'alert_id');
+	runbook text := monitoring.safe_link(coalesce(alert ->> 'runbook_url', notes ->> 'runbook_url'));
+	silence text := external_url || '/#/silences/new?alert=' || (alert ->> 'alert_id');
+BEGIN
+	RETURN jsonb_build_object(
+		'status', coalesce(alert ->> 'status', 'firing'),
+		'severity', labels ->> 'severity',
+		'alertname', labels ->> 'alertname',
+		'summary', coalesce(notes ->> 'summary', notes ->> 'description', labels ->> 'alertname'),
+		'description', CASE WHEN notes ? 'summary' THEN notes ->> 'description' END,
+		'value', alert ->> 'value', 'threshold', alert ->> 'threshold', 'op', alert ->> 'op',
+		'reading', CASE WHEN alert ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', alert ->> 'value',
+			'(threshold ' || (alert ->> 'op') || ' ' || (alert ->> 'threshold') || ')') END,
+		'impact', CASE jsonb_typeof(alert -> 'impact') WHEN 'object' THEN monitoring.plain_pairs(alert -> 'impact', ' ')
+			ELSE left(alert ->> 'impact', 2000) END,
+		'labels', monitoring.plain_pairs(labels, '=', '{alertname}'),
+		'startsAt', alert ->> 'startsAt',
+		'endsAt', CASE WHEN alert ->> 'status' = 'resolved' THEN alert ->> 'endsAt' END,
+		'fingerprint', alert ->> 'fingerprint', 'alert_id', alert ->> 'alert_id',
+		'acknowledged_by', alert -> 'acknowledged' ->> 'by',
+		'runbook_url', runbook, 'console_url', console, 'silence_url', silence,
+		'label_map', labels, 'annotation_map', notes,
+		'links', (SELECT coalesce(jsonb_agg(jsonb_build_object('text', l.text, 'url', l.url) ORDER BY l.n), '[]')
+			FROM (SELECT 1, 'Runbook', runbook UNION ALL SELECT 2, 'Console', console
+				UNION ALL SELECT 3, 'Silence', silence WHERE alert ->> 'status' IS DISTINCT FROM 'resolved'
+				UNION ALL (SELECT 4, m.value ->> 'text', monitoring.safe_link(m.value ->> 'url')
+					FROM jsonb_array_elements(CASE jsonb_typeof(alert -> 'links') WHEN 'array' THEN alert -> 'links' ELSE '[]' END) AS m LIMIT 5)
+				) AS l (n, text, url) WHERE l.url IS NOT NULL AND l.text IS NOT NULL));
+END $$;
+COMMENT ON FUNCTION monitoring.message_alert(jsonb, text) IS 'An alert of a notification as texts for people, not yet escaped.';
+
+CREATE FUNCTION monitoring.message(notification jsonb, max_alerts integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	external_url text := rtrim(nullif(current_setting('monitoring.external_url', true), ''), '/');
+	alerts jsonb := CASE jsonb_typeof(notification -> 'alerts') WHEN 'array' THEN notification -> 'alerts' ELSE '[]' END;
+	firing bigint := (SELECT count(*) FROM jsonb_array_elements(alerts) AS a WHERE a.value ->> 'status' = 'firing');
+	more bigint := coalesce((notification ->> 'truncatedAlerts')::bigint, 0);
+	total bigint := jsonb_array_length(alerts) + more;
+	status text := coalesce(notification ->> 'status', 'firing');
+	gravest text := (SELECT s.severity FROM jsonb_array_elements(alerts) AS a
+		JOIN monitoring.severity_colours AS s ON s.severity = a.value -> 'labels' ->> 'severity'
+		WHERE a.value ->> 'status' = status OR firing = 0 ORDER BY s.rank LIMIT 1);
+	name text := coalesce(notification -> 'groupLabels' ->> 'alertname', 'digest of ' || (notification -> 'digest' ->> 'route'),
+		notification -> 'commonLabels' ->> 'alertname', nullif(monitoring.labels_text(notification -> 'groupLabels'), '{}'), 'alerts');
+	shown jsonb := (SELECT coalesce(jsonb_agg(monitoring.message_alert(a.value, external_url) ORDER BY a.ordinality), '[]')
+		FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= max_alerts);
+BEGIN
+	RETURN jsonb_build_object(
+		'status', status, 'severity', gravest, 'name', name,
+		'title', coalesce(left(notification ->> 'title', 1000), format('[%s] %s', upper(CASE WHEN notification ->> 'reason' = 'acknowledged' THEN 'acknowledged'
+			ELSE status END) || CASE WHEN total > 1 THEN ':' || total ELSE '' END, name)),
+		'text', left(notification ->> 'text', 100000),
+		'colour', (SELECT s.colour FROM monitoring.severity_colours AS s
+			WHERE s.severity = CASE WHEN status = 'resolved' THEN 'resolved' ELSE coalesce(gravest, 'info') END),
+		'count', total, 'firing', firing, 'resolved', jsonb_array_length(alerts) - firing,
+		'group', monitoring.labels_text(coalesce(notification -> 'groupLabels', '{}')),
+		'receiver', notification ->> 'receiver', 'reason', notification ->> 'reason', 'external_url', external_url,
+		'evidence', monitoring.short_evidence((SELECT (a.value ->> 'alert_id')::bigint FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a
+			WHERE a.value ->> 'status' = 'firing' AND a.value ->> 'alert_id' ~ '^[0-9]{1,18}$' ORDER BY a.ordinality LIMIT 1)),
+		'alerts', shown, 'more', total - jsonb_array_length(shown));
+END $$;
+COMMENT ON FUNCTION monitoring.message(jsonb, integer) IS 'A notification as texts for people, not yet escaped: title, text, status, severity, colour, counts, evidence of the first alert, so many alerts as message_alert() gives them, and how many more there are.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Templates
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.template_holes(template text) RETURNS TABLE (hole text, name text, of_label boolean)
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	WITH piece AS (
-		SELECT c.n, replace(replace(replace(c.ch, '&', '&amp;'), '<', '&lt;'), '>', '&gt;') AS e
-		FROM string_to_table(left(t, max_length + 1), NULL) WITH ORDINALITY AS c (ch, n)
-	), running AS (
-		SELECT p.n, p.e, sum(length(p.e)) OVER (ORDER BY p.n) AS so_far, sum(length(p.e)) OVER () AS total FROM piece AS p
-	)
-	SELECT coalesce(string_agg(r.e, '' ORDER BY r.n) FILTER (WHERE r.so_far <= max_length - (r.total > max_length)::integer), '')
-		|| CASE WHEN max(r.total) > max_length THEN '…' ELSE '' END
-	FROM running AS r
+	SELECT DISTINCT h.m[1], regexp_replace(btrim(h.m[1], '{} '), '^\$(labels\.)?', ''), btrim(h.m[1], '{} ') ~ '^\$?(labels|annotations)\..'
+	FROM regexp_matches(template, '\{\{(.*?)\}\}', 'g') AS h (m)
 $$;
-COMMENT ON FUNCTION monitoring.slack_escape(text, integer) IS 'Text for Slack with & < > escaped, so that it can neither link nor mention; cut to so many characters after escaping, marked by an ellipsis.';
+COMMENT ON FUNCTION monitoring.template_holes(text) IS 'What a template has to be filled in: the text between the braces, the name that fill_text() looks up, and whether it is a label or an annotation by its own name.';
+
+CREATE FUNCTION monitoring.template_variables() RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '{acknowledged_by,alert_id,alertname,console_url,count,description,endsAt,evidence,external_url,fingerprint,firing,group,impact,labels,op,reading,reason,receiver,resolved,runbook_url,severity,silence_url,startsAt,status,summary,threshold,title,value}'::text[];
+COMMENT ON FUNCTION monitoring.template_variables() IS 'What title, text and html of a receiver may name, besides {{labels.name}} and {{annotations.name}}.';
+
+CREATE FUNCTION monitoring.check_template(key text, template jsonb, max_length integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	t text := template #>> '{}';
+	unknown text;
+BEGIN
+	IF jsonb_typeof(template) <> 'string' OR t = '' OR length(t) > max_length OR t ~ '[\x01-\x08\x0b-\x1f\x7f]'
+		OR key = 'title' AND t ~ '[\n\t]' THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config must be a text of 1 to % characters without control characters', key, max_length
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(h.hole) INTO unknown FROM monitoring.template_holes(t) AS h
+	WHERE NOT h.of_label AND h.name <> ALL (monitoring.template_variables());
+	IF unknown IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown variable "{{%}}" in key "%" of the receiver''s config', left(unknown, 100), key
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Variables are '
+				|| array_to_string(monitoring.template_variables(), ', ') || ', labels.NAME and annotations.NAME.';
+	END IF;
+	-- fill_text() takes the first }} for the end of a hole
+	IF regexp_replace(t, '\{\{.*?\}\}', '', 'g') ~ '\{\{|\}\}' THEN
+		RAISE EXCEPTION 'unbalanced braces in key "%" of the receiver''s config', key
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Variables are written as in {{summary}}.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_template(text, jsonb, integer) IS 'Raises 22023 unless a key of a config is a template that names known variables only.';
+
+CREATE FUNCTION monitoring.fill_template(template text, vars jsonb, style text, max_length integer, one_line boolean DEFAULT false) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- {{labels.a}}, {{$labels.a}} and {{$value}}: as fill_text() looks them up
+	raw jsonb := (SELECT coalesce(jsonb_object_agg(h.name, coalesce(
+			CASE WHEN h.name ~ '^labels\.' THEN vars -> 'label_map' ->> substr(h.name, 8)
+				WHEN h.name ~ '^annotations\.' THEN vars -> 'annotation_map' ->> substr(h.name, 13)
+				WHEN h.hole ~ '^ *\$labels\.' THEN vars -> 'label_map' ->> h.name
+				ELSE vars ->> h.name END, '')), '{}')
+		FROM monitoring.template_holes(template) AS h);
+	room integer := max_length;
+	filled text;
+BEGIN
+	LOOP
+		filled := monitoring.fill_text(template, (SELECT coalesce(jsonb_object_agg(r.key, monitoring.escape_text(r.value, style, room, one_line)), '{}')
+			FROM jsonb_each_text(raw) AS r));
+		EXIT WHEN room <= 1 OR monitoring.text_units(filled) <= max_length;
+		room := room / 2;
+	END LOOP;
+	filled := CASE WHEN one_line THEN btrim(filled) ELSE filled END;
+	-- only a template that is too long itself
+	RETURN CASE WHEN monitoring.text_units(filled) <= max_length THEN filled ELSE monitoring.escape_text(filled, 'text', max_length, one_line) END;
+END $$;
+COMMENT ON FUNCTION monitoring.fill_template(text, jsonb, text, integer, boolean) IS 'A template filled from a message or one of its alerts, the values escaped for the style and cut until all of it has at most that length.';
+
+CREATE FUNCTION monitoring.message_title(config jsonb, message jsonb, style text, max_length integer) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN config ? 'title'
+		THEN monitoring.fill_template(config ->> 'title', coalesce(message -> 'alerts' -> 0, '{}') || jsonb_strip_nulls(message), style, max_length, true)
+		ELSE monitoring.escape_text(message ->> 'title', style, max_length, true) END
+$$;
+COMMENT ON FUNCTION monitoring.message_title(jsonb, jsonb, text, integer) IS 'Title of a message in a style: the receiver''s template, or the default. What belongs to an alert is the first alert''s.';
+
+CREATE FUNCTION monitoring.alert_text(config jsonb, message jsonb, alert jsonb, style text, max_length integer) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	room integer := least(max_length, 1000);
+	lines text;
+	links text;
+BEGIN
+	IF config ? 'text' THEN
+		RETURN monitoring.fill_template(config ->> 'text', jsonb_strip_nulls(message - 'severity' - 'status') || alert, style, max_length);
+	END IF;
+	SELECT string_agg(monitoring.markup(style, 'link', l.value ->> 'text', l.value ->> 'url'),
+		CASE style WHEN 'text' THEN E'\n' ELSE ' | ' END ORDER BY l.ordinality) INTO links
+	FROM jsonb_array_elements(alert -> 'links') WITH ORDINALITY AS l;
+	-- The summary has most of the room; what does not fit is cut, links go last as they cannot be.
+	LOOP
+		lines := concat_ws(E'\n',
+			monitoring.markup(style, 'bold', nullif(monitoring.escape_text(alert ->> 'summary'
+				|| CASE WHEN alert ->> 'status' <> message ->> 'status' THEN format(' (%s)', alert ->> 'status') ELSE '' END, style, room), '')),
+			monitoring.escape_text(alert ->> 'reading', style, least(room, 200)),
+			monitoring.escape_text(alert ->> 'description', style, room),
+			monitoring.escape_text('impact: ' || (alert ->> 'impact'), style, least(room, 300)),
+			monitoring.escape_text('acknowledged by ' || (alert ->> 'acknowledged_by'), style, least(room, 100)),
+			monitoring.escape_text(alert ->> 'labels', style, room));
+		IF monitoring.text_units(lines) + coalesce(monitoring.text_units(links) + 1, 0) <= max_length THEN
+			RETURN concat_ws(E'\n', lines, links);
+		END IF;
+		EXIT WHEN room <= 8;
+		room := room / 2;
+	END LOOP;
+	RETURN CASE WHEN monitoring.text_units(lines) <= max_length THEN lines ELSE '' END;
+END $$;
+COMMENT ON FUNCTION monitoring.alert_text(jsonb, jsonb, jsonb, text, integer) IS 'What is said of an alert of a message in a style: the receiver''s template, or summary, value and threshold, description, impact, labels and links.';
+
+CREATE FUNCTION monitoring.message_texts(config jsonb, message jsonb, style text, max_each integer, max_total integer) RETURNS text[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	-- room for the line that says that something is missing
+	room integer := max_total - 40;
+	more bigint := (message ->> 'more')::bigint;
+	texts text[] := '{}';
+	alert jsonb;
+	t text;
+BEGIN
+	t := monitoring.escape_text(nullif(message ->> 'text', ''), style, least(max_each, room));
+	IF t IS NOT NULL THEN
+		texts := texts || t;
+		room := room - monitoring.text_units(t) - 2;
+	END IF;
+	FOR alert IN SELECT a.value FROM jsonb_array_elements(message -> 'alerts') WITH ORDINALITY AS a ORDER BY a.ordinality LOOP
+		t := CASE WHEN room >= 50 THEN monitoring.alert_text(config, message, alert, style, least(max_each, room)) ELSE '' END;
+		IF t = '' THEN
+			more := more + 1;
+		ELSE
+			texts := texts || t;
+			room := room - monitoring.text_units(t) - 2;
+		END IF;
+	END LOOP;
+	IF message ->> 'evidence' IS NOT NULL AND room >= 100 THEN
+		t := monitoring.escape_text('evidence' || E'\n' || (message ->> 'evidence'), style, least(max_each, room, 1000));
+		texts := texts || t;
+	END IF;
+	RETURN CASE WHEN more > 0 THEN texts || format('and %s more', more) ELSE texts END;
+END $$;
+COMMENT ON FUNCTION monitoring.message_texts(jsonb, jsonb, text, integer, integer) IS 'The body of a message in a style, one text for each alert, each and all together bounded; what is left out is counted in the last one.';
+-- formatters: what the functions that turn a notification into a request have in common. Those of the built-in kinds, and
+-- the checks of their configs, are in formatters/.
+--
+-- PL/pgSQL keeps plans from call to call, which SQL functions do not. A secret stands in the config as a marker.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Requests
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.request_headers(receiver jsonb, notification jsonb, own jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN own || coalesce(receiver -> 'config' -> 'headers', '{}')
+	|| pg_catalog.jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey');
+COMMENT ON FUNCTION monitoring.request_headers(jsonb, jsonb, jsonb) IS 'Headers of a request: the formatter''s own, those of the receiver''s config, and the Idempotency-Key.';
+
+CREATE FUNCTION monitoring.authorization_header(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN config ? 'bearer_token' THEN pg_catalog.jsonb_build_object('Authorization', 'Bearer ' || (config ->> 'bearer_token'))
+	WHEN config ? 'basic_auth' THEN pg_catalog.jsonb_build_object('Authorization', 'Basic ' || (config ->> 'basic_auth'))
+	ELSE '{}' END;
+COMMENT ON FUNCTION monitoring.authorization_header(jsonb) IS 'The Authorization header that a config asks for; none without bearer_token or username and password.';
+
+CREATE FUNCTION monitoring.receiver_secret(receiver jsonb, key text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF receiver -> 'config' ->> key IS NULL THEN
+		RAISE EXCEPTION 'receiver "%" has no "%"', receiver ->> 'name', key USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	RETURN receiver -> 'config' ->> key;
+END $$;
+COMMENT ON FUNCTION monitoring.receiver_secret(jsonb, text) IS 'The marker of a secret of a receiver. Error 55000 if it has none.';
+
+CREATE FUNCTION monitoring.base_url(receiver jsonb, standard text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.rtrim(coalesce(receiver ->> 'url', standard), '/');
+COMMENT ON FUNCTION monitoring.base_url(jsonb, text) IS 'The receiver''s url, or the standard one, without a slash at its end.';
+
+CREATE FUNCTION monitoring.group_hash(notification jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(notification ->> 'groupKey', ''), 'UTF8')), 'hex');
+COMMENT ON FUNCTION monitoring.group_hash(jsonb) IS 'The group of a notification as 64 hexadecimal digits, for receivers that bound the length of keys.';
+
+CREATE FUNCTION monitoring.form_encode(fields jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT string_agg(f.key || '=' || coalesce(v.encoded, ''), '&' ORDER BY f.key)
+	FROM jsonb_each_text(fields) AS f
+	CROSS JOIN LATERAL (
+		SELECT string_agg(CASE WHEN c.ch ~ '^[A-Za-z0-9._~-]$' THEN c.ch
+			ELSE regexp_replace(upper(encode(convert_to(c.ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY c.n) AS encoded
+		FROM string_to_table(f.value, NULL) WITH ORDINALITY AS c (ch, n)) AS v
+	WHERE f.value IS NOT NULL
+$$;
+COMMENT ON FUNCTION monitoring.form_encode(jsonb) IS 'An object of texts as the body of a form (application/x-www-form-urlencoded).';
+
+CREATE FUNCTION monitoring.hex_colour(colour integer) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '#' || pg_catalog.lpad(pg_catalog.to_hex(colour), 6, '0');
+COMMENT ON FUNCTION monitoring.hex_colour(integer) IS 'A colour as in #FF0000, in small letters.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Checks of configs
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_config_text(config jsonb, key text, required boolean, pattern text, hint text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT config ? key THEN
+		IF required THEN
+			RAISE EXCEPTION 'key "%" is missing in the receiver''s config', key USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+		END IF;
+	ELSIF jsonb_typeof(config -> key) <> 'string' OR (config ->> key) ~ '[\x01-\x1f\x7f]' OR (config ->> key) !~ pattern THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config is not valid', key USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_text(jsonb, text, boolean, text, text) IS 'Raises 22023 with the hint unless a key of a config is text without control characters that matches, or is missing and not required.';
+
+CREATE FUNCTION monitoring.check_templates(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_template(t.key, config -> t.key, t.max_length)
+	FROM (VALUES ('title', 200), ('text', 1000), ('html', 10000)) AS t (key, max_length)
+	WHERE config ? t.key;
+END $$;
+COMMENT ON FUNCTION monitoring.check_templates(jsonb) IS 'Raises 22023 unless title, text and html of a config are templates.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Preview
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.redact_url(url text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN pg_catalog.regexp_replace(url, '^([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)[/?#].+$', '\1/***');
+COMMENT ON FUNCTION monitoring.redact_url(text) IS 'A url with *** for path, query and fragment.';
+
+CREATE FUNCTION monitoring.run_formatter(function text, owner name, receiver jsonb, notification jsonb) RETURNS jsonb
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_formatter';
+COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised.';
+
+CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	alert jsonb;
+BEGIN
+	SELECT monitoring.alert_document(CASE WHEN h.to_state = 'resolved' THEN 'resolved' ELSE 'firing' END, h.rule_name, h.severity, h.labels, h.annotations,
+		h.value, h.op, h.threshold, h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) INTO alert
+	FROM monitoring.alert_history AS h
+	WHERE h.alert_id = notification_of_alert.alert_id
+	ORDER BY h.at DESC, h.id DESC
+	LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert % does not exist', alert_id USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.alerts lists alerts.';
+	END IF;
+	RETURN monitoring.make_payload(receiver, format('{}:{alertname="%s"}', alert -> 'labels' ->> 'alertname'), alert ->> 'status',
+		jsonb_build_object('alertname', alert -> 'labels' -> 'alertname'), jsonb_build_array(alert), '{"reason": "preview"}');
+END $$;
+COMMENT ON FUNCTION monitoring.notification_of_alert(text, bigint) IS 'A notification to a receiver about one alert (alerts.alert_id) as it is or was last. Error 42704 if there is no such alert.';
+
+CREATE FUNCTION monitoring.preview_notification(receiver text, alert_id bigint DEFAULT NULL)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r monitoring.receiver_defs;
+	k monitoring.receiver_kinds;
+	redacted jsonb;
+	request jsonb;
+	secret_url text;
+BEGIN
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = preview_notification.receiver;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', preview_notification.receiver
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	END IF;
+	SELECT * INTO STRICT k FROM monitoring.receiver_kinds AS i WHERE i.kind = r.kind;
+	redacted := monitoring.redacted_receiver(r.name);
+	IF redacted -> 'config' ? 'headers' THEN
+		redacted := jsonb_set(redacted, '{config,headers}',
+			(SELECT coalesce(jsonb_object_agg(h.key, '***'), '{}') FROM jsonb_object_keys(redacted -> 'config' -> 'headers') AS h (key)));
+	END IF;
+	request := monitoring.run_formatter(k.function, k.owner, redacted,
+		CASE WHEN alert_id IS NULL THEN monitoring.test_notification(r.name, 0, clock_timestamp()) ELSE monitoring.notification_of_alert(r.name, alert_id) END
+			|| jsonb_build_object('id', 0, 'idempotencyKey', '00000000-0000-0000-0000-000000000000'));
+	-- path and query of a url are often all that one needs to know to write there
+	secret_url := rtrim(r.url, '/');
+	RETURN QUERY SELECT f.method, coalesce(replace(f.url, secret_url, monitoring.redact_url(secret_url)), f.url),
+		coalesce(replace(f.headers::text, secret_url, monitoring.redact_url(secret_url))::jsonb, f.headers),
+		coalesce(replace(f.body, secret_url, monitoring.redact_url(secret_url)), f.body)
+	FROM jsonb_to_record(request) AS f (method text, url text, headers jsonb, body text)
+	WHERE request IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.preview_notification(text, bigint) IS 'The exact request that a receiver would get about an alert (alerts.alert_id), or as a test, with *** for secrets and the path of its url; no row: nothing would be sent. Nothing is sent. Errors: 42704 for an unknown receiver or alert, and those of the kind''s formatter.';
+-- formatters, chat: slack, discord, teams, telegram.
 
 CREATE FUNCTION monitoring.format_slack(receiver jsonb, notification jsonb)
 RETURNS TABLE (method text, url text, headers jsonb, body text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH alert AS (
-		SELECT a.ordinality AS n, a.value -> 'labels' AS labels, a.value -> 'annotations' AS annotations,
-			coalesce(a.value -> 'annotations' ->> 'summary', a.value -> 'annotations' ->> 'description', a.value -> 'labels' ->> 'alertname')
-				|| CASE WHEN a.value ->> 'status' <> notification ->> 'status' THEN format(' (%s)', a.value ->> 'status') ELSE '' END AS summary,
-			CASE WHEN a.value ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', a.value ->> 'value',
-				'(threshold ' || (a.value ->> 'op') || ' ' || (a.value ->> 'threshold') || ')') END AS reading,
-			(SELECT string_agg(l.key || '=' || l.value, ', ' ORDER BY l.key COLLATE "C")
-				FROM jsonb_each_text(a.value -> 'labels') AS l WHERE l.key <> 'alertname') AS label_text
-		FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a
-	), title AS (
-		SELECT format('[%s] %s', upper(notification ->> 'status') || CASE WHEN m.n > 1 THEN ':' || m.n ELSE '' END,
-			coalesce(notification -> 'groupLabels' ->> 'alertname', 'digest of ' || (notification -> 'digest' ->> 'route'),
-				notification -> 'commonLabels' ->> 'alertname', monitoring.labels_text(notification -> 'groupLabels'))) AS t, m.n
-		FROM (SELECT count(*) + coalesce((notification ->> 'truncatedAlerts')::bigint, 0) AS n FROM alert) AS m
-	)
-	-- The pieces keep Slack's limits: header 150 characters, section 3000.
-	SELECT 'POST', receiver ->> 'url',
-		'{"Content-Type": "application/json"}'::jsonb || coalesce(receiver -> 'config' -> 'headers', '{}')
-			|| jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey'),
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 10);
+	title text := monitoring.message_title(config, message, 'slack', 150);
+	-- a section takes 3000 characters, a message 50 blocks
+	texts text[] := monitoring.message_texts(config, message, 'slack', 3000, 30000);
+	-- what notifications on a phone show
+	fallback text := monitoring.message_title(config, message, 'slack', 200)
+		|| coalesce(': ' || monitoring.escape_text(coalesce(message ->> 'text', message -> 'alerts' -> 0 ->> 'summary'), 'slack', 300, true), '');
+BEGIN
+	RETURN QUERY SELECT 'POST', receiver ->> 'url',
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'),
 		jsonb_build_object(
-			'text', (SELECT monitoring.slack_escape(title.t || ': ' || (SELECT summary FROM alert WHERE n = 1), 500) FROM title),
-			'blocks', jsonb_build_array(
-				jsonb_build_object('type', 'header', 'text', jsonb_build_object('type', 'plain_text',
-					'text', (SELECT monitoring.slack_escape(title.t, 150) FROM title))))
-			|| (SELECT jsonb_agg(jsonb_build_object('type', 'section', 'text', jsonb_build_object('type', 'mrkdwn',
-					'text', concat_ws(E'\n', '*' || monitoring.slack_escape(a.summary, 1000) || '*',
-						monitoring.slack_escape(a.reading, 200), monitoring.slack_escape(a.label_text, 1500)))) ORDER BY a.n)
-				FROM alert AS a WHERE a.n <= 10)
-			|| (SELECT CASE WHEN title.n > 10 THEN jsonb_build_array(jsonb_build_object('type', 'section', 'text',
-					jsonb_build_object('type', 'mrkdwn', 'text', format('… and %s more', title.n - 10)))) ELSE '[]' END
-				FROM title))::text
-$$;
-COMMENT ON FUNCTION monitoring.format_slack(jsonb, jsonb) IS 'Formatter of the kind slack: a message for an incoming webhook, with fall-back text, a header and a section for each of the first ten alerts.';
+			'text', fallback,
+			'blocks', jsonb_build_array(jsonb_build_object('type', 'header', 'text', jsonb_build_object('type', 'plain_text', 'text', title)))
+				|| (SELECT coalesce(jsonb_agg(jsonb_build_object('type', 'section', 'text', jsonb_build_object('type', 'mrkdwn', 'text', t.text)) ORDER BY t.n), '[]')
+					FROM unnest(texts) WITH ORDINALITY AS t (text, n)),
+			'attachments', jsonb_build_array(jsonb_build_object('color', monitoring.hex_colour((message ->> 'colour')::integer),
+				'blocks', jsonb_build_array(jsonb_build_object('type', 'context', 'elements', jsonb_build_array(jsonb_build_object(
+					'type', 'mrkdwn', 'text', monitoring.escape_text(concat_ws(' | ', message ->> 'severity', message ->> 'status', message ->> 'reason',
+						message ->> 'group'), 'slack', 500, true))))))))::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_slack(jsonb, jsonb) IS 'Formatter of the kind slack: a message for an incoming webhook, with fall-back text, a header, a section for each of the first ten alerts, and the severity''s colour.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', 'JSON body of Alertmanager''s webhook, version 4', true),
-	('slack', 'monitoring.format_slack', 'message for a Slack incoming webhook', true);
+CREATE FUNCTION monitoring.format_discord(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 10);
+BEGIN
+	-- A title takes 256 characters, a description 4096, all of a message 6000.
+	RETURN QUERY SELECT 'POST', receiver ->> 'url',
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'),
+		jsonb_strip_nulls(jsonb_build_object(
+			'username', config ->> 'username', 'avatar_url', config ->> 'avatar_url',
+			'embeds', jsonb_build_array(jsonb_build_object(
+				'title', monitoring.message_title(config, message, 'discord', 256),
+				'description', array_to_string(monitoring.message_texts(config, message, 'discord', 3000, 4000), E'\n\n'),
+				'color', message -> 'colour',
+				'url', monitoring.safe_link(message -> 'alerts' -> 0 ->> 'console_url'),
+				'timestamp', message -> 'alerts' -> 0 ->> 'startsAt',
+				'footer', jsonb_build_object('text', monitoring.escape_text(concat_ws(' | ', message ->> 'severity', message ->> 'status',
+					message ->> 'reason', message ->> 'group'), 'text', 500, true)))),
+			'allowed_mentions', '{"parse": []}'::jsonb))::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_discord(jsonb, jsonb) IS 'Formatter of the kind discord: a message for a webhook with an embed in the severity''s colour; it mentions nobody, whatever the alert says.';
+
+CREATE FUNCTION monitoring.check_discord(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	PERFORM monitoring.check_config_text(config, 'username', false, '^.{1,80}$', 'The name that messages are from has 1 to 80 characters.');
+	PERFORM monitoring.check_config_text(config, 'avatar_url', false, '^https?://[!-~]+$', 'The address of a picture.');
+END $$;
+COMMENT ON FUNCTION monitoring.check_discord(jsonb) IS 'Check of a config of the kind discord.';
+
+CREATE FUNCTION monitoring.format_teams(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 10);
+	room integer := 16000;
+	result jsonb;
+BEGIN
+	-- A webhook takes 28 kB. An empty line is what breaks a line.
+	LOOP
+		result := jsonb_build_object('type', 'message', 'summary', monitoring.message_title(config, message, 'text', 200),
+			'attachments', jsonb_build_array(jsonb_build_object(
+				'contentType', 'application/vnd.microsoft.card.adaptive', 'contentUrl', NULL,
+				'content', jsonb_build_object(
+					'$schema', 'http://adaptivecards.io/schemas/adaptive-card.json', 'type', 'AdaptiveCard', 'version', '1.4',
+					'msteams', '{"width": "Full"}'::jsonb,
+					'body', jsonb_build_array(jsonb_build_object('type', 'TextBlock', 'size', 'Large', 'weight', 'Bolder', 'wrap', true,
+							'color', CASE WHEN message ->> 'status' = 'resolved' THEN 'Good' WHEN message ->> 'severity' IN ('critical', 'high') THEN 'Attention'
+								WHEN message ->> 'severity' = 'medium' THEN 'Warning' ELSE 'Accent' END,
+							'text', monitoring.message_title(config, message, 'teams', 300)))
+						|| (SELECT coalesce(jsonb_agg(jsonb_build_object('type', 'TextBlock', 'wrap', true, 'separator', true,
+								'text', replace(t.text, E'\n', E'\n\n')) ORDER BY t.n), '[]')
+							FROM unnest(monitoring.message_texts(config, message, 'teams', 5000, room)) WITH ORDINALITY AS t (text, n)),
+					'actions', (SELECT coalesce(jsonb_agg(jsonb_build_object('type', 'Action.OpenUrl', 'title', left(l.value ->> 'text', 50), 'url', l.value ->> 'url') ORDER BY l.ordinality), '[]')
+						FROM jsonb_array_elements(message -> 'alerts' -> 0 -> 'links') WITH ORDINALITY AS l)))));
+		EXIT WHEN octet_length(result::text) <= 27000 OR room < 200;
+		room := room / 2;
+	END LOOP;
+	RETURN QUERY SELECT 'POST', receiver ->> 'url',
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'), result::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_teams(jsonb, jsonb) IS 'Formatter of the kind teams: an adaptive card for a webhook of Microsoft Teams (workflow or connector), at most 27,000 bytes.';
+
+CREATE FUNCTION monitoring.format_telegram(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 10);
+	title text := monitoring.markup('html', 'bold', monitoring.message_title(config, message, 'html', 500));
+BEGIN
+	-- A text takes 4096 characters. Line ends are as they are, <br> is none.
+	RETURN QUERY SELECT 'POST', monitoring.base_url(receiver, 'https://api.telegram.org') || '/bot' || monitoring.receiver_secret(receiver, 'bot_token') || '/sendMessage',
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'),
+		jsonb_strip_nulls(jsonb_build_object('chat_id', config -> 'chat_id', 'message_thread_id', config -> 'message_thread_id',
+			'disable_notification', config -> 'disable_notification', 'parse_mode', 'HTML',
+			'link_preview_options', '{"is_disabled": true}'::jsonb,
+			'text', array_to_string(title || monitoring.message_texts(config, message, 'html', 3000, 3500), E'\n\n')))::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_telegram(jsonb, jsonb) IS 'Formatter of the kind telegram: a message of a bot.';
+
+CREATE FUNCTION monitoring.check_telegram(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	IF config -> 'chat_id' IS NULL OR config ->> 'chat_id' !~ '^(-?[0-9]{1,20}|@[A-Za-z0-9_]{1,64})$' THEN
+		RAISE EXCEPTION 'key "chat_id" in the receiver''s config is %', CASE WHEN config ? 'chat_id' THEN 'not valid' ELSE 'missing' END
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'The number of a chat, or @name of a channel.';
+	ELSIF config ->> 'message_thread_id' !~ '^[0-9]{1,18}$' THEN
+		RAISE EXCEPTION 'key "message_thread_id" in the receiver''s config is not valid'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'The number of a topic.';
+	ELSIF config ? 'disable_notification' AND jsonb_typeof(config -> 'disable_notification') <> 'boolean' THEN
+		RAISE EXCEPTION 'key "disable_notification" in the receiver''s config must be true or false' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_telegram(jsonb) IS 'Check of a config of the kind telegram.';
+
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, description, builtin) VALUES
+	('slack', 'monitoring.format_slack', '{title,text}', '{}', true, 'monitoring.check_templates', 'message for a Slack incoming webhook', true),
+	('discord', 'monitoring.format_discord', '{title,text,username,avatar_url}', '{}', true, 'monitoring.check_discord', 'message for a Discord webhook', true),
+	('teams', 'monitoring.format_teams', '{title,text}', '{}', true, 'monitoring.check_templates', 'adaptive card for a Microsoft Teams webhook', true),
+	('telegram', 'monitoring.format_telegram', '{chat_id,message_thread_id,disable_notification,title,text}', '{bot_token}', false,
+		'monitoring.check_telegram', 'message of a Telegram bot', true);
+-- formatters, services: what programs read: webhook, alertmanager, notify, sql, sentry.
+
+CREATE FUNCTION monitoring.webhook_body(notification jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	external_url text := rtrim(coalesce(current_setting('monitoring.external_url', true), ''), '/');
+BEGIN
+	RETURN jsonb_build_object(
+		'version', '4',
+		'groupKey', notification -> 'groupKey',
+		'truncatedAlerts', coalesce(notification -> 'truncatedAlerts', '0'),
+		'status', notification -> 'status',
+		'receiver', notification -> 'receiver',
+		'groupLabels', coalesce(notification -> 'groupLabels', '{}'),
+		'commonLabels', coalesce(notification -> 'commonLabels', '{}'),
+		'commonAnnotations', coalesce(notification -> 'commonAnnotations', '{}'),
+		'externalURL', external_url,
+		'notification_reason', coalesce(notification ->> 'reason', ''),
+		'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+				'status', a.value -> 'status', 'labels', a.value -> 'labels', 'annotations', a.value -> 'annotations',
+				'startsAt', a.value -> 'startsAt', 'endsAt', a.value -> 'endsAt', 'fingerprint', a.value -> 'fingerprint',
+				'generatorURL', CASE WHEN external_url <> '' AND a.value ->> 'alert_id' IS NOT NULL
+					THEN external_url || '/#/alerts/' || (a.value ->> 'alert_id') ELSE '' END) ORDER BY a.ordinality), '[]')
+			FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a))
+		|| CASE WHEN notification ? 'title' OR notification ? 'text' THEN jsonb_build_object('title', monitoring.escape_text(notification ->> 'title', 'text', 1000),
+			'text', monitoring.escape_text(notification ->> 'text', 'text', 100000)) ELSE '{}' END;
+END $$;
+COMMENT ON FUNCTION monitoring.webhook_body(jsonb) IS 'The body of Alertmanager''s webhook, version 4; with title and text where an application said them.';
+
+CREATE FUNCTION monitoring.format_webhook(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+BEGIN
+	RETURN QUERY SELECT 'POST', receiver ->> 'url',
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'::jsonb || monitoring.authorization_header(config))
+			|| CASE WHEN config ? 'signing_secret' THEN jsonb_build_object('X-Signature-SHA256', 'hmac-sha256:' || (config ->> 'signing_secret')) ELSE '{}' END,
+		monitoring.webhook_body(notification)::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_webhook(jsonb, jsonb) IS 'Formatter of the kind webhook: the body of Alertmanager''s webhook, version 4, with an Idempotency-Key header and, if there is a signing_secret, the hexadecimal HMAC-SHA256 of the body as X-Signature-SHA256.';
+
+CREATE FUNCTION monitoring.check_webhook(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_config_text(config, 'username', false, '^[^:]{1,255}$', 'A user name for basic authentication, without a colon.');
+	IF config ? 'bearer_token' AND config ? 'username' THEN
+		RAISE EXCEPTION 'the receiver''s config has both username and bearer_token' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_webhook(jsonb) IS 'Check of a config of the kind webhook.';
+
+CREATE FUNCTION monitoring.prometheus_labels(labels jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(regexp_replace(regexp_replace(l.key, '[^a-zA-Z0-9_]', '_', 'g'), '^(?=[0-9])', '_'), l.value ORDER BY l.key DESC), '{}')
+	FROM jsonb_each_text(CASE WHEN jsonb_typeof(labels) = 'object' THEN labels ELSE '{}' END) AS l
+	WHERE l.value <> '' AND l.key <> ''
+$$;
+COMMENT ON FUNCTION monitoring.prometheus_labels(jsonb) IS 'Labels or annotations under names that Prometheus and Alertmanager take (letters, digits and underscores), without empty ones.';
+
+CREATE FUNCTION monitoring.format_alertmanager(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	external_url text := rtrim(nullif(current_setting('monitoring.external_url', true), ''), '/');
+	-- Who is not told again takes an alert for ended at that time: four times as long as until it is told again.
+	ends_at text := monitoring.format_time(coalesce((notification ->> 'now')::timestamptz, clock_timestamp())
+		+ 4 * make_interval(secs => coalesce((config ->> 'keep_alive_seconds')::float8, 120)));
+	base text := monitoring.base_url(receiver, NULL);
+	result jsonb := (SELECT jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+			'labels', monitoring.prometheus_labels(a.value -> 'labels'),
+			'annotations', monitoring.prometheus_labels(a.value -> 'annotations'),
+			'startsAt', a.value -> 'startsAt',
+			'endsAt', CASE WHEN a.value ->> 'status' = 'firing' THEN ends_at ELSE a.value ->> 'endsAt' END,
+			'generatorURL', external_url || '/#/alerts/' || (a.value ->> 'alert_id'))) ORDER BY a.ordinality)
+		FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a);
+BEGIN
+	RETURN QUERY SELECT 'POST', CASE WHEN base ~ '/api/v2/alerts$' THEN base ELSE base || '/api/v2/alerts' END,
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'::jsonb || monitoring.authorization_header(config)),
+		result::text
+	WHERE result IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.format_alertmanager(jsonb, jsonb) IS 'Formatter of the kind alertmanager: the alerts for Alertmanager''s API v2. What fires ends by itself unless it is told again; that happens every two minutes, or keep_alive_seconds.';
+
+CREATE FUNCTION monitoring.check_alertmanager(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_webhook(config);
+	IF config ? 'keep_alive_seconds' AND (CASE WHEN jsonb_typeof(config -> 'keep_alive_seconds') = 'number'
+		THEN (config ->> 'keep_alive_seconds')::numeric NOT BETWEEN 1 AND 3600 ELSE true END) THEN
+		RAISE EXCEPTION 'key "keep_alive_seconds" in the receiver''s config is out of range'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'It takes 1 to 3600.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_alertmanager(jsonb) IS 'Check of a config of the kind alertmanager.';
+
+CREATE FUNCTION monitoring.format_notify(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	message jsonb := monitoring.message(notification, 100);
+	shown integer := jsonb_array_length(message -> 'alerts');
+	alerts jsonb := (SELECT coalesce(jsonb_agg(jsonb_build_object('status', a.value -> 'status', 'severity', a.value -> 'severity',
+			'alertname', monitoring.escape_text(a.value ->> 'alertname', 'text', 200), 'summary', monitoring.escape_text(a.value ->> 'summary', 'text', 300),
+			'alert_id', a.value -> 'alert_id', 'fingerprint', a.value -> 'fingerprint', 'startsAt', a.value -> 'startsAt') ORDER BY a.ordinality), '[]')
+		FROM jsonb_array_elements(message -> 'alerts') WITH ORDINALITY AS a);
+	result jsonb;
+BEGIN
+	-- NOTIFY takes less than 8000 bytes: the alerts that fit, and how many more there are.
+	LOOP
+		result := jsonb_build_object('id', notification -> 'id', 'status', message -> 'status', 'severity', message -> 'severity',
+			'title', monitoring.message_title(receiver -> 'config', message, 'text', 300), 'text', monitoring.escape_text(message ->> 'text', 'text', 500),
+			'groupKey', monitoring.escape_text(notification ->> 'groupKey', 'text', 300), 'group', monitoring.group_hash(notification),
+			'receiver', notification -> 'receiver', 'reason', message -> 'reason',
+			'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
+				FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= shown),
+			'more', (message ->> 'count')::bigint - shown);
+		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 7900;
+		shown := shown * 7 / 8;
+	END LOOP;
+	RETURN QUERY SELECT 'NOTIFY', receiver -> 'config' ->> 'channel', '{}'::jsonb, result::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_notify(jsonb, jsonb) IS 'Formatter of the kind notify: a JSON payload of at most 7900 bytes for a channel of LISTEN.';
+
+CREATE FUNCTION monitoring.check_notify(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	PERFORM monitoring.check_config_text(config, 'channel', true, '^.+$', 'The name of the channel, as in {"channel": "alerts"}.');
+	IF octet_length(config ->> 'channel') > 63 THEN
+		RAISE EXCEPTION 'key "channel" in the receiver''s config is not valid'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'A channel''s name has at most 63 bytes.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_notify(jsonb) IS 'Check of a config of the kind notify.';
+
+CREATE FUNCTION monitoring.format_sql(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY SELECT 'SQL', receiver -> 'config' ->> 'function', '{}'::jsonb,
+		(monitoring.webhook_body(notification) || jsonb_build_object('id', notification -> 'id', 'idempotencyKey', notification -> 'idempotencyKey',
+			'alerts', coalesce(notification -> 'alerts', '[]'), 'title', monitoring.message(notification, 0) -> 'title'))::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_sql(jsonb, jsonb) IS 'Formatter of the kind sql: the argument of a function(jsonb): the body of the kind webhook with id, idempotencyKey and title, the alerts with all that is known of them.';
+
+CREATE FUNCTION monitoring.check_sql(config jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_config_text(config, 'function', true, '^[^(]{1,63}\.[^(]{1,63}$', 'The name of a function(jsonb) with its schema, as in {"function": "shop.on_alert"}.');
+	IF to_regprocedure((config ->> 'function') || '(jsonb)') IS NULL THEN
+		RAISE EXCEPTION 'function %(jsonb) does not exist', config ->> 'function'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the schema too, as in shop.on_alert.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_sql(jsonb) IS 'Check of a config of the kind sql.';
+
+CREATE FUNCTION monitoring.format_sentry(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 20);
+	event_id text := replace(lower(notification ->> 'idempotencyKey'), '-', '');
+	now_at timestamptz := coalesce((notification ->> 'now')::timestamptz, clock_timestamp());
+	dsn text[] := regexp_match(monitoring.base_url(receiver, NULL), '^(https?://[^?#]*)/([0-9]+)$');
+	event jsonb;
+BEGIN
+	IF message ->> 'status' <> 'firing' THEN
+		RETURN; -- an issue there ends by not coming again
+	END IF;
+	event_id := CASE WHEN event_id ~ '^[0-9a-f]{32}$' THEN event_id ELSE md5(coalesce(event_id, '')) END;
+	event := jsonb_strip_nulls(jsonb_build_object('event_id', event_id,
+		'timestamp', coalesce(message -> 'alerts' -> 0 ->> 'startsAt', monitoring.format_time(now_at)),
+		'platform', 'other', 'logger', 'monitoring',
+		'level', CASE message ->> 'severity' WHEN 'critical' THEN 'fatal' WHEN 'high' THEN 'error' WHEN 'medium' THEN 'warning' ELSE 'info' END,
+		'environment', config ->> 'environment', 'release', config ->> 'release',
+		'server_name', monitoring.escape_text(message -> 'alerts' -> 0 -> 'label_map' ->> 'instance', 'text', 200, true),
+		'transaction', monitoring.escape_text(message ->> 'name', 'text', 200, true),
+		'fingerprint', jsonb_build_array(monitoring.group_hash(notification)),
+		'logentry', jsonb_build_object('formatted', monitoring.message_title(config, message, 'text', 500)
+			|| coalesce(E'\n' || nullif(array_to_string(monitoring.message_texts(config, message, 'text', 2000, 7000), E'\n\n'), ''), '')),
+		'tags', (SELECT jsonb_object_agg(t.key, t.value) FROM (
+			SELECT left(regexp_replace(l.key, '[^a-zA-Z0-9_.:-]', '_', 'g'), 32) AS key, monitoring.escape_text(l.value, 'text', 200, true) AS value
+			FROM jsonb_each_text(notification -> 'commonLabels') AS l WHERE l.value <> '' LIMIT 50) AS t),
+		'extra', jsonb_build_object('groupKey', monitoring.escape_text(notification ->> 'groupKey', 'text', 1000), 'reason', message -> 'reason',
+			'count', message -> 'count', 'console', message -> 'alerts' -> 0 -> 'console_url', 'runbook', message -> 'alerts' -> 0 -> 'runbook_url')));
+	RETURN QUERY SELECT 'POST', dsn[1] || '/api/' || dsn[2] || '/envelope/',
+		monitoring.request_headers(receiver, notification, jsonb_build_object('Content-Type', 'application/x-sentry-envelope',
+			'X-Sentry-Auth', 'Sentry sentry_version=7, sentry_client=monitoring/1.0, sentry_key=' || monitoring.receiver_secret(receiver, 'public_key'))),
+		jsonb_build_object('event_id', event_id, 'sent_at', monitoring.format_time(now_at))::text || E'\n'
+			|| jsonb_build_object('type', 'event', 'content_type', 'application/json', 'length', octet_length(convert_to(event::text, 'UTF8')))::text || E'\n'
+			|| event::text || E'\n';
+END $$;
+COMMENT ON FUNCTION monitoring.format_sentry(jsonb, jsonb) IS 'Formatter of the kind sentry: an event in an envelope; groups of alerts become issues. Nothing is sent of what is resolved.';
+
+CREATE FUNCTION monitoring.check_sentry(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	PERFORM monitoring.check_config_text(config, 'environment', false, '^[^/ ]{1,64}$', 'The name of an environment has 1 to 64 characters, without spaces and slashes.');
+	PERFORM monitoring.check_config_text(config, 'release', false, '^[^/\\]{1,200}$', 'A release has 1 to 200 characters, without slashes.');
+	IF config ->> 'url' !~ '^https?://[^?#]*/[0-9]+/?$' THEN
+		RAISE EXCEPTION 'the receiver''s url must end with the number of the project'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'It is the DSN without the key and the @: https://o1.ingest.sentry.io/42 with the key in public_key.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
+
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL,
+		'JSON body of Alertmanager''s webhook, version 4', true),
+	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
+		'monitoring.check_alertmanager', '2 minutes', 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL,
+		'event for a project of Sentry', true);
+-- formatters, paging: what wakes people: pagerduty, opsgenie, twilio.
+
+CREATE FUNCTION monitoring.format_pagerduty(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 100);
+	first jsonb := message -> 'alerts' -> 0;
+	shown integer := jsonb_array_length(message -> 'alerts');
+	details jsonb := (SELECT coalesce(jsonb_agg(jsonb_build_object('status', a.value -> 'status', 'severity', a.value -> 'severity',
+			'text', monitoring.alert_text(config, message, a.value, 'text', 2000),
+			'startsAt', a.value -> 'startsAt', 'endsAt', a.value -> 'endsAt', 'alert_id', a.value -> 'alert_id') ORDER BY a.ordinality), '[]')
+		FROM jsonb_array_elements(message -> 'alerts') WITH ORDINALITY AS a);
+	event jsonb := jsonb_build_object('routing_key', monitoring.receiver_secret(receiver, 'routing_key'),
+		'event_action', CASE WHEN message ->> 'status' = 'resolved' THEN 'resolve'
+			WHEN message ->> 'reason' = 'acknowledged' THEN 'acknowledge' ELSE 'trigger' END,
+		'dedup_key', monitoring.group_hash(notification));
+	result jsonb := event;
+BEGIN
+	WHILE event ->> 'event_action' = 'trigger' LOOP
+		result := event || jsonb_strip_nulls(jsonb_build_object('client', 'monitoring', 'client_url', monitoring.safe_link(message ->> 'external_url'),
+			'links', (SELECT coalesce(jsonb_agg(jsonb_build_object('href', l.value ->> 'url', 'text', left(l.value ->> 'text', 100)) ORDER BY l.ordinality), '[]')
+				FROM jsonb_array_elements(first -> 'links') WITH ORDINALITY AS l),
+			'payload', jsonb_build_object(
+				'summary', coalesce(nullif(monitoring.message_title(config, message, 'text', 200)
+					|| coalesce(': ' || monitoring.escape_text(coalesce(message ->> 'text', first ->> 'summary'), 'text', 820, true), ''), ''), 'alert'),
+				'source', coalesce(config ->> 'source', nullif(monitoring.escape_text(first -> 'label_map' ->> 'instance', 'text', 500, true), ''), current_database()::text),
+				'severity', CASE message ->> 'severity' WHEN 'critical' THEN 'critical' WHEN 'high' THEN 'error' WHEN 'medium' THEN 'warning' ELSE 'info' END,
+				'timestamp', first ->> 'startsAt',
+				'component', monitoring.escape_text(coalesce(config ->> 'component', first -> 'label_map' ->> 'service'), 'text', 200, true),
+				'group', monitoring.escape_text(message ->> 'group', 'text', 500, true),
+				'class', monitoring.escape_text(message ->> 'name', 'text', 200, true),
+				'custom_details', jsonb_build_object('firing', message -> 'firing', 'resolved', message -> 'resolved', 'reason', message -> 'reason',
+					'evidence', monitoring.escape_text(message ->> 'evidence', 'text', 2000), 'more', (message ->> 'count')::bigint - shown,
+					'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
+						FROM jsonb_array_elements(details) WITH ORDINALITY AS a WHERE a.ordinality <= shown)))));
+		-- An event takes 512,000 bytes; some of them are for the key and what goes out of Unicode beyond it.
+		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 480000;
+		shown := shown * 3 / 4;
+	END LOOP;
+	RETURN QUERY SELECT 'POST', CASE WHEN receiver ->> 'url' ~ '/v2/enqueue/?$' THEN monitoring.base_url(receiver, NULL)
+			ELSE monitoring.base_url(receiver, 'https://events.pagerduty.com') || '/v2/enqueue' END,
+		monitoring.request_headers(receiver, notification, '{"Content-Type": "application/json"}'), result::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_pagerduty(jsonb, jsonb) IS 'Formatter of the kind pagerduty: an event of version 2. A group of alerts is an incident there: triggered, acknowledged when somebody has acknowledged all its alerts, resolved when all have ended. At most 512,000 bytes.';
+
+CREATE FUNCTION monitoring.check_pagerduty(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	PERFORM monitoring.check_config_text(config, k, false, '^.{1,200}$', 'A text of 1 to 200 characters.') FROM unnest('{source,component}'::text[]) AS k;
+END $$;
+COMMENT ON FUNCTION monitoring.check_pagerduty(jsonb) IS 'Check of a config of the kind pagerduty.';
+
+CREATE FUNCTION monitoring.format_opsgenie(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 20);
+	first jsonb := message -> 'alerts' -> 0;
+	alias text := monitoring.group_hash(notification);
+	action text := CASE WHEN message ->> 'status' = 'resolved' THEN 'close' WHEN message ->> 'reason' = 'acknowledged' THEN 'acknowledge' END;
+	result jsonb;
+BEGIN
+	-- message 130, alias 512, description 15,000, 20 tags of 50, all details 8000, entity 512, source 100 characters
+	IF action IS NOT NULL THEN
+		result := jsonb_strip_nulls(jsonb_build_object('source', 'monitoring', 'user', monitoring.escape_text(first ->> 'acknowledged_by', 'text', 100, true),
+			'note', monitoring.message_title(config, message, 'text', 300)));
+	ELSE
+		result := jsonb_strip_nulls(jsonb_build_object('message', coalesce(nullif(monitoring.message_title(config, message, 'text', 130), ''), 'alert'),
+			'alias', alias, 'description', array_to_string(monitoring.message_texts(config, message, 'text', 4000, 14500), E'\n\n'),
+			'responders', config -> 'responders',
+			'tags', (SELECT jsonb_agg(t.tag ORDER BY t.n) FROM (
+				SELECT c.value AS tag, c.ordinality AS n FROM jsonb_array_elements_text(config -> 'tags') WITH ORDINALITY AS c
+				UNION ALL SELECT message ->> 'severity', 100 WHERE message ->> 'severity' IS NOT NULL ORDER BY n LIMIT 20) AS t),
+			'details', (SELECT jsonb_object_agg(d.key, d.value) FROM (
+				SELECT monitoring.escape_text(l.key, 'text', 100, true) AS key, monitoring.escape_text(l.value, 'text', 200, true) AS value
+				FROM jsonb_each_text(notification -> 'commonLabels') AS l ORDER BY l.key LIMIT 20) AS d)
+				|| jsonb_strip_nulls(jsonb_build_object('runbook_url', first -> 'runbook_url', 'console_url', first -> 'console_url')),
+			'entity', monitoring.escape_text(first -> 'label_map' ->> 'instance', 'text', 500, true), 'source', 'monitoring',
+			'priority', CASE message ->> 'severity' WHEN 'critical' THEN 'P1' WHEN 'high' THEN 'P2' WHEN 'medium' THEN 'P3' WHEN 'low' THEN 'P4' ELSE 'P5' END));
+	END IF;
+	RETURN QUERY SELECT 'POST', monitoring.base_url(receiver, 'https://api.opsgenie.com') || '/v2/alerts'
+			|| coalesce('/' || alias || '/' || action || '?identifierType=alias', ''),
+		monitoring.request_headers(receiver, notification, jsonb_build_object('Content-Type', 'application/json',
+			'Authorization', 'GenieKey ' || monitoring.receiver_secret(receiver, 'api_key'))), result::text;
+END $$;
+COMMENT ON FUNCTION monitoring.format_opsgenie(jsonb, jsonb) IS 'Formatter of the kind opsgenie: a group of alerts is an alert there, found by its alias: created, acknowledged when somebody has acknowledged all of it, closed.';
+
+CREATE FUNCTION monitoring.check_opsgenie(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	IF config ? 'tags' AND (CASE jsonb_typeof(config -> 'tags') WHEN 'array' THEN jsonb_array_length(config -> 'tags') > 19
+		OR jsonb_path_exists(config -> 'tags', 'strict $[*] ? (@.type() != "string" || !(@ like_regex "^.{1,50}$"))') ELSE true END) THEN
+		RAISE EXCEPTION 'key "tags" in the receiver''s config is not valid'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'An array of at most 19 texts of 1 to 50 characters.';
+	ELSIF config ? 'responders' AND (CASE jsonb_typeof(config -> 'responders') WHEN 'array' THEN jsonb_array_length(config -> 'responders') > 50
+		OR EXISTS (SELECT FROM jsonb_array_elements(config -> 'responders') AS r
+			WHERE r.value ->> 'type' IS NULL OR r.value ->> 'type' NOT IN ('team', 'user', 'escalation', 'schedule')) ELSE true END) THEN
+		RAISE EXCEPTION 'key "responders" in the receiver''s config is not valid'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'An array of at most 50 objects, as in [{"type": "team", "name": "ops"}]; types are team, user, escalation and schedule.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_opsgenie(jsonb) IS 'Check of a config of the kind opsgenie.';
+
+CREATE FUNCTION monitoring.format_twilio(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 1);
+	first jsonb := message -> 'alerts' -> 0;
+	room integer := coalesce((config ->> 'max_length')::integer, 480);
+	title text := monitoring.message_title(config, message, 'text', least(room, 200));
+	content text := title;
+BEGIN
+	IF room > length(title) + 20 THEN
+		content := concat_ws(E'\n', title, CASE WHEN config ? 'text' AND first IS NOT NULL
+			THEN monitoring.alert_text(config, message, first, 'text', room - monitoring.text_units(title) - 1)
+			ELSE monitoring.escape_text(coalesce(message ->> 'text', concat_ws(', ', first ->> 'summary', first ->> 'reading')), 'text',
+				room - monitoring.text_units(title) - 1) END);
+	END IF;
+	RETURN QUERY SELECT 'POST', format('%s/2010-04-01/Accounts/%s/Messages.json', monitoring.base_url(receiver, 'https://api.twilio.com'),
+			coalesce(config ->> 'account_sid', config ->> 'username')),
+		monitoring.request_headers(receiver, notification, jsonb_build_object('Content-Type', 'application/x-www-form-urlencoded',
+			'Authorization', 'Basic ' || monitoring.receiver_secret(receiver, 'basic_auth'))),
+		monitoring.form_encode(jsonb_strip_nulls(jsonb_build_object('To', config ->> 'to', 'From', config ->> 'from',
+			'MessagingServiceSid', config ->> 'messaging_service_sid', 'Body', content)));
+END $$;
+COMMENT ON FUNCTION monitoring.format_twilio(jsonb, jsonb) IS 'Formatter of the kind twilio: an SMS of at most max_length (480) characters.';
+
+CREATE FUNCTION monitoring.check_twilio(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	PERFORM monitoring.check_config_text(config, 'username', true, '^(AC|SK)[0-9a-fA-F]{32}$', 'The SID of the account (AC...) or of an API key (SK...); its secret is the key password.');
+	PERFORM monitoring.check_config_text(config, 'account_sid', left(config ->> 'username', 2) = 'SK', '^AC[0-9a-fA-F]{32}$', 'The SID of the account (AC...).');
+	PERFORM monitoring.check_config_text(config, 'to', true, '^(whatsapp:)?\+[1-9][0-9]{4,14}$', 'A telephone number, as in +4930123456.');
+	PERFORM monitoring.check_config_text(config, 'from', NOT config ? 'messaging_service_sid', '^((whatsapp:)?\+?[0-9]{3,15}|[A-Za-z0-9 ]{1,11})$', 'A telephone number or a name of at most 11 letters and digits; or give messaging_service_sid.');
+	PERFORM monitoring.check_config_text(config, 'messaging_service_sid', false, '^MG[0-9a-fA-F]{32}$', 'The SID of a messaging service (MG...).');
+	IF config ? 'max_length' AND (CASE WHEN jsonb_typeof(config -> 'max_length') = 'number'
+		THEN (config ->> 'max_length')::numeric NOT BETWEEN 40 AND 1600 OR (config ->> 'max_length')::numeric % 1 <> 0 ELSE true END) THEN
+		RAISE EXCEPTION 'key "max_length" in the receiver''s config is out of range' USING ERRCODE = 'invalid_parameter_value', HINT = 'It takes 40 to 1600.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_twilio(jsonb) IS 'Check of a config of the kind twilio.';
+
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, ambiguous, tell_acknowledged, description, builtin) VALUES
+	('pagerduty', 'monitoring.format_pagerduty', '{title,text,source,component}', '{routing_key}', false, 'monitoring.check_pagerduty', 'repeat', true,
+		'event for PagerDuty', true),
+	('opsgenie', 'monitoring.format_opsgenie', '{title,text,responders,tags}', '{api_key}', false, 'monitoring.check_opsgenie', 'repeat', true,
+		'alert for Opsgenie', true),
+	('twilio', 'monitoring.format_twilio', '{username,account_sid,from,to,messaging_service_sid,max_length,title,text}', '{password}', false,
+		'monitoring.check_twilio', 'never', false, 'SMS through Twilio', true);
+-- formatters, mail: messages as RFC 5322 and MIME have them.
+--
+-- Nothing of an alert is in a header but the subject, which is an encoded word unless it is plain ASCII; the parts are
+-- base64. So no text can end a header, forge a part or end the message.
+
+CREATE FUNCTION monitoring.parse_mailboxes(list text) RETURNS TABLE (display text, address text)
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rest text := btrim(list);
+	m text[];
+BEGIN
+	IF list ~ '[\x01-\x1f\x7f]' THEN
+		RAISE EXCEPTION 'a list of e-mail addresses holds a control character' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	LOOP
+		-- "quoted name" <address>, name <address>, or the address alone
+		m := regexp_match(rest, '^("(?:[^"\\]|\\.)*"|[^",<>@;:\\()\[\]]*)\s*<\s*([^<>\s]*)\s*>\s*(,|$)(.*)$');
+		IF m IS NULL THEN
+			m := regexp_match(rest, '^()([^<>",;:\s()\\]+)\s*(,|$)(.*)$');
+		END IF;
+		IF m IS NULL THEN
+			RAISE EXCEPTION 'not a list of e-mail addresses: "%"', left(rest, 100)
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'Write them as in ops@example.com, "Doe, Ann" <ann@example.com>; a name with commas or other special characters needs quotes.';
+		ELSIF m[2] !~ '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$'
+			OR m[2] ~ '(^\.|\.\.|\.@)' OR length(m[2]) > 254 THEN
+			RAISE EXCEPTION '"%" is not an e-mail address', left(m[2], 100)
+				USING ERRCODE = 'invalid_parameter_value', HINT = CASE WHEN m[2] ~ '[^ -~]'
+					THEN 'Addresses are ASCII; write the domain in its xn-- form. Names before the address may be of any script.' ELSE 'Write it as in ops@example.com.' END;
+		END IF;
+		display := btrim(m[1]);
+		IF display ~ '^"' THEN
+			display := regexp_replace(substr(display, 2, length(display) - 2), '\\(.)', '\1', 'g');
+		END IF;
+		address := m[2];
+		RETURN NEXT;
+		EXIT WHEN m[3] = '';
+		rest := btrim(m[4]);
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.parse_mailboxes(text) IS 'E-mail addresses separated by commas, each alone or as name <address> or "name" <address>; the name is as it is read. Error 22023 for anything else.';
+
+CREATE FUNCTION monitoring.config_mailboxes(config jsonb, key text) RETURNS TABLE (display text, address text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT b.display, b.address
+	FROM jsonb_array_elements_text(CASE jsonb_typeof(config -> key) WHEN 'array' THEN config -> key WHEN 'string' THEN jsonb_build_array(config -> key) ELSE '[]' END)
+		WITH ORDINALITY AS l (list, n)
+	CROSS JOIN LATERAL monitoring.parse_mailboxes(l.list) AS b
+	ORDER BY l.n
+$$;
+COMMENT ON FUNCTION monitoring.config_mailboxes(jsonb, text) IS 'The e-mail addresses that a key of a config holds, as text or array of texts.';
+
+CREATE FUNCTION monitoring.encode_words(t text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	chunk text := '';
+	words text[] := '{}';
+	c text;
+BEGIN
+	-- An encoded word has at most 75 characters, and whole characters only; a line of a header at most 78.
+	IF t ~ '^[ -~]*$' AND t !~ '=\?|^ | $' AND length(t) <= 60 THEN
+		RETURN t;
+	END IF;
+	FOREACH c IN ARRAY string_to_array(t, NULL) LOOP
+		IF octet_length(convert_to(chunk || c, 'UTF8')) > 36 THEN
+			words := words || chunk;
+			chunk := '';
+		END IF;
+		chunk := chunk || c;
+	END LOOP;
+	RETURN (SELECT string_agg('=?UTF-8?B?' || encode(convert_to(w.word, 'UTF8'), 'base64') || '?=', E'\r\n ' ORDER BY w.n)
+		FROM unnest(words || chunk) WITH ORDINALITY AS w (word, n));
+END $$;
+COMMENT ON FUNCTION monitoring.encode_words(text) IS 'Text for a header: as it is if that is short ASCII, otherwise encoded words (RFC 2047), folded.';
+
+CREATE FUNCTION monitoring.mail_addresses(config jsonb, key text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT string_agg(CASE WHEN b.display = '' THEN b.address
+		WHEN b.display ~ '^[ -~]*$' AND length(b.display) <= 60 AND b.display !~ '=\?' THEN '"' || regexp_replace(b.display, '(["\\])', '\\\1', 'g') || '" <' || b.address || '>'
+		ELSE monitoring.encode_words(b.display) || E'\r\n <' || b.address || '>' END, E',\r\n ')
+	FROM monitoring.config_mailboxes(config, key) AS b
+$$;
+COMMENT ON FUNCTION monitoring.mail_addresses(jsonb, text) IS 'Addresses of a config as the value of a header, one a line; null: there are none.';
+
+CREATE FUNCTION monitoring.mail_part(content_type text, content text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 'Content-Type: ' || content_type || E'; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n'
+	|| pg_catalog.replace(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.replace(content, E'\n', E'\r\n'), 'UTF8'), 'base64'), E'\n', E'\r\n') || E'\r\n';
+COMMENT ON FUNCTION monitoring.mail_part(text, text) IS 'A part of a message of several parts.';
+
+CREATE FUNCTION monitoring.mail_html(config jsonb, message jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT '<!DOCTYPE html><html><head><meta charset="utf-8"></head><body style="font-family:sans-serif;font-size:14px;color:#202124">'
+		|| '<div style="border-left:6px solid ' || monitoring.hex_colour((message ->> 'colour')::integer) || ';padding-left:12px">'
+		|| '<h2 style="margin:0 0 12px">' || monitoring.message_title(config, message, 'html', 1000) || '</h2>'
+		|| (SELECT coalesce(string_agg('<p>' || replace(t.text, E'\n', '<br>') || '</p>', '' ORDER BY t.n), '')
+			FROM unnest(monitoring.message_texts(CASE WHEN config ? 'html' THEN config || jsonb_build_object('text', config -> 'html') ELSE config - 'text' END,
+				message, 'html', 10000, 100000)) WITH ORDINALITY AS t (text, n))
+		|| '</div><p style="color:#5f6368;font-size:12px">' || monitoring.escape_text(concat_ws(' | ', message ->> 'status', message ->> 'severity',
+			message ->> 'reason', message ->> 'group'), 'html', 1000) || '</p></body></html>'
+$$;
+COMMENT ON FUNCTION monitoring.mail_html(jsonb, jsonb) IS 'A message as HTML.';
+
+CREATE FUNCTION monitoring.format_email(receiver jsonb, notification jsonb)
+RETURNS TABLE (method text, url text, headers jsonb, body text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	config jsonb := receiver -> 'config';
+	message jsonb := monitoring.message(notification, 50);
+	sender text := (SELECT b.address FROM monitoring.config_mailboxes(config, 'from') AS b);
+	domain text := split_part(sender, '@', 2);
+	thread text := '<group.' || left(monitoring.group_hash(notification), 32) || '@' || domain || '>';
+	boundary text := 'monitoring-' || md5(coalesce(notification ->> 'idempotencyKey', ''));
+	title text := monitoring.message_title(config, message, 'text', 200);
+	texts text[] := monitoring.message_texts(config, message, 'text', 10000, 60000);
+BEGIN
+	RETURN QUERY SELECT 'SMTP', monitoring.base_url(receiver, NULL),
+		jsonb_build_object('From', sender, 'To', (SELECT jsonb_agg(DISTINCT b.address)
+			FROM unnest('{to,cc,bcc}'::text[]) AS k CROSS JOIN LATERAL monitoring.config_mailboxes(config, k) AS b)),
+		concat_ws(E'\r\n',
+			'From: ' || monitoring.mail_addresses(config, 'from'),
+			'To: ' || coalesce(monitoring.mail_addresses(config, 'to'), 'undisclosed-recipients:;'),
+			'Cc: ' || monitoring.mail_addresses(config, 'cc'),
+			'Reply-To: ' || monitoring.mail_addresses(config, 'reply_to'),
+			'Subject: ' || monitoring.encode_words(title),
+			'Date: ' || to_char(coalesce((notification ->> 'now')::timestamptz, clock_timestamp()) AT TIME ZONE 'UTC', 'Dy, DD Mon YYYY HH24:MI:SS') || ' +0000',
+			-- the same in every attempt: a server may drop repeats
+			'Message-ID: <' || regexp_replace(coalesce(notification ->> 'idempotencyKey', ''), '[^A-Za-z0-9-]', '', 'g') || '.' || coalesce(notification ->> 'id', '0') || '@' || domain || '>',
+			'In-Reply-To: ' || thread, 'References: ' || thread,
+			'Auto-Submitted: auto-generated', 'X-Auto-Response-Suppress: All', 'Precedence: bulk',
+			CASE WHEN message ->> 'severity' IN ('critical', 'high') AND message ->> 'status' = 'firing' THEN 'Importance: high' END,
+			'MIME-Version: 1.0', E'Content-Type: multipart/alternative;\r\n boundary="' || boundary || '"', '',
+			'--' || boundary, monitoring.mail_part('text/plain', array_to_string(title || texts, E'\n\n') || E'\n')
+				|| '--' || boundary || E'\r\n' || monitoring.mail_part('text/html', monitoring.mail_html(config, message))
+				|| '--' || boundary || '--', '');
+END $$;
+COMMENT ON FUNCTION monitoring.format_email(jsonb, jsonb) IS 'Formatter of the kind email: a message with text and HTML; messages about a group are a thread.';
+
+CREATE FUNCTION monitoring.check_email(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	k text;
+BEGIN
+	PERFORM monitoring.check_templates(config);
+	FOREACH k IN ARRAY '{from,to,cc,bcc,reply_to}'::text[] LOOP
+		IF config ? k AND (jsonb_typeof(config -> k) NOT IN ('string', 'array')
+			OR jsonb_path_exists(config -> k, 'lax $[*] ? (@.type() != "string")')) THEN
+			RAISE EXCEPTION 'key "%" in the receiver''s config must be a text or an array of texts', k USING ERRCODE = 'invalid_parameter_value';
+		ELSIF k = 'from' AND (SELECT count(*) FROM monitoring.config_mailboxes(config, k)) <> 1
+			OR k = 'to' AND NOT EXISTS (SELECT FROM monitoring.config_mailboxes(config, k))
+			OR k <> 'from' AND (SELECT count(*) FROM monitoring.config_mailboxes(config, k)) > 100 THEN
+			RAISE EXCEPTION 'key "%" in the receiver''s config needs %', k, CASE k WHEN 'from' THEN 'one e-mail address' ELSE '1 to 100 e-mail addresses' END
+				USING ERRCODE = 'invalid_parameter_value', HINT = 'Write them as in ops@example.com, "Doe, Ann" <ann@example.com>.';
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.check_email(jsonb) IS 'Check of a config of the kind email.';
+
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, schemes, config_check, description, builtin) VALUES
+	('email', 'monitoring.format_email', '{from,to,cc,bcc,reply_to,title,text,html,username,starttls}', '{password}', '{smtp,smtps}', 'monitoring.check_email',
+		'e-mail of text and HTML', true);
 -- delivery: what the notifier worker (notifier.c) calls. It claims rows of the outbox, lets the receiver kind's function
 -- turn each into a request, sends it through the sender program, and records the outcome. All decisions (what is due,
 -- what is tried again and when, what is given up, handed on or no longer worth sending) are made here.
@@ -11152,7 +12193,7 @@ INSERT INTO monitoring.access_levels VALUES
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',
  'records metrics'),
 ('responder', '{viewer}', '{}',
- '{enable_alert_rule,test_receiver,simulate_alert,resend,cancel,
+ '{enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,

@@ -45,12 +45,61 @@ FROM unnest(ARRAY['[]', '1', NULL, '{"timeout": 3}', '{"timeout_seconds": 0}', '
 	'{"headers": {"content-length": "0"}}', '{"headers": {"Idempotency-key": "mine"}}', '{"headers": {"X-A": "b\r\nX-Evil: 1"}}', '{"headers": {"X-A\r\nB": "b"}}',
 	'{"headers": {"": "b"}}']) WITH ORDINALITY AS t (c, n) ORDER BY n;
 
+-- what the kinds want; a null takes a key away
+CREATE TEMP TABLE good (kind text, url text, config jsonb);
+INSERT INTO good VALUES
+	('slack', 'https://hooks.example.com/x', '{}'), ('discord', 'https://hooks.example.com/x', '{}'), ('teams', 'https://hooks.example.com/x', '{}'),
+	('telegram', NULL, '{"chat_id": -100, "bot_token": "t"}'), ('alertmanager', 'http://am.example.com:9093', '{}'),
+	('notify', NULL, '{"channel": "alerts"}'), ('sql', NULL, '{"function": "monitoring.labels_text"}'), ('sentry', 'https://o1.example.com/42', '{"public_key": "k"}'),
+	('pagerduty', NULL, '{"routing_key": "k"}'), ('opsgenie', NULL, '{"api_key": "k"}'),
+	('twilio', NULL, '{"username": "AC0123456789abcdef0123456789abcdef", "password": "p", "from": "+15550001", "to": "+4930123456"}'),
+	('email', 'smtp://mail.example.com', '{"from": "mon@example.com", "to": "ops@example.com"}');
+SELECT g.kind, pg_temp.try(format('SELECT monitoring.create_receiver(%L, %L, %L, %L)', 'good ' || g.kind, g.kind, g.url, g.config)) FROM good AS g ORDER BY 1;
+SELECT v.kind, v.change, pg_temp.try(format('SELECT monitoring.alter_receiver(%L, %L, %L)', 'good ' || v.kind, v.change, v.url)) AS outcome
+FROM (VALUES ('slack', '{"title": "{{sumary}}"}', NULL), ('slack', '{"title": "{{summary}"}', NULL), ('slack', '{"title": "a\nb"}', NULL), ('slack', '{"text": 1}', NULL), ('slack', '{"text": ""}', NULL),
+	('slack', '{"text": "{{labels.any}} {{ $labels.thing }} {{annotations.x}} {{ $value }}"}', NULL), ('slack', '{"channel": "#x"}', NULL), ('slack', '[]', NULL), ('slack', '{}', 'smtp://mail.example.com'),
+	('webhook', '{"title": "x"}', NULL),
+	('discord', '{"username": ""}', NULL), ('discord', '{"avatar_url": "javascript:x"}', NULL), ('teams', '{"html": "x"}', NULL),
+	('telegram', '{"chat_id": null}', NULL), ('telegram', '{"chat_id": "me"}', NULL), ('telegram', '{"message_thread_id": "x"}', NULL), ('telegram', '{"disable_notification": 1}', NULL),
+	('telegram', '{}', 'https://proxy.example.com'), ('alertmanager', '{"keep_alive_seconds": 0}', NULL), ('alertmanager', '{"username": "a:b"}', NULL), ('alertmanager', '{"username": "a", "bearer_token": "t"}', NULL),
+	('notify', '{"channel": null}', NULL), ('notify', '{"channel": "a\r\nb"}', NULL), ('notify', '{"channel": "0123456789012345678901234567890123456789012345678901234567890123456789"}', NULL),
+	('sql', '{"function": "drop table x"}', NULL), ('sql', '{"function": "monitoring.no_such"}', NULL), ('sql', '{"function": null}', NULL),
+	('sentry', '{}', 'https://o1.example.com/'), ('sentry', '{}', 'https://key@o1.example.com/42'), ('sentry', '{"environment": "a b"}', NULL),
+	('pagerduty', '{"source": ""}', NULL), ('opsgenie', '{"tags": "x"}', NULL), ('opsgenie', '{"tags": [1]}', NULL), ('opsgenie', '{"responders": [{"name": "x"}]}', NULL), ('opsgenie', '{"responders": [{"type": "cat", "name": "x"}]}', NULL),
+	('twilio', '{"to": "030 123"}', NULL), ('twilio', '{"from": null}', NULL), ('twilio', '{"from": null, "messaging_service_sid": "MG0123456789abcdef0123456789abcdef"}', NULL),
+	('twilio', '{"username": "SK0123456789abcdef0123456789abcdef"}', NULL), ('twilio', '{"max_length": 10}', NULL), ('twilio', '{"max_length": 99.5}', NULL),
+	('email', '{"to": null}', NULL), ('email', '{"to": []}', NULL), ('email', '{"to": [1]}', NULL), ('email', '{"from": "a@example.com, b@example.com"}', NULL),
+	('email', '{"to": "a@example.com\r\nBcc: evil@example.com"}', NULL), ('email', '{"to": "Doe, Ann <ann@example.com>"}', NULL), ('email', '{"to": "\"Doe, Ann\" <ann@example.com>, bob@example.com"}', NULL),
+	('email', '{"cc": "Ä. Öz <a@example.com>"}', NULL), ('email', '{"cc": "ä@example.com"}', NULL), ('email', '{"cc": "a@exämple.com"}', NULL), ('email', '{"cc": "a@b@c"}', NULL), ('email', '{"cc": "a@-x.com"}', NULL),
+	('email', '{"cc": "<a@example.com"}', NULL), ('email', '{"cc": "\"x <a@example.com>"}', NULL), ('email', '{"cc": "a..b@example.com"}', NULL), ('email', '{"cc": "a@example.com,"}', NULL), ('email', '{"cc": "a b"}', NULL), ('email', '{"cc": "undisclosed-recipients:;"}', NULL),
+	('email', '{}', 'https://mail.example.com'), ('email', '{}', 'smtp://u:p@mail.example.com'), ('email', '{}', 'smtp://mail.example.com/x'), ('email', '{}', 'smtps://mail.example.com:465')) AS v (kind, change, url);
+SELECT url, config FROM monitoring.receivers WHERE name ~ '^good (slack|email|twilio|telegram|sentry)$' ORDER BY name;
+SELECT b.* FROM monitoring.parse_mailboxes(' a@x.de,"B \"b\", \\" <b@x.de> , Ünal Öz<c@x.de>,<d@x.de>') AS b;
+
 -- unknown receivers
+SELECT pg_temp.try($$SELECT monitoring.alter_receiver('nobody')$$);
+SELECT pg_temp.try($$SELECT * FROM monitoring.preview_notification('nobody')$$);
+SELECT pg_temp.try($$SELECT * FROM monitoring.preview_notification('ops', -1)$$);
 SELECT pg_temp.try($$SELECT monitoring.enable_receiver('nobody')$$);
 SELECT pg_temp.try($$SELECT monitoring.drop_receiver('nobody')$$);
 SELECT pg_temp.try($$SELECT monitoring.test_receiver('nobody')$$);
 SELECT monitoring.enable_receiver('ops', false);
 SELECT pg_temp.try($$SELECT monitoring.test_receiver('ops')$$);
+
+-- previews show no secrets
+SELECT name, p.method, p.url, p.headers, p.body ~ '\*\*\*' AS redacted FROM monitoring.receivers AS r CROSS JOIN LATERAL monitoring.preview_notification(r.name) AS p
+WHERE name ~ '^good|ops$' ORDER BY name COLLATE "C";
+SELECT bool_or(p::text ~ '"[tkp]"|secret') AS leaked FROM monitoring.receivers AS r CROSS JOIN LATERAL monitoring.preview_notification(r.name) AS p;
+SELECT pg_temp.try($$SELECT monitoring.alter_receiver('good pagerduty', '{"routing_key": null}')$$), pg_temp.try($$SELECT * FROM monitoring.preview_notification('good pagerduty')$$);
+
+-- what checks a config is code of the kind's owner, and runs with no more than that role's rights
+CREATE ROLE regress_notify_checker;
+CREATE FUNCTION public.check_mine(config jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'checked as %: %', current_user, config; END $$;
+CREATE FUNCTION public.check_reset(config jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; END $$;
+INSERT INTO monitoring.receiver_kinds (kind, function, secret_keys, config_check, owner)
+SELECT n, 'monitoring.format_webhook', '{token}', 'public.' || n, 'regress_notify_checker' FROM unnest('{check_mine,check_reset}'::text[]) AS n;
+SELECT pg_temp.try(format('SELECT monitoring.create_receiver(''x'', %L, ''https://example.com/'', ''{"token": "s3cret"}'')', n)) FROM unnest('{check_mine,check_reset}'::text[]) AS n;
+SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function, config_check) VALUES ('mine', 'monitoring.format_slack', 'public.no_such_function')$$);
 
 -- kinds: the formatter must exist, and its role must be one of the writer's
 SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function) VALUES ('mine', 'public.no_such_function')$$);

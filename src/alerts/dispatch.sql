@@ -177,7 +177,8 @@ $$;
 COMMENT ON FUNCTION monitoring.cut_annotations(jsonb) IS 'At most twenty annotations of at most 500 characters each, the summary among them.';
 
 CREATE FUNCTION monitoring.alert_document(status text, rule_name text, severity text, labels jsonb, annotations jsonb, value float8,
-	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text) RETURNS jsonb
+	op text, threshold float8, fired_at timestamptz, at timestamptz, fingerprint text, alert_id bigint DEFAULT NULL, details jsonb DEFAULT NULL)
+RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_build_object(
 	'status', status,
@@ -187,8 +188,10 @@ RETURN pg_catalog.jsonb_build_object(
 	'startsAt', pg_catalog.to_char(coalesce(fired_at, at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 	'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z'
 		ELSE pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
-	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op);
-COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
+	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+	|| CASE WHEN alert_id IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('alert_id', alert_id) END
+	|| CASE WHEN details -> 'impact' IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('impact', details -> 'impact') END;
+COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text, bigint, jsonb) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
@@ -211,13 +214,14 @@ BEGIN
 		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
 		CROSS JOIN LATERAL (
 			SELECT monitoring.alert_document(l.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
-				h.fired_at, h.at, h.fingerprint) AS document
+				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) AS document
 			FROM monitoring.alert_history AS h
 			WHERE h.at = l.history_at AND h.id = l.history_id
 			UNION ALL
 			-- history has been dropped meanwhile
 			SELECT monitoring.alert_document(l.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint)
+				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint,
+				s.alert_id, s.details)
 			FROM monitoring.alert_states AS s
 			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
 			WHERE s.alert_id = l.alert_id

@@ -194,7 +194,8 @@ BEGIN
 			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
 				jsonb_build_object('alertname', d.name),
 				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint)),
+					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint,
+					s.alert_id, s.details)),
 				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
 			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))

@@ -37,7 +37,7 @@ INSERT INTO monitoring.access_levels VALUES
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',
  'records metrics'),
 ('responder', '{viewer}', '{}',
- '{enable_alert_rule,test_receiver,simulate_alert,resend,cancel,
+ '{enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,

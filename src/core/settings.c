@@ -15,6 +15,9 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#define URL_CHARACTERS                                                                             \
+	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&*+,;=%"
+
 int mon_shared_memory = 64 * 1024;
 int mon_flush_interval = 10 * 1000;
 int mon_evaluation_interval = 1000;
@@ -27,6 +30,25 @@ bool mon_allow_private_networks = false;
 char *mon_proxy = NULL;
 char *mon_secrets_directory = NULL;
 static bool dump_secrets = false; /* read by the condition of a dump */
+static char *mon_external_url = NULL;
+
+/* It is put into links of every format. */
+static bool
+mon_check_external_url(char **newval, void **extra, GucSource source)
+{
+	const char *url = *newval;
+
+	if (*url == '\0')
+		return true;
+	if (strlen(url) <= 1000 &&
+		(strncmp(url, "http://", 7) == 0 || strncmp(url, "https://", 8) == 0) &&
+		url[strspn(url, URL_CHARACTERS)] == '\0')
+		return true;
+	GUC_check_errdetail(
+		"It must start with http:// or https://, have at most 1000 characters, and none that "
+		"is quoted in links.");
+	return false;
+}
 
 void
 mon_settings_init(void)
@@ -75,6 +97,11 @@ mon_settings_init(void)
 		"domain, * any host. With https:// before it only that scheme, with :443 "
 		"after it only that port. Empty allows none.",
 		&mon_allowed_hosts, "", PGC_SIGHUP, GUC_LIST_INPUT, NULL, NULL, NULL);
+
+	DefineCustomStringVariable(
+		"monitoring.external_url", "Address at which people reach the monitoring console.",
+		"Notifications link to it. Empty: they have no such links.", &mon_external_url, "",
+		PGC_SIGHUP, 0, mon_check_external_url, NULL, NULL);
 
 	DefineCustomBoolVariable("monitoring.allow_private_networks",
 							 "Notifications may go to loopback, private and link-local addresses.",

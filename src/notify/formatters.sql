@@ -1,80 +1,150 @@
--- formatters: functions that turn a notification into a request, one for each built-in kind of receivers.
+-- formatters: what the functions that turn a notification into a request have in common. Those of the built-in kinds, and
+-- the checks of their configs, are in formatters/.
+--
+-- PL/pgSQL keeps plans from call to call, which SQL functions do not. A secret stands in the config as a marker.
 
-CREATE FUNCTION monitoring.format_webhook(receiver jsonb, notification jsonb)
-RETURNS TABLE (method text, url text, headers jsonb, body text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'POST', receiver ->> 'url',
-		'{"Content-Type": "application/json"}'::jsonb || coalesce(receiver -> 'config' -> 'headers', '{}')
-			|| jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey'),
-		jsonb_build_object(
-			'version', '4',
-			'groupKey', notification -> 'groupKey',
-			'truncatedAlerts', coalesce(notification -> 'truncatedAlerts', '0'),
-			'status', notification -> 'status',
-			'receiver', notification -> 'receiver',
-			'groupLabels', notification -> 'groupLabels',
-			'commonLabels', notification -> 'commonLabels',
-			'commonAnnotations', notification -> 'commonAnnotations',
-			'externalURL', '',
-			'alerts', (SELECT jsonb_agg(jsonb_build_object(
-					'status', a.value -> 'status', 'labels', a.value -> 'labels', 'annotations', a.value -> 'annotations',
-					'startsAt', a.value -> 'startsAt', 'endsAt', a.value -> 'endsAt', 'generatorURL', '',
-					'fingerprint', a.value -> 'fingerprint') ORDER BY a.ordinality)
-				FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a))::text
-$$;
-COMMENT ON FUNCTION monitoring.format_webhook(jsonb, jsonb) IS 'Formatter of the kind webhook: the body of Alertmanager''s webhook, version 4, with an Idempotency-Key header.';
+----------------------------------------------------------------------------------------------------------------------
+-- Requests
+----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.slack_escape(t text, max_length integer) RETURNS text
+CREATE FUNCTION monitoring.request_headers(receiver jsonb, notification jsonb, own jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN own || coalesce(receiver -> 'config' -> 'headers', '{}')
+	|| pg_catalog.jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey');
+COMMENT ON FUNCTION monitoring.request_headers(jsonb, jsonb, jsonb) IS 'Headers of a request: the formatter''s own, those of the receiver''s config, and the Idempotency-Key.';
+
+CREATE FUNCTION monitoring.authorization_header(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN config ? 'bearer_token' THEN pg_catalog.jsonb_build_object('Authorization', 'Bearer ' || (config ->> 'bearer_token'))
+	WHEN config ? 'basic_auth' THEN pg_catalog.jsonb_build_object('Authorization', 'Basic ' || (config ->> 'basic_auth'))
+	ELSE '{}' END;
+COMMENT ON FUNCTION monitoring.authorization_header(jsonb) IS 'The Authorization header that a config asks for; none without bearer_token or username and password.';
+
+CREATE FUNCTION monitoring.receiver_secret(receiver jsonb, key text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF receiver -> 'config' ->> key IS NULL THEN
+		RAISE EXCEPTION 'receiver "%" has no "%"', receiver ->> 'name', key USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	RETURN receiver -> 'config' ->> key;
+END $$;
+COMMENT ON FUNCTION monitoring.receiver_secret(jsonb, text) IS 'The marker of a secret of a receiver. Error 55000 if it has none.';
+
+CREATE FUNCTION monitoring.base_url(receiver jsonb, standard text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.rtrim(coalesce(receiver ->> 'url', standard), '/');
+COMMENT ON FUNCTION monitoring.base_url(jsonb, text) IS 'The receiver''s url, or the standard one, without a slash at its end.';
+
+CREATE FUNCTION monitoring.group_hash(notification jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(notification ->> 'groupKey', ''), 'UTF8')), 'hex');
+COMMENT ON FUNCTION monitoring.group_hash(jsonb) IS 'The group of a notification as 64 hexadecimal digits, for receivers that bound the length of keys.';
+
+CREATE FUNCTION monitoring.form_encode(fields jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	WITH piece AS (
-		SELECT c.n, replace(replace(replace(c.ch, '&', '&amp;'), '<', '&lt;'), '>', '&gt;') AS e
-		FROM string_to_table(left(t, max_length + 1), NULL) WITH ORDINALITY AS c (ch, n)
-	), running AS (
-		SELECT p.n, p.e, sum(length(p.e)) OVER (ORDER BY p.n) AS so_far, sum(length(p.e)) OVER () AS total FROM piece AS p
-	)
-	SELECT coalesce(string_agg(r.e, '' ORDER BY r.n) FILTER (WHERE r.so_far <= max_length - (r.total > max_length)::integer), '')
-		|| CASE WHEN max(r.total) > max_length THEN '…' ELSE '' END
-	FROM running AS r
+	SELECT string_agg(f.key || '=' || coalesce(v.encoded, ''), '&' ORDER BY f.key)
+	FROM jsonb_each_text(fields) AS f
+	CROSS JOIN LATERAL (
+		SELECT string_agg(CASE WHEN c.ch ~ '^[A-Za-z0-9._~-]$' THEN c.ch
+			ELSE regexp_replace(upper(encode(convert_to(c.ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY c.n) AS encoded
+		FROM string_to_table(f.value, NULL) WITH ORDINALITY AS c (ch, n)) AS v
+	WHERE f.value IS NOT NULL
 $$;
-COMMENT ON FUNCTION monitoring.slack_escape(text, integer) IS 'Text for Slack with & < > escaped, so that it can neither link nor mention; cut to so many characters after escaping, marked by an ellipsis.';
+COMMENT ON FUNCTION monitoring.form_encode(jsonb) IS 'An object of texts as the body of a form (application/x-www-form-urlencoded).';
 
-CREATE FUNCTION monitoring.format_slack(receiver jsonb, notification jsonb)
+CREATE FUNCTION monitoring.hex_colour(colour integer) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '#' || pg_catalog.lpad(pg_catalog.to_hex(colour), 6, '0');
+COMMENT ON FUNCTION monitoring.hex_colour(integer) IS 'A colour as in #FF0000, in small letters.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Checks of configs
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_config_text(config jsonb, key text, required boolean, pattern text, hint text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT config ? key THEN
+		IF required THEN
+			RAISE EXCEPTION 'key "%" is missing in the receiver''s config', key USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+		END IF;
+	ELSIF jsonb_typeof(config -> key) <> 'string' OR (config ->> key) ~ '[\x01-\x1f\x7f]' OR (config ->> key) !~ pattern THEN
+		RAISE EXCEPTION 'key "%" in the receiver''s config is not valid', key USING ERRCODE = 'invalid_parameter_value', HINT = hint;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_text(jsonb, text, boolean, text, text) IS 'Raises 22023 with the hint unless a key of a config is text without control characters that matches, or is missing and not required.';
+
+CREATE FUNCTION monitoring.check_templates(config jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_template(t.key, config -> t.key, t.max_length)
+	FROM (VALUES ('title', 200), ('text', 1000), ('html', 10000)) AS t (key, max_length)
+	WHERE config ? t.key;
+END $$;
+COMMENT ON FUNCTION monitoring.check_templates(jsonb) IS 'Raises 22023 unless title, text and html of a config are templates.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Preview
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.redact_url(url text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN pg_catalog.regexp_replace(url, '^([A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)[/?#].+$', '\1/***');
+COMMENT ON FUNCTION monitoring.redact_url(text) IS 'A url with *** for path, query and fragment.';
+
+CREATE FUNCTION monitoring.run_formatter(function text, owner name, receiver jsonb, notification jsonb) RETURNS jsonb
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_formatter';
+COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised.';
+
+CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	alert jsonb;
+BEGIN
+	SELECT monitoring.alert_document(CASE WHEN h.to_state = 'resolved' THEN 'resolved' ELSE 'firing' END, h.rule_name, h.severity, h.labels, h.annotations,
+		h.value, h.op, h.threshold, h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) INTO alert
+	FROM monitoring.alert_history AS h
+	WHERE h.alert_id = notification_of_alert.alert_id
+	ORDER BY h.at DESC, h.id DESC
+	LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'alert % does not exist', alert_id USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.alerts lists alerts.';
+	END IF;
+	RETURN monitoring.make_payload(receiver, format('{}:{alertname="%s"}', alert -> 'labels' ->> 'alertname'), alert ->> 'status',
+		jsonb_build_object('alertname', alert -> 'labels' -> 'alertname'), jsonb_build_array(alert), '{"reason": "preview"}');
+END $$;
+COMMENT ON FUNCTION monitoring.notification_of_alert(text, bigint) IS 'A notification to a receiver about one alert (alerts.alert_id) as it is or was last. Error 42704 if there is no such alert.';
+
+CREATE FUNCTION monitoring.preview_notification(receiver text, alert_id bigint DEFAULT NULL)
 RETURNS TABLE (method text, url text, headers jsonb, body text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH alert AS (
-		SELECT a.ordinality AS n, a.value -> 'labels' AS labels, a.value -> 'annotations' AS annotations,
-			coalesce(a.value -> 'annotations' ->> 'summary', a.value -> 'annotations' ->> 'description', a.value -> 'labels' ->> 'alertname')
-				|| CASE WHEN a.value ->> 'status' <> notification ->> 'status' THEN format(' (%s)', a.value ->> 'status') ELSE '' END AS summary,
-			CASE WHEN a.value ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', a.value ->> 'value',
-				'(threshold ' || (a.value ->> 'op') || ' ' || (a.value ->> 'threshold') || ')') END AS reading,
-			(SELECT string_agg(l.key || '=' || l.value, ', ' ORDER BY l.key COLLATE "C")
-				FROM jsonb_each_text(a.value -> 'labels') AS l WHERE l.key <> 'alertname') AS label_text
-		FROM jsonb_array_elements(notification -> 'alerts') WITH ORDINALITY AS a
-	), title AS (
-		SELECT format('[%s] %s', upper(notification ->> 'status') || CASE WHEN m.n > 1 THEN ':' || m.n ELSE '' END,
-			coalesce(notification -> 'groupLabels' ->> 'alertname', 'digest of ' || (notification -> 'digest' ->> 'route'),
-				notification -> 'commonLabels' ->> 'alertname', monitoring.labels_text(notification -> 'groupLabels'))) AS t, m.n
-		FROM (SELECT count(*) + coalesce((notification ->> 'truncatedAlerts')::bigint, 0) AS n FROM alert) AS m
-	)
-	-- The pieces keep Slack's limits: header 150 characters, section 3000.
-	SELECT 'POST', receiver ->> 'url',
-		'{"Content-Type": "application/json"}'::jsonb || coalesce(receiver -> 'config' -> 'headers', '{}')
-			|| jsonb_build_object('Idempotency-Key', notification ->> 'idempotencyKey'),
-		jsonb_build_object(
-			'text', (SELECT monitoring.slack_escape(title.t || ': ' || (SELECT summary FROM alert WHERE n = 1), 500) FROM title),
-			'blocks', jsonb_build_array(
-				jsonb_build_object('type', 'header', 'text', jsonb_build_object('type', 'plain_text',
-					'text', (SELECT monitoring.slack_escape(title.t, 150) FROM title))))
-			|| (SELECT jsonb_agg(jsonb_build_object('type', 'section', 'text', jsonb_build_object('type', 'mrkdwn',
-					'text', concat_ws(E'\n', '*' || monitoring.slack_escape(a.summary, 1000) || '*',
-						monitoring.slack_escape(a.reading, 200), monitoring.slack_escape(a.label_text, 1500)))) ORDER BY a.n)
-				FROM alert AS a WHERE a.n <= 10)
-			|| (SELECT CASE WHEN title.n > 10 THEN jsonb_build_array(jsonb_build_object('type', 'section', 'text',
-					jsonb_build_object('type', 'mrkdwn', 'text', format('… and %s more', title.n - 10)))) ELSE '[]' END
-				FROM title))::text
-$$;
-COMMENT ON FUNCTION monitoring.format_slack(jsonb, jsonb) IS 'Formatter of the kind slack: a message for an incoming webhook, with fall-back text, a header and a section for each of the first ten alerts.';
-
-INSERT INTO monitoring.receiver_kinds (kind, function, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', 'JSON body of Alertmanager''s webhook, version 4', true),
-	('slack', 'monitoring.format_slack', 'message for a Slack incoming webhook', true);
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	r monitoring.receiver_defs;
+	k monitoring.receiver_kinds;
+	redacted jsonb;
+	request jsonb;
+	secret_url text;
+BEGIN
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = preview_notification.receiver;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', preview_notification.receiver
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	END IF;
+	SELECT * INTO STRICT k FROM monitoring.receiver_kinds AS i WHERE i.kind = r.kind;
+	redacted := monitoring.redacted_receiver(r.name);
+	IF redacted -> 'config' ? 'headers' THEN
+		redacted := jsonb_set(redacted, '{config,headers}',
+			(SELECT coalesce(jsonb_object_agg(h.key, '***'), '{}') FROM jsonb_object_keys(redacted -> 'config' -> 'headers') AS h (key)));
+	END IF;
+	request := monitoring.run_formatter(k.function, k.owner, redacted,
+		CASE WHEN alert_id IS NULL THEN monitoring.test_notification(r.name, 0, clock_timestamp()) ELSE monitoring.notification_of_alert(r.name, alert_id) END
+			|| jsonb_build_object('id', 0, 'idempotencyKey', '00000000-0000-0000-0000-000000000000'));
+	-- path and query of a url are often all that one needs to know to write there
+	secret_url := rtrim(r.url, '/');
+	RETURN QUERY SELECT f.method, coalesce(replace(f.url, secret_url, monitoring.redact_url(secret_url)), f.url),
+		coalesce(replace(f.headers::text, secret_url, monitoring.redact_url(secret_url))::jsonb, f.headers),
+		coalesce(replace(f.body, secret_url, monitoring.redact_url(secret_url)), f.body)
+	FROM jsonb_to_record(request) AS f (method text, url text, headers jsonb, body text)
+	WHERE request IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.preview_notification(text, bigint) IS 'The exact request that a receiver would get about an alert (alerts.alert_id), or as a test, with *** for secrets and the path of its url; no row: nothing would be sent. Nothing is sent. Errors: 42704 for an unknown receiver or alert, and those of the kind''s formatter.';

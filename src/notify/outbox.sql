@@ -132,6 +132,15 @@ RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key
 	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
+CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), 'firing', '{"alertname": "TestNotification"}',
+		jsonb_build_array(jsonb_build_object('status', 'firing', 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
+			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
+			'startsAt', monitoring.format_time(at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', '5f24dd0f417d744d')))
+$$;
+COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz) IS 'The notification with which a receiver is tested.';
+
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -139,8 +148,7 @@ DECLARE
 	new_id bigint := nextval('monitoring.outbox_id_seq');
 	max_age float8;
 	is_enabled boolean;
-	key text := format('{}:{alertname="TestNotification",test="%s"}', new_id);
-	labels jsonb := '{"alertname": "TestNotification", "severity": "info"}';
+	payload jsonb := monitoring.test_notification(name, new_id, now_at);
 BEGIN
 	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
@@ -153,12 +161,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
-	VALUES (new_id, now_at, name, key, 'TestNotification', 'test',
-		monitoring.make_payload(name, key, 'firing', '{"alertname": "TestNotification"}', jsonb_build_array(jsonb_build_object(
-			'status', 'firing', 'labels', labels,
-			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
-			'startsAt', monitoring.format_time(now_at), 'endsAt', '0001-01-01T00:00:00Z',
-			'fingerprint', left(md5(labels::text), 16)))),
+	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
 		now_at, now_at + make_interval(secs => max_age));
 	RETURN new_id;
 END $$;

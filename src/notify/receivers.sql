@@ -26,7 +26,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver
 COMMENT ON COLUMN monitoring.receiver_kinds.secret_keys IS 'Keys of the config that hold secrets; the formatter gets a marker in place of each.';
 COMMENT ON COLUMN monitoring.receiver_kinds.url_required IS 'Whether a receiver needs a url; otherwise the formatter knows one.';
 COMMENT ON COLUMN monitoring.receiver_kinds.schemes IS 'Schemes that a receiver''s url may have.';
-COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
+COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, with the url as a member and secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
@@ -88,7 +88,8 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
 		CASE WHEN r.config ? 'url' THEN '***'
-			ELSE coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '') || CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+			WHEN r.url IS NOT NULL THEN coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '')
+				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
 				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds}'::text[])
@@ -233,7 +234,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
 	IF k.config_check IS NOT NULL THEN
-		PERFORM monitoring.run_config_check(k.config_check, k.owner, config
+		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
 	END IF;
 END $$;
