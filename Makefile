@@ -19,7 +19,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
                  evidence.sql incidents.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
-                 oncall.sql escalation.sql packs.sql) \
+                 oncall.sql escalation.sql packs.sql prometheus.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql) \
                src/core/grants.sql
@@ -31,9 +31,13 @@ OBJS         = src/monitoring.o \
 # The program that talks to strangers: a crash in libcurl must not restart the server.
 SENDER       = monitoring_sender
 
+# Reads YAML when rules are imported: a library that is missing must not keep a server from starting.
+YAML         = monitoring_yaml$(DLSUFFIX)
+YAML_OBJS    = src/alerts/yaml/yaml.o src/alerts/yaml/yaml_json.o
+
 REGRESS      = $(notdir $(basename $(sort $(wildcard sql/*.sql))))
 REGRESS_OPTS = --load-extension=monitoring
-EXTRA_CLEAN  = $(SENDER) src/notify/sender/*.o build
+EXTRA_CLEAN  = $(SENDER) src/notify/sender/*.o $(YAML) $(YAML_OBJS) build
 
 PG_CPPFLAGS  = -I$(srcdir)/src
 PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
@@ -54,22 +58,26 @@ include $(PGXS)
 endif
 
 # Structures in shared memory are in headers: an object file that was not made anew would crash the server.
-$(OBJS): $(wildcard src/*.h src/*/*.h src/*/*/*.h)
+$(OBJS) $(YAML_OBJS): $(wildcard src/*.h src/*/*.h src/*/*/*.h)
 
 # -O3 pays in the loops of sketches and chunks.
 src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o: CFLAGS += -O3
 
-all: $(SENDER) monitoring--1.0.sql
+all: $(SENDER) $(YAML) monitoring--1.0.sql
 $(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)
 	$(CC) $(filter-out -Wdeclaration-after-statement -Wmissing-prototypes,$(CFLAGS)) -Isrc -o $@ $(filter %.c,$^) -lcurl
 
+$(YAML): $(YAML_OBJS)
+	$(CC) $(CFLAGS) $(YAML_OBJS) $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@ -lyaml $(sanitizer)
+
 install: install-sender
-install-sender: $(SENDER)
+install-sender: $(SENDER) $(YAML)
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)'
 	$(INSTALL_PROGRAM) $(SENDER) '$(DESTDIR)$(pkglibdir)/$(SENDER)'
+	$(INSTALL_SHLIB) $(YAML) '$(DESTDIR)$(pkglibdir)/$(YAML)'
 uninstall: uninstall-sender
 uninstall-sender:
-	rm -f '$(DESTDIR)$(pkglibdir)/$(SENDER)'
+	rm -f '$(DESTDIR)$(pkglibdir)/$(SENDER)' '$(DESTDIR)$(pkglibdir)/$(YAML)'
 
 # Packs of alert rules are data; the tables they go into are made by now.
 RULE_PACKS   = $(sort $(wildcard src/alerts/packs/*.json))

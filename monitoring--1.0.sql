@@ -855,7 +855,7 @@ CREATE FUNCTION monitoring.series_values(metric text, fn text, over interval, la
 RETURNS TABLE (series_labels jsonb, value float8)
 LANGUAGE c STRICT VOLATILE PARALLEL RESTRICTED SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 ROWS 100 AS 'MODULE_PATHNAME', 'mon_series_values';
-COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. Without labels in by it is one row, or none without data. Errors as value().';
+COMMENT ON FUNCTION monitoring.series_values(text, text, interval, jsonb, text[], timestamptz) IS 'As value(), one row for each combination of the labels named in by that has data; labels a series lacks are left out of series_labels. {...} is all labels: one row for each series. Without labels in by it is one row, or none without data. Errors as value().';
 
 CREATE FUNCTION monitoring.last_observed(metric text, over interval DEFAULT '1 day', labels jsonb DEFAULT '{}',
                                          by text[] DEFAULT '{}', at timestamptz DEFAULT clock_timestamp())
@@ -4110,6 +4110,32 @@ SET extra_float_digits = 1 SET row_security = on
 AS 'MODULE_PATHNAME', 'mon_check_rule_query';
 COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Plan a query as run_rule_query would run it, as its owner, without running it: raises what can be known, such as bad syntax, names that do not exist, missing rights and columns that do not fit. Errors as run_rule_query.';
 
+CREATE FUNCTION monitoring.check_reading_params(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	conditions jsonb := rule -> 'params' -> 'where';
+BEGIN
+	IF jsonb_typeof(conditions) <> 'object' OR jsonb_path_exists(conditions, '$.* ? (@.type() != "object")') THEN
+		RAISE EXCEPTION 'parameter "where" of an alert rule must be an object of conditions on labels'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'For example {"status": {"=~": "5.."}}; labels with one value are the rule''s labels.';
+	END IF;
+	PERFORM monitoring.check_selector(conditions);
+	IF EXISTS (SELECT FROM jsonb_object_keys(conditions) AS k WHERE rule -> 'selector' ? k) THEN
+		RAISE EXCEPTION 'a label cannot be both in labels and in "where" of an alert rule' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule -> 'params' -> 'multiply' = '0' THEN
+		RAISE EXCEPTION 'parameter "multiply" of an alert rule must not be zero' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_rule_number(rule, 'multiply', -1e300, 1e300), monitoring.check_rule_number(rule, 'add', -1e300, 1e300);
+END $$;
+COMMENT ON FUNCTION monitoring.check_reading_params(jsonb) IS 'Checks the params "where", "multiply" and "add" of a rule that reads a metric: 22023, 2201B or 54000 for what is not valid.';
+
+CREATE FUNCTION monitoring.scaled(value float8, params jsonb) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN params ? 'multiply' THEN (params ->> 'multiply')::float8 * value ELSE value END
+	+ coalesce((params ->> 'add')::float8, 0);
+COMMENT ON FUNCTION monitoring.scaled(float8, jsonb) IS 'A reading as a rule compares it: times "multiply", plus "add" of its params.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- metric and slow_query
 ----------------------------------------------------------------------------------------------------------------------
@@ -4121,21 +4147,45 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH requests AS MATERIALIZED (
 		SELECT row_number() OVER () AS request, r.*
 		FROM (
-			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
+			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, d.params, array_agg(d.id) AS rules,
 				d.fn IN ('count', 'rate', 'increase') AS counts
 			FROM monitoring.alert_rule_defs AS d
 			WHERE d.id = ANY (metric_rule_values.rule_ids)
-			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
+			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels, d.params
 		) AS r
-	), readings AS MATERIALIZED (
-		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
 		FROM monitoring.read_values(
 			ARRAY(
-				SELECT ROW(r.metric, r.fn, r.over, r.selector, r.by_labels, NULL)::monitoring.value_request
+				SELECT ROW(r.metric, r.fn, r.over, r.selector || coalesce(r.params -> 'where', '{}'),
+					CASE WHEN r.params ? 'across' THEN '{...}' ELSE r.by_labels END, NULL)::monitoring.value_request
 				FROM requests AS r
 				ORDER BY r.request
 			), metric_rule_values.at) AS v
+	), readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+		FROM read AS v
 		JOIN requests AS r ON r.request = v.request
+		WHERE r.params = '{}' OR v.error IS NOT NULL
+		UNION ALL
+		SELECT r.rules, r.counts, v.series_labels, monitoring.scaled(v.value, r.params), NULL
+		FROM requests AS r
+		CROSS JOIN LATERAL (
+			SELECT o.series_labels, o.value FROM read AS o
+			WHERE o.request = r.request AND o.error IS NULL AND NOT r.params ? 'across'
+			UNION ALL
+			SELECT l.series_labels, CASE r.params ->> 'across' WHEN 'sum' THEN sum(o.value) WHEN 'avg' THEN avg(o.value)
+				WHEN 'min' THEN min(o.value) WHEN 'max' THEN max(o.value) WHEN 'count' THEN count(*) END
+			FROM read AS o
+			CROSS JOIN LATERAL (
+				SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS series_labels
+				FROM jsonb_each(o.series_labels) AS e
+				WHERE e.key = ANY (r.by_labels)
+			) AS l
+			WHERE o.request = r.request AND o.error IS NULL AND r.params ? 'across'
+			GROUP BY l.series_labels
+		) AS v
+		WHERE r.params <> '{}'
 	)
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb, v.error
 	FROM readings AS v
@@ -4143,14 +4193,14 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	UNION ALL
 	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
 	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL, NULL
+	SELECT e.rule_id, e.series_labels, monitoring.scaled(0, e.params), NULL, NULL
 	FROM (
-		SELECT d.id AS rule_id, s.series_labels
+		SELECT d.id AS rule_id, s.series_labels, d.params
 		FROM monitoring.alert_rule_defs AS d
 		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved' AND s.origin = 'value'
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
 		UNION
-		SELECT d.id, '{}'
+		SELECT d.id, '{}', d.params
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
 			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
@@ -4160,14 +4210,24 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data; with the parameter across the sum, avg, min, max or count of what fn gives for each series. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.check_rule_params(rule, '{}');
-	SELECT monitoring.check_rule_reading(rule)
-$$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, without a function that value() knows, or with params.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	across text := rule -> 'params' ->> 'across';
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{where,across,multiply,add}');
+	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_reading_params(rule);
+	IF across NOT IN ('sum', 'avg', 'min', 'max', 'count') THEN
+		RAISE EXCEPTION 'unknown way "%" to add up series', left(across, 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Across series there are sum, avg, min, max and count.';
+	ELSIF across IS NOT NULL AND rule -> 'by_labels' ? '...' THEN
+		RAISE EXCEPTION 'an alert rule with one alert per series cannot take series together' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, without a function that value() knows, or with params that are not valid; 2201B for a bad regular expression.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -4376,9 +4436,10 @@ CREATE FUNCTION monitoring.ratio_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector, coalesce(d.params ->> 'metric', d.metric) AS base_metric,
-			coalesce(d.params ->> 'fn', d.fn) AS base_fn, coalesce(d.params -> 'labels', '{}') AS base_selector,
-			coalesce((d.params ->> 'min_denominator')::float8, 0) AS least
+		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}') AS selector,
+			coalesce(d.params ->> 'metric', d.metric) AS base_metric, coalesce(d.params ->> 'fn', d.fn) AS base_fn,
+			coalesce(d.params -> 'labels', '{}') AS base_selector, coalesce((d.params ->> 'min_denominator')::float8, 0) AS least,
+			d.params
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (ratio_rule_values.rule_ids)
 	-- numerators and denominators: rules share what they have in common, such as the number of all requests
@@ -4394,7 +4455,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		) AS g
 		CROSS JOIN LATERAL monitoring.series_values(g.metric, g.fn, g.over, g.selector, g.by_labels, ratio_rule_values.at) AS v
 	)
-	SELECT r.id, d.series_labels, n.value / d.value, jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
+	SELECT r.id, d.series_labels, monitoring.scaled(n.value / d.value, r.params),
+		jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
 	FROM rules AS r
 	JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.denominators) AS u (id)) AS d ON d.id = r.id
 	LEFT JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.numerators) AS u (id)) AS m
@@ -4409,12 +4471,13 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	params jsonb := rule -> 'params';
 BEGIN
-	PERFORM monitoring.check_rule_params(rule, '{metric,fn,labels,min_denominator}');
+	PERFORM monitoring.check_rule_params(rule, '{where,metric,fn,labels,min_denominator,multiply,add}');
 	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_reading_params(rule);
 	PERFORM monitoring.check_metric_name(params ->> 'metric'), monitoring.check_fn(params ->> 'fn');
 	PERFORM monitoring.check_rule_number(rule, 'min_denominator', 0, 1e300);
 	IF (coalesce(params ->> 'metric', rule ->> 'metric'), coalesce(params ->> 'fn', rule ->> 'fn'), coalesce(params -> 'labels', '{}'))
-		= (rule ->> 'metric', rule ->> 'fn', rule -> 'selector') THEN
+		= (rule ->> 'metric', rule ->> 'fn', (rule -> 'selector') || coalesce(params -> 'where', '{}')) THEN
 		RAISE EXCEPTION 'a ratio of something to itself is always one'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the metric, fn or labels of the denominator in params.';
 	END IF;
@@ -4532,12 +4595,12 @@ COMMENT ON FUNCTION monitoring.check_composite_rule(jsonb) IS 'Raises 22023 for 
 ----------------------------------------------------------------------------------------------------------------------
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin, evaluation_order, every) VALUES
-	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true, 0, NULL),
+	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window. params: where (conditions on labels), across (sum, avg, min, max or count of the series), multiply (1), add (0).', true, 0, NULL),
 	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true, 0, NULL),
 	('sql', 'monitoring.sql_rule_values', 'monitoring.check_sql_rule', 'What a query gives: a numeric column is the value, the others are labels. params: query, timeout (1 second).', true, 0, '10 seconds'),
 	('absence', 'monitoring.absence_rule_values', 'monitoring.check_absence_rule', 'Seconds since the metric was last observed.', true, 0, '10 seconds'),
 	('change', 'monitoring.change_rule_values', 'monitoring.check_change_rule', 'A function of a metric''s values in the window compared with the same window earlier. params: shift (7 days), mode (ratio, difference or percent).', true, 0, NULL),
-	('ratio', 'monitoring.ratio_rule_values', 'monitoring.check_ratio_rule', 'A function of a metric''s values divided by another one. params, of the denominator: metric, fn (those of the rule), labels, min_denominator (0).', true, 0, NULL),
+	('ratio', 'monitoring.ratio_rule_values', 'monitoring.check_ratio_rule', 'A function of a metric''s values divided by another one. params, of the denominator: metric, fn (those of the rule), labels, min_denominator (0); of the ratio: where, multiply (1), add (0).', true, 0, NULL),
 	('composite', 'monitoring.composite_rule_values', 'monitoring.check_composite_rule', '1 while all, or any, of other rules fire, otherwise 0. params: all or any, names of rules.', true, 100, NULL);
 -- alerts, forecasting: what is unusual and what comes, for people to ask and as the rule kinds anomaly and forecast.
 --
@@ -6393,9 +6456,10 @@ RETURN CASE
 	WHEN breach THEN 'breach'
 	WHEN NOT breach THEN 'clear'
 	WHEN at - coalesce(missing_since, at) < max_age THEN 'keep'
-	ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+	ELSE CASE no_data WHEN 'ok' THEN CASE WHEN max_age = '0' THEN 'clear' ELSE 'end' END
+		WHEN 'alerting' THEN 'breach' ELSE 'keep' END
 END;
-COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies.';
+COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies. With a max_age of 0 no value is a fine one.';
 
 CREATE FUNCTION monitoring.next_alert_state(at timestamptz, state text, verdict text, fresh_breach boolean, since timestamptz,
 	clear_since timestamptz, resolved_at timestamptz, pending_for interval, keep_firing_for interval) RETURNS text
@@ -9860,6 +9924,254 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	ORDER BY p.pack
 $$;
 COMMENT ON FUNCTION monitoring.list_packs() IS 'The packs of alert rules there are, with how many rules each has, how many of them are installed, and how many of those were edited.';
+-- alerts, rule files of Prometheus: YAML to jsonb, expressions to conditions of ours, and rules from both.
+--
+-- A rule that cannot say the same here is not made: why not is in the answer.
+
+CREATE FUNCTION monitoring.yaml_document(yaml text) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS '$libdir/monitoring_yaml', 'mon_yaml_document';
+COMMENT ON FUNCTION monitoring.yaml_document(text) IS 'A YAML document (JSON is one too) as jsonb. Scalars are texts as they stand there; what is empty, ~ or null is null. Error 22P02, with the line, for what is no YAML, longer than 4 MB, nested more than 32 deep, for a key that occurs twice, several documents, aliases and tags.';
+
+CREATE FUNCTION monitoring.translate_promql(expr text) RETURNS jsonb
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_translate_promql';
+COMMENT ON FUNCTION monitoring.translate_promql(text) IS 'The condition of a Prometheus alerting rule as parameters of create_alert_rule; or an object whose only member, reason, says why there is no such rule here, with the part of the expression at fault. Windows are as in the expression (5m).';
+
+CREATE FUNCTION monitoring.prometheus_duration(duration text) RETURNS interval
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	part text := '([0-9]{1,9})';
+	parts bigint[] := regexp_match(duration, replace('^(?:#y)?(?:#w)?(?:#d)?(?:#h)?(?:#m)?(?:#s)?(?:#ms)?$', '#', part));
+	seconds numeric;
+BEGIN
+	SELECT sum(p * u) INTO seconds FROM unnest(parts, '{31536000,604800,86400,3600,60,1,0.001}'::numeric[]) AS n (p, u);
+	IF duration = '0' THEN
+		RETURN '0';
+	ELSIF seconds IS NULL OR seconds > 315360000 THEN
+		RAISE EXCEPTION 'invalid duration "%"', left(duration, 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Durations are as in 1h30m, and at most ten years.';
+	END IF;
+	RETURN make_interval(secs => seconds::float8);
+END $$;
+COMMENT ON FUNCTION monitoring.prometheus_duration(text) IS 'A duration of Prometheus, such as 1h30m. Error 22023 for what is none, or longer than ten years.';
+
+-- {{ $value | humanize }} and {{ printf "%.2f" $value }} become {{value}}: numbers are written for people anyway.
+CREATE FUNCTION monitoring.prometheus_template(template text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT regexp_replace(regexp_replace(template,
+		'\{\{-?\s*(?:(?:humanize[0-9a-zA-Z]*|printf\s+"[^"]*")\s+)?(?:\$value|\.Value)\s*(?:\|\s*(?:humanize[0-9a-zA-Z]*|printf\s+"[^"]*")\s*)*-?\}\}', '{{value}}', 'g'),
+		'\{\{-?\s*(?:\$labels|\.Labels)\.([a-zA-Z_][a-zA-Z0-9_]*)\s*-?\}\}', '{{\1}}', 'g')
+$$;
+COMMENT ON FUNCTION monitoring.prometheus_template(text) IS 'A text of a Prometheus rule with {{ $labels.name }} and {{ $value }} as ours: {{name}} and {{value}}. Other templates stay.';
+
+CREATE FUNCTION monitoring.foreign_template(template text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT h.hole[1]
+	FROM regexp_matches(template, '\{\{.*?\}\}', 'g') AS h (hole)
+	WHERE h.hole[1] !~ '^\{\{[a-zA-Z_][a-zA-Z0-9_]*\}\}$'
+	LIMIT 1
+$$;
+COMMENT ON FUNCTION monitoring.foreign_template(text) IS 'What is left in a text that is a template of Prometheus and none of ours; null: nothing.';
+
+CREATE FUNCTION monitoring.prometheus_groups(document jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	groups jsonb := CASE WHEN document ->> 'kind' = 'PrometheusRule' THEN document -> 'spec' -> 'groups' ELSE document -> 'groups' END;
+BEGIN
+	IF jsonb_typeof(groups) IS DISTINCT FROM 'array' THEN
+		RAISE EXCEPTION 'this is not a rule file of Prometheus'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Its member "groups" is a list of groups of rules.';
+	ELSIF EXISTS (
+		SELECT FROM jsonb_array_elements(groups) AS g (value)
+		WHERE jsonb_typeof(g.value -> 'name') IS DISTINCT FROM 'string' OR coalesce(jsonb_typeof(g.value -> 'rules'), 'null') NOT IN ('array', 'null')
+			OR jsonb_typeof(g.value -> 'rules') = 'array' AND jsonb_path_exists(g.value -> 'rules', '$[*] ? (@.type() != "object")')) THEN
+		RAISE EXCEPTION 'a group of rules must have a name and a list of rules' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN groups;
+END $$;
+COMMENT ON FUNCTION monitoring.prometheus_groups(jsonb) IS 'The groups of a Prometheus rule file, or of a PrometheusRule of Kubernetes. Error 22023 for what is neither.';
+
+-- An alert's name is its rule's here, and rules have different names: alerts of the same name are told apart by their
+-- severities, or else by number.
+CREATE FUNCTION monitoring.prometheus_rules(document jsonb)
+RETURNS TABLE (place bigint, rule_group text, name text, rule jsonb, recorded boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT n.place, n.rule_group,
+		CASE WHEN n.alert IS NULL THEN n.rule ->> 'record' WHEN n.alike = 1 THEN n.alert
+			WHEN n.severity IS NOT NULL AND n.of_severity = 1 THEN format('%s (%s)', n.alert, n.severity)
+			ELSE format('%s (%s)', n.alert, n.number) END,
+		n.rule, n.alert IS NULL
+	FROM (
+		SELECT r.*, count(*) OVER (PARTITION BY r.alert) AS alike, count(*) OVER (PARTITION BY r.alert, r.severity) AS of_severity,
+			row_number() OVER (PARTITION BY r.alert ORDER BY r.place) AS number
+		FROM (
+			SELECT row_number() OVER (ORDER BY g.ordinality, e.ordinality) AS place, g.value ->> 'name' AS rule_group,
+				e.value ->> 'alert' AS alert, e.value -> 'labels' ->> 'severity' AS severity,
+				e.value || jsonb_strip_nulls(jsonb_build_object('group labels', g.value -> 'labels', 'group interval', g.value -> 'interval',
+					'group key', (SELECT min(k) FROM jsonb_object_keys(g.value) AS k
+						WHERE k <> ALL ('{name,interval,limit,labels,rules,partial_response_strategy}')))) AS rule
+			FROM jsonb_array_elements(monitoring.prometheus_groups(document)) WITH ORDINALITY AS g
+			CROSS JOIN LATERAL jsonb_array_elements(CASE jsonb_typeof(g.value -> 'rules') WHEN 'array' THEN g.value -> 'rules' ELSE '[]' END)
+				WITH ORDINALITY AS e
+		) AS r
+	) AS n
+$$;
+COMMENT ON FUNCTION monitoring.prometheus_rules(jsonb) IS 'The rules of a rule file in their order, with the name that each has here and, as members "group ...", what its group says. recorded: a recording rule.';
+
+CREATE FUNCTION monitoring.prometheus_severity(severity text, severities jsonb) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN monitoring.canonical_severity(coalesce(severities ->> severity,
+		CASE lower(severity) WHEN 'page' THEN 'critical' WHEN 'error' THEN 'high' WHEN 'major' THEN 'high' WHEN 'warn' THEN 'medium'
+			WHEN 'minor' THEN 'low' WHEN 'notice' THEN 'info' WHEN 'information' THEN 'info' WHEN 'informational' THEN 'info'
+			WHEN 'none' THEN 'info' ELSE severity END, 'medium'));
+EXCEPTION WHEN invalid_parameter_value THEN
+	RAISE EXCEPTION 'severity "%" is not known; the parameter severities can say what it is', left(severity, 100)
+		USING ERRCODE = 'feature_not_supported';
+END $$;
+COMMENT ON FUNCTION monitoring.prometheus_severity(text, jsonb) IS 'Our name for a severity in a rule file, by severities or by its usual meaning; medium without one. Error 0A000 for one that is not known.';
+
+CREATE FUNCTION monitoring.check_prometheus_metric(metric text, fn text, recorded text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	problem text;
+BEGIN
+	IF metric = ANY (recorded) THEN
+		problem := format('it reads %s, which a recording rule of the file makes', metric);
+	ELSIF NOT EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = check_prometheus_metric.metric) THEN
+		problem := CASE WHEN metric ~ ':' THEN format('it reads %s, which recording rules make', metric)
+			WHEN metric ~ '^(up|ALERTS|ALERTS_FOR_STATE|scrape_.*)$' THEN format('it reads %s, which Prometheus itself makes', metric) END;
+	ELSIF fn IS NOT NULL THEN
+		SELECT min(v.error) INTO problem
+		FROM monitoring.read_values(ARRAY[ROW(metric, fn, '1 minute', '{}', '{}', NULL)::monitoring.value_request]) AS v;
+	END IF;
+	IF problem IS NOT NULL THEN
+		RAISE EXCEPTION '%', problem USING ERRCODE = 'feature_not_supported';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_prometheus_metric(text, text, text[]) IS 'Error 0A000 for a metric that nobody records here, or whose kind the function does not go with.';
+
+CREATE FUNCTION monitoring.prometheus_condition(expr text, recorded text[]) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET intervalstyle = postgres AS $$
+DECLARE
+	condition jsonb := monitoring.translate_promql(expr);
+	over interval;
+BEGIN
+	IF condition ? 'reason' THEN
+		RAISE EXCEPTION '%', condition ->> 'reason' USING ERRCODE = 'feature_not_supported';
+	END IF;
+	PERFORM monitoring.check_prometheus_metric(condition ->> 'metric', condition ->> 'fn', recorded);
+	IF condition -> 'params' ? 'metric' THEN
+		PERFORM monitoring.check_prometheus_metric(condition -> 'params' ->> 'metric', condition -> 'params' ->> 'fn', recorded);
+	END IF;
+	over := monitoring.prometheus_duration(condition ->> 'over');
+	IF condition ->> 'kind' = 'absence' THEN
+		RETURN condition || jsonb_build_object('op', '>=', 'threshold', date_part('epoch', over), 'over', 2 * over);
+	END IF;
+	RETURN condition || jsonb_build_object('over', over);
+END $$;
+COMMENT ON FUNCTION monitoring.prometheus_condition(text, text[]) IS 'What translate_promql gives, with intervals. Error 0A000, with the reason, if the expression cannot be translated or reads what is not recorded here.';
+
+CREATE FUNCTION monitoring.rule_file_labels(labels jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	translated jsonb := (SELECT coalesce(jsonb_object_agg(l.key, monitoring.prometheus_template(l.value)), '{}')
+		FROM jsonb_each_text(labels) AS l WHERE l.key <> 'severity');
+	bad text := (SELECT min(l.key) FROM jsonb_each_text(translated) AS l
+		WHERE monitoring.foreign_template(l.value) IS NOT NULL OR strpos(l.value, '{{value}}') > 0);
+BEGIN
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'the template in label "%" is not translated', bad USING ERRCODE = 'feature_not_supported';
+	END IF;
+	RETURN translated;
+END $$;
+COMMENT ON FUNCTION monitoring.rule_file_labels(jsonb) IS 'Labels of a rule file''s rule as extra_labels. Error 0A000 for templates of other than labels.';
+
+CREATE FUNCTION monitoring.prometheus_definition(name text, rule jsonb, severities jsonb, recorded text[]) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET intervalstyle = postgres AS $$
+DECLARE
+	unknown text := (SELECT min(k) FROM jsonb_object_keys(rule) AS k WHERE k <> ALL (
+		'{alert,expr,for,keep_firing_for,labels,annotations,group labels,group interval}'));
+	labels jsonb := coalesce(rule -> 'group labels', '{}') || coalesce(nullif(rule -> 'labels', 'null'), '{}');
+	annotations jsonb := coalesce(nullif(rule -> 'annotations', 'null'), '{}');
+	runbook text := annotations ->> 'runbook_url';
+BEGIN
+	IF unknown IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" is not translated', coalesce(rule ->> 'group key', unknown) USING ERRCODE = 'feature_not_supported';
+	ELSIF coalesce(jsonb_typeof(rule -> 'expr'), '') <> 'string' THEN
+		RAISE EXCEPTION 'there is no expression' USING ERRCODE = 'feature_not_supported';
+	ELSIF jsonb_typeof(labels) <> 'object' OR jsonb_typeof(annotations) <> 'object' THEN
+		RAISE EXCEPTION 'labels and annotations must be mappings' USING ERRCODE = 'feature_not_supported';
+	END IF;
+	-- a value that is not there ends a breach at once, as there; a metric has no more series in memory than that
+	RETURN jsonb_strip_nulls(monitoring.prometheus_condition(rule ->> 'expr', recorded) || jsonb_build_object(
+		'name', name, 'pending_for', monitoring.prometheus_duration(rule ->> 'for'),
+		'keep_firing_for', monitoring.prometheus_duration(rule ->> 'keep_firing_for'),
+		'every', monitoring.prometheus_duration(rule ->> 'group interval'),
+		'severity', monitoring.prometheus_severity(labels ->> 'severity', severities),
+		'extra_labels', monitoring.rule_file_labels(labels), 'max_age', '0', 'max_instances', 10000,
+		'runbook_url', CASE WHEN runbook ~ '^https?://[^[:cntrl:][:space:]{}]+$' THEN runbook END,
+		'annotations', (SELECT coalesce(jsonb_object_agg(a.key, monitoring.prometheus_template(a.value)), '{}')
+			FROM jsonb_each_text(annotations) AS a
+			WHERE a.key <> 'runbook_url' OR runbook !~ '^https?://[^[:cntrl:][:space:]{}]+$')));
+END $$;
+COMMENT ON FUNCTION monitoring.prometheus_definition(text, jsonb, jsonb, text[]) IS 'A rule of a rule file as a definition that import_rules() takes. Errors: 0A000, with the reason, for what cannot be translated; 22023 for a bad duration.';
+
+CREATE FUNCTION monitoring.import_prometheus_rules(document text, replace boolean DEFAULT false, dry_run boolean DEFAULT false,
+	severities jsonb DEFAULT '{}')
+RETURNS TABLE (rule_group text, rule text, status text, reason text, definition jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rules jsonb := monitoring.yaml_document(document);
+	recorded text[] := ARRAY(SELECT r.name FROM monitoring.prometheus_rules(rules) AS r WHERE r.recorded);
+	source record;
+BEGIN
+	IF severities IS NULL OR jsonb_typeof(severities) <> 'object' THEN
+		RAISE EXCEPTION 'severities must be a JSON object'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'For example {"ticket": "low"}.';
+	END IF;
+	FOR source IN SELECT * FROM monitoring.prometheus_rules(rules) AS r ORDER BY r.place LOOP
+		rule_group := source.rule_group;
+		rule := source.name;
+		reason := NULL;
+		definition := NULL;
+		BEGIN
+			IF source.recorded THEN
+				RAISE EXCEPTION 'it is a recording rule; reads need none' USING ERRCODE = 'feature_not_supported';
+			END IF;
+			definition := monitoring.prometheus_definition(source.name, source.rule, severities, recorded);
+			SELECT format('%s is not filled in', monitoring.foreign_template(a.value)) INTO reason
+			FROM jsonb_each_text(definition -> 'annotations') AS a
+			WHERE monitoring.foreign_template(a.value) IS NOT NULL
+			ORDER BY a.key LIMIT 1;
+			IF NOT EXISTS (SELECT FROM monitoring.alert_rules AS r WHERE r.name = source.name) THEN
+				PERFORM monitoring.create_rule_from(definition);
+				status := 'imported';
+			ELSIF NOT replace THEN
+				status := 'exists';
+			ELSE
+				status := CASE WHEN monitoring.change_rule_to(definition) THEN 'updated' ELSE 'unchanged' END;
+			END IF;
+			IF dry_run THEN
+				RAISE EXCEPTION 'end of the trial' USING ERRCODE = 'MON01';
+			END IF;
+		EXCEPTION
+			WHEN SQLSTATE 'MON01' THEN
+				NULL;
+			WHEN feature_not_supported THEN
+				status := 'not translatable';
+				reason := SQLERRM;
+			WHEN OTHERS THEN
+				-- not what concerns the whole import: an intervention, a lost connection, a full disk
+				IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+					RAISE;
+				END IF;
+				status := 'error';
+				reason := SQLERRM;
+		END;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.import_prometheus_rules(text, boolean, boolean, jsonb) IS 'Create alert rules from a rule file of Prometheus: YAML, or the same as JSON; a PrometheusRule of Kubernetes too. Only rules that say the same here are made. A row for each tells what became of it: imported; exists (a rule of that name is there and stays as it is); with replace => true updated or unchanged; not translatable, with the reason and the part of the expression; error, with the message. Of what is imported, reason names templates in annotations that are not filled in. definition is the rule as import_rules() takes it. dry_run: nothing is changed. severities: our names for severities of the file, such as {"ticket": "low"}. Alerts of the same name become rules whose names end with the severity or a number. Errors: 22P02 for what is no YAML, 22023 for what is no rule file.';
 -- receivers: whom to notify and how: kinds, which are rows naming a formatter, and receivers with their configuration.
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -12186,7 +12498,7 @@ INSERT INTO monitoring.access_levels VALUES
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
-   incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,
+   incident_report_markdown,incident_metrics,deployment_metrics,export_rules,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),

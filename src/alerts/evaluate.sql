@@ -26,9 +26,10 @@ RETURN CASE
 	WHEN breach THEN 'breach'
 	WHEN NOT breach THEN 'clear'
 	WHEN at - coalesce(missing_since, at) < max_age THEN 'keep'
-	ELSE CASE no_data WHEN 'ok' THEN 'end' WHEN 'alerting' THEN 'breach' ELSE 'keep' END
+	ELSE CASE no_data WHEN 'ok' THEN CASE WHEN max_age = '0' THEN 'clear' ELSE 'end' END
+		WHEN 'alerting' THEN 'breach' ELSE 'keep' END
 END;
-COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies.';
+COMMENT ON FUNCTION monitoring.alert_verdict(timestamptz, timestamptz, boolean, boolean, boolean, interval, text, text) IS 'How a pending or firing alert is judged: breach, clear, keep (it stays as it is) or end (at once), by whether its value breaches (null: there is none), whether the rule is outside its active times, whether it failed, and by its policies. With a max_age of 0 no value is a fine one.';
 
 CREATE FUNCTION monitoring.next_alert_state(at timestamptz, state text, verdict text, fresh_breach boolean, since timestamptz,
 	clear_since timestamptz, resolved_at timestamptz, pending_for interval, keep_firing_for interval) RETURNS text

@@ -117,6 +117,32 @@ SET extra_float_digits = 1 SET row_security = on
 AS 'MODULE_PATHNAME', 'mon_check_rule_query';
 COMMENT ON FUNCTION monitoring.check_rule_query(name, text, interval, integer, boolean, timestamptz, interval) IS 'Plan a query as run_rule_query would run it, as its owner, without running it: raises what can be known, such as bad syntax, names that do not exist, missing rights and columns that do not fit. Errors as run_rule_query.';
 
+CREATE FUNCTION monitoring.check_reading_params(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	conditions jsonb := rule -> 'params' -> 'where';
+BEGIN
+	IF jsonb_typeof(conditions) <> 'object' OR jsonb_path_exists(conditions, '$.* ? (@.type() != "object")') THEN
+		RAISE EXCEPTION 'parameter "where" of an alert rule must be an object of conditions on labels'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'For example {"status": {"=~": "5.."}}; labels with one value are the rule''s labels.';
+	END IF;
+	PERFORM monitoring.check_selector(conditions);
+	IF EXISTS (SELECT FROM jsonb_object_keys(conditions) AS k WHERE rule -> 'selector' ? k) THEN
+		RAISE EXCEPTION 'a label cannot be both in labels and in "where" of an alert rule' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule -> 'params' -> 'multiply' = '0' THEN
+		RAISE EXCEPTION 'parameter "multiply" of an alert rule must not be zero' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_rule_number(rule, 'multiply', -1e300, 1e300), monitoring.check_rule_number(rule, 'add', -1e300, 1e300);
+END $$;
+COMMENT ON FUNCTION monitoring.check_reading_params(jsonb) IS 'Checks the params "where", "multiply" and "add" of a rule that reads a metric: 22023, 2201B or 54000 for what is not valid.';
+
+CREATE FUNCTION monitoring.scaled(value float8, params jsonb) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN params ? 'multiply' THEN (params ->> 'multiply')::float8 * value ELSE value END
+	+ coalesce((params ->> 'add')::float8, 0);
+COMMENT ON FUNCTION monitoring.scaled(float8, jsonb) IS 'A reading as a rule compares it: times "multiply", plus "add" of its params.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- metric and slow_query
 ----------------------------------------------------------------------------------------------------------------------
@@ -128,21 +154,45 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH requests AS MATERIALIZED (
 		SELECT row_number() OVER () AS request, r.*
 		FROM (
-			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, array_agg(d.id) AS rules,
+			SELECT d.metric, d.fn, d.over, d.selector, d.by_labels, d.params, array_agg(d.id) AS rules,
 				d.fn IN ('count', 'rate', 'increase') AS counts
 			FROM monitoring.alert_rule_defs AS d
 			WHERE d.id = ANY (metric_rule_values.rule_ids)
-			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels
+			GROUP BY d.metric, d.fn, d.over, d.selector, d.by_labels, d.params
 		) AS r
-	), readings AS MATERIALIZED (
-		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
 		FROM monitoring.read_values(
 			ARRAY(
-				SELECT ROW(r.metric, r.fn, r.over, r.selector, r.by_labels, NULL)::monitoring.value_request
+				SELECT ROW(r.metric, r.fn, r.over, r.selector || coalesce(r.params -> 'where', '{}'),
+					CASE WHEN r.params ? 'across' THEN '{...}' ELSE r.by_labels END, NULL)::monitoring.value_request
 				FROM requests AS r
 				ORDER BY r.request
 			), metric_rule_values.at) AS v
+	), readings AS MATERIALIZED (
+		SELECT r.rules, r.counts, v.series_labels, v.value, v.error
+		FROM read AS v
 		JOIN requests AS r ON r.request = v.request
+		WHERE r.params = '{}' OR v.error IS NOT NULL
+		UNION ALL
+		SELECT r.rules, r.counts, v.series_labels, monitoring.scaled(v.value, r.params), NULL
+		FROM requests AS r
+		CROSS JOIN LATERAL (
+			SELECT o.series_labels, o.value FROM read AS o
+			WHERE o.request = r.request AND o.error IS NULL AND NOT r.params ? 'across'
+			UNION ALL
+			SELECT l.series_labels, CASE r.params ->> 'across' WHEN 'sum' THEN sum(o.value) WHEN 'avg' THEN avg(o.value)
+				WHEN 'min' THEN min(o.value) WHEN 'max' THEN max(o.value) WHEN 'count' THEN count(*) END
+			FROM read AS o
+			CROSS JOIN LATERAL (
+				SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') AS series_labels
+				FROM jsonb_each(o.series_labels) AS e
+				WHERE e.key = ANY (r.by_labels)
+			) AS l
+			WHERE o.request = r.request AND o.error IS NULL AND r.params ? 'across'
+			GROUP BY l.series_labels
+		) AS v
+		WHERE r.params <> '{}'
 	)
 	SELECT r.id, v.series_labels, v.value, NULL::jsonb, v.error
 	FROM readings AS v
@@ -150,14 +200,14 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	UNION ALL
 	-- Where events are counted, none means zero: an alert must not wait for the next one to know that they ended, and
 	-- one that says that there are too few must not wait for the first.
-	SELECT e.rule_id, e.series_labels, 0, NULL, NULL
+	SELECT e.rule_id, e.series_labels, monitoring.scaled(0, e.params), NULL, NULL
 	FROM (
-		SELECT d.id AS rule_id, s.series_labels
+		SELECT d.id AS rule_id, s.series_labels, d.params
 		FROM monitoring.alert_rule_defs AS d
 		JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.state <> 'resolved' AND s.origin = 'value'
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase')
 		UNION
-		SELECT d.id, '{}'
+		SELECT d.id, '{}', d.params
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (metric_rule_values.rule_ids) AND d.fn IN ('count', 'rate', 'increase') AND d.by_labels = '{}'
 			AND EXISTS (SELECT FROM monitoring.metric_catalog AS m WHERE m.metric = d.metric)
@@ -167,14 +217,24 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		CROSS JOIN LATERAL unnest(v.rules) AS r (id)
 		WHERE v.counts AND (r.id, v.series_labels) = (e.rule_id, e.series_labels))
 $$;
-COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
+COMMENT ON FUNCTION monitoring.metric_rule_values(timestamptz, bigint[]) IS 'Rule kind metric: fn of a metric''s values in the window that ends at `at`, one row per rule and group of series with data; with the parameter across the sum, avg, min, max or count of what fn gives for each series. Without data, count, rate and increase are zero for pending and firing alerts, and for rules that do not group once their metric is known.';
 
 CREATE FUNCTION monitoring.check_metric_rule(rule jsonb) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.check_rule_params(rule, '{}');
-	SELECT monitoring.check_rule_reading(rule)
-$$;
-COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, without a function that value() knows, or with params.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	across text := rule -> 'params' ->> 'across';
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{where,across,multiply,add}');
+	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_reading_params(rule);
+	IF across NOT IN ('sum', 'avg', 'min', 'max', 'count') THEN
+		RAISE EXCEPTION 'unknown way "%" to add up series', left(across, 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Across series there are sum, avg, min, max and count.';
+	ELSIF across IS NOT NULL AND rule -> 'by_labels' ? '...' THEN
+		RAISE EXCEPTION 'an alert rule with one alert per series cannot take series together' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_metric_rule(jsonb) IS 'Raises 42602 for a metric name that is not valid, 22023 for a rule without a metric, without a function that value() knows, or with params that are not valid; 2201B for a bad regular expression.';
 
 CREATE FUNCTION monitoring.slow_query_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -383,9 +443,10 @@ CREATE FUNCTION monitoring.ratio_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector, coalesce(d.params ->> 'metric', d.metric) AS base_metric,
-			coalesce(d.params ->> 'fn', d.fn) AS base_fn, coalesce(d.params -> 'labels', '{}') AS base_selector,
-			coalesce((d.params ->> 'min_denominator')::float8, 0) AS least
+		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}') AS selector,
+			coalesce(d.params ->> 'metric', d.metric) AS base_metric, coalesce(d.params ->> 'fn', d.fn) AS base_fn,
+			coalesce(d.params -> 'labels', '{}') AS base_selector, coalesce((d.params ->> 'min_denominator')::float8, 0) AS least,
+			d.params
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (ratio_rule_values.rule_ids)
 	-- numerators and denominators: rules share what they have in common, such as the number of all requests
@@ -401,7 +462,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		) AS g
 		CROSS JOIN LATERAL monitoring.series_values(g.metric, g.fn, g.over, g.selector, g.by_labels, ratio_rule_values.at) AS v
 	)
-	SELECT r.id, d.series_labels, n.value / d.value, jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
+	SELECT r.id, d.series_labels, monitoring.scaled(n.value / d.value, r.params),
+		jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
 	FROM rules AS r
 	JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.denominators) AS u (id)) AS d ON d.id = r.id
 	LEFT JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.numerators) AS u (id)) AS m
@@ -416,12 +478,13 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	params jsonb := rule -> 'params';
 BEGIN
-	PERFORM monitoring.check_rule_params(rule, '{metric,fn,labels,min_denominator}');
+	PERFORM monitoring.check_rule_params(rule, '{where,metric,fn,labels,min_denominator,multiply,add}');
 	PERFORM monitoring.check_rule_reading(rule);
+	PERFORM monitoring.check_reading_params(rule);
 	PERFORM monitoring.check_metric_name(params ->> 'metric'), monitoring.check_fn(params ->> 'fn');
 	PERFORM monitoring.check_rule_number(rule, 'min_denominator', 0, 1e300);
 	IF (coalesce(params ->> 'metric', rule ->> 'metric'), coalesce(params ->> 'fn', rule ->> 'fn'), coalesce(params -> 'labels', '{}'))
-		= (rule ->> 'metric', rule ->> 'fn', rule -> 'selector') THEN
+		= (rule ->> 'metric', rule ->> 'fn', (rule -> 'selector') || coalesce(params -> 'where', '{}')) THEN
 		RAISE EXCEPTION 'a ratio of something to itself is always one'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Give the metric, fn or labels of the denominator in params.';
 	END IF;
@@ -539,10 +602,10 @@ COMMENT ON FUNCTION monitoring.check_composite_rule(jsonb) IS 'Raises 22023 for 
 ----------------------------------------------------------------------------------------------------------------------
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin, evaluation_order, every) VALUES
-	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window.', true, 0, NULL),
+	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window. params: where (conditions on labels), across (sum, avg, min, max or count of the series), multiply (1), add (0).', true, 0, NULL),
 	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true, 0, NULL),
 	('sql', 'monitoring.sql_rule_values', 'monitoring.check_sql_rule', 'What a query gives: a numeric column is the value, the others are labels. params: query, timeout (1 second).', true, 0, '10 seconds'),
 	('absence', 'monitoring.absence_rule_values', 'monitoring.check_absence_rule', 'Seconds since the metric was last observed.', true, 0, '10 seconds'),
 	('change', 'monitoring.change_rule_values', 'monitoring.check_change_rule', 'A function of a metric''s values in the window compared with the same window earlier. params: shift (7 days), mode (ratio, difference or percent).', true, 0, NULL),
-	('ratio', 'monitoring.ratio_rule_values', 'monitoring.check_ratio_rule', 'A function of a metric''s values divided by another one. params, of the denominator: metric, fn (those of the rule), labels, min_denominator (0).', true, 0, NULL),
+	('ratio', 'monitoring.ratio_rule_values', 'monitoring.check_ratio_rule', 'A function of a metric''s values divided by another one. params, of the denominator: metric, fn (those of the rule), labels, min_denominator (0); of the ratio: where, multiply (1), add (0).', true, 0, NULL),
 	('composite', 'monitoring.composite_rule_values', 'monitoring.check_composite_rule', '1 while all, or any, of other rules fire, otherwise 0. params: all or any, names of rules.', true, 100, NULL);

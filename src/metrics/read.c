@@ -173,6 +173,8 @@ group_labels(const ReadState *state, Jsonb *labels)
 {
 	MonJsonbState built = {0};
 
+	if (state->by_all)
+		return labels;
 	mon_push_jsonb(&built, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < state->nby; i++)
 	{
@@ -550,27 +552,41 @@ enter_lookup(ReadBatch *b, ReadMetric *metric, Jsonb *equal)
 	return entry->lookup;
 }
 
+/* What is grouped by: names of labels, or "..." for all of them, as in routes. */
 static void
-enter_read(ReadBatch *b, ReadState *r)
+read_names(ReadState *r)
 {
 	bool *nulls;
 	int n;
 
+	r->nby = 0;
+	r->by_all = false;
+	if (ARR_NDIM(r->by) == 0)
+		return;
+	deconstruct_array(r->by, TEXTOID, -1, false, 'i', &r->by_names, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		const void *name = DatumGetPointer(r->by_names[i]);
+
+		if (nulls[i])
+			continue;
+		r->by_names[r->nby++] = r->by_names[i];
+		r->by_all |= VARSIZE_ANY_EXHDR(name) == 3 && memcmp(VARDATA_ANY(name), "...", 3) == 0;
+	}
+}
+
+static void
+enter_read(ReadBatch *b, ReadState *r)
+{
 	r->batch = b;
 	r->kind = 0;
 	r->group_index = NULL;
 	r->groups = NULL;
-	r->ngroups = r->maxgroups = r->nseries = r->nby = 0;
+	r->ngroups = r->maxgroups = r->nseries = 0;
 	r->ncells = r->seen_bytes = 0;
 	r->has_late = false;
 	r->window = NULL;
-	if (ARR_NDIM(r->by) > 0)
-	{
-		deconstruct_array(r->by, TEXTOID, -1, false, 'i', &r->by_names, &nulls, &n);
-		for (int i = 0; i < n; i++)
-			if (!nulls[i])
-				r->by_names[r->nby++] = r->by_names[i];
-	}
+	read_names(r);
 	r->lookup = enter_lookup(b, enter_metric(b, r->metric), r->selector.equal);
 	r->next_in_lookup = r->lookup->reads;
 	r->lookup->reads = r;

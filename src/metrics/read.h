@@ -156,6 +156,7 @@ struct ReadState
 	MonMetricKind kind; /* of the metric; 0 when it is unknown */
 	Datum *by_names;
 	int nby;
+	bool by_all;                     /* one group per series */
 	struct groups_hash *group_index; /* NULL when nothing is grouped by */
 	ReadGroup *groups;
 	int ngroups;

@@ -66,6 +66,12 @@ have_curl_headers()
 int main(void) { curl_easy_init(); return 0; }' | cc -x c -o /dev/null - -lcurl 2>/dev/null
 }
 
+have_yaml_headers()
+{
+	echo '#include <yaml.h>
+int main(void) { yaml_parser_t p; return yaml_parser_initialize(&p) - 1; }' | cc -x c -o /dev/null - -lyaml 2>/dev/null
+}
+
 have_openssl_headers()
 {
 	echo '#include <openssl/ssl.h>
@@ -84,6 +90,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n) { return 0; }' |
 have_python()  { [ -x /usr/bin/python3 ]; }
 have_ipc_run() { command -v prove >/dev/null && perl -MIPC::Run -MTest::More -e 1 2>/dev/null; }
 have_alertmanager() { command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null; }
+have_prometheus() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
 have_tdigest() { [ -e "$("$PG_CONFIG" --sharedir)/extension/tdigest.control" ]; }
 
 # missing_packages SET: the packages to install, one a line.
@@ -94,6 +101,7 @@ missing_packages()
 	have_server || echo "postgresql-$major"
 	have_server_headers || echo "postgresql-server-dev-$major"
 	have_curl_headers || echo libcurl4-openssl-dev
+	have_yaml_headers || echo libyaml-dev
 	have_python || echo python3
 	case $1 in
 		test)
@@ -141,7 +149,7 @@ refresh_lists()
 apt_install()
 {
 	local dropin=/etc/postgresql-common/createcluster.d/monitoring-no-main-cluster.conf policy=/usr/sbin/policy-rc.d own_policy=
-	local status=0
+	local status=0 service
 
 	as_root mkdir -p "${dropin%/*}"
 	echo 'create_main_cluster = false' | as_root tee "$dropin" >/dev/null
@@ -155,9 +163,11 @@ apt_install()
 	as_root $apt install "$@" </dev/null || { refresh_lists && as_root $apt install "$@" </dev/null; } || status=$?
 	as_root rm -f "$dropin" ${own_policy:+$policy}
 	# what the tests run themselves need not run at the next boot either
-	if command -v systemctl >/dev/null && [[ " $* " == *" prometheus-alertmanager "* ]]; then
-		as_root systemctl disable prometheus-alertmanager >/dev/null 2>&1 || true
-	fi
+	for service in prometheus prometheus-alertmanager; do
+		if command -v systemctl >/dev/null && [[ " $* " == *" $service "* ]]; then
+			as_root systemctl disable $service >/dev/null 2>&1 || true
+		fi
+	done
 	return $status
 }
 

@@ -38,13 +38,13 @@ next_random(void)
 	return z ^ (z >> 31);
 }
 
-static double
+static inline double
 uniform(void)
 {
 	return (double) (next_random() >> 11) * 0x1p-53;
 }
 
-static double
+static inline double
 normal(void)
 {
 	return sqrt(-2 * log(1 - uniform())) * cos(6.283185307179586 * uniform());
