@@ -112,6 +112,7 @@ missing_packages()
 			command -v clang-format >/dev/null || echo clang-format
 			command -v cppcheck >/dev/null || echo cppcheck
 			have_alertmanager || echo prometheus-alertmanager
+			have_prometheus || echo prometheus
 			;;
 		postgres)
 			have_ipc_run || echo libipc-run-perl
