@@ -18,6 +18,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import alerts
 import storage
 
 RECORD_ROWS = 1000000
@@ -401,7 +402,7 @@ def codec(bench):
 
 
 SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
-            **storage.SECTIONS, "codec": codec,
+            **storage.SECTIONS, "codec": codec, **alerts.SECTIONS,
             "breach": breach_latency, "overhead": library_overhead, "transaction": record_overhead}
 
 

@@ -123,6 +123,7 @@ missing_packages()
 			;;
 		bench)
 			have_tdigest || echo "postgresql-$major-tdigest"
+			have_prometheus || echo prometheus
 			;;
 	esac
 }
