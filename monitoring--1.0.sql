@@ -3423,7 +3423,7 @@ COMMENT ON FUNCTION monitoring.alerts_with_firing_parent(bigint[], bigint[], jso
 --
 -- alert_states belongs to the evaluation, which changes its rows by their place under the rule's lock. What people do is kept
 -- beside it, per episode: it ends with the episode, without anybody having to write. Nobody here waits for an evaluation, and
--- no evaluation waits for a transaction that somebody left open; only resolve_alert writes states, under the rule's lock.
+-- no evaluation waits for a transaction that somebody left open; only close_alert writes states, under the rule's lock.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What people did
@@ -3865,21 +3865,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.resolve(bigint[], text, timestamptz, text) IS 'End alerts in the name of a role, with history and notifications, and return how many were pending or firing.';
 
-CREATE FUNCTION monitoring.resolve_alert(alert_id bigint, comment text DEFAULT NULL,
+CREATE FUNCTION monitoring.close_alert(alert_id bigint, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS boolean
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT monitoring.resolve(monitoring.check_alert(alert_id), comment, at, monitoring.calling_role()) = 1
 $$;
-COMMENT ON FUNCTION monitoring.resolve_alert(bigint, text, timestamptz) IS 'End an alert by hand; receivers are told that it is resolved. If its value still breaches the threshold, the next evaluation begins another one, which fires after the rule''s pending_for. False: it ended at the same moment. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+COMMENT ON FUNCTION monitoring.close_alert(bigint, text, timestamptz) IS 'End an alert by hand; receivers are told that it is resolved. If its value still breaches the threshold, the next evaluation begins another one, which fires after the rule''s pending_for. False: it ended at the same moment. Errors: 42704 if there is no such alert, 55000 if it has ended.';
 
-CREATE FUNCTION monitoring.resolve_alerts(matchers jsonb, comment text DEFAULT NULL,
+CREATE FUNCTION monitoring.close_alerts(matchers jsonb, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT monitoring.resolve(monitoring.current_alerts(matchers, at), comment, at, monitoring.calling_role())
 $$;
-COMMENT ON FUNCTION monitoring.resolve_alerts(jsonb, text, timestamptz) IS 'End all pending and firing alerts whose labels match, and return how many. Errors: those of matchers.';
+COMMENT ON FUNCTION monitoring.close_alerts(jsonb, text, timestamptz) IS 'End all pending and firing alerts whose labels match, and return how many. Errors: those of matchers.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What keeps alerts quiet
@@ -6428,6 +6428,178 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	ORDER BY d.service NULLS FIRST
 $$;
 COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none.';
+-- alerts, raised: alerts that applications raise and end themselves.
+--
+-- What they say is a queue at which nobody waits for anybody: a row for each call, in the caller's transaction. An
+-- evaluation takes the rows that have been committed into raised_alerts, which is what rules of the kind "raised" see.
+
+CREATE TABLE monitoring.raised_queue (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL,
+	labels jsonb NOT NULL,
+	raised boolean NOT NULL,
+	severity text,
+	summary text,
+	description text,
+	until timestamptz,
+	caller name NOT NULL
+);
+COMMENT ON TABLE monitoring.raised_queue IS 'Calls of raise_alert and resolve_alert that no evaluation has taken yet.';
+COMMENT ON COLUMN monitoring.raised_queue.id IS 'Order of the calls.';
+COMMENT ON COLUMN monitoring.raised_queue.name IS 'Name of the alert.';
+COMMENT ON COLUMN monitoring.raised_queue.labels IS 'Its labels.';
+COMMENT ON COLUMN monitoring.raised_queue.raised IS 'Raised, or ended?';
+COMMENT ON COLUMN monitoring.raised_queue.severity IS 'Severity of a rule that is made for it.';
+COMMENT ON COLUMN monitoring.raised_queue.summary IS 'What happened.';
+COMMENT ON COLUMN monitoring.raised_queue.description IS 'More about it.';
+COMMENT ON COLUMN monitoring.raised_queue.until IS 'When it ends by itself; null: never.';
+COMMENT ON COLUMN monitoring.raised_queue.caller IS 'Role that called.';
+
+CREATE TABLE monitoring.raised_alerts (
+	name text NOT NULL,
+	fingerprint text NOT NULL,
+	labels jsonb NOT NULL,
+	details jsonb NOT NULL,
+	until timestamptz,
+	PRIMARY KEY (name, fingerprint)
+);
+CREATE INDEX ON monitoring.raised_alerts (until) WHERE until IS NOT NULL;
+COMMENT ON TABLE monitoring.raised_alerts IS 'Alerts that applications have raised and not ended.';
+COMMENT ON COLUMN monitoring.raised_alerts.name IS 'Name of the alert and of its rule.';
+COMMENT ON COLUMN monitoring.raised_alerts.fingerprint IS 'Hash of the labels.';
+COMMENT ON COLUMN monitoring.raised_alerts.labels IS 'Its labels.';
+COMMENT ON COLUMN monitoring.raised_alerts.details IS 'summary, description and caller.';
+COMMENT ON COLUMN monitoring.raised_alerts.until IS 'When it ends by itself; null: never.';
+
+CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.raised_queue
+	FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
+COMMENT ON TRIGGER wake_worker ON monitoring.raised_queue IS 'What applications raise is evaluated at commit.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- For applications
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_raised_alert(name text, labels jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	found_kind text;
+BEGIN
+	IF name IS NULL OR name !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'an alert''s name has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT d.kind INTO found_kind FROM monitoring.alert_rule_defs AS d WHERE d.name = check_raised_alert.name;
+	IF found_kind <> 'raised' THEN
+		RAISE EXCEPTION 'alert "%" is not raised by applications', name
+			USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It is an alert rule of kind %s.', found_kind);
+	END IF;
+	RETURN monitoring.check_text_map(labels, 'labels', 4096);
+END $$;
+COMMENT ON FUNCTION monitoring.check_raised_alert(text, jsonb) IS 'The labels of an alert that an application may raise, as text; otherwise an error: 22023 for a bad name or labels, 55000 if a rule of another kind has the name.';
+
+CREATE FUNCTION monitoring.raise_alert(name text, labels jsonb DEFAULT '{}', severity text DEFAULT 'high', summary text DEFAULT NULL,
+	description text DEFAULT NULL, lasts interval DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	labels := monitoring.check_raised_alert(name, labels);
+	severity := monitoring.canonical_severity(severity);
+	IF lasts <= '0' OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'an alert must be raised at a finite time, for longer than nothing' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF octet_length(summary) > 4096 OR octet_length(description) > 16384 THEN
+		RAISE EXCEPTION 'the text of an alert is too long'
+			USING ERRCODE = 'program_limit_exceeded', DETAIL = 'A summary has at most 4096 bytes, a description 16384.';
+	END IF;
+	INSERT INTO monitoring.raised_queue (name, labels, raised, severity, summary, description, until, caller)
+	VALUES (name, labels, true, severity, summary, description, at + lasts, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.raise_alert(text, jsonb, text, text, text, interval, timestamptz) IS 'Raise an alert, or keep it raised, when the transaction commits; no session waits for another one in it. It ends with resolve_alert(name, labels), or when it has lasted so long (lasts, from at on; null: never). The first call makes an alert rule of that name, of kind raised and with that severity; update_alert_rule gives it receivers, a runbook, pending_for and all that other rules have. The texts are its annotations summary and description, as they are when it fires. Errors: 22023 for a bad name, labels, severity or time, 54000 for texts that are too long, 55000 if a rule of another kind has the name.';
+
+CREATE FUNCTION monitoring.resolve_alert(name text, labels jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	labels := monitoring.check_raised_alert(name, labels);
+	INSERT INTO monitoring.raised_queue (name, labels, raised, caller) VALUES (name, labels, false, monitoring.calling_role());
+END $$;
+COMMENT ON FUNCTION monitoring.resolve_alert(text, jsonb) IS 'End an alert that raise_alert raised with these labels, when the transaction commits; if there is none, nothing happens. Of calls that are committed together the last one counts. Errors as raise_alert().';
+
+----------------------------------------------------------------------------------------------------------------------
+-- For evaluations
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.raised_rule_values(at timestamptz, rule_ids bigint[])
+RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.id, r.labels, 1::float8, r.details, NULL::text
+	FROM monitoring.alert_rule_defs AS d
+	JOIN monitoring.raised_alerts AS r ON r.name = d.name
+	WHERE d.id = ANY (raised_rule_values.rule_ids) AND coalesce(r.until > raised_rule_values.at, true)
+	UNION ALL
+	SELECT d.id, s.series_labels, 0, s.details, NULL
+	FROM monitoring.alert_rule_defs AS d
+	JOIN monitoring.alert_states AS s ON s.rule_id = d.id AND s.origin = 'value' AND s.state IN ('pending', 'firing')
+	WHERE d.id = ANY (raised_rule_values.rule_ids) AND NOT EXISTS (
+		SELECT FROM monitoring.raised_alerts AS r
+		WHERE r.name = d.name AND r.fingerprint = md5(s.series_labels::text) AND coalesce(r.until > raised_rule_values.at, true))
+$$;
+COMMENT ON FUNCTION monitoring.raised_rule_values(timestamptz, bigint[]) IS 'Rule kind raised: 1 for what is raised, 0 for what was and is no more.';
+
+CREATE FUNCTION monitoring.check_raised_rule(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_rule_params(rule, '{}');
+	IF rule ->> 'metric' IS NOT NULL OR rule ->> 'fn' IS NOT NULL OR rule -> 'by_labels' <> '[]' OR rule -> 'selector' <> '{}' THEN
+		RAISE EXCEPTION 'an alert rule of kind raised takes no metric, function or labels' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF NOT monitoring.alert_breach(rule ->> 'op', 1, (rule ->> 'threshold')::float8)
+		OR monitoring.alert_breach(rule ->> 'op', 0, (rule ->> 'threshold')::float8) THEN
+		RAISE EXCEPTION 'an alert rule of kind raised must compare so that 1 is a breach and 0 is none'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use the operator > and the threshold 0.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_raised_rule(jsonb) IS 'Raises 22023 for a rule with a metric, function, labels or params, or that does not compare with 0 and 1.';
+
+INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin) VALUES
+	('raised', 'monitoring.raised_rule_values', 'monitoring.check_raised_rule', '1 while an application has raised the alert (raise_alert), otherwise 0.', true);
+
+CREATE FUNCTION monitoring.take_raised_alerts(at timestamptz) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	names text[];
+	found monitoring.raised_queue;
+BEGIN
+	-- A rule for each name that has none, as it was raised first.
+	FOR found IN
+		SELECT DISTINCT ON (q.name) q.* FROM monitoring.raised_queue AS q
+		WHERE q.raised AND NOT EXISTS (SELECT FROM monitoring.alert_rule_defs AS d WHERE d.name = q.name)
+		ORDER BY q.name, q.id
+	LOOP
+		PERFORM monitoring.create_alert_rule(found.name, NULL, NULL, '1 minute', '>', 0, severity => found.severity, kind => 'raised',
+			annotations => '{"summary": "{{summary}}", "description": "{{description}}"}');
+	END LOOP;
+
+	WITH taken AS (
+		DELETE FROM monitoring.raised_queue AS q RETURNING q.*
+	), latest AS MATERIALIZED (
+		SELECT DISTINCT ON (t.name, t.labels) t.*, md5(t.labels::text) AS fingerprint
+		FROM taken AS t
+		ORDER BY t.name, t.labels, t.id DESC
+	), ended AS (
+		DELETE FROM monitoring.raised_alerts AS r USING latest AS l
+		WHERE r.name = l.name AND r.fingerprint = l.fingerprint AND NOT l.raised
+	), raised AS (
+		INSERT INTO monitoring.raised_alerts AS r (name, fingerprint, labels, details, until)
+		SELECT l.name, l.fingerprint, l.labels,
+			jsonb_build_object('summary', coalesce(l.summary, l.name), 'description', coalesce(l.description, ''), 'caller', l.caller), l.until
+		FROM latest AS l WHERE l.raised
+		ON CONFLICT (name, fingerprint) DO UPDATE SET details = excluded.details, until = excluded.until
+	)
+	SELECT array_agg(DISTINCT l.name) INTO names FROM latest AS l;
+
+	WITH over AS (DELETE FROM monitoring.raised_alerts AS r WHERE r.until <= take_raised_alerts.at RETURNING r.name)
+	SELECT array_cat(names, array_agg(o.name)) INTO names FROM over AS o;
+	RETURN names;
+END $$;
+COMMENT ON FUNCTION monitoring.take_raised_alerts(timestamptz) IS 'Take what applications have raised and ended since the last evaluation, make rules for new names, end what has lasted long enough, and return the names concerned.';
 -- alerts, second part: the evaluation that turns the values of rule kinds into transitions.
 --
 -- An evaluation runs one statement per rule kind, whatever the number of rules: it reads the values of all enabled rules of
@@ -7039,6 +7211,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 $$;
 COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
+CREATE FUNCTION monitoring.follow_up(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.note_impacts(transitions, at);
+	PERFORM monitoring.capture_evidence(transitions, at);
+	PERFORM monitoring.route_alerts(transitions, at);
+END $$;
+COMMENT ON FUNCTION monitoring.follow_up(bigint[], timestamptz) IS 'What an evaluation does about its transitions: impact, evidence, notifications.';
+
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -7055,6 +7236,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
+	PERFORM monitoring.take_raised_alerts(at);
 
 	-- better an alert too many than none because of a time zone that is gone
 	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
@@ -7087,9 +7269,7 @@ BEGIN
 			transitions := transitions || monitoring.evaluate_failed_rules(kind_function, rules.failed, at);
 		END IF;
 	END LOOP;
-	PERFORM monitoring.note_impacts(transitions, at);
-	PERFORM monitoring.capture_evidence(transitions, at);
-	PERFORM monitoring.route_alerts(transitions, at);
+	PERFORM monitoring.follow_up(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
@@ -7124,6 +7304,36 @@ COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
+
+-- What applications raise does not wait for the next evaluation. If one is under way it will be taken by the one after that.
+CREATE FUNCTION monitoring.evaluate_raised_alerts(at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	names text[];
+	ids bigint[];
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.raised_queue) THEN
+		RETURN;
+	END IF;
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN;
+	END;
+	PERFORM monitoring.ensure_partition('alert_events', at);
+	PERFORM monitoring.ensure_partition('alert_history', at);
+	names := monitoring.take_raised_alerts(at);
+	ids := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
+		WHERE d.name = ANY (names) AND d.kind = 'raised' AND d.enabled
+			AND coalesce(monitoring.time_matches(d.active_times, evaluate_raised_alerts.at, true), true));
+	IF cardinality(ids) > 0 THEN
+		PERFORM monitoring.follow_up(monitoring.evaluate_rules('monitoring.raised_rule_values', ids, at), at);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_raised_alerts(timestamptz) IS 'Evaluate the rules of what applications have raised or ended since the last evaluation, unless one is under way. A job that runs when they commit.';
+
+INSERT INTO monitoring.jobs (name, function, setting, priority, run_on_wake)
+VALUES ('evaluate_raised', 'monitoring.evaluate_raised_alerts', 'monitoring.evaluation_interval', 45, true);
 -- alerts, backtest: what a rule would say now, and what it would have done.
 --
 -- A trial evaluates a copy of the rule, with the statement that evaluates rules, in a subtransaction that is rolled back: no
@@ -10738,7 +10948,7 @@ COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
 COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved or test.';
+COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, test or message.';
 COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up); superseded (a later one says it all); cancelled.';
@@ -10789,7 +10999,7 @@ COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of the
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved or test.';
+COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, test or message.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response; null if none came.';
@@ -10871,6 +11081,44 @@ BEGIN
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
+-- send: messages of applications, past rules and routes.
+
+CREATE FUNCTION monitoring.send(receiver text, title text, body text DEFAULT '', labels jsonb DEFAULT '{}', severity text DEFAULT 'info')
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	now_at timestamptz := clock_timestamp();
+	new_id bigint := nextval('monitoring.outbox_id_seq');
+	config jsonb;
+	key text := format('message:%s', new_id);
+	title_labels jsonb;
+BEGIN
+	IF title IS NULL OR title !~ '^[^[:cntrl:]]{1,200}$' THEN
+		RAISE EXCEPTION 'a message''s title has 1 to 200 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF octet_length(body) > 16384 THEN
+		RAISE EXCEPTION 'the text of a message is too long'
+			USING ERRCODE = 'program_limit_exceeded', DETAIL = 'It has at most 16384 bytes.';
+	END IF;
+	title_labels := monitoring.check_text_map(labels, 'labels', 4096)
+		|| jsonb_build_object('alertname', title, 'severity', monitoring.canonical_severity(severity));
+	SELECT r.config INTO config FROM monitoring.receiver_defs AS r WHERE r.name = send.receiver;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'receiver "%" does not exist', receiver
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	END IF;
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
+	VALUES (new_id, now_at, receiver, key, title, 'message',
+		monitoring.make_payload(receiver, key, 'firing', jsonb_build_object('alertname', title), jsonb_build_array(jsonb_build_object(
+			'status', 'firing', 'labels', title_labels,
+			'annotations', jsonb_strip_nulls(jsonb_build_object('summary', title, 'description', nullif(body, ''))),
+			'startsAt', monitoring.format_time(now_at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', left(md5(key), 16))),
+			'{"reason": "message"}'),
+		now_at, now_at + make_interval(secs => coalesce((config ->> 'max_age_seconds')::float8, 3600)));
+	RETURN new_id;
+END $$;
+COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver.';
 -- templates: what people read of a notification, before it is put into the format of a receiver.
 --
 -- message() turns the payload of a notification into texts, as they are; escape_text() makes a text harmless for a format and
@@ -12502,12 +12750,13 @@ INSERT INTO monitoring.access_levels VALUES
    test_route,route_settings,matchers_text,explain_alert,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
-('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment}', '{ingest}',
- 'records metrics'),
+('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
+   raise_alert,resolve_alert,send}', '{ingest}',
+ 'records metrics, raises alerts, sends messages'),
 ('responder', '{viewer}', '{}',
  '{enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
-   unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,resolve_alert,resolve_alerts,mark_false_positive,
+   unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,close_alert,close_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,
    open_incident,update_incident,resolve_incident,acknowledge_incident,set_incident_role,note_incident,link_incident,attach_alert,
    write_post_mortem,mark_deployment,set_component_status}', '{}', 'works on alerts'),

@@ -95,7 +95,7 @@ SELECT threshold, enabled FROM monitoring.alert_rules WHERE name = 'orders';
 CREATE FUNCTION pg_temp.resolve_one(rule text) RETURNS boolean LANGUAGE sql AS $$
 	INSERT INTO monitoring.alert_states (rule_id, fingerprint, series_labels, alert_id, state, active_at, fired_at, updated_at, threshold)
 	SELECT d.id, 'x', '{}', nextval('monitoring.alert_id_seq'), 'firing', '2030-01-07', '2030-01-07', '2030-01-07', 1 FROM monitoring.alert_rule_defs AS d WHERE d.name = rule;
-	SELECT monitoring.resolve_alert(currval('monitoring.alert_id_seq'), at => '2030-01-07 01:00');
+	SELECT monitoring.close_alert(currval('monitoring.alert_id_seq'), at => '2030-01-07 01:00');
 $$;
 SELECT count(*) > 0 AS installed FROM monitoring.install_rules('host');
 SELECT pg_temp.resolve_one(min(name)) FROM monitoring.alert_rules WHERE pack = 'host';

@@ -119,10 +119,10 @@ DELETE FROM monitoring.alert_events;
 
 -- resolved by hand: what still breaches begins anew, after pending_for
 DELETE FROM monitoring.alert_history;
-SELECT monitoring.resolve_alert(:a, 'fixed', :'t0'::timestamptz + '6 hours');
-SELECT monitoring.resolve_alert(:slow, at => :'t0'::timestamptz + '6 hours');
+SELECT monitoring.close_alert(:a, 'fixed', :'t0'::timestamptz + '6 hours');
+SELECT monitoring.close_alert(:slow, at => :'t0'::timestamptz + '6 hours');
 :alerts
-SELECT monitoring.resolve_alert(:a);
+SELECT monitoring.close_alert(:a);
 SELECT rule_name, from_state, to_state, reason, at - :'t0' AS after, value, threshold FROM monitoring.alert_history ORDER BY id;
 \set after '6 hours 1s'
 :eval
@@ -131,7 +131,7 @@ SELECT rule_name, from_state, to_state, reason, at - :'t0' AS after, value, thre
 SELECT rule, labels ->> 'host', state, fired_at - :'t0' AS fired, acknowledged_by, assignee FROM monitoring.alerts ORDER BY 1, 2;
 -- one that recovers stays ended
 UPDATE samples SET value = 1;
-SELECT monitoring.resolve_alerts('{"alertname": {"exists": true}}', at => :'t0'::timestamptz + '7 hours');
+SELECT monitoring.close_alerts('{"alertname": {"exists": true}}', at => :'t0'::timestamptz + '7 hours');
 \set after '7 hours 1s'
 :eval
 SELECT rule, labels ->> 'host', state FROM monitoring.alerts ORDER BY 1, 2;
@@ -177,7 +177,7 @@ SELECT count(*) > 0 FROM monitoring.alert_timeline(:b);
 SELECT count(*) FROM monitoring.alert_suppressions(NULL);
 SELECT monitoring.acknowledge_alert(:a);
 SELECT monitoring.note_alert(:a, 'x');
-SELECT monitoring.resolve_alerts('{}');
+SELECT monitoring.close_alerts('{}');
 SELECT count(*) FROM monitoring.alert_handling;
 SET ROLE mon_test_alice;
 SELECT monitoring.acknowledge(ARRAY[:a], NULL, NULL, now(), 'somebody else');

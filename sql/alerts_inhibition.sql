@@ -151,7 +151,7 @@ SELECT rule, labels ->> 'db', suppressed FROM monitoring.alerts WHERE state = 'f
 -- a parent that is acknowledged still is one; one that ended is not
 SELECT monitoring.acknowledge_alerts('{"alertname": "db"}');
 SELECT suppressed, count(*) FROM monitoring.alerts WHERE state = 'firing' GROUP BY 1 ORDER BY 1;
-SELECT monitoring.resolve_alerts('{"alertname": "db"}', at => '2100-01-02');
+SELECT monitoring.close_alerts('{"alertname": "db"}', at => '2100-01-02');
 SELECT suppressed, count(*) FROM monitoring.alerts WHERE state = 'firing' GROUP BY 1 ORDER BY 1;
 -- a rule that is gone is nobody's parent
 SELECT monitoring.drop_alert_rule('db');

@@ -124,7 +124,7 @@ SELECT suppressed, count(*) FROM monitoring.alerts GROUP BY 1 ORDER BY 1;
 -- an alert that ended, and one whose rule is gone, are known by their labels for two days
 SELECT alert_id AS a FROM monitoring.alerts WHERE rule = 'disk' AND labels ->> 'host' = 'web-3' \gset
 SELECT monitoring.create_silence('{"host": "web-3"}', ends_at => '2101-01-01', at => :'t0') > 0;
-SELECT monitoring.resolve_alert(:a, at => :'t0'::timestamptz + '3 hours');
+SELECT monitoring.close_alert(:a, at => :'t0'::timestamptz + '3 hours');
 SELECT reason FROM monitoring.alert_suppressions(ARRAY[:a], :'t0'::timestamptz + '4 hours') ORDER BY 1;
 SELECT monitoring.drop_alert_rule('disk');
 SELECT alert_id = :a, state, labels FROM monitoring.alert_labels(ARRAY[:a, -1], :'t0'::timestamptz + '4 hours');

@@ -609,6 +609,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 $$;
 COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
+CREATE FUNCTION monitoring.follow_up(transitions bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.note_impacts(transitions, at);
+	PERFORM monitoring.capture_evidence(transitions, at);
+	PERFORM monitoring.route_alerts(transitions, at);
+END $$;
+COMMENT ON FUNCTION monitoring.follow_up(bigint[], timestamptz) IS 'What an evaluation does about its transitions: impact, evidence, notifications.';
+
 CREATE FUNCTION monitoring.evaluate_all_rules(at timestamptz) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
@@ -625,6 +634,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('alert_events', at);
 	PERFORM monitoring.ensure_partition('alert_history', at);
 	PERFORM monitoring.note_evaluation(at);
+	PERFORM monitoring.take_raised_alerts(at);
 
 	-- better an alert too many than none because of a time zone that is gone
 	inactive := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
@@ -657,9 +667,7 @@ BEGIN
 			transitions := transitions || monitoring.evaluate_failed_rules(kind_function, rules.failed, at);
 		END IF;
 	END LOOP;
-	PERFORM monitoring.note_impacts(transitions, at);
-	PERFORM monitoring.capture_evidence(transitions, at);
-	PERFORM monitoring.route_alerts(transitions, at);
+	PERFORM monitoring.follow_up(transitions, at);
 	RETURN cardinality(transitions);
 END $$;
 COMMENT ON FUNCTION monitoring.evaluate_all_rules(timestamptz) IS 'What evaluate_alerts does once it has the lock that keeps evaluations apart.';
@@ -694,3 +702,33 @@ COMMENT ON FUNCTION monitoring.evaluate_alerts_job(timestamptz) IS 'The job that
 
 INSERT INTO monitoring.jobs (name, function, setting, priority)
 VALUES ('evaluate_alerts', 'monitoring.evaluate_alerts_job', 'monitoring.evaluation_interval', 50);
+
+-- What applications raise does not wait for the next evaluation. If one is under way it will be taken by the one after that.
+CREATE FUNCTION monitoring.evaluate_raised_alerts(at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	names text[];
+	ids bigint[];
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.raised_queue) THEN
+		RETURN;
+	END IF;
+	BEGIN
+		LOCK TABLE monitoring.alert_rule_kinds IN SHARE UPDATE EXCLUSIVE MODE NOWAIT;
+	EXCEPTION WHEN lock_not_available THEN
+		RETURN;
+	END;
+	PERFORM monitoring.ensure_partition('alert_events', at);
+	PERFORM monitoring.ensure_partition('alert_history', at);
+	names := monitoring.take_raised_alerts(at);
+	ids := ARRAY(SELECT d.id FROM monitoring.alert_rule_defs AS d
+		WHERE d.name = ANY (names) AND d.kind = 'raised' AND d.enabled
+			AND coalesce(monitoring.time_matches(d.active_times, evaluate_raised_alerts.at, true), true));
+	IF cardinality(ids) > 0 THEN
+		PERFORM monitoring.follow_up(monitoring.evaluate_rules('monitoring.raised_rule_values', ids, at), at);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.evaluate_raised_alerts(timestamptz) IS 'Evaluate the rules of what applications have raised or ended since the last evaluation, unless one is under way. A job that runs when they commit.';
+
+INSERT INTO monitoring.jobs (name, function, setting, priority, run_on_wake)
+VALUES ('evaluate_raised', 'monitoring.evaluate_raised_alerts', 'monitoring.evaluation_interval', 45, true);

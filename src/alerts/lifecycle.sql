@@ -3,7 +3,7 @@
 --
 -- alert_states belongs to the evaluation, which changes its rows by their place under the rule's lock. What people do is kept
 -- beside it, per episode: it ends with the episode, without anybody having to write. Nobody here waits for an evaluation, and
--- no evaluation waits for a transaction that somebody left open; only resolve_alert writes states, under the rule's lock.
+-- no evaluation waits for a transaction that somebody left open; only close_alert writes states, under the rule's lock.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What people did
@@ -445,21 +445,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.resolve(bigint[], text, timestamptz, text) IS 'End alerts in the name of a role, with history and notifications, and return how many were pending or firing.';
 
-CREATE FUNCTION monitoring.resolve_alert(alert_id bigint, comment text DEFAULT NULL,
+CREATE FUNCTION monitoring.close_alert(alert_id bigint, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS boolean
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT monitoring.resolve(monitoring.check_alert(alert_id), comment, at, monitoring.calling_role()) = 1
 $$;
-COMMENT ON FUNCTION monitoring.resolve_alert(bigint, text, timestamptz) IS 'End an alert by hand; receivers are told that it is resolved. If its value still breaches the threshold, the next evaluation begins another one, which fires after the rule''s pending_for. False: it ended at the same moment. Errors: 42704 if there is no such alert, 55000 if it has ended.';
+COMMENT ON FUNCTION monitoring.close_alert(bigint, text, timestamptz) IS 'End an alert by hand; receivers are told that it is resolved. If its value still breaches the threshold, the next evaluation begins another one, which fires after the rule''s pending_for. False: it ended at the same moment. Errors: 42704 if there is no such alert, 55000 if it has ended.';
 
-CREATE FUNCTION monitoring.resolve_alerts(matchers jsonb, comment text DEFAULT NULL,
+CREATE FUNCTION monitoring.close_alerts(matchers jsonb, comment text DEFAULT NULL,
 	at timestamptz DEFAULT clock_timestamp())
 RETURNS integer
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT monitoring.resolve(monitoring.current_alerts(matchers, at), comment, at, monitoring.calling_role())
 $$;
-COMMENT ON FUNCTION monitoring.resolve_alerts(jsonb, text, timestamptz) IS 'End all pending and firing alerts whose labels match, and return how many. Errors: those of matchers.';
+COMMENT ON FUNCTION monitoring.close_alerts(jsonb, text, timestamptz) IS 'End all pending and firing alerts whose labels match, and return how many. Errors: those of matchers.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What keeps alerts quiet
