@@ -13377,7 +13377,7 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('business', 
       "threshold": 70,
       "every": "1 hour",
       "params": {
-        "query": "SELECT 100 * (1 - monitoring.value('nps_score', 'share_below(8.5)', '30 days') - monitoring.value('nps_score', 'share_below(6.5)', '30 days')) AS nps WHERE monitoring.value('nps_score', 'count', '30 days') >= 30"
+        "query": "SELECT 100 * (1 - monitoring.value('nps_score', 'share_below(8.5)', $2, '{}', $1) - monitoring.value('nps_score', 'share_below(6.5)', $2, '{}', $1)) AS nps WHERE monitoring.value('nps_score', 'count', $2, '{}', $1) >= 30"
       },
       "severity": "low",
       "annotations": {
@@ -14156,7 +14156,7 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('security', 
       "threshold": 1209600,
       "every": "1 hour",
       "params": {
-        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM now()) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', '1 day', '{}', '{check}', now()) AS v"
+        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM $1) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', $2, '{}', '{check}', $1) AS v"
       },
       "severity": "medium",
       "annotations": {
@@ -14173,7 +14173,7 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('security', 
       "threshold": 259200,
       "every": "10 minutes",
       "params": {
-        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM now()) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', '1 day', '{}', '{check}', now()) AS v"
+        "query": "SELECT v.series_labels ->> 'check' AS \"check\", v.value - extract(epoch FROM $1) AS seconds_left FROM monitoring.series_values('certificate_expiry_timestamp_seconds', 'last', $2, '{}', '{check}', $1) AS v"
       },
       "severity": "critical",
       "annotations": {
