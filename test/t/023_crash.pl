@@ -32,8 +32,6 @@ $node->safe_psql('postgres', 'CREATE DATABASE load');
 install_load($node, 'load');
 $node->safe_psql('load', q{UPDATE monitoring.jobs SET every = '50 ms' WHERE name = 'compact'});
 
-sub pick { return $_[ int(rand(@_)) ] }
-
 sub look
 {
 	my ($db, $query) = @_;
@@ -54,44 +52,6 @@ sub at_most
 {
 	my ($a, $b) = @_;
 	return !grep { $a->[$_] > $b->[$_] } 0 .. $#$a;
-}
-
-sub pids
-{
-	my ($type) = @_;
-	return split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type ~ '$type' AND pid <> pg_backend_pid()");
-}
-
-# Kill a process of the server, or stop all of it at once, and have it run again.
-sub crash
-{
-	my ($victim, $victims) = @_;
-	my $pid = pick(@$victims) || 0;
-	if ($victim eq 'immediate stop')
-	{
-		$node->stop('immediate');
-		$node->start;
-	}
-	elsif ($victim eq 'postmaster')
-	{
-		my @children = split /\n/, `pgrep -P $node->{_pid}`;
-		$node->kill9;
-		kill 'KILL', @$victims; # who is busy would go on for long without noticing
-		# Its children notice it in their own time, but not while they wait for a lock that a victim held.
-		for my $try (1 .. 100)
-		{
-			last if $node->start(fail_ok => 1);
-			undef $node->{_pid}; # as the dead one's file says
-			kill 'KILL', @children if $try == 20;
-			usleep(100_000);
-		}
-	}
-	elsif (!kill 'KILL', $pid)
-	{
-		return crash('immediate stop'); # it has gone by itself
-	}
-	# A moment after the kill it may still be the old server, where the victim is as if it were alive.
-	return wait_for_sql($node, 'postgres', "SELECT NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 }
 
 my @when = ('0 seconds', '0 seconds', '70 minutes', '26 hours', '40 days');
@@ -133,10 +93,10 @@ for my $round (1 .. $rounds)
 	my $victim = pick(@victims);
 	my @runs = (start_sql($node, $db, $operations{$name}->()), start_sql($node, $db, $operations{clients}->()));
 	push @runs, start_sql($node, $db, $operations{deletions}->()) if rand() < 0.5;
-	my @pids = pids($victim eq 'postmaster' ? 'client backend' : $victim);
+	my @pids = pids($node, $victim eq 'postmaster' ? 'client backend' : $victim);
 	$victim = 'immediate stop' if !@pids;
 	usleep(rand(pick(5_000, 50_000, 200_000)));
-	$crashes += crash($victim, \@pids);
+	$crashes += crash($node, $victim, \@pids);
 	# A worker may have gone by itself just before it was killed: then clients are still there.
 	$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
 	finish_sql($_) for @runs;

@@ -1,4 +1,4 @@
-# What the crash and fault tests share: clients that write down what they record, and ways to run and compare them.
+# What the crash and fault tests share: clients that write down what they record, and ways to run, kill and compare them.
 #
 # Every transaction of a client records with monitoring.transactional and enters the same into the table "did"; so as
 # long as nothing is lost, what metrics hold and what the table says are equal to the last observation.
@@ -11,7 +11,7 @@ use IPC::Run;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(seed_from start_sql finish_sql install_load wait_for_sql RECORDED DONE REMAINS EXPECTED_REMAINS);
+our @EXPORT = qw(seed_from pick start_sql finish_sql install_load wait_for_sql pids crash RECORDED DONE REMAINS EXPECTED_REMAINS);
 
 # The seed of a test: from the environment, so that a failed run can be repeated.
 sub seed_from
@@ -20,6 +20,8 @@ sub seed_from
 	srand($seed);
 	return $seed;
 }
+
+sub pick { return $_[ int(rand(@_)) ] }
 
 # Run SQL in a psql of its own that is connected when this returns; it may well not live to the end of the SQL.
 sub start_sql
@@ -54,6 +56,45 @@ sub wait_for_sql
 		usleep(100_000);
 	}
 	return 0;
+}
+
+# Processes of the server of a type, as pg_stat_activity calls it, but for the one that looks.
+sub pids
+{
+	my ($node, $type) = @_;
+	return split /\n/, $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type ~ '$type' AND pid <> pg_backend_pid()");
+}
+
+# Kill a process of the server, or stop all of it at once, and have it run again.
+sub crash
+{
+	my ($node, $victim, $victims) = @_;
+	my $pid = pick(@$victims) || 0;
+	if ($victim eq 'immediate stop')
+	{
+		$node->stop('immediate');
+		$node->start;
+	}
+	elsif ($victim eq 'postmaster')
+	{
+		my @children = split /\n/, `pgrep -P $node->{_pid}`;
+		$node->kill9;
+		kill 'KILL', @$victims; # who is busy would go on for long without noticing
+		# Its children notice it in their own time, but not while they wait for a lock that a victim held.
+		for my $try (1 .. 100)
+		{
+			last if $node->start(fail_ok => 1);
+			undef $node->{_pid}; # as the dead one's file says
+			kill 'KILL', @children if $try == 20;
+			usleep(100_000);
+		}
+	}
+	elsif (!kill 'KILL', $pid)
+	{
+		return crash($node, 'immediate stop'); # it has gone by itself
+	}
+	# A moment after the kill it may still be the old server, where the victim is as if it were alive.
+	return wait_for_sql($node, 'postgres', "SELECT NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 }
 
 # Sums of whole numbers, so that they are exact in whatever order they are added up.
