@@ -117,4 +117,15 @@ SELECT labels ->> 'site' AS site FROM monitoring.alerts WHERE rule = 'both';
 SELECT receiver, payload #>> '{alerts,0,labels,site}' AS site, payload #>> '{alerts,0,annotations,summary}' AS summary FROM monitoring.outbox WHERE at >= '2030-01-07 00:10' ORDER BY id;
 SELECT route, receiver, group_key FROM monitoring.simulate_alert('filled', '{"host": "z"}', '2030-01-07 02:00');
 SELECT payload #>> '{alerts,0,labels,site}' AS site FROM monitoring.outbox WHERE at = '2030-01-07 02:00' ORDER BY id LIMIT 1;
+
+-- Very many alerts in a group, and one more when receivers know them: work of seconds that once grew with the square.
+SELECT count(monitoring.create_receiver('r' || g, 'webhook', 'https://r.example.com/')) FROM generate_series(1, 6) AS g;
+SELECT monitoring.create_route('many', '{"alertname": "many"}', receivers => '{r1,r2,r3,r4,r5,r6}', group_wait => '0', group_interval => '1 s', place => 1) > 0;
+SELECT pg_temp.rule('many');
+SELECT pg_temp.fire('many', VARIADIC (SELECT array_agg('h' || g) FROM generate_series(1, 20000) AS g));
+SET LOCAL statement_timeout = '60s';
+SELECT receiver, reason, more FROM pg_temp.at('1 day') WHERE more > 0;
+SELECT pg_temp.fire('many', 'first');
+SELECT receiver, reason, left(alerts, 10) AS first, more FROM pg_temp.at('1 day 2 s') WHERE more > 0;
+SET LOCAL statement_timeout = 0;
 ROLLBACK;

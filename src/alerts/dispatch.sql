@@ -1,7 +1,8 @@
 -- alerts, dispatch: when who is told of a group of alerts, decided as Alertmanager decides it.
 --
 -- A look at the groups that are due is a few statements over all of them: what is suppressed, who is to be told
--- (send_reason is the table of decisions), the outbox, what was told, what has ended, when next.
+-- (send_reason is the table of decisions), the outbox, what was told, what has ended, when next. Nobody can estimate how many
+-- alerts there are in a group and how many of them a receiver knows: everything is hashed, with tables read by group_id.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- When to send
@@ -55,7 +56,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: when their intervals begin if they are looked at now (tick), the receivers to be told, the intervals, and why the route is quiet, if it is.';
 
 CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH members AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
@@ -83,7 +84,7 @@ BEGIN
 		UPDATE monitoring.alert_group_members AS m
 		SET suppressed_by = j.reason, acknowledged = j.acknowledged
 		FROM judged AS j
-		WHERE m.group_id = j.group_id AND m.fingerprint = j.fingerprint
+		WHERE m.group_id = j.group_id AND m.fingerprint = j.fingerprint AND m.group_id = ANY (group_ids)
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
 	SELECT refresh_suppressions.at, j.alert_id, CASE WHEN j.reason IS NULL THEN 'unsuppressed' ELSE 'suppressed' END,
@@ -111,7 +112,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
 
 CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	RETURN QUERY
 	WITH settings AS MATERIALIZED (
@@ -129,13 +130,15 @@ BEGIN
 		GROUP BY l.group_id
 	), entries AS MATERIALIZED (
 		SELECT e.* FROM monitoring.alert_group_receivers AS e WHERE e.group_id = ANY (group_ids)
+	), heard AS MATERIALIZED (
+		SELECT e.group_id, e.receiver, 'firing' AS state, unnest(e.firing) AS fingerprint FROM entries AS e
+		UNION ALL
+		SELECT e.group_id, e.receiver, 'resolved', unnest(e.resolved) FROM entries AS e
 	), known AS MATERIALIZED (
-		SELECT e.group_id, e.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
-		FROM entries AS e
-		CROSS JOIN LATERAL (SELECT 'firing', f FROM unnest(e.firing) AS f UNION ALL SELECT 'resolved', f FROM unnest(e.resolved) AS f)
-			AS k (state, fingerprint)
-		JOIN listed AS l ON l.group_id = e.group_id AND l.fingerprint = k.fingerprint AND l.state = k.state
-		GROUP BY e.group_id, e.receiver
+		SELECT h.group_id, h.receiver, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		FROM heard AS h
+		JOIN listed AS l ON l.group_id = h.group_id AND l.fingerprint = h.fingerprint AND l.state = h.state
+		GROUP BY h.group_id, h.receiver
 	), targets AS MATERIALIZED (
 		SELECT s.group_id, t.receiver, true AS current FROM settings AS s CROSS JOIN LATERAL unnest(s.told) AS t (receiver)
 		UNION ALL
@@ -195,7 +198,7 @@ COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, fl
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	WITH decided AS MATERIALIZED (
@@ -259,7 +262,7 @@ COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], ti
 
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH listed AS (
 		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
@@ -295,7 +298,7 @@ BEGIN
 		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE s.tick END, told_alert_id = m.alert_id
 		FROM listed AS l
 		JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = l.group_id
-		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing'
+		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing' AND m.group_id = ANY (group_ids)
 			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
 		RETURNING m.group_id, m.alert_id, l.receivers, l.news
 	)
@@ -312,7 +315,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling
@@ -331,16 +334,16 @@ BEGIN
 	), kept AS (
 		UPDATE monitoring.alert_group_members AS m SET state = 'cooling', told_alert_id = NULL, suppressed_by = NULL
 		FROM ended AS n
-		WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND n.cooling AND n.state = 'resolved'
+		WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND n.cooling AND n.state = 'resolved' AND m.group_id = ANY (group_ids)
 	)
 	DELETE FROM monitoring.alert_group_members AS m
 	USING ended AS n
-	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling;
+	WHERE m.group_id = n.group_id AND m.fingerprint = n.fingerprint AND NOT n.cooling AND m.group_id = ANY (group_ids);
 END $$;
 COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
 
 CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
@@ -352,14 +355,14 @@ BEGIN
 			min(coalesce(r.repeat_every, s.repeat_interval)) FILTER (WHERE m.state = 'firing') AS repeat_every,
 			max(m.told_at + r.repeat_every) FILTER (WHERE m.state = 'cooling') AS cool_at
 		FROM monitoring.group_settings(group_ids, schedule_groups.at) AS s
-		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id
+		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.group_id = ANY (group_ids)
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
 		GROUP BY s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told
 	), known AS MATERIALIZED (
 		SELECT e.group_id, min(e.notified_at) AS notified_at
 		FROM monitoring.alert_group_receivers AS e
 		JOIN state AS s ON s.group_id = e.group_id
-		WHERE e.receiver = ANY (s.told)
+		WHERE e.group_id = ANY (group_ids) AND e.receiver = ANY (s.told)
 		GROUP BY e.group_id
 	), planned AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.alive > 0 AS open, CASE
@@ -375,7 +378,7 @@ BEGIN
 	), gone AS (
 		DELETE FROM monitoring.alert_groups AS g USING planned AS p WHERE g.id = p.group_id AND NOT p.open AND p.due_at IS NULL
 	), unknown AS (
-		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open
+		DELETE FROM monitoring.alert_group_receivers AS e USING planned AS p WHERE e.group_id = p.group_id AND NOT p.open AND e.group_id = ANY (group_ids)
 	)
 	UPDATE monitoring.alert_groups AS g
 	SET flushed_at = p.tick, opened_at = CASE WHEN p.open THEN g.opened_at END, due_at = p.due_at
@@ -421,6 +424,8 @@ DECLARE
 	kinds text[];
 	rerouted bigint[];
 	woken bigint[];
+	late_ids bigint[];
+	late_ats timestamptz[];
 BEGIN
 	WITH asked AS (
 		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id
@@ -428,9 +433,14 @@ BEGIN
 	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
 		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind),
 		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END,
-		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'wake') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'wake') END
-	INTO history_ids, history_ats, kinds, rerouted, woken
+		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'wake') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'wake') END,
+		array_agg(q.history_id) FILTER (WHERE q.kind = 'incident'), array_agg(q.history_at) FILTER (WHERE q.kind = 'incident')
+	INTO history_ids, history_ats, kinds, rerouted, woken, late_ids, late_ats
 	FROM asked AS q;
+	-- what has failed for an hour is given up
+	PERFORM monitoring.update_incidents(array_agg(u.id), u.at, true) FROM unnest(late_ids, late_ats) AS u (id, at)
+	WHERE u.at > route_alerts.at - '1 hour'::interval
+	GROUP BY u.at ORDER BY u.at;
 	history_ids := history_ids || transitions;
 	history_ats := history_ats || array_fill(at, ARRAY[coalesce(cardinality(transitions), 0)]);
 

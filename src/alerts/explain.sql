@@ -171,6 +171,7 @@ BEGIN
 	RETURN QUERY SELECT 'route', r.* FROM monitoring.explain_routes(explain_alert.alert_id) AS r;
 	RETURN QUERY SELECT 'group', g.* FROM monitoring.explain_groups(explain_alert.alert_id, explain_alert.at) AS g;
 	RETURN QUERY SELECT 'suppression', s.* FROM monitoring.explain_suppressions(explain_alert.alert_id, explain_alert.at) AS s;
+	RETURN QUERY SELECT 'event', 'incident', i.details || jsonb_build_object('at', i.at) FROM monitoring.incident_joined(explain_alert.alert_id) AS i;
 	RETURN QUERY SELECT 'event', e.kind || coalesce(': ' || (e.details ->> 'reason'), '') || coalesce(' by ' || e.actor, ''), e.details - 'reason' || jsonb_build_object('at', e.at)
 		FROM monitoring.alert_events AS e
 		WHERE e.alert_id = explain_alert.alert_id AND e.kind NOT IN ('routed', 'notified', 'digest', 'known')

@@ -20,17 +20,17 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue_id_seq', ''
 
 CREATE TABLE monitoring.routing_queue (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routing_queue_id_seq'),
-	kind text NOT NULL CHECK (kind IN ('transition', 'wake', 'reroute')),
+	kind text NOT NULL CHECK (kind IN ('transition', 'incident', 'wake', 'reroute')),
 	history_at timestamptz,
 	history_id bigint,
 	rule_id bigint,
-	CHECK ((kind = 'transition') = (history_at IS NOT NULL AND history_id IS NOT NULL))
+	CHECK ((kind IN ('transition', 'incident')) = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
-COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do for sessions: tell of transitions that they made (transition), look at groups (wake), route what is firing anew (reroute).';
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do: tell of transitions that sessions made (transition), keep an incident up to date that could not be changed when an alert came or went (incident), look at groups (wake), route what is firing anew (reroute).';
 COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
-COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, wake or reroute.';
-COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition: alert_history.at.';
-COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition: alert_history.id.';
+COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, incident, wake or reroute.';
+COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition or incident: alert_history.at.';
+COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition or incident: alert_history.id.';
 COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'The rule whose alerts are routed anew, or whose groups are looked at; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
@@ -156,7 +156,7 @@ COMMENT ON FUNCTION monitoring.next_digest(interval, timestamptz) IS 'When the n
 
 CREATE FUNCTION monitoring.alert_places(rule_ids bigint[], label_sets jsonb[])
 RETURNS TABLE (n bigint, route_id bigint, rule_id bigint, key text, group_key text, labels jsonb, group_wait interval, digest interval)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	RETURN QUERY
 	WITH alerts AS MATERIALIZED (
@@ -190,10 +190,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
 
+-- Nobody can estimate how many alerts fire at once, and in how many groups: what is computed is hashed; rows of tables are
+-- looked up one by one (LATERAL with LIMIT).
+--
 -- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
 -- already. One that was looked at before is due at its next interval, one that still waits when it was going to be.
 CREATE FUNCTION monitoring.group_firing(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH fired AS MATERIALIZED (
 		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
@@ -216,8 +219,9 @@ BEGIN
 		-- that a route anew finds an alert where it was is no news
 		SELECT p.*, g.id AS group_id, m.alert_id IS NOT DISTINCT FROM p.alert_id AND m.state = 'firing' AS known
 		FROM placed AS p
-		LEFT JOIN monitoring.alert_groups AS g ON g.key = p.key
-		LEFT JOIN monitoring.alert_group_members AS m ON m.group_id = g.id AND m.fingerprint = p.fingerprint
+		LEFT JOIN LATERAL (SELECT o.id FROM monitoring.alert_groups AS o WHERE o.key = p.key LIMIT 1) AS g ON true
+		LEFT JOIN LATERAL (SELECT o.alert_id, o.state FROM monitoring.alert_group_members AS o
+			WHERE o.group_id = g.id AND o.fingerprint = p.fingerprint LIMIT 1) AS m ON true
 	), groups AS MATERIALIZED (
 		SELECT coalesce(j.group_id, nextval('monitoring.alert_groups_id_seq')) AS id, j.group_id IS NULL AS is_new, j.key, j.route_id,
 			j.rule_id, j.group_key, j.labels, j.digest, j.first_due

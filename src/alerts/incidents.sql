@@ -1,9 +1,10 @@
 -- alerts, incidents: what belongs together of the alerts that fire, what people do about it, and what is learned from it.
 --
 -- A policy says of which alerts incidents are opened and which labels tell that two alerts have one cause. An alert that fires
--- joins the open incident with which it shares most of these labels, if that incident is recent; otherwise it opens one. Alerts that fire together are first taken together by these labels, so that a storm of alerts
--- costs as much as the incidents that it makes. Evaluations do not run beside each other, so no two open the same incident;
--- people change an incident under its row's lock.
+-- joins the open incident with which it shares most of these labels, if that incident is recent; otherwise it opens one, with
+-- those that fire together with it and share a label. An evaluation does that for all alerts at once. Evaluations do not run
+-- beside each other, so no two open the same incident; people change an incident under its row's lock, for which no evaluation
+-- waits: what concerns the incident is left to the next one, by way of routing_queue.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -78,7 +79,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
 -- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.incident_alerts (
 	incident_id bigint NOT NULL,
-	alert_id bigint NOT NULL,
+	alert_id bigint NOT NULL UNIQUE,
 	joined_at timestamptz NOT NULL,
 	ended_at timestamptz,
 	PRIMARY KEY (incident_id, alert_id)
@@ -88,7 +89,6 @@ COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
 COMMENT ON COLUMN monitoring.incident_alerts.joined_at IS 'When it joined.';
 COMMENT ON COLUMN monitoring.incident_alerts.ended_at IS 'When the alert was resolved; null: it is firing.';
-CREATE UNIQUE INDEX incident_alerts_alert_id ON monitoring.incident_alerts (alert_id);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_alerts', '');
 
 CREATE SEQUENCE monitoring.incident_events_id_seq;
@@ -189,6 +189,17 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 $$;
 COMMENT ON FUNCTION monitoring.incident_timeline(bigint) IS 'Everything that happened in an incident and to its alerts, in order. actor is null for what the extension did.';
 
+-- An evaluation leaves no event with each of thousands of alerts: that they are part of an incident says the same.
+CREATE FUNCTION monitoring.incident_joined(alert_id bigint) RETURNS TABLE (at timestamptz, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT m.joined_at, jsonb_build_object('incident_id', m.incident_id)
+	FROM monitoring.incident_alerts AS m
+	WHERE m.alert_id = incident_joined.alert_id AND NOT EXISTS (
+		SELECT FROM monitoring.alert_events AS e
+		WHERE e.alert_id = m.alert_id AND e.kind = 'incident' AND e.details @> jsonb_build_object('incident_id', m.incident_id))
+$$;
+COMMENT ON FUNCTION monitoring.incident_joined(bigint) IS 'When the extension made an alert part of its incident; no row if a person did, which is an event.';
+
 ----------------------------------------------------------------------------------------------------------------------
 -- What people do
 ----------------------------------------------------------------------------------------------------------------------
@@ -252,9 +263,12 @@ BEGIN
 	IF coalesce(title, '') = '' OR length(title) > 500 OR title ~ '[[:cntrl:]]' THEN
 		RAISE EXCEPTION 'an incident''s title has 1 to 500 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF at IS NULL OR NOT isfinite(at) OR NOT isfinite(started_at) THEN
+		RAISE EXCEPTION 'an incident starts and is noticed at finite times' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF started_at > at THEN
 		RAISE EXCEPTION 'an incident cannot start after it is noticed' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	summary := monitoring.check_comment(summary);
 	INSERT INTO monitoring.incident_defs (title, severity, source, labels, summary, started_at, detected_at, acknowledged_at, created_by)
 	VALUES (open_incident.title, monitoring.canonical_severity(open_incident.severity), 'manual',
 		monitoring.check_text_map(open_incident.labels, 'labels', 4096), coalesce(open_incident.summary, ''),
@@ -263,7 +277,7 @@ BEGIN
 	PERFORM monitoring.add_incident_event(new_id, 'opened', jsonb_build_object('title', title), at, actor);
 	RETURN new_id;
 END $$;
-COMMENT ON FUNCTION monitoring.open_incident(text, text, text, jsonb, timestamptz, timestamptz) IS 'Open an incident by hand and return its number. Whoever opens it has taken it on. started_at: when the trouble began, if that was before. Errors: 22023 for anything that is not valid.';
+COMMENT ON FUNCTION monitoring.open_incident(text, text, text, jsonb, timestamptz, timestamptz) IS 'Open an incident by hand and return its number. Whoever opens it has taken it on. started_at: when the trouble began, if that was before. Errors: 22023 for anything that is not valid, 54000 for a summary of more than 10000 bytes.';
 
 CREATE FUNCTION monitoring.update_incident(id bigint, status text DEFAULT NULL, message text DEFAULT NULL,
 	severity text DEFAULT NULL, title text DEFAULT NULL, summary text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
@@ -281,9 +295,10 @@ BEGIN
 		RAISE EXCEPTION 'an incident''s title has 1 to 500 characters, none of them a control character'
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
+	message := monitoring.check_comment(message);
 	UPDATE monitoring.incident_defs AS i
 	SET status = coalesce(update_incident.status, i.status), severity = new_severity,
-		title = coalesce(update_incident.title, i.title), summary = coalesce(update_incident.summary, i.summary),
+		title = coalesce(update_incident.title, i.title), summary = coalesce(monitoring.check_comment(update_incident.summary), i.summary),
 		mitigated_at = CASE WHEN update_incident.status IN ('monitoring', 'resolved') THEN coalesce(i.mitigated_at, update_incident.at)
 			WHEN update_incident.status IS NULL THEN i.mitigated_at END,
 		resolved_at = CASE WHEN update_incident.status = 'resolved' THEN coalesce(i.resolved_at, update_incident.at)
@@ -299,7 +314,7 @@ BEGIN
 			jsonb_build_object('from', old.status, 'to', coalesce(status, old.status), 'message', message), at, actor);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.update_incident(bigint, text, text, text, text, text, timestamptz) IS 'Change an incident: its status (investigating, identified, monitoring, resolved), with a message for its readers, its severity, title or summary; what is null stays. A resolved incident that gets another status is open again. Errors: 42704 if it does not exist, 22023 for anything that is not valid.';
+COMMENT ON FUNCTION monitoring.update_incident(bigint, text, text, text, text, text, timestamptz) IS 'Change an incident: its status (investigating, identified, monitoring, resolved), with a message for its readers, its severity, title or summary; what is null stays. A resolved incident that gets another status is open again. Errors: 42704 if it does not exist, 22023 for anything that is not valid, 54000 for texts of more than 10000 bytes.';
 
 CREATE FUNCTION monitoring.resolve_incident(id bigint, message text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
 RETURNS void
@@ -315,10 +330,13 @@ BEGIN
 	PERFORM monitoring.lock_incident(id);
 	UPDATE monitoring.incident_defs AS i SET acknowledged_at = coalesce(i.acknowledged_at, acknowledge_incident.at)
 	WHERE i.id = acknowledge_incident.id;
-	PERFORM monitoring.add_incident_event(id, 'acknowledged', jsonb_build_object('message', message), at, monitoring.calling_role());
-	PERFORM monitoring.acknowledge_alert(m.alert_id, at => acknowledge_incident.at)
-	FROM monitoring.incident_alerts AS m
-	WHERE m.incident_id = acknowledge_incident.id AND m.ended_at IS NULL;
+	PERFORM monitoring.add_incident_event(id, 'acknowledged', jsonb_build_object('message', monitoring.check_comment(message)), at, monitoring.calling_role());
+	-- those that have ended meanwhile need nobody
+	PERFORM monitoring.acknowledge(ARRAY(
+			SELECT m.alert_id FROM monitoring.incident_alerts AS m
+			JOIN monitoring.alert_states AS s ON s.alert_id = m.alert_id AND s.state <> 'resolved'
+			WHERE m.incident_id = acknowledge_incident.id AND m.ended_at IS NULL),
+		NULL, NULL, acknowledge_incident.at, monitoring.calling_role());
 END $$;
 COMMENT ON FUNCTION monitoring.acknowledge_incident(bigint, text, timestamptz) IS 'Take an incident on: its firing alerts are acknowledged too. Error 42704 if it does not exist.';
 
@@ -367,21 +385,26 @@ COMMENT ON FUNCTION monitoring.link_incident(bigint, text, text, timestamptz) IS
 CREATE FUNCTION monitoring.attach_alert(id bigint, alert_id bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	alert_state text;
+	left_incident bigint := (SELECT m.incident_id FROM monitoring.incident_alerts AS m WHERE m.alert_id = attach_alert.alert_id);
 	ended timestamptz;
 BEGIN
-	PERFORM monitoring.lock_incident(id);
-	SELECT a.state, a.resolved_at INTO alert_state, ended FROM monitoring.alerts AS a WHERE a.alert_id = attach_alert.alert_id;
+	-- both, in the order of their numbers; evaluations write an incident's alerts only under its lock
+	PERFORM monitoring.lock_incident(least(id, left_incident));
+	PERFORM monitoring.lock_incident(greatest(id, left_incident));
+	SELECT CASE WHEN h.to_state IN ('resolved', 'inactive') THEN h.at END INTO ended
+	FROM monitoring.alert_history AS h WHERE h.alert_id = attach_alert.alert_id ORDER BY h.id DESC LIMIT 1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'alert % does not exist', alert_id
 			USING ERRCODE = 'undefined_object', HINT = 'See the view monitoring.alerts.';
 	END IF;
 	INSERT INTO monitoring.incident_alerts AS m
 	VALUES (attach_alert.id, attach_alert.alert_id, attach_alert.at, ended)
-	ON CONFLICT (alert_id) DO UPDATE SET incident_id = excluded.incident_id, joined_at = excluded.joined_at;
+	ON CONFLICT ON CONSTRAINT incident_alerts_alert_id_key
+	DO UPDATE SET incident_id = excluded.incident_id, joined_at = excluded.joined_at, ended_at = excluded.ended_at;
 	UPDATE monitoring.incident_defs AS i SET latest_alert_at = greatest(i.latest_alert_at, attach_alert.at) WHERE i.id = attach_alert.id;
-	PERFORM monitoring.add_incident_event(id, 'alerts', jsonb_build_object('alert_ids', jsonb_build_array(alert_id)), at, monitoring.calling_role());
-	PERFORM monitoring.add_alert_event(alert_id, 'incident', jsonb_build_object('incident_id', id), at, monitoring.calling_role());
+	PERFORM monitoring.add_incident_event(id, 'alerts', jsonb_build_object('alert_ids', jsonb_build_array(alert_id), 'count', 1), at, monitoring.calling_role());
+	PERFORM monitoring.add_alert_event(alert_id, 'incident',
+		jsonb_strip_nulls(jsonb_build_object('incident_id', id, 'from', left_incident)), at, monitoring.calling_role());
 END $$;
 COMMENT ON FUNCTION monitoring.attach_alert(bigint, bigint, timestamptz) IS 'Make an alert part of an incident, taking it out of the one it may be part of. Error 42704 if either does not exist.';
 
@@ -398,131 +421,241 @@ COMMENT ON FUNCTION monitoring.write_post_mortem(bigint, text, timestamptz) IS '
 -- What the evaluation does
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.join_incident(policy monitoring.incident_policies, labels jsonb, at timestamptz) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT i.id
-	FROM monitoring.incident_defs AS i
-	CROSS JOIN LATERAL (
-		SELECT count(*) AS shared
-		FROM jsonb_each_text(i.labels) AS o
-		JOIN jsonb_each_text(join_incident.labels) AS m ON (m.key, m.value) = (o.key, o.value)
-	) AS c
-	WHERE coalesce(i.policy = (join_incident.policy).name, true) AND i.resolved_at IS NULL
-		AND coalesce(i.latest_alert_at, i.detected_at) >= join_incident.at - (join_incident.policy).within
-		AND (c.shared > 0 OR i.labels = '{}' AND join_incident.labels = '{}' AND i.policy IS NOT NULL)
-	ORDER BY c.shared DESC, i.id
-	LIMIT 1
-$$;
-COMMENT ON FUNCTION monitoring.join_incident(monitoring.incident_policies, jsonb, timestamptz) IS 'The open incident, of a policy or opened by hand, that alerts with these labels join at a time; null if there is none.';
+-- Nobody can estimate how many alerts fire at once and have how much in common: everything is hashed, as in run_evaluation().
 
-CREATE FUNCTION monitoring.take_into_incident(policy monitoring.incident_policies, labels jsonb, alerts monitoring.alert_history[],
-	at timestamptz)
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Alerts that fire in one evaluation, fall under one policy and have the same correlating labels.
+CREATE TYPE monitoring.alike_alerts AS (
+	policy text,
+	within interval,
+	labels jsonb,
+	history_ids bigint[],
+	alert_ids bigint[],
+	started_at timestamptz,
+	severity text,
+	rule text,
+	title text
+);
+COMMENT ON TYPE monitoring.alike_alerts IS 'Alerts that fired in one evaluation, fall under one incident policy and have the same correlating labels: their transitions and numbers in order, when the first breach began, and severity, rule and title of the gravest.';
+
+CREATE FUNCTION monitoring.alike_alerts(transitions bigint[], at timestamptz, late boolean) RETURNS SETOF monitoring.alike_alerts
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH fired AS MATERIALIZED (
+		SELECT h.id, h.alert_id, h.active_at, h.severity, h.rule_name, coalesce(h.annotations ->> 'summary', h.rule_name) AS title, p.name AS policy, p.within,
+			CASE WHEN h.labels ?| p.correlate_by THEN (
+				SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each_text(h.labels) AS l WHERE l.key = ANY (p.correlate_by)) ELSE '{}' END AS labels
+		FROM monitoring.alert_history AS h
+		CROSS JOIN LATERAL (
+			SELECT o.* FROM monitoring.incident_policies AS o
+			WHERE o.enabled AND h.severity = ANY (o.severities)
+				AND (o.selector = '{}' OR monitoring.labels_match(h.labels || jsonb_build_object('alertname', h.rule_name), o.selector))
+			ORDER BY o.place, o.name LIMIT 1) AS p
+		WHERE h.at = alike_alerts.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
+			AND (NOT late OR EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = h.alert_id AND s.state = 'firing'))
+	), totals AS MATERIALIZED (
+		SELECT f.policy, f.within, f.labels, array_agg(f.id ORDER BY f.id) AS history_ids, array_agg(f.alert_id ORDER BY f.id) AS alert_ids,
+			min(f.active_at) AS started_at, min(ARRAY[array_position('{critical,high,medium,low,info}', f.severity), f.id]) AS first
+		FROM fired AS f
+		GROUP BY f.policy, f.within, f.labels
+	)
+	-- those that know most come first, so that others can join them
+	SELECT t.policy, t.within, t.labels, t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(f.title, 500)
+	FROM totals AS t
+	JOIN fired AS f ON f.id = t.first[2]
+	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.history_ids[1]
+$$;
+COMMENT ON FUNCTION monitoring.alike_alerts(bigint[], timestamptz, boolean) IS 'The alerts that fired in these transitions (alert_history.id), all made at that time, and of which incidents are opened, taken together by their correlating labels. late: only those that still fire.';
+
+CREATE FUNCTION monitoring.label_pairs(labels jsonb) RETURNS TABLE (key text, value text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 3 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT l.key, l.value FROM jsonb_each_text(labels) AS l UNION ALL SELECT '', '' WHERE labels = '{}'
+$$;
+COMMENT ON FUNCTION monitoring.label_pairs(jsonb) IS 'The pairs by which alerts and incidents are correlated: those of the labels, or a pair of empty texts for none.';
+
+-- Alerts that share a label belong together, and so do those that share one with a third. In each round all take the lowest
+-- number among those with which they share; chains that are longer than the rounds make incidents of their own.
+CREATE FUNCTION monitoring.linked_alerts(alike monitoring.alike_alerts[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
-	-- the gravest, and of these the first
-	lead monitoring.alert_history := (SELECT a FROM unnest(alerts) AS a
-		ORDER BY array_position('{critical,high,medium,low,info}', a.severity), a.id LIMIT 1);
-	ids bigint[] := ARRAY(SELECT a.alert_id FROM unnest(alerts) AS a ORDER BY a.alert_id);
-	incident bigint := monitoring.join_incident(policy, labels, at);
+	leaders bigint[] := ARRAY(SELECT generate_series(1, cardinality(alike)));
+	next_leaders bigint[];
+	members bigint[];
+	links bigint[];
 BEGIN
-	IF incident IS NULL THEN
-		INSERT INTO monitoring.incident_defs (title, severity, source, policy, labels, started_at, detected_at, latest_alert_at, created_by)
-		VALUES (left(coalesce(lead.annotations ->> 'summary', lead.rule_name), 500), lead.severity, 'alert', (policy).name, labels,
-			(SELECT min(a.active_at) FROM unnest(alerts) AS a), at, at, 'monitoring')
-		RETURNING id INTO incident;
-		PERFORM monitoring.add_incident_event(incident, 'opened', jsonb_build_object('policy', (policy).name), at);
-	ELSE
+	SELECT array_agg(p.n), array_agg(p.link) INTO members, links
+	FROM (SELECT a.n, dense_rank() OVER (ORDER BY a.policy, l.key, l.value) AS link, count(*) OVER (PARTITION BY a.policy, l.key, l.value) AS sharing
+		FROM unnest(alike) WITH ORDINALITY AS a (policy, within, labels, history_ids, alert_ids, started_at, severity, rule, title, n)
+		CROSS JOIN LATERAL monitoring.label_pairs(a.labels) AS l) AS p
+	WHERE p.sharing > 1;
+	FOR round IN 1 .. 20 LOOP
+		EXIT WHEN members IS NULL;
+		next_leaders := ARRAY(
+			SELECT least(a.leader, m.leader)
+			FROM unnest(leaders) WITH ORDINALITY AS a (leader, n)
+			LEFT JOIN (
+				SELECT p.n, min(k.leader) AS leader
+				FROM unnest(members, links) AS p (n, link)
+				JOIN (SELECT q.link, min(leaders[q.n]) AS leader FROM unnest(members, links) AS q (n, link) GROUP BY q.link) AS k ON k.link = p.link
+				GROUP BY p.n) AS m ON m.n = a.n
+			ORDER BY a.n);
+		EXIT WHEN next_leaders = leaders;
+		leaders := next_leaders;
+	END LOOP;
+	RETURN leaders;
+END $$;
+COMMENT ON FUNCTION monitoring.linked_alerts(monitoring.alike_alerts[]) IS 'For each of these the place of the first with which it belongs together, as they share a label with each other or with others between them.';
+
+CREATE FUNCTION monitoring.joined_incidents(alike monitoring.alike_alerts[], leaders bigint[], at timestamptz) RETURNS bigint[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH pairs AS MATERIALIZED (
+		SELECT a.n, a.policy, a.within, l.key, l.value
+		FROM unnest(alike) WITH ORDINALITY AS a (policy, within, labels, history_ids, alert_ids, started_at, severity, rule, title, n)
+		CROSS JOIN LATERAL monitoring.label_pairs(a.labels) AS l
+	), known AS MATERIALIZED (
+		SELECT i.id, i.policy, coalesce(i.latest_alert_at, i.detected_at) AS latest_at, l.key, l.value
+		FROM monitoring.incident_defs AS i
+		CROSS JOIN LATERAL monitoring.label_pairs(i.labels) AS l
+		WHERE i.resolved_at IS NULL AND (i.policy IS NOT NULL OR i.labels <> '{}')
+	), shared AS (
+		SELECT p.n, k.id, count(*) AS number
+		FROM pairs AS p
+		JOIN known AS k ON k.key = p.key AND k.value = p.value AND coalesce(k.policy = p.policy, true) AND k.latest_at >= joined_incidents.at - p.within
+		GROUP BY p.n, k.id
+	), best AS (
+		SELECT DISTINCT ON (s.n) s.n, s.id FROM shared AS s ORDER BY s.n, s.number DESC, s.id
+	)
+	SELECT array_agg(p.incident_id ORDER BY p.n)
+	FROM (SELECT l.n, coalesce(b.id, min(b.id) OVER (PARTITION BY l.leader)) AS incident_id
+		FROM unnest(leaders) WITH ORDINALITY AS l (leader, n)
+		LEFT JOIN best AS b ON b.n = l.n) AS p
+$$;
+COMMENT ON FUNCTION monitoring.joined_incidents(monitoring.alike_alerts[], bigint[], timestamptz) IS 'For each of these the open incident, of its policy or opened by hand, with which it shares most labels, else the one that those join with which it belongs together; null: it needs a new one.';
+
+-- An incident that somebody is changing takes in its alerts at the next evaluation.
+CREATE FUNCTION monitoring.take_into_incidents(alike monitoring.alike_alerts[], leaders bigint[], joined bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+BEGIN
+	WITH entries AS MATERIALIZED (
+		SELECT a.*, leaders[a.n] AS leader, joined[a.n] AS incident_id, array_position('{critical,high,medium,low,info}', a.severity) AS rank
+		FROM unnest(alike) WITH ORDINALITY AS a (policy, within, labels, history_ids, alert_ids, started_at, severity, rule, title, n)
+	), free AS MATERIALIZED (
+		SELECT i.id, i.severity FROM monitoring.incident_defs AS i
+		WHERE i.id = ANY (joined) AND i.resolved_at IS NULL
+		FOR NO KEY UPDATE SKIP LOCKED
+	), fresh AS MATERIALIZED (
+		SELECT nextval('monitoring.incident_id_seq') AS id, e.leader
+		FROM (SELECT DISTINCT n.leader FROM entries AS n WHERE n.incident_id IS NULL ORDER BY n.leader) AS e
+	), placed AS MATERIALIZED (
+		SELECT coalesce(f.id, w.id) AS id, w.id IS NOT NULL AS is_new, f.severity AS old_severity, e.*
+		FROM entries AS e
+		LEFT JOIN free AS f ON f.id = e.incident_id
+		LEFT JOIN fresh AS w ON w.leader = e.leader AND e.incident_id IS NULL
+	), members AS MATERIALIZED (
+		SELECT p.id, m.alert_id FROM placed AS p CROSS JOIN LATERAL unnest(p.alert_ids) AS m (alert_id) WHERE p.id IS NOT NULL
+	-- of each incident: the gravest that join it, of these the first; their labels; their alerts
+	), leads AS (
+		SELECT DISTINCT ON (p.id) p.id, p.is_new, p.old_severity, p.policy, p.severity, p.rank, p.rule, p.title, min(p.started_at) OVER (PARTITION BY p.id) AS started_at
+		FROM placed AS p
+		WHERE p.id IS NOT NULL
+		ORDER BY p.id, p.rank, p.n
+	), labels AS (
+		SELECT p.id, jsonb_object_agg(l.key, l.value ORDER BY p.n DESC) AS labels FROM placed AS p CROSS JOIN LATERAL jsonb_each_text(p.labels) AS l GROUP BY p.id
+	), alerts AS (
+		SELECT m.id, array_agg(m.alert_id ORDER BY m.alert_id) AS ids FROM members AS m GROUP BY m.id
+	), totals AS MATERIALIZED (
+		SELECT l.*, coalesce(b.labels, '{}') AS labels, a.ids, l.rank < array_position('{critical,high,medium,low,info}', l.old_severity) AS graver
+		FROM leads AS l
+		JOIN alerts AS a ON a.id = l.id
+		LEFT JOIN labels AS b ON b.id = l.id
+	), opened AS (
+		INSERT INTO monitoring.incident_defs (id, title, severity, source, policy, labels, started_at, detected_at, latest_alert_at, created_by)
+		SELECT t.id, t.title, t.severity, 'alert', t.policy, t.labels, t.started_at, take_into_incidents.at, take_into_incidents.at, 'monitoring'
+		FROM totals AS t
+		WHERE t.is_new
+	), grown AS (
 		-- labels that it had not known tell more of its cause; an earlier breach tells when it began
 		UPDATE monitoring.incident_defs AS i
-		SET labels = take_into_incident.labels || i.labels, latest_alert_at = greatest(i.latest_alert_at, take_into_incident.at),
-			started_at = least(i.started_at, (SELECT min(a.active_at) FROM unnest(alerts) AS a)),
-			severity = CASE WHEN array_position('{critical,high,medium,low,info}', lead.severity)
-				< array_position('{critical,high,medium,low,info}', i.severity) THEN lead.severity ELSE i.severity END
-		WHERE i.id = incident;
-	END IF;
-	INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
-	SELECT incident, id, take_into_incident.at FROM unnest(ids) AS id
-	ON CONFLICT DO NOTHING;
-	PERFORM monitoring.add_incident_event(incident, 'alerts',
-		jsonb_build_object('alert_ids', to_jsonb(ids[:100]), 'count', cardinality(ids), 'alert', lead.rule_name), at);
-	PERFORM monitoring.add_alert_events(ids, 'incident', jsonb_build_object('incident_id', incident), at);
+		SET labels = t.labels || i.labels, latest_alert_at = greatest(i.latest_alert_at, take_into_incidents.at),
+			started_at = least(i.started_at, t.started_at), severity = CASE WHEN t.graver THEN t.severity ELSE i.severity END
+		FROM totals AS t
+		WHERE i.id = t.id AND NOT t.is_new
+	), joined_now AS (
+		INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
+		SELECT m.id, m.alert_id, take_into_incidents.at FROM members AS m
+		ON CONFLICT DO NOTHING
+	), postponed AS (
+		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
+		SELECT 'incident', take_into_incidents.at, h.id FROM placed AS p CROSS JOIN LATERAL unnest(p.history_ids) AS h (id) WHERE p.id IS NULL
+	)
+	INSERT INTO monitoring.incident_events (incident_id, at, kind, details)
+	SELECT t.id, take_into_incidents.at, e.kind, e.details
+	FROM totals AS t
+	CROSS JOIN LATERAL (VALUES
+		(1, 'opened', t.is_new, jsonb_build_object('policy', t.policy)),
+		(2, 'severity', t.graver, jsonb_build_object('from', t.old_severity, 'to', t.severity)),
+		(3, 'alerts', true, jsonb_build_object('alert_ids', to_jsonb(t.ids[:100]), 'count', cardinality(t.ids), 'alert', t.rule))
+	) AS e (place, kind, holds, details)
+	WHERE e.holds
+	ORDER BY t.id, e.place;
 END $$;
-COMMENT ON FUNCTION monitoring.take_into_incident(monitoring.incident_policies, jsonb, monitoring.alert_history[], timestamptz) IS 'Make alerts that fire at a time, and have these correlating labels, part of an incident: an open one that they fit, or a new one.';
+COMMENT ON FUNCTION monitoring.take_into_incidents(monitoring.alike_alerts[], bigint[], bigint[], timestamptz) IS 'Make alerts that fired at a time part of the incidents that they join, or of new ones, one for all that belong together.';
 
-CREATE FUNCTION monitoring.end_incident_alerts(ended bigint[], at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.end_incident_alerts(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	incident bigint;
 BEGIN
-	FOR incident IN
-		WITH closed AS (
-			UPDATE monitoring.incident_alerts AS m SET ended_at = end_incident_alerts.at
-			WHERE m.alert_id = ANY (ended) AND m.ended_at IS NULL
-			RETURNING m.incident_id, m.alert_id
-		)
-		SELECT i.id
-		FROM monitoring.incident_defs AS i
-		JOIN monitoring.incident_policies AS p ON p.name = i.policy AND p.auto_resolve
-		WHERE i.resolved_at IS NULL AND i.id IN (SELECT c.incident_id FROM closed AS c)
-			AND NOT EXISTS (SELECT FROM monitoring.incident_alerts AS m
-				WHERE m.incident_id = i.id AND m.ended_at IS NULL AND m.alert_id NOT IN (SELECT c.alert_id FROM closed AS c))
-		ORDER BY i.id
-	LOOP
-		UPDATE monitoring.incident_defs AS i
-		SET status = 'resolved', resolved_at = end_incident_alerts.at, mitigated_at = coalesce(i.mitigated_at, end_incident_alerts.at)
-		WHERE i.id = incident;
-		PERFORM monitoring.add_incident_event(incident, 'resolved', jsonb_build_object('message', 'All its alerts are resolved.'), at);
-	END LOOP;
-END $$;
-COMMENT ON FUNCTION monitoring.end_incident_alerts(bigint[], timestamptz) IS 'Note that alerts of incidents have ended, and resolve the incidents whose last ones they were, where their policy says so.';
-
-CREATE FUNCTION monitoring.update_incidents(transitions bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	together record;
-	ended bigint[];
-BEGIN
-	IF coalesce(cardinality(transitions), 0) = 0 THEN
-		RETURN;
-	END IF;
-	-- Incidents must not keep anybody from being told: what goes wrong with them is only noted.
-	BEGIN
-		SELECT array_agg(h.alert_id) INTO ended
+	WITH ended AS MATERIALIZED (
+		SELECT h.id AS history_id, m.incident_id, m.alert_id
 		FROM monitoring.alert_history AS h
 		JOIN monitoring.incident_alerts AS m ON m.alert_id = h.alert_id AND m.ended_at IS NULL
-		WHERE h.at = update_incidents.at AND h.id = ANY (transitions) AND h.from_state = 'firing' AND h.to_state <> 'firing';
-		IF ended IS NOT NULL THEN
-			PERFORM monitoring.end_incident_alerts(ended, at);
-		END IF;
+		WHERE h.at = end_incident_alerts.at AND h.id = ANY (transitions) AND h.to_state IN ('resolved', 'inactive')
+	), free AS MATERIALIZED (
+		SELECT i.id FROM monitoring.incident_defs AS i WHERE i.id IN (SELECT e.incident_id FROM ended AS e) FOR NO KEY UPDATE SKIP LOCKED
+	), sorted AS MATERIALIZED (
+		SELECT e.*, e.incident_id NOT IN (SELECT f.id FROM free AS f) AS busy FROM ended AS e
+	), postponed AS (
+		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
+		SELECT 'incident', end_incident_alerts.at, e.history_id FROM sorted AS e WHERE e.busy
+	), closed AS (
+		UPDATE monitoring.incident_alerts AS m SET ended_at = end_incident_alerts.at
+		FROM sorted AS e
+		WHERE m.incident_id = e.incident_id AND m.alert_id = e.alert_id AND NOT e.busy
+		RETURNING m.incident_id, m.alert_id
+	), over AS (
+		UPDATE monitoring.incident_defs AS i
+		SET status = 'resolved', resolved_at = end_incident_alerts.at, mitigated_at = coalesce(i.mitigated_at, end_incident_alerts.at)
+		WHERE i.resolved_at IS NULL AND i.id IN (SELECT c.incident_id FROM closed AS c)
+			AND i.policy IN (SELECT p.name FROM monitoring.incident_policies AS p WHERE p.auto_resolve)
+			AND NOT EXISTS (SELECT FROM monitoring.incident_alerts AS m
+				WHERE m.incident_id = i.id AND m.ended_at IS NULL AND m.alert_id NOT IN (SELECT c.alert_id FROM closed AS c))
+		RETURNING i.id
+	)
+	INSERT INTO monitoring.incident_events (incident_id, at, kind, details)
+	SELECT o.id, end_incident_alerts.at, 'resolved', '{"message": "All its alerts are resolved."}' FROM over AS o ORDER BY o.id;
+END $$;
+COMMENT ON FUNCTION monitoring.end_incident_alerts(bigint[], timestamptz) IS 'Note that alerts of incidents ended in these transitions (alert_history.id), all made at that time, and resolve the incidents whose last ones they were, where their policy says so.';
 
-		FOR together IN
-			SELECT f.policy, f.labels, array_agg(f.alert ORDER BY (f.alert).id) AS alerts
-			FROM (
-				SELECT c.policy, h AS alert, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}')
-					FROM jsonb_each_text(h.labels) AS l WHERE l.key = ANY ((c.policy).correlate_by)) AS labels
-				FROM monitoring.alert_history AS h
-				CROSS JOIN LATERAL (
-					SELECT p AS policy FROM monitoring.incident_policies AS p
-					WHERE p.enabled AND h.severity = ANY (p.severities)
-						AND monitoring.labels_match(h.labels || jsonb_build_object('alertname', h.rule_name), p.selector)
-					ORDER BY p.place, p.name LIMIT 1) AS c
-				WHERE h.at = update_incidents.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
-			) AS f
-			GROUP BY f.policy, f.labels
-			-- those that know most come first, so that others can join them
-			ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(f.labels))) DESC, min((f.alert).id)
-		LOOP
-			PERFORM monitoring.take_into_incident(together.policy, together.labels, together.alerts, at);
-		END LOOP;
+CREATE FUNCTION monitoring.update_incidents(transitions bigint[], at timestamptz, late boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	alike monitoring.alike_alerts[];
+	leaders bigint[];
+BEGIN
+	-- Incidents must not keep anybody from being told: what goes wrong with them is noted, and tried again.
+	BEGIN
+		PERFORM monitoring.end_incident_alerts(transitions, at);
+		alike := ARRAY(SELECT a FROM monitoring.alike_alerts(transitions, at, late) AS a);
+		IF alike <> '{}' THEN
+			leaders := monitoring.linked_alerts(alike);
+			PERFORM monitoring.take_into_incidents(alike, leaders, monitoring.joined_incidents(alike, leaders, at), at);
+		END IF;
 	EXCEPTION WHEN OTHERS THEN
 		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
 			RAISE;
 		END IF;
 		RAISE WARNING 'could not keep incidents up to date: %', SQLERRM;
+		INSERT INTO monitoring.routing_queue (kind, history_at, history_id) SELECT 'incident', at, t FROM unnest(transitions) AS t;
 	END;
 END $$;
-COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz) IS 'Open incidents for the alerts that fired in these transitions (alert_history.id), all made at that time, and resolve those whose alerts ended. An error in it becomes a warning.';
+COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz, boolean) IS 'Open incidents for the alerts that fired in these transitions (alert_history.id), all made at that time, and resolve those whose alerts ended. What cannot be done now, as somebody is changing the incident or because of an error, which becomes a warning, is left to the next evaluation, then late.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What is learned

@@ -391,7 +391,7 @@ COMMENT ON FUNCTION monitoring.drop_route(text) IS 'Drop a route without routes 
 -- Set-based down the levels of the tree. Two things keep it from comparing every alert with every route: alerts that agree in
 -- all labels that any route asks for are one, and a route that asks for a label's value is found by that pair.
 CREATE FUNCTION monitoring.match_routes(label_sets jsonb[]) RETURNS TABLE (n bigint, route_id bigint)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	RETURN QUERY
 	WITH RECURSIVE asked AS MATERIALIZED (

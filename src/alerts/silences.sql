@@ -539,7 +539,7 @@ COMMENT ON COLUMN monitoring.inhibition_rules.created_at IS 'When it was created
 -- have a source.
 CREATE FUNCTION monitoring.inhibited_alerts(alert_ids bigint[], labels jsonb[], at timestamptz)
 RETURNS TABLE (alert_id bigint, reason text, details jsonb)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
 	names text[];
 	sources jsonb[];
@@ -566,8 +566,8 @@ BEGIN
 	INTO source_ids, source_labels
 	FROM possible AS p
 	JOIN monitoring.alert_rule_defs AS d ON d.id = p.id
-	JOIN monitoring.alert_states AS s ON s.rule_id = p.id
-	WHERE s.state = 'firing';
+	CROSS JOIN LATERAL (
+		SELECT o.alert_id, o.series_labels FROM monitoring.alert_states AS o WHERE o.rule_id = p.id AND o.state = 'firing' OFFSET 0) AS s;
 
 	RETURN QUERY
 	WITH source_matches AS MATERIALIZED (
@@ -623,7 +623,7 @@ COMMENT ON FUNCTION monitoring.inhibited_alerts(bigint[], jsonb[], timestamptz) 
 -- over all alerts would take minutes.
 CREATE FUNCTION monitoring.alerts_with_firing_parent(alert_ids bigint[], rule_ids bigint[], labels jsonb[], at timestamptz)
 RETURNS TABLE (alert_id bigint, reason text, details jsonb)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 	WITH RECURSIVE ancestors AS (
 		SELECT c.id AS child, p.id, p.parent, p.name
 		FROM monitoring.alert_rule_defs AS c

@@ -20,7 +20,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 		UNION ALL
 		SELECT e.at, CASE WHEN e.actor IS NULL THEN 2 ELSE 0 END, e.id, e.kind, e.actor, e.details
 		FROM monitoring.alert_events AS e
-		WHERE e.alert_id = alert_timeline.alert_id) AS t
+		WHERE e.alert_id = alert_timeline.alert_id
+		UNION ALL
+		SELECT i.at, 2, 0, 'incident', NULL, i.details FROM monitoring.incident_joined(alert_timeline.alert_id) AS i) AS t
 	ORDER BY t.at, t.rank, t.id
 $$;
 COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happened to an alert, in order: its transitions (kind pending, firing, resolved, or inactive for one that did not fire), what people did (actor says who) and what the extension decided.';
@@ -192,14 +194,26 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		DELETE FROM monitoring.silence_defs AS s
 		WHERE s.id IN (
 			SELECT o.id FROM monitoring.silence_defs AS o WHERE o.ends_at < (SELECT h.since FROM history AS h) LIMIT 10000)
+	), handling AS (
+		DELETE FROM monitoring.alert_handling AS a
+		WHERE a.alert_id IN (
+			SELECT o.alert_id
+			FROM monitoring.alert_handling AS o
+			WHERE o.updated_at < (SELECT h.since FROM history AS h)
+				AND NOT EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = o.alert_id)
+			LIMIT 10000)
+		RETURNING a.alert_id, a.first_acknowledged_at
 	)
-	DELETE FROM monitoring.alert_handling AS a
-	WHERE a.alert_id IN (
-		SELECT o.alert_id
-		FROM monitoring.alert_handling AS o
-		WHERE o.updated_at < (SELECT h.since FROM history AS h)
-			AND NOT EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = o.alert_id)
-		LIMIT 10000)
+	-- incidents are kept, and with them when somebody first acknowledged one of their alerts
+	UPDATE monitoring.incident_defs AS i
+	SET acknowledged_at = least(i.acknowledged_at, a.acknowledged_at)
+	FROM (
+		SELECT m.incident_id, min(d.first_acknowledged_at) AS acknowledged_at
+		FROM handling AS d
+		JOIN monitoring.incident_alerts AS m ON m.alert_id = d.alert_id
+		GROUP BY m.incident_id
+	) AS a
+	WHERE i.id = a.incident_id AND a.acknowledged_at IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
 
