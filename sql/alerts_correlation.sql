@@ -45,7 +45,7 @@ SELECT pg_temp.evaluate('3 min');
 SELECT monitoring.attach_alert(:hosts, (SELECT alert_id FROM monitoring.alerts WHERE rule = 'CorPending'), '2030-01-07 00:03');
 SELECT title, status, firing, alerts FROM monitoring.incidents WHERE id = :hosts;
 -- acknowledged while one of its alerts has been ended by hand, of which no evaluation knows yet
-SELECT monitoring.resolve_alert(:moved, at => '2030-01-07 00:03:30');
+SELECT monitoring.close_alert(:moved, at => '2030-01-07 00:03:30');
 SELECT monitoring.acknowledge_incident(:hosts, at => '2030-01-07 00:03:40');
 SELECT rule, state, acknowledged_at IS NOT NULL AS acknowledged FROM monitoring.alerts JOIN monitoring.incident_alerts USING (alert_id) WHERE incident_id = :hosts ORDER BY 1, 2;
 DELETE FROM pg_temp.breach WHERE labels ->> 'host' = 'h7' OR labels ->> 'service' = 'h7' OR rule = 'CorPending';
