@@ -115,7 +115,7 @@ INSERT INTO public.acts (often, what) VALUES
 	(6, $$SELECT monitoring.unsnooze_alert(a.alert_id, at => $1) FROM (SELECT alert_id FROM monitoring.alerts WHERE state = 'firing' ORDER BY rule, labels) AS a$$),
 	(8, $$SELECT monitoring.dismiss_alerts('{"alertname": {"=~": "queue.*"}}', at => $1)$$),
 	(6, $$SELECT monitoring.undismiss_alert(a.alert_id, at => $1) FROM (SELECT alert_id FROM monitoring.alerts WHERE state = 'firing' AND rule ~ 'queue' ORDER BY rule, labels) AS a$$),
-	(8, $$SELECT monitoring.resolve_alerts('{"alertname": {"=~": "cpu.*|sessions"}}', 'enough', at => $1)$$),
+	(8, $$SELECT monitoring.close_alerts('{"alertname": {"=~": "cpu.*|sessions"}}', 'enough', at => $1)$$),
 	(8, $$SELECT monitoring.assign_alerts('{"severity": {"=~": "high|critical"}}', 'Ann', at => $1)$$),
 	(6, $$SELECT monitoring.mark_false_positive(a.alert_id, comment => 'no', at => $1) FROM (SELECT alert_id FROM monitoring.alerts WHERE state = 'firing' ORDER BY rule, labels LIMIT 1) AS a$$),
 	(6, $$SELECT monitoring.note_alert(a.alert_id, 'seen', at => $1) FROM (SELECT alert_id FROM monitoring.alerts ORDER BY rule, labels LIMIT 2) AS a$$),
