@@ -35,6 +35,7 @@
 #include "utils/plancache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #define MAX_LABEL_BYTES 1024                /* of one label; the rest is cut off */
 #define MAX_ROW_BYTES (64 * 1024)           /* of a row that is wanted whole */
