@@ -25,6 +25,8 @@ monitoring.shared_memory = 32MB
 monitoring.flush_interval = '1h'
 timezone = 'UTC'
 CONF
+# A stage is one transaction, which makes and drops tables for each comparison.
+$node->append_conf('postgresql.conf', 'max_locks_per_transaction = ' . (64 + $checks));
 $node->start;
 # Nothing but this test flushes, compacts or drops.
 $node->safe_psql('postgres', 'BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false; COMMIT');
