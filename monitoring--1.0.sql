@@ -11118,7 +11118,7 @@ COMMENT ON COLUMN monitoring.outbox.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.outbox.next_attempt_at IS 'Not tried before this time.';
 COMMENT ON COLUMN monitoring.outbox.expires_at IS 'Given up at this time.';
 COMMENT ON COLUMN monitoring.outbox.lease_until IS 'While sending: when the claim ends and the row may be sent again.';
-COMMENT ON COLUMN monitoring.outbox.http_status IS 'Status of the last response; null if none came.';
+COMMENT ON COLUMN monitoring.outbox.http_status IS 'Status of the last response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds no secrets.';
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
@@ -11131,7 +11131,9 @@ CREATE TABLE monitoring.delivery_attempts (
 	outcome text NOT NULL,
 	http_status integer,
 	latency float8,
-	error text
+	error text,
+	bytes bigint,
+	protocol text
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
@@ -11139,9 +11141,11 @@ COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notificat
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
 COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
-COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
+COMMENT ON COLUMN monitoring.delivery_attempts.bytes IS 'Bytes of the response that were read, headers included; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; null if none came.';
 
 -- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
 -- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
@@ -11164,7 +11168,7 @@ COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of 
 COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, test or message.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
-COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response; null if none came.';
+COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.notifications.error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN monitoring.notifications.created_at IS 'When it was enqueued.';
 COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';
@@ -12742,18 +12746,23 @@ BEGIN
 
 	WITH outcome AS (
 		SELECT b.created_at, b.id, b.receiver, b.attempts, b.expires_at, x.outcome, x.http_status, x.latency, x.retry_after, x.error,
+			x.bytes, x.protocol,
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			x.outcome IN ('network', 'lost') AND coalesce(x.connected, true) AND k.ambiguous = 'never' AS ambiguous,
 			CASE
 				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
-				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
+				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') THEN 'failed'
+				-- A mail server's 4xx is for now and its 5xx for good.
+				WHEN x.protocol = 'SMTP' THEN CASE WHEN x.http_status BETWEEN 400 AND 499 THEN 'failed' ELSE 'dead' END
+				WHEN x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
 				ELSE 'dead'
 			END AS verdict,
 			-- Full jitter spreads receivers that failed together; Retry-After is a floor.
 			notify_record.at + make_interval(secs => greatest(x.retry_after,
 				random() * least(300, 2 ^ least(b.attempts - 1, 20)))) AS next_at
 		FROM jsonb_to_recordset(outcomes) AS x (created_at timestamptz, id bigint, attempt integer, outcome text,
-			http_status integer, latency float8, retry_after float8, connected boolean, error text)
+			http_status integer, latency float8, retry_after float8, connected boolean, error text,
+			bytes bigint, protocol text)
 		JOIN monitoring.outbox AS b ON b.created_at = x.created_at AND b.id = x.id
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
@@ -12777,8 +12786,8 @@ BEGIN
 		WHERE b.created_at = d.created_at AND b.id = d.id
 		RETURNING b.created_at, b.id, b.state, d.ambiguous
 	), attempted AS (
-		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
-		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d
+		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error, bytes, protocol)
+		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error, d.bytes, d.protocol FROM decided AS d
 	), by_receiver AS (
 		SELECT d.receiver, count(*) FILTER (WHERE d.outcome = 'response' AND d.verdict <> 'failed') AS answered,
 			count(*) FILTER (WHERE d.outcome IN ('response', 'network') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
@@ -12796,7 +12805,7 @@ BEGIN
 		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

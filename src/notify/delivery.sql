@@ -347,18 +347,23 @@ BEGIN
 
 	WITH outcome AS (
 		SELECT b.created_at, b.id, b.receiver, b.attempts, b.expires_at, x.outcome, x.http_status, x.latency, x.retry_after, x.error,
+			x.bytes, x.protocol,
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			x.outcome IN ('network', 'lost') AND coalesce(x.connected, true) AND k.ambiguous = 'never' AS ambiguous,
 			CASE
 				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
-				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') OR x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
+				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') THEN 'failed'
+				-- A mail server's 4xx is for now and its 5xx for good.
+				WHEN x.protocol = 'SMTP' THEN CASE WHEN x.http_status BETWEEN 400 AND 499 THEN 'failed' ELSE 'dead' END
+				WHEN x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
 				ELSE 'dead'
 			END AS verdict,
 			-- Full jitter spreads receivers that failed together; Retry-After is a floor.
 			notify_record.at + make_interval(secs => greatest(x.retry_after,
 				random() * least(300, 2 ^ least(b.attempts - 1, 20)))) AS next_at
 		FROM jsonb_to_recordset(outcomes) AS x (created_at timestamptz, id bigint, attempt integer, outcome text,
-			http_status integer, latency float8, retry_after float8, connected boolean, error text)
+			http_status integer, latency float8, retry_after float8, connected boolean, error text,
+			bytes bigint, protocol text)
 		JOIN monitoring.outbox AS b ON b.created_at = x.created_at AND b.id = x.id
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
@@ -382,8 +387,8 @@ BEGIN
 		WHERE b.created_at = d.created_at AND b.id = d.id
 		RETURNING b.created_at, b.id, b.state, d.ambiguous
 	), attempted AS (
-		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error)
-		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error FROM decided AS d
+		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error, bytes, protocol)
+		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error, d.bytes, d.protocol FROM decided AS d
 	), by_receiver AS (
 		SELECT d.receiver, count(*) FILTER (WHERE d.outcome = 'response' AND d.verdict <> 'failed') AS answered,
 			count(*) FILTER (WHERE d.outcome IN ('response', 'network') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
@@ -401,7 +406,7 @@ BEGIN
 		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429 and 5xx are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

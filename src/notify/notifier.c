@@ -127,24 +127,42 @@ now_ms(void)
 /* ---- outcomes ---- */
 
 static void
-add_outcome(StringInfo to, const InFlight *f, const char *outcome, uint32 status, uint64 latency_us,
-			int64 retry_after, const char *error)
+begin_outcome(StringInfo to, const InFlight *f, const char *outcome, const char *error)
 {
 	appendStringInfo(
 		to, "%s{\"created_at\":\"%s\",\"id\":" INT64_FORMAT ",\"attempt\":%d,\"outcome\":\"%s\"",
 		to->len == 0 ? "[" : ",", timestamptz_to_str(f->created_at), f->id, f->attempt, outcome);
-	if (status > 0)
-		appendStringInfo(to, ",\"http_status\":%u", status);
-	if (latency_us > 0)
-		appendStringInfo(to, ",\"latency\":%.6f", latency_us / 1e6);
-	if (retry_after >= 0)
-		appendStringInfo(to, ",\"retry_after\":" INT64_FORMAT, retry_after);
 	if (error[0])
 	{
 		appendStringInfoString(to, ",\"error\":");
 		escape_json(to, error);
 	}
+}
+
+/* What the sender has nothing to say to. */
+static void
+add_outcome(StringInfo to, const InFlight *f, const char *outcome, const char *error)
+{
+	begin_outcome(to, f, outcome, error);
 	appendStringInfoChar(to, '}');
+}
+
+static const char *
+protocol_name(uint8 protocol)
+{
+	switch (protocol)
+	{
+		case SENDER_HTTP_1_0:
+			return "HTTP/1.0";
+		case SENDER_HTTP_1_1:
+			return "HTTP/1.1";
+		case SENDER_HTTP_2:
+			return "HTTP/2";
+		case SENDER_HTTP_3:
+			return "HTTP/3";
+		default:
+			return "SMTP";
+	}
 }
 
 static const char *
@@ -159,6 +177,24 @@ outcome_name(uint8 kind)
 		default:
 			return "network";
 	}
+}
+
+static void
+add_answer(StringInfo to, const InFlight *f, const SenderOutcome *o)
+{
+	begin_outcome(to, f, outcome_name(o->kind), o->error);
+	if (o->status > 0)
+		appendStringInfo(to, ",\"http_status\":%u,\"protocol\":\"%s\"", o->status,
+						 protocol_name(o->protocol));
+	if (o->latency_us > 0)
+		appendStringInfo(to, ",\"latency\":%.6f", o->latency_us / 1e6);
+	if (o->bytes > 0)
+		appendStringInfo(to, ",\"bytes\":" UINT64_FORMAT, o->bytes);
+	if (o->kind == SENDER_NETWORK && !o->begun)
+		appendStringInfoString(to, ",\"connected\":false");
+	if (o->retry_after >= 0)
+		appendStringInfo(to, ",\"retry_after\":" INT64_FORMAT, o->retry_after);
+	appendStringInfoChar(to, '}');
 }
 
 /* ---- the sender process ---- */
@@ -319,7 +355,7 @@ sender_lost(const char *why)
 
 		if (!f->used)
 			continue;
-		add_outcome(&outcomes, f, "lost", 0, 0, -1, "the sender ended before it answered");
+		add_outcome(&outcomes, f, "lost", "the sender ended before it answered");
 		f->used = false;
 	}
 	n_in_flight = 0;
@@ -341,7 +377,7 @@ take_outcome(SenderReader *r)
 	f = &in_flight[slot];
 	if (!f->used || f->serial != (uint32) (o.tag >> 32))
 		return false;
-	add_outcome(&outcomes, f, outcome_name(o.kind), o.status, o.latency_us, o.retry_after, o.error);
+	add_answer(&outcomes, f, &o);
 	f->used = false;
 	n_in_flight--;
 	sender.failures = 0;
@@ -558,8 +594,7 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 	f->serial = ++last_serial;
 	if (!in_time)
 	{
-		add_outcome(unsent, f, "postponed", 0, 0, -1,
-					"formatters of other notifications took too long");
+		add_outcome(unsent, f, "postponed", "formatters of other notifications took too long");
 		return;
 	}
 
@@ -573,13 +608,13 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 	switch (mon_request_make(&source, &request, &error))
 	{
 		case MON_REQUEST_NOTHING:
-			add_outcome(unsent, f, "nothing", 0, 0, -1, "");
+			add_outcome(unsent, f, "nothing", "");
 			return;
 		case MON_REQUEST_LATER:
-			add_outcome(unsent, f, "unformatted", 0, 0, -1, error);
+			add_outcome(unsent, f, "unformatted", error);
 			return;
 		case MON_REQUEST_FAILED:
-			add_outcome(unsent, f, "unformattable", 0, 0, -1, error);
+			add_outcome(unsent, f, "unformattable", error);
 			return;
 		case MON_REQUEST_MADE:
 			break;
@@ -594,7 +629,7 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 		n_in_flight++;
 	}
 	else
-		add_outcome(unsent, f, "refused", 0, 0, -1, "monitoring.allowed_hosts is too long");
+		add_outcome(unsent, f, "refused", "monitoring.allowed_hosts is too long");
 	pfree(frame.data);
 }
 

@@ -41,7 +41,7 @@ COMMENT ON COLUMN monitoring.outbox.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.outbox.next_attempt_at IS 'Not tried before this time.';
 COMMENT ON COLUMN monitoring.outbox.expires_at IS 'Given up at this time.';
 COMMENT ON COLUMN monitoring.outbox.lease_until IS 'While sending: when the claim ends and the row may be sent again.';
-COMMENT ON COLUMN monitoring.outbox.http_status IS 'Status of the last response; null if none came.';
+COMMENT ON COLUMN monitoring.outbox.http_status IS 'Status of the last response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.outbox.error IS 'Why the last attempt failed; holds no secrets.';
 COMMENT ON COLUMN monitoring.outbox.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.outbox.sent_at IS 'When it was delivered.';
@@ -54,7 +54,9 @@ CREATE TABLE monitoring.delivery_attempts (
 	outcome text NOT NULL,
 	http_status integer,
 	latency float8,
-	error text
+	error text,
+	bytes bigint,
+	protocol text
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.delivery_attempts IS 'Every attempt to deliver a notification, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
@@ -62,9 +64,11 @@ COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notificat
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
 COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
-COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
+COMMENT ON COLUMN monitoring.delivery_attempts.bytes IS 'Bytes of the response that were read, headers included; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; null if none came.';
 
 -- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
 -- history. They serve a receiver's rows in order, earlier rows of a group, and rows that become too old.
@@ -87,7 +91,7 @@ COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of 
 COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, test or message.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
-COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response; null if none came.';
+COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.notifications.error IS 'Why the last attempt failed.';
 COMMENT ON COLUMN monitoring.notifications.created_at IS 'When it was enqueued.';
 COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';

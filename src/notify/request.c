@@ -264,6 +264,30 @@ set_options(const MonRequestSource *source, const MonSecrets *secrets, MonReques
 	return true;
 }
 
+/* A mail's headers are its envelope. */
+static bool
+set_envelope(MonRequest *request, char **error)
+{
+	ListCell *cell;
+
+	foreach (cell, request->headers)
+	{
+		MonPair *header = lfirst(cell);
+
+		if (strcmp(header->name, "From") == 0)
+			add_option(request, "mail_from", header->value);
+		else if (strcmp(header->name, "To") == 0)
+			add_option(request, "mail_rcpt", header->value);
+		else
+		{
+			*error = pstrdup("the envelope of a mail has another header than From and To");
+			return false;
+		}
+	}
+	request->headers = NIL;
+	return true;
+}
+
 MonRequestResult
 mon_request_make(const MonRequestSource *source, MonRequest *request, char **error)
 {
@@ -278,7 +302,10 @@ mon_request_make(const MonRequestSource *source, MonRequest *request, char **err
 		return result;
 	if (!set_options(source, &secrets, request, error))
 		return MON_REQUEST_LATER;
-	return mon_secrets_fill(&secrets, request, error) ? MON_REQUEST_MADE : MON_REQUEST_FAILED;
+	if (!mon_secrets_fill(&secrets, request, error) ||
+		(strcmp(request->method, "SMTP") == 0 && !set_envelope(request, error)))
+		return MON_REQUEST_FAILED;
+	return MON_REQUEST_MADE;
 }
 
 /* ---- the frame ---- */

@@ -31,6 +31,20 @@ one_line(const char *s)
 	return strpbrk(s, "\r\n") == NULL;
 }
 
+/* Lines end with CR LF, and nothing else is one of them. */
+static void
+check_mail(const Transfer *t)
+{
+	check(t->mail_from && one_line(t->mail_from) && t->n_rcpt >= 1);
+	check(t->body_len == 0 || t->body[t->body_len - 1] == '\n');
+	for (size_t i = 0; i < t->body_len; i++)
+	{
+		check(t->body[i] != '\0');
+		check(t->body[i] != '\r' || (i + 1 < t->body_len && t->body[i + 1] == '\n'));
+		check(t->body[i] != '\n' || (i > 0 && t->body[i - 1] == '\r'));
+	}
+}
+
 static void
 fuzz_request(SenderReader r)
 {
@@ -42,11 +56,17 @@ fuzz_request(SenderReader r)
 	if (transfer_check(t, &out))
 	{
 		check(t->url[0] && one_line(t->url) && t->method[0] && one_line(t->method));
-		check(policy_host_allowed(t->allowed_hosts, t->https, t->host, t->port));
+		check(policy_host_allowed(t->allowed_hosts, t->scheme, t->host, t->port));
 		check(t->total_ms >= 1 && t->total_ms <= SENDER_MAX_TIMEOUT_MS);
 		check(t->connect_ms >= 1 && t->connect_ms <= t->total_ms);
+		check(t->mail == (strncmp(t->scheme, "smtp", 4) == 0));
 		for (struct curl_slist *h = t->headers; h; h = h->next)
 			check(one_line(h->data) && strpbrk(h->data, ":;"));
+		for (struct curl_slist *a = t->mail_rcpt; a; a = a->next)
+			check(one_line(a->data) && !strpbrk(a->data, "<> "));
+		if (t->mail)
+			check_mail(t);
+		check(!t->proxy || one_line(t->proxy));
 	}
 	else
 		check(out.kind == SENDER_REFUSED && out.status == 0 && out.error[0]);
@@ -101,13 +121,36 @@ fuzz_hosts(SenderReader r)
 	if (host)
 	{
 		*host++ = '\0';
-		(void) policy_host_allowed(list, true, host, 443);
-		check(!policy_host_allowed("", true, host, 443));
-		if (!policy_host_allowed("*", true, host, 443))
-			check(!policy_host_allowed(list, true, host, 443));
+		(void) policy_host_allowed(list, "https", host, 443);
+		check(!policy_host_allowed("", "https", host, 443));
+		if (!policy_host_allowed("*", "https", host, 443))
+			check(!policy_host_allowed(list, "https", host, 443));
 		(void) policy_ip_private(host);
+		(void) policy_host_private(host);
 	}
 	free(list);
+}
+
+/* What a mail server replies, and what a body says about later. */
+static void
+fuzz_replies(SenderReader r)
+{
+	Transfer t = {.n_rcpt = 2};
+	SenderOutcome out = {.kind = SENDER_NETWORK};
+	long seconds = policy_retry_after(r.p, r.end - r.p, 1000);
+
+	check(seconds >= -1 && seconds <= 1000);
+	strcpy(t.command, "RCPT");
+	while (r.p < r.end)
+	{
+		const char *end = memchr(r.p, '\n', r.end - r.p);
+		size_t len = end ? end - r.p + 1 : r.end - r.p;
+
+		mail_reply(&t, r.p, len);
+		r.p += len;
+	}
+	if (mail_finish(&t, CURLE_SEND_ERROR, &out))
+		check(out.status >= 400 && out.status <= 599 && out.protocol == SENDER_SMTP);
 }
 
 int
@@ -115,7 +158,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	SenderReader r = {.p = (const char *) data, .end = (const char *) data + size};
 
-	switch (sender_get_u8(&r) % 4)
+	switch (sender_get_u8(&r) % 5)
 	{
 		case 0:
 			fuzz_request(r);
@@ -125,6 +168,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case 2:
 			fuzz_address(r);
+			break;
+		case 3:
+			fuzz_replies(r);
 			break;
 		default:
 			fuzz_hosts(r);

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """A small HTTP receiver with fault modes, for tests and the demo.
 
-usage: http_receiver.py LOG [PORT [HOST [CERT]]]
+usage: http_receiver.py LOG [PORT [HOST [CERT [CA [VERSION]]]]]
 
 Prints "port N" once it listens; with CERT (key and certificate in one PEM
-file) over TLS.  Every request is appended to LOG as a line of JSON: n, time,
-method, path, headers (names in lower case), body.  The first part of the path
+file) over TLS, at most of that VERSION (1.1, 1.2, 1.3), with CA for clients
+that have a certificate of that authority.  Every request is appended to LOG as
+a line of JSON: n, time, connection (the client's port), client (the name in its
+certificate), method, path, headers (names in lower case), body.  The first part of the path
 chooses the answer:
 
   /status/CODE       that status
@@ -25,15 +27,25 @@ chooses the answer:
   /continue          interim responses without end
   /short             200 and less of a body than announced
   /cookie            200 and a cookie
+  /later/KIND        429 on the first request, when to try again in the body as
+                     discord and telegram have it, then 200
+  /resetbody         200 and part of a body, then the connection is reset
   anything else      200
 """
 import email.utils
 import json
+import socket
 import ssl
+import struct
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+LATER = {
+    "discord": b'{"message": "You are being rate limited.", "retry_after": 1.2, "global": false}',
+    "telegram": b'{"ok":false,"error_code":429,"parameters":{"retry_after":2}}',
+}
 
 lock = threading.Lock()
 seen = {}
@@ -58,10 +70,17 @@ class Receiver(BaseHTTPRequestHandler):
         with lock:
             n = seen[self.path] = seen.get(self.path, 0) + 1
             log.write(json.dumps({
-                "n": n, "time": time.time(), "method": self.command, "path": self.path,
+                "n": n, "time": time.time(), "connection": self.client_address[1],
+                "client": self.client_name(), "method": self.command, "path": self.path,
                 "headers": {k.lower(): v for k, v in self.headers.items()}, "body": body}) + "\n")
             log.flush()
         return n
+
+    def client_name(self):
+        if not isinstance(self.connection, ssl.SSLSocket):
+            return None
+        names = dict(pair[0] for pair in (self.connection.getpeercert() or {}).get("subject", ()))
+        return names.get("commonName")
 
     def handle_any(self):
         n = self.note()
@@ -110,6 +129,12 @@ class Receiver(BaseHTTPRequestHandler):
             self.repeat(b"HTTP/1.1 100 Continue\r\n\r\n")
         elif mode == "short":
             self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nshort")
+        elif mode == "later" and n == 1:
+            self.answer(429, [("Content-Type", "application/json")], LATER[args[0]])
+        elif mode == "resetbody":
+            self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
         elif mode == "cookie":
             self.answer(200, [("Set-Cookie", "a=b; Path=/")])
         else:
@@ -149,7 +174,14 @@ def main():
     if len(sys.argv) > 4:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(sys.argv[4])
-        server.socket = context.wrap_socket(server.socket, server_side=True)
+        if len(sys.argv) > 5 and sys.argv[5]:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(sys.argv[5])
+        if len(sys.argv) > 6:
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = getattr(ssl.TLSVersion, "TLSv" + sys.argv[6].replace(".", "_"))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     print("port", server.server_address[1], flush=True)
     server.serve_forever()
 

@@ -4,156 +4,21 @@ use strict;
 use warnings;
 
 use FindBin;
-use IO::Select;
 use IO::Socket::INET;
-use IPC::Run;
-use JSON::PP;
-use POSIX ();
 use PostgreSQL::Test::Utils;
-use Socket;
+use SenderClient;
 use Test::More;
 use Time::HiRes qw(time);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $tmp = $PostgreSQL::Test::Utils::tmp_check;
-my $sender = $ENV{MONITORING_SENDER};
-if (!$sender)
-{
-	my ($out, $err) = run_command([ 'pg_config', '--pkglibdir' ]);
-	$sender = "$out/monitoring_sender";
-}
-
-# ---- receivers ----
-
-my $log = "$tmp/receiver.jsonl";
-my @receivers;
-
-sub start_receiver
-{
-	my (@more) = @_;
-	my ($in, $out) = ('', '');
-	my $handle = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log, 0, '127.0.0.1', @more ],
-		'<', \$in, '>', \$out, IPC::Run::timeout($timeout * 3));
-	IPC::Run::pump($handle) until $out =~ /port (\d+)\n/;
-	push @receivers, $handle;
-	return $1;
-}
-
-sub requests
-{
-	my ($path) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
-}
-
-# ---- the protocol ----
-
-sub start_sender
-{
-	my (%env) = @_;
-	socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!";
-	my $pid = fork() // die "fork: $!";
-	if ($pid == 0)
-	{
-		POSIX::dup2(fileno($its), 0);
-		POSIX::dup2(fileno($its), 1);
-		%ENV = %env;
-		exec($sender) or POSIX::_exit(127);
-	}
-	close $its;
-	return { pid => $pid, sock => $ours, in => '' };
-}
-
-# Bytes or undef at the end of the file; dies when nothing comes.
-sub read_more
-{
-	my ($s) = @_;
-	IO::Select->new($s->{sock})->can_read($timeout) or die 'the sender does not answer';
-	return sysread($s->{sock}, $s->{in}, 65536, length $s->{in}) ? 1 : undef;
-}
-
-sub read_frame
-{
-	my ($s) = @_;
-	until (length $s->{in} >= 4 && length $s->{in} >= 4 + unpack('L', $s->{in}))
-	{
-		read_more($s) or return;
-	}
-	my $len = unpack('L', substr($s->{in}, 0, 4, ''));
-	return substr($s->{in}, 0, $len, '');
-}
-
-sub write_bytes
-{
-	my ($s, $bytes) = @_;
-	local $SIG{PIPE} = 'IGNORE';
-	while (length $bytes)
-	{
-		my $n = syswrite($s->{sock}, $bytes) // return;
-		substr($bytes, 0, $n, '');
-	}
-	return;
-}
-
-sub request_frame
-{
-	my (%r) = (tag => 1, connect => 5000, total => 5000, private => 1, hosts => '*', method => 'POST', body => '{}', headers => [], @_);
-	my $frame = pack('C Q L L C L/a* L/a* L/a* L/a* L', ord('R'), @r{qw(tag connect total private hosts method url body)},
-		@{ $r{headers} } / 2);
-	$frame .= pack('L/a*', $_) for @{ $r{headers} };
-	return pack('L/a*', $frame);
-}
-
-sub send_request { my ($s, @r) = @_; return write_bytes($s, request_frame(@r)); }
-
-sub read_outcome
-{
-	my ($s) = @_;
-	my $frame = read_frame($s) // return { kind => 'end' };
-	my %o;
-	(my $type, @o{qw(tag kind status latency retry_after error)}) = unpack('a Q a L Q q L/a*', $frame);
-	die "frame of type $type" if $type ne 'O';
-	return \%o;
-}
-
-# One request, its outcome as "kind|status|error".
-sub try_request
-{
-	my ($s, @r) = @_;
-	send_request($s, @r);
-	my $o = read_outcome($s);
-	return join('|', map { $_ // '' } @$o{qw(kind status error)});
-}
-
-# Wait for the process to end by itself; its exit status, or -1.
-sub ended
-{
-	my ($s) = @_;
-	my $end = time() + $timeout;
-	while (time() < $end)
-	{
-		return $? >> 8 if waitpid($s->{pid}, POSIX::WNOHANG()) == $s->{pid};
-		select(undef, undef, undef, 0.02);
-	}
-	return -1;
-}
-
-sub stop_sender
-{
-	my ($s) = @_;
-	close $s->{sock};
-	return ended($s);
-}
-
 my $port = start_receiver();
 my $url = "http://127.0.0.1:$port";
 
 # ---- conversation ----
 
 my $s = start_sender();
-is(unpack('H*', read_frame($s)), unpack('H*', pack('a L', 'H', 1)), 'hello with the version of the protocol');
+is(unpack('H*', read_frame($s)), unpack('H*', pack('a L', 'H', 2)), 'hello with the version of the protocol');
 is(try_request($s, url => "$url/ok", body => 'text', headers => [ 'X-A' => 'b', 'X-Empty' => '' ]), 'r|200|', 'a request is sent');
 my ($got) = requests('/ok');
 is("$got->{method} $got->{body} $got->{headers}{'x-a'}|$got->{headers}{'x-empty'}|", 'POST text b||', '... with method, body and headers');
@@ -165,7 +30,9 @@ for my $case (
 	[ 'a frame of another type', pack('L/a*', 'Xabc') ],
 	[ 'a request cut short', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -4)) ],
 	[ 'a string longer than its frame', pack('L/a*', pack('C Q L L C L', ord('R'), 1, 1, 1, 1, 0xffffffff)) ],
-	[ 'headers without end', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -4) . pack('L', 0xffffffff)) ])
+	[ 'options without end', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -4) . pack('L', 0xffffffff)) ],
+	[ 'headers without end', pack('L/a*', substr(request_frame(url => "$url/cut"), 4, -8) . pack('L', 0xffffffff)) ],
+	[ 'a request with something behind it', pack('L/a*', substr(request_frame(url => "$url/cut"), 4) . 'x') ])
 {
 	$s = start_sender();
 	read_frame($s);
@@ -179,11 +46,11 @@ read_frame($s);
 # ---- what is refused ----
 
 my @refused = (
-	[ 'ftp',               [ url => 'ftp://127.0.0.1/' ],               'the url is not a plain http or https url' ],
-	[ 'file',              [ url => 'file:///etc/passwd' ],             'the url is not a plain http or https url' ],
-	[ 'no scheme',         [ url => '127.0.0.1' ],                      'the url is not a plain http or https url' ],
-	[ 'CR LF in the url',  [ url => "$url/\r\nX: y" ],                  'the url is not a plain http or https url' ],
-	[ 'NUL in the url',    [ url => "$url/\0" ],                        'the url is not a plain http or https url' ],
+	[ 'ftp',               [ url => 'ftp://127.0.0.1/' ],               'the url is not a plain http, https, smtp or smtps url' ],
+	[ 'file',              [ url => 'file:///etc/passwd' ],             'the url is not a plain http, https, smtp or smtps url' ],
+	[ 'no scheme',         [ url => '127.0.0.1' ],                      'the url is not a plain http, https, smtp or smtps url' ],
+	[ 'CR LF in the url',  [ url => "$url/\r\nX: y" ],                  'the url is not a plain http, https, smtp or smtps url' ],
+	[ 'NUL in the url',    [ url => "$url/\0" ],                        'the url is not a plain http, https, smtp or smtps url' ],
 	[ 'user',              [ url => "http://user\@127.0.0.1:$port/" ],  'the url holds credentials' ],
 	[ 'password',          [ url => "http://:p\@127.0.0.1:$port/" ],    'the url holds credentials' ],
 	[ 'port 65536',        [ url => 'http://127.0.0.1:65536/' ],        'the url cannot be parsed' ],
@@ -309,5 +176,5 @@ is(try_request($s, url => "$url/surroundings"), 'r|200|', 'a proxy of the enviro
 is($got->{headers}{authorization}, undef, 'nor .netrc or .curlrc');
 is(stop_sender($s), 0, 'it ends');
 
-$_->kill_kill(grace => 1) for @receivers;
+stop_receivers();
 done_testing();

@@ -167,7 +167,7 @@ sub kill_senders { kill 'KILL', senders($_) for grep { $_ } notifier(); return; 
 sub outcome_frame
 {
 	my ($kind, $status, $latency, $retry_after, $error) = @_;
-	my $fields = unpack('H*', pack('a L Q q L/a*', $kind, $status, $latency, $retry_after, $error));
+	my $fields = unpack('H*', pack('a L Q q Q C C L/a*', $kind, $status, $latency, $retry_after, 0, $status ? 11 : 0, 1, $error));
 	return unpack('H*', pack('L', 9 + length($fields) / 2)) . '4fTT' . $fields;
 }
 

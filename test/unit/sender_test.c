@@ -98,54 +98,61 @@ test_addresses(void)
 static const struct
 {
 	const char *list;
-	bool https;
+	const char *scheme;
 	const char *host;
 	int port;
 	bool allowed;
 } host_cases[] = {
-	{"", true, "a.com", 443, false},
-	{",, ,", true, "a.com", 443, false},
-	{"*", true, "a.com", 443, true},
-	{"*", true, "", 443, false},
-	{"*", true, ".", 443, false},
-	{"a.com", true, "a.com", 443, true},
-	{"a.com", false, "a.com", 80, true},
-	{"a.com", true, "A.Com.", 443, true},
-	{"A.COM.", true, "a.com", 443, true},
-	{"a.com", true, "b.a.com", 443, false},
-	{"a.com", true, "a.com.evil.org", 443, false},
-	{"a.com", true, "xa.com", 443, false},
-	{"*.a.com", true, "b.a.com", 443, true},
-	{"*.a.com", true, "c.b.a.com", 443, true},
-	{"*.a.com", true, "a.com", 443, false},
-	{"*.a.com", true, ".a.com", 443, false},
-	{"*.a.com", true, "xa.com", 443, false},
-	{"*a.com", true, "xa.com", 443, false},
-	{"x.org , \"a.com\",b.com", true, "a.com", 443, true},
-	{"x.org,a.com", true, "b.com", 443, false},
-	{"127.0.0.1", false, "127.0.0.1", 80, true},
-	{"127.0.0.1", false, "127.0.0.11", 80, false},
-	{"::1", false, "[::1]", 80, true},
-	{"[::1]", false, "[::1]", 80, true},
-	{"[::1]:8080", false, "[::1]", 8080, true},
-	{"[::1]:8080", false, "[::1]", 80, false},
-	{"a.com:8443", true, "a.com", 8443, true},
-	{"a.com:8443", true, "a.com", 443, false},
-	{"*.a.com:8443", true, "b.a.com", 8443, true},
-	{"*:443", true, "b.a.com", 443, true},
-	{"*:443", true, "b.a.com", 22, false},
-	{"a.com:", true, "a.com", 443, false},
-	{"a.com:0", true, "a.com", 0, false},
-	{"a.com:x", true, "a.com", 443, false},
-	{"a.com:4294967739", true, "a.com", 443, false},
-	{"https://a.com", true, "a.com", 443, true},
-	{"https://a.com", false, "a.com", 80, false},
-	{"https://*", false, "a.com", 80, false},
-	{"HTTPS://a.com:444", true, "a.com", 444, true},
-	{"http://a.com", false, "a.com", 80, true},
-	{"http://a.com", true, "a.com", 443, false},
-	{"https://", true, "a.com", 443, false},
-	{"ftp://a.com", true, "a.com", 443, false},
+	{"", "https", "a.com", 443, false},
+	{",, ,", "https", "a.com", 443, false},
+	{"*", "https", "a.com", 443, true},
+	{"*", "https", "", 443, false},
+	{"*", "https", ".", 443, false},
+	{"a.com", "https", "a.com", 443, true},
+	{"a.com", "http", "a.com", 80, true},
+	{"a.com", "https", "A.Com.", 443, true},
+	{"A.COM.", "https", "a.com", 443, true},
+	{"a.com", "https", "b.a.com", 443, false},
+	{"a.com", "https", "a.com.evil.org", 443, false},
+	{"a.com", "https", "xa.com", 443, false},
+	{"*.a.com", "https", "b.a.com", 443, true},
+	{"*.a.com", "https", "c.b.a.com", 443, true},
+	{"*.a.com", "https", "a.com", 443, false},
+	{"*.a.com", "https", ".a.com", 443, false},
+	{"*.a.com", "https", "xa.com", 443, false},
+	{"*a.com", "https", "xa.com", 443, false},
+	{"x.org , \"a.com\",b.com", "https", "a.com", 443, true},
+	{"x.org,a.com", "https", "b.com", 443, false},
+	{"127.0.0.1", "http", "127.0.0.1", 80, true},
+	{"127.0.0.1", "http", "127.0.0.11", 80, false},
+	{"::1", "http", "[::1]", 80, true},
+	{"[::1]", "http", "[::1]", 80, true},
+	{"[::1]:8080", "http", "[::1]", 8080, true},
+	{"[::1]:8080", "http", "[::1]", 80, false},
+	{"a.com:8443", "https", "a.com", 8443, true},
+	{"a.com:8443", "https", "a.com", 443, false},
+	{"*.a.com:8443", "https", "b.a.com", 8443, true},
+	{"*:443", "https", "b.a.com", 443, true},
+	{"*:443", "https", "b.a.com", 22, false},
+	{"a.com:", "https", "a.com", 443, false},
+	{"a.com:0", "https", "a.com", 0, false},
+	{"a.com:x", "https", "a.com", 443, false},
+	{"a.com:4294967739", "https", "a.com", 443, false},
+	{"https://a.com", "https", "a.com", 443, true},
+	{"https://a.com", "http", "a.com", 80, false},
+	{"https://*", "http", "a.com", 80, false},
+	{"HTTPS://a.com:444", "https", "a.com", 444, true},
+	{"http://a.com", "http", "a.com", 80, true},
+	{"http://a.com", "https", "a.com", 443, false},
+	{"https://", "https", "a.com", 443, false},
+	{"ftp://a.com", "https", "a.com", 443, false},
+	{"a.com", "smtp", "a.com", 25, true},
+	{"smtp://a.com", "smtp", "a.com", 587, true},
+	{"smtp://a.com", "smtps", "a.com", 465, false},
+	{"smtps://a.com:465", "smtps", "a.com", 465, true},
+	{"smtps://a.com", "smtp", "a.com", 25, false},
+	{"https://a.com", "smtps", "a.com", 443, false},
+	{"http://a.com", "smtp", "a.com", 80, false},
 };
 
 static void
@@ -156,8 +163,8 @@ test_hosts(void)
 		char what[128];
 
 		snprintf(what, sizeof(what), "\"%s\" and %s://%s:%d", host_cases[i].list,
-				 host_cases[i].https ? "https" : "http", host_cases[i].host, host_cases[i].port);
-		ok(policy_host_allowed(host_cases[i].list, host_cases[i].https, host_cases[i].host,
+				 host_cases[i].scheme, host_cases[i].host, host_cases[i].port);
+		ok(policy_host_allowed(host_cases[i].list, host_cases[i].scheme, host_cases[i].host,
 							   host_cases[i].port) == host_cases[i].allowed,
 		   host_cases[i].allowed ? "allowed" : "not allowed", what);
 	}
@@ -175,6 +182,9 @@ test_urls(void)
 
 	ok(policy_url_ok(LIT("http://a.com")), "url", "http");
 	ok(policy_url_ok(LIT("HTTPS://a.com/x?y=z#w")), "url", "https");
+	ok(policy_url_ok(LIT("smtp://a.com:587")), "url", "smtp");
+	ok(policy_url_ok(LIT("SMTPS://a.com")), "url", "smtps");
+	ok(!policy_url_ok(LIT("smtp://")), "no url", "nothing behind smtp");
 	ok(!policy_url_ok(LIT("")), "no url", "empty");
 	ok(!policy_url_ok(LIT("http://")), "no url", "nothing behind the scheme");
 	ok(!policy_url_ok(LIT("a.com")), "no url", "no scheme");
@@ -245,6 +255,140 @@ test_headers(void)
 	free(big);
 }
 
+/* ---- proxies and files ---- */
+
+static void
+test_options(void)
+{
+	static const char *const private_hosts[] = {"localhost", "LOCALHOST.", "x.localhost",
+												"127.0.0.1", "[::1]",       "[fe80::1%1]",
+												"10.0.0.1",  "",            "[64:ff9b::a00:1]"};
+	static const char *const other_hosts[] = {"a.com", "8.8.8.8", "[2606:4700::1]", "1.2.3.4.5"};
+
+	for (size_t i = 0; i < sizeof(private_hosts) / sizeof(private_hosts[0]); i++)
+		ok(policy_host_private(private_hosts[i]), "private host", private_hosts[i]);
+	for (size_t i = 0; i < sizeof(other_hosts) / sizeof(other_hosts[0]); i++)
+		ok(!policy_host_private(other_hosts[i]), "no private host", other_hosts[i]);
+
+	ok(policy_path_ok(LIT("/etc/ssl/a b.pem")), "path", "with a space");
+	ok(!policy_path_ok(LIT("")), "no path", "empty");
+	ok(!policy_path_ok(LIT("/")), "no path", "the root");
+	ok(!policy_path_ok(LIT("a.pem")), "no path", "relative");
+	ok(!policy_path_ok(LIT("/a\nb")), "no path", "line break");
+	ok(!policy_path_ok(LIT("/a\0b")), "no path", "NUL");
+
+	ok(policy_proxy_ok(LIT("http://user:p@proxy:3128")), "proxy", "http with credentials");
+	ok(policy_proxy_ok(LIT("https://proxy")), "proxy", "https");
+	ok(!policy_proxy_ok(LIT("socks5://proxy")), "no proxy", "socks5");
+	ok(!policy_proxy_ok(LIT("proxy:3128")), "no proxy", "no scheme");
+	ok(!policy_proxy_ok(LIT("http://proxy\r\nX: y")), "no proxy", "line break");
+	ok(!policy_proxy_ok(LIT("http://")), "no proxy", "no host");
+}
+
+/* ---- mail ---- */
+
+/* The text as it goes out; NULL if refused. */
+static bool
+mail_becomes(const char *text, size_t len, const char *expected)
+{
+	/* In memory of exactly that size. */
+	char *exact = malloc(len + !len);
+	char *result;
+	size_t n = 0;
+	bool good;
+
+	memcpy(exact, text, len);
+	result = policy_mail_text(exact, len, &n);
+	free(exact);
+	good = expected ? result && n == strlen(expected) && memcmp(result, expected, n) == 0 : !result;
+	free(result);
+	return good;
+}
+
+static void
+test_mail(void)
+{
+	char line[1001];
+
+	ok(policy_mail_address_ok(LIT("a@b")), "address", "shortest");
+	ok(policy_mail_address_ok(LIT("o'neil+x@mail.example.com")), "address", "o'neil");
+	ok(policy_mail_address_ok(LIT("j\xc3\xb6rg@b\xc3\xbc" "cher.example")), "address", "not ASCII");
+	ok(policy_mail_address_ok(LIT("a@[192.0.2.1]")), "address", "literal");
+	ok(!policy_mail_address_ok(LIT("")), "no address", "empty");
+	ok(!policy_mail_address_ok(LIT("abc")), "no address", "no @");
+	ok(!policy_mail_address_ok(LIT("@bc")), "no address", "no name");
+	ok(!policy_mail_address_ok(LIT("ab@")), "no address", "no host");
+	ok(!policy_mail_address_ok(LIT("A <a@b>")), "no address", "display name");
+	ok(!policy_mail_address_ok(LIT("<a@b>")), "no address", "brackets");
+	ok(!policy_mail_address_ok(LIT("a@b>\r\nDATA")), "no address", "line break");
+	ok(!policy_mail_address_ok(LIT("a@b\0")), "no address", "NUL");
+	ok(!policy_mail_address_ok(LIT("a@b,c@d")), "no address", "two");
+	ok(!policy_mail_address_ok(LIT("a b@c")), "no address", "space");
+
+	ok(policy_mail_path_ok(""), "mail path", "none");
+	ok(policy_mail_path_ok("/"), "mail path", "slash");
+	ok(policy_mail_path_ok("/db1.example.com"), "mail path", "name");
+	ok(!policy_mail_path_ok("/a/b"), "no mail path", "two parts");
+	ok(!policy_mail_path_ok("/a%0d%0a"), "no mail path", "percent");
+	ok(!policy_mail_path_ok("/a b"), "no mail path", "space");
+
+	ok(mail_becomes(LIT(""), ""), "mail", "empty");
+	ok(mail_becomes(LIT("a"), "a\r\n"), "mail", "one line without end");
+	ok(mail_becomes(LIT("a\nb\n"), "a\r\nb\r\n"), "mail", "LF");
+	ok(mail_becomes(LIT("a\r\nb\r\n"), "a\r\nb\r\n"), "mail", "CR LF");
+	ok(mail_becomes(LIT("a\rb\r"), "a\r\nb\r\n"), "mail", "CR");
+	ok(mail_becomes(LIT("a\r\r\n\n\rb"), "a\r\n\r\n\r\n\r\nb\r\n"), "mail", "a mixture");
+	ok(mail_becomes(LIT("\n.\n"), "\r\n.\r\n"), "mail", "a dot, which libcurl doubles");
+	ok(mail_becomes(LIT("a\0b"), NULL), "no mail", "NUL");
+	memset(line, 'x', sizeof(line));
+	ok(!mail_becomes(line, 999, ""), "no mail", "a line of 999 bytes");
+	ok(mail_becomes(line, 999, NULL), "no mail", "a line of 999 bytes is refused");
+	memcpy(line + 998, "\r\n", 3);
+	ok(mail_becomes(line, 998, line), "mail", "a line of 998 bytes");
+}
+
+/* ---- when to try again ---- */
+
+static const struct
+{
+	const char *body;
+	long seconds;
+} retry_cases[] = {
+	{"{\"message\": \"You are being rate limited.\", \"retry_after\": 64.57, \"global\": false}", 65},
+	{"{\"ok\":false,\"error_code\":429,\"parameters\":{\"retry_after\":35}}", 35},
+	{"{\"retry_after\" :\t 1.000 }", 1},
+	{"{\"retry_after\":0.001}", 1},
+	{"{\"retry_after\":0}", 0},
+	{"{\"retry_after\":99999999999999999999}", 1000},
+	{"{\"retry_after\":1000}", 1000},
+	{"{\"retry_after\":999}", 999},
+	{"{\"retry_after\":-1}", -1},
+	{"{\"retry_after\":\"3\"}", -1},
+	{"{\"retry_after\":null}", -1},
+	{"{\"retry_after\"", -1},
+	{"{\"retry_after\":", -1},
+	{"{\"retry_after\": ", -1},
+	{"{\"retry_after\" 3}", -1},
+	{"{\"retry\":3}", -1},
+	{"retry_after: 3", -1},
+	{"", -1},
+};
+
+static void
+test_retry_after(void)
+{
+	for (size_t i = 0; i < sizeof(retry_cases) / sizeof(retry_cases[0]); i++)
+	{
+		size_t len = strlen(retry_cases[i].body);
+		char *exact = malloc(len + !len);
+
+		memcpy(exact, retry_cases[i].body, len);
+		ok(policy_retry_after(exact, len, 1000) == retry_cases[i].seconds, "retry_after",
+		   retry_cases[i].body);
+		free(exact);
+	}
+}
+
 /* ---- outcomes ---- */
 
 typedef struct Frame
@@ -261,10 +405,11 @@ put(Frame *f, const void *data, size_t len)
 }
 
 static bool
-decodes(uint8_t kind, uint32_t status, uint64_t latency, int64_t retry_after, const char *error,
-		uint32_t error_len, size_t cut, size_t extra)
+decodes(uint8_t kind, uint32_t status, uint64_t latency, int64_t retry_after, uint64_t bytes,
+		uint8_t protocol, const char *error, uint32_t error_len, size_t cut, size_t extra)
 {
 	Frame f = {.len = 0};
+	uint8_t begun = 1;
 	uint64_t tag = UINT64_C(0x0123456789abcdef);
 	SenderReader r;
 	SenderOutcome o;
@@ -276,6 +421,9 @@ decodes(uint8_t kind, uint32_t status, uint64_t latency, int64_t retry_after, co
 	put(&f, &status, 4);
 	put(&f, &latency, 8);
 	put(&f, &retry_after, 8);
+	put(&f, &bytes, 8);
+	put(&f, &protocol, 1);
+	put(&f, &begun, 1);
 	put(&f, &error_len, 4);
 	put(&f, error, strlen(error));
 	put(&f, "xxxx", extra);
@@ -288,7 +436,8 @@ decodes(uint8_t kind, uint32_t status, uint64_t latency, int64_t retry_after, co
 	good = sender_get_outcome(&r, &o);
 	if (good)
 		good = o.tag == tag && o.kind == kind && o.status == status && o.latency_us == latency &&
-			o.retry_after == retry_after && strcmp(o.error, error) == 0;
+			o.retry_after == retry_after && o.bytes == bytes && o.protocol == protocol && o.begun &&
+			strcmp(o.error, error) == 0;
 	free(exact);
 	return good;
 }
@@ -297,7 +446,8 @@ static bool
 decodes_outcome(uint8_t kind, uint32_t status, uint64_t latency, int64_t retry_after,
 				const char *error)
 {
-	return decodes(kind, status, latency, retry_after, error, strlen(error), 0, 0);
+	return decodes(kind, status, latency, retry_after, 100, status ? SENDER_HTTP_1_1 : 0, error,
+				   strlen(error), 0, 0);
 }
 
 static void
@@ -321,9 +471,19 @@ test_outcomes(void)
 	ok(!decodes_outcome('r', 429, 0, INT64_MAX, ""), "no outcome", "Retry-After without end");
 	ok(!decodes_outcome('n', 0, 0, -1, "\xff"), "no outcome", "error not ASCII");
 	ok(!decodes_outcome('n', 0, 0, -1, "a\nb"), "no outcome", "error with a line break");
-	ok(!decodes('n', 0, 0, -1, "ab", 3, 0, 0), "no outcome", "error longer than the frame");
-	ok(!decodes('n', 0, 0, -1, "ab", UINT32_MAX, 0, 0), "no outcome", "error of 4 GB");
-	ok(!decodes('n', 0, 0, -1, "ab", 2, 0, 1), "no outcome", "something behind it");
+	ok(!decodes('n', 0, 0, -1, 0, 0, "ab", 3, 0, 0), "no outcome", "error longer than the frame");
+	ok(!decodes('n', 0, 0, -1, 0, 0, "ab", UINT32_MAX, 0, 0), "no outcome", "error of 4 GB");
+	ok(!decodes('n', 0, 0, -1, 0, 0, "ab", 2, 0, 1), "no outcome", "something behind it");
+
+	ok(decodes('r', 250, 0, -1, 0, SENDER_SMTP, "", 0, 0, 0), "outcome", "mail");
+	ok(decodes('r', 200, 0, -1, SENDER_MAX_RESPONSE, SENDER_HTTP_2, "", 0, 0, 0), "outcome",
+	   "longest response");
+	ok(!decodes('r', 200, 0, -1, SENDER_MAX_RESPONSE + 1, SENDER_HTTP_2, "", 0, 0, 0), "no outcome",
+	   "longer than what is read");
+	ok(!decodes('r', 200, 0, -1, 0, 0, "", 0, 0, 0), "no outcome", "response by no protocol");
+	ok(!decodes('r', 200, 0, -1, 0, 99, "", 0, 0, 0), "no outcome", "unknown protocol");
+	ok(!decodes('n', 0, 0, -1, 0, SENDER_SMTP, "", 0, 0, 0), "no outcome",
+	   "a protocol without a response");
 
 	memset(text, 'x', sizeof(text));
 	text[SENDER_MAX_ERROR] = '\0';
@@ -331,8 +491,8 @@ test_outcomes(void)
 	text[SENDER_MAX_ERROR - 1] = '\0';
 	ok(decodes_outcome('n', 0, 0, -1, text), "outcome", "longest error");
 
-	for (size_t i = 1; i <= 33 + 11; i++)
-		cut = cut || decodes('n', 0, 0, -1, "no response", 11, i, 0);
+	for (size_t i = 1; i <= 43 + 11; i++)
+		cut = cut || decodes('n', 0, 0, -1, 0, 0, "no response", 11, i, 0);
 	ok(!cut, "no outcome", "every truncation");
 }
 
@@ -344,6 +504,9 @@ main(void)
 	test_urls();
 	test_methods();
 	test_headers();
+	test_options();
+	test_mail();
+	test_retry_after();
 	test_outcomes();
 	printf("1..%d\n", tests);
 	return failures > 0;

@@ -110,8 +110,9 @@ static void
 put_outcome(uint64_t tag, const SenderOutcome *o)
 {
 	uint32_t error_len = strlen(o->error);
-	uint32_t len = 1 + 8 + 1 + 4 + 8 + 8 + 4 + error_len;
+	uint32_t len = 1 + 8 + 1 + 4 + 8 + 8 + 8 + 1 + 1 + 4 + error_len;
 	uint8_t type = SENDER_OUTCOME;
+	uint8_t begun = o->begun;
 
 	buffer_add(&output, &len, sizeof(len));
 	buffer_add(&output, &type, 1);
@@ -120,6 +121,9 @@ put_outcome(uint64_t tag, const SenderOutcome *o)
 	buffer_add(&output, &o->status, sizeof(o->status));
 	buffer_add(&output, &o->latency_us, sizeof(o->latency_us));
 	buffer_add(&output, &o->retry_after, sizeof(o->retry_after));
+	buffer_add(&output, &o->bytes, sizeof(o->bytes));
+	buffer_add(&output, &o->protocol, 1);
+	buffer_add(&output, &begun, 1);
 	buffer_add(&output, &error_len, sizeof(error_len));
 	buffer_add(&output, o->error, error_len);
 }

@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <netinet/in.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -88,18 +89,22 @@ take_port(Text *t)
 	return port > 0 ? port : -1;
 }
 
+static const char *const schemes[] = {"http://", "https://", "smtp://", "smtps://"};
+
 static bool
-entry_matches(Text entry, bool https, Text host, int port)
+entry_matches(Text entry, const char *scheme, Text host, int port)
 {
 	int only_port;
 
-	if (skip_prefix(&entry, "https://"))
-	{
-		if (!https)
-			return false;
-	}
-	else if (skip_prefix(&entry, "http://") && https)
-		return false;
+	for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
+		if (skip_prefix(&entry, schemes[i]))
+		{
+			size_t len = strlen(schemes[i]) - 3;
+
+			if (strlen(scheme) != len || strncmp(scheme, schemes[i], len) != 0)
+				return false;
+			break;
+		}
 	only_port = take_port(&entry);
 	if (only_port != 0 && only_port != port)
 		return false;
@@ -118,7 +123,7 @@ entry_matches(Text entry, bool https, Text host, int port)
 }
 
 bool
-policy_host_allowed(const char *list, bool https, const char *host, int port)
+policy_host_allowed(const char *list, const char *scheme, const char *host, int port)
 {
 	Text given = {host, strlen(host)};
 	Text name = bare_host(given);
@@ -129,7 +134,7 @@ policy_host_allowed(const char *list, bool https, const char *host, int port)
 	{
 		Text entry = {list, strcspn(list, ",")};
 
-		if (entry_matches(trimmed(entry), https, name, port))
+		if (entry_matches(trimmed(entry), scheme, name, port))
 			return true;
 		list += entry.len + (list[entry.len] == ',');
 	}
@@ -252,6 +257,29 @@ policy_ip_private(const char *ip)
 	return true;
 }
 
+bool
+policy_host_private(const char *host)
+{
+	Text given = {host, strlen(host)};
+	Text name = bare_host(given);
+	char text[256];
+	struct in_addr v4;
+	struct in6_addr v6;
+	size_t len;
+
+	if (name.len == 0 || name.len >= sizeof(text))
+		return true;
+	memcpy(text, name.s, name.len);
+	text[name.len] = '\0';
+	len = strcspn(text, "%");
+	if (name.len >= 9 && strcasecmp(text + name.len - 9, "localhost") == 0)
+		return true;
+	if (inet_pton(AF_INET, text, &v4) == 1)
+		return v4_private(ntohl(v4.s_addr));
+	text[len] = '\0';
+	return inet_pton(AF_INET6, text, &v6) == 1 && v6_private(v6.s6_addr);
+}
+
 /* ---- syntax ---- */
 
 bool
@@ -262,8 +290,10 @@ policy_url_ok(const char *url, size_t len)
 	for (size_t i = 0; i < len; i++)
 		if ((unsigned char) url[i] <= 0x20 || (unsigned char) url[i] >= 0x7f || url[i] == '\\')
 			return false;
-	return (len > 7 && strncasecmp(url, "http://", 7) == 0) ||
-		(len > 8 && strncasecmp(url, "https://", 8) == 0);
+	for (size_t i = 0; i < sizeof(schemes) / sizeof(schemes[0]); i++)
+		if (len > strlen(schemes[i]) && strncasecmp(url, schemes[i], strlen(schemes[i])) == 0)
+			return true;
+	return false;
 }
 
 bool
@@ -312,4 +342,139 @@ policy_header_ok(const char *name, size_t name_len, const char *value, size_t va
 			(unsigned char) value[i] == 0x7f)
 			return false;
 	return true;
+}
+
+bool
+policy_path_ok(const char *path, size_t len)
+{
+	if (len < 2 || len > 4096 || path[0] != '/')
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char) path[i] < 0x20 || path[i] == 0x7f)
+			return false;
+	return true;
+}
+
+bool
+policy_proxy_ok(const char *url, size_t len)
+{
+	if (len > 1024 ||
+		!((len > 7 && strncasecmp(url, "http://", 7) == 0) ||
+		  (len > 8 && strncasecmp(url, "https://", 8) == 0)))
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char) url[i] <= 0x20 || (unsigned char) url[i] >= 0x7f)
+			return false;
+	return true;
+}
+
+/* ---- mail ---- */
+
+bool
+policy_mail_address_ok(const char *address, size_t len)
+{
+	size_t at = 0;
+
+	if (len < 3 || len > 320)
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		if ((unsigned char) address[i] <= 0x20 || (unsigned char) address[i] == 0x7f ||
+			strchr("<>,;()\\", address[i]))
+			return false;
+		if (address[i] == '@')
+			at = i;
+	}
+	return at > 0 && at < len - 1;
+}
+
+bool
+policy_mail_path_ok(const char *path)
+{
+	if (path[0] == '/')
+		path++;
+	for (size_t i = 0; path[i]; i++)
+		if (i >= 255 || (!isalnum((unsigned char) path[i]) && path[i] != '.' && path[i] != '-'))
+			return false;
+	return true;
+}
+
+char *
+policy_mail_text(const char *text, size_t len, size_t *result_len)
+{
+	char *result = malloc(2 * len + 3);
+	size_t n = 0, line = 0;
+
+	if (!result)
+		return NULL;
+	for (size_t i = 0; i < len; i++)
+	{
+		if (text[i] == '\r' || text[i] == '\n')
+		{
+			result[n++] = '\r';
+			result[n++] = '\n';
+			line = 0;
+			if (text[i] == '\r' && i + 1 < len && text[i + 1] == '\n')
+				i++;
+		}
+		else if (text[i] == '\0' || ++line > 998)
+		{
+			free(result);
+			return NULL;
+		}
+		else
+			result[n++] = text[i];
+	}
+	if (line > 0)
+	{
+		result[n++] = '\r';
+		result[n++] = '\n';
+	}
+	*result_len = n;
+	return result;
+}
+
+/* ---- what a body says about when to try again ---- */
+
+/* A number without sign or exponent, rounded up; -1 if there is none. */
+static long
+seconds_at(const char *p, const char *end, long most)
+{
+	long seconds = 0;
+	bool more = false;
+
+	if (p == end || !isdigit((unsigned char) *p))
+		return -1;
+	for (; p < end && isdigit((unsigned char) *p); p++)
+	{
+		seconds = seconds * 10 + (*p - '0');
+		if (seconds >= most)
+			return most;
+	}
+	if (p < end && *p == '.')
+		for (p++; p < end && isdigit((unsigned char) *p); p++)
+			more = more || *p != '0';
+	return seconds + more;
+}
+
+long
+policy_retry_after(const char *body, size_t len, long most)
+{
+	static const char key[] = "\"retry_after\"";
+	const char *end = body + len;
+
+	for (const char *p = body; (size_t) (end - p) > sizeof(key) - 1; p++)
+	{
+		if (memcmp(p, key, sizeof(key) - 1) != 0)
+			continue;
+		p += sizeof(key) - 1;
+		while (p < end && strchr(" \t\r\n", *p) && *p)
+			p++;
+		if (p == end || *p != ':')
+			return -1;
+		for (p++; p < end && strchr(" \t\r\n", *p) && *p;)
+			p++;
+		return seconds_at(p, end, most);
+	}
+	return -1;
 }

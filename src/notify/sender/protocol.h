@@ -13,10 +13,25 @@
  * 'H' hello    sender -> worker: u32 protocol version; sent once, when ready
  * 'R' request  worker -> sender: u64 tag, u32 connect timeout (ms), u32 total
  *              timeout (ms), u8 allow private networks, str allowed hosts,
- *              str method, str url, str body, u32 n, n * (str name, str value)
- * 'O' outcome  sender -> worker: u64 tag, u8 kind, u32 HTTP status (0 = none),
- *              u64 latency (us), i64 Retry-After (s, -1 = none), str error
- *              (printable ASCII, never holds a path, query or header)
+ *              str method, str url, str body, u32 n, n * (str name, str value),
+ *              the headers, u32 n, n * (str name, str value), the options
+ * 'O' outcome  sender -> worker: u64 tag, u8 kind, u32 HTTP status or SMTP
+ *              reply code (0 = none), u64 latency (us), i64 Retry-After (s, -1 =
+ *              none), u64 bytes of the response, u8 protocol, u8 1 if the
+ *              request may have arrived, str error (printable ASCII, never holds
+ *              a path, query or header)
+ *
+ * Options, each at most once but mail_rcpt:
+ *   ca_file, cert_file, key_file   absolute paths
+ *   min_tls                        1.2 (as without) or 1.3
+ *   http2                          never
+ *   proxy                          url of an HTTP proxy
+ *   mail_from, mail_rcpt           envelope of a mail
+ *   username, password             for the mail server
+ *   starttls                       required (as without) or never
+ *
+ * A mail has the method SMTP, a url smtp://host:port or smtps://host:port, no
+ * headers, and as its body the whole message with its own.
  *
  * Every request gets exactly one outcome, in any order.  The sender exits at
  * end of file.  Whoever is sent anything else ends the conversation: the sender
@@ -32,13 +47,14 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SENDER_PROTOCOL_VERSION 1
+#define SENDER_PROTOCOL_VERSION 2
 
 #define SENDER_MAX_FRAME (1024 * 1024) /* to the sender */
 #define SENDER_MAX_ANSWER 1024         /* to the worker */
 #define SENDER_MAX_ERROR 512           /* with its terminator */
 #define SENDER_MAX_RETRY_AFTER (7 * 24 * 3600)
 #define SENDER_MAX_TIMEOUT_MS 60000
+#define SENDER_MAX_RESPONSE (1024 * 1024) /* bytes read of a response; the limits are lower */
 
 /* Longest time a request may wait in the sender for a free connection. */
 #define SENDER_MAX_QUEUE_MS 30000
@@ -52,9 +68,16 @@
 #define SENDER_OUTCOME 'O'
 
 /* Outcome kinds. */
-#define SENDER_RESPONSE 'r' /* an HTTP response came; its status decides */
+#define SENDER_RESPONSE 'r' /* a response came; its status decides */
 #define SENDER_NETWORK 'n'  /* no response: may be tried again */
 #define SENDER_REFUSED 'x'  /* against policy or malformed: never sent */
+
+/* Protocols: of a response one of these, otherwise 0. */
+#define SENDER_HTTP_1_0 10
+#define SENDER_HTTP_1_1 11
+#define SENDER_HTTP_2 20
+#define SENDER_HTTP_3 30
+#define SENDER_SMTP 1
 
 /* Bounded reading of a frame's fields; `bad` sticks once a field does not fit. */
 typedef struct SenderReader
@@ -130,6 +153,9 @@ typedef struct SenderOutcome
 	uint32_t status;
 	uint64_t latency_us;
 	int64_t retry_after;
+	uint64_t bytes;
+	uint8_t protocol;
+	bool begun; /* some of the request, or of the mail's text, was sent */
 	char error[SENDER_MAX_ERROR];
 } SenderOutcome;
 
@@ -139,12 +165,17 @@ sender_get_outcome(SenderReader *r, SenderOutcome *o)
 {
 	size_t len;
 	const char *error;
+	uint8_t begun;
 
 	o->tag = sender_get_u64(r);
 	o->kind = sender_get_u8(r);
 	o->status = sender_get_u32(r);
 	o->latency_us = sender_get_u64(r);
 	o->retry_after = (int64_t) sender_get_u64(r);
+	o->bytes = sender_get_u64(r);
+	o->protocol = sender_get_u8(r);
+	begun = sender_get_u8(r);
+	o->begun = begun == 1;
 	error = sender_get_str(r, &len);
 	if (r->bad || r->p != r->end || len >= SENDER_MAX_ERROR)
 		return false;
@@ -158,8 +189,15 @@ sender_get_outcome(SenderReader *r, SenderOutcome *o)
 	{
 		if (o->status < 100 || o->status > 999)
 			return false;
+		if (o->protocol != SENDER_HTTP_1_0 && o->protocol != SENDER_HTTP_1_1 &&
+			o->protocol != SENDER_HTTP_2 && o->protocol != SENDER_HTTP_3 &&
+			o->protocol != SENDER_SMTP)
+			return false;
 	}
-	else if ((o->kind != SENDER_NETWORK && o->kind != SENDER_REFUSED) || o->status != 0)
+	else if ((o->kind != SENDER_NETWORK && o->kind != SENDER_REFUSED) || o->status != 0 ||
+			 o->protocol != 0)
+		return false;
+	if (o->bytes > SENDER_MAX_RESPONSE || begun > 1)
 		return false;
 	return o->latency_us <= 10 * SENDER_MAX_TIMEOUT_MS * UINT64_C(1000) && o->retry_after >= -1 &&
 		o->retry_after <= SENDER_MAX_RETRY_AFTER;

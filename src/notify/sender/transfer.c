@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * transfer.c
- *	  One HTTP request of the sender.
+ *	  One request of the sender.
  *
  * Addresses are checked twice: when a socket is opened, and again before a
  * request goes out, because a connection kept alive from a time with other
@@ -71,13 +71,108 @@ add_header(Transfer *t, const char *name, size_t name_len, const char *value, si
 	return list != NULL;
 }
 
+/* Take an option's value, once; false if it is not one that may stand there. */
+static bool
+set_option(char **to, const char *value, size_t len, bool good)
+{
+	if (*to || !good)
+		return false;
+	*to = copy_string(value, len);
+	return *to != NULL;
+}
+
+static bool
+text_is(const char *s, size_t len, const char *what)
+{
+	return len == strlen(what) && memcmp(s, what, len) == 0;
+}
+
+/* What goes to the mail server as a line, or a part of one. */
+static bool
+credential_ok(const char *s, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if ((unsigned char) s[i] < 0x20 || s[i] == 0x7f)
+			return false;
+	return len > 0 && len <= 8192;
+}
+
+static bool
+add_recipient(Transfer *t, const char *value, size_t len)
+{
+	char *address = policy_mail_address_ok(value, len) ? copy_string(value, len) : NULL;
+	struct curl_slist *list = address ? curl_slist_append(t->mail_rcpt, address) : NULL;
+
+	free(address);
+	if (list)
+		t->mail_rcpt = list;
+	t->n_rcpt++;
+	return list != NULL;
+}
+
+/* One option; false if it is refused. */
+static bool
+take_option(Transfer *t, const char *name, size_t name_len, const char *value, size_t len)
+{
+#define IS(what) text_is(name, name_len, what)
+	if (IS("ca_file"))
+		return set_option(&t->ca_file, value, len, policy_path_ok(value, len));
+	if (IS("cert_file"))
+		return set_option(&t->cert_file, value, len, policy_path_ok(value, len));
+	if (IS("key_file"))
+		return set_option(&t->key_file, value, len, policy_path_ok(value, len));
+	if (IS("proxy"))
+		return set_option(&t->proxy, value, len, policy_proxy_ok(value, len));
+	if (IS("username"))
+		return set_option(&t->username, value, len, credential_ok(value, len));
+	if (IS("password"))
+		return set_option(&t->password, value, len, credential_ok(value, len));
+	if (IS("mail_from"))
+		return set_option(&t->mail_from, value, len, policy_mail_address_ok(value, len));
+	if (IS("mail_rcpt"))
+		return add_recipient(t, value, len);
+	if (IS("min_tls"))
+	{
+		t->tls13 = text_is(value, len, "1.3");
+		return t->tls13 || text_is(value, len, "1.2");
+	}
+	if (IS("http2"))
+		return t->no_http2 = text_is(value, len, "never");
+	if (IS("starttls"))
+	{
+		t->no_starttls = text_is(value, len, "never");
+		return t->no_starttls || text_is(value, len, "required");
+	}
+#undef IS
+	return false;
+}
+
+/* Names and values up to the last of them, each given to `take`; false if one was refused. */
+static bool
+parse_pairs(Transfer *t, SenderReader *r,
+			bool (*take)(Transfer *, const char *, size_t, const char *, size_t))
+{
+	uint32_t n = sender_get_u32(r);
+	bool good = true;
+
+	for (uint32_t i = 0; i < n && !r->bad; i++)
+	{
+		size_t name_len, value_len;
+		const char *name = sender_get_str(r, &name_len);
+		const char *value = sender_get_str(r, &value_len);
+
+		if (!r->bad && !take(t, name, name_len, value, value_len))
+			good = false;
+	}
+	return good;
+}
+
 Transfer *
 transfer_parse(SenderReader *r)
 {
 	Transfer *t = calloc(1, sizeof(*t));
-	uint32_t nheaders;
 	size_t len;
-	bool headers_ok = true;
+	bool headers_ok, options_ok;
 	struct curl_slist *list;
 
 	if (!t)
@@ -89,40 +184,33 @@ transfer_parse(SenderReader *r)
 	t->allowed_hosts = get_copy(r, &len);
 	t->method = get_copy(r, &len);
 	if (t->method && !policy_method_ok(t->method, len))
-		t->method[0] = '\0';
+		t->malformed = "the method or a header is malformed";
 	t->url = get_copy(r, &len);
 	if (t->url && !policy_url_ok(t->url, len))
-		t->url[0] = '\0';
+		t->malformed = "the url is not a plain http, https, smtp or smtps url";
 	t->body = get_copy(r, &t->body_len);
-
-	nheaders = sender_get_u32(r);
-	for (uint32_t i = 0; i < nheaders && !r->bad; i++)
-	{
-		size_t name_len, value_len;
-		const char *name = sender_get_str(r, &name_len);
-		const char *value = sender_get_str(r, &value_len);
-
-		if (!r->bad && !add_header(t, name, name_len, value, value_len))
-			headers_ok = false;
-	}
+	headers_ok = parse_pairs(t, r, add_header);
+	options_ok = parse_pairs(t, r, take_option);
 
 	/* No "Expect: 100-continue": it costs a round trip or a second of waiting. */
 	list = curl_slist_append(t->headers, "Expect:");
 	if (list)
 		t->headers = list;
 
-	if (r->bad || !list || !t->allowed_hosts || !t->method || !t->url || !t->body)
+	if (r->bad || r->p != r->end || !list || !t->allowed_hosts || !t->method || !t->url || !t->body)
 	{
 		transfer_free(t);
 		return NULL;
 	}
-	if (!headers_ok)
-		t->method[0] = '\0';
+	if (!t->malformed && !headers_ok)
+		t->malformed = "the method or a header is malformed";
+	if (!t->malformed && !options_ok)
+		t->malformed = "an option, such as a mail address or the proxy, is malformed";
 	return t;
 }
 
-static bool
-refuse(SenderOutcome *out, const char *why)
+bool
+transfer_refuse(SenderOutcome *out, const char *why)
 {
 	memset(out, 0, sizeof(*out));
 	out->kind = SENDER_REFUSED;
@@ -155,7 +243,7 @@ url_has(CURLU *url, CURLUPart part)
 static bool
 parse_url(Transfer *t)
 {
-	char *port, *scheme;
+	char *port;
 
 	t->parsed = curl_url();
 	if (!t->parsed || curl_url_set(t->parsed, CURLUPART_URL, t->url, 0) != CURLUE_OK)
@@ -165,33 +253,38 @@ parse_url(Transfer *t)
 	if (port)
 		t->port = atoi(port);
 	free(port);
-	scheme = url_part(t->parsed, CURLUPART_SCHEME, 0);
-	t->https = scheme && strcmp(scheme, "https") == 0;
-	free(scheme);
+	t->scheme = url_part(t->parsed, CURLUPART_SCHEME, 0);
+	t->mail = t->scheme && strncmp(t->scheme, "smtp", 4) == 0;
 	for (char *c = t->host; c && *c; c++)
 		*c = tolower((unsigned char) *c);
-	return t->host != NULL;
+	return t->host != NULL && t->scheme != NULL;
 }
 
 bool
 transfer_check(Transfer *t, SenderOutcome *out)
 {
-	if (t->url[0] == '\0')
-		return refuse(out, "the url is not a plain http or https url");
-	if (t->method[0] == '\0')
-		return refuse(out, "the method or a header is malformed");
+	const char *why;
+
+	if (t->malformed)
+		return transfer_refuse(out, t->malformed);
 	if (!parse_url(t))
-		return refuse(out, "the url cannot be parsed");
+		return transfer_refuse(out, "the url cannot be parsed");
 	if (url_has(t->parsed, CURLUPART_USER) || url_has(t->parsed, CURLUPART_PASSWORD))
-		return refuse(out, "the url holds credentials");
-	if (!policy_host_allowed(t->allowed_hosts, t->https, t->host, t->port))
+		return transfer_refuse(out, "the url holds credentials");
+	if (t->mail != (strcmp(t->method, "SMTP") == 0))
+		return transfer_refuse(out, "the method does not fit the url");
+	if (!policy_host_allowed(t->allowed_hosts, t->scheme, t->host, t->port))
 	{
-		refuse(out, "");
+		transfer_refuse(out, "");
 		snprintf(out->error, sizeof(out->error),
-				 "%s://%.200s:%d is not in monitoring.allowed_hosts", t->https ? "https" : "http",
-				 t->host, t->port);
+				 "%s://%.200s:%d is not in monitoring.allowed_hosts", t->scheme, t->host, t->port);
 		return false;
 	}
+	if (t->proxy && !t->allow_private && policy_host_private(t->host))
+		return transfer_refuse(
+			out, "the host is not public and monitoring.allow_private_networks is off");
+	if (t->mail && (why = mail_check(t)) != NULL)
+		return transfer_refuse(out, why);
 	if (t->total_ms == 0 || t->total_ms > SENDER_MAX_TIMEOUT_MS)
 		t->total_ms = SENDER_MAX_TIMEOUT_MS;
 	if (t->connect_ms == 0 || t->connect_ms > t->total_ms)
@@ -199,29 +292,38 @@ transfer_check(Transfer *t, SenderOutcome *out)
 	return true;
 }
 
-static void
-deny_address(Transfer *t, const char *ip)
+/* May it go to this address?  A proxy, which the server's administrator names, may be anywhere. */
+static bool
+address_allowed(Transfer *t, bool is_private, const char *ip)
 {
+	const char *why = NULL;
+
+	if (t->proxy)
+		return true;
+	if (is_private && !t->allow_private)
+		why = "not public and monitoring.allow_private_networks is off";
+	else if (!is_private && t->no_starttls && strcmp(t->scheme, "smtp") == 0)
+		why = "public, where starttls cannot be never";
+	if (!why)
+		return true;
 	t->denied = true;
+	t->denied_why = why;
 	snprintf(t->denied_ip, sizeof(t->denied_ip), "%s", ip);
+	return false;
 }
 
 static curl_socket_t
 open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 {
 	Transfer *t = arg;
+	char ip[64];
 
 	if (purpose != CURLSOCKTYPE_IPCXN)
 		return CURL_SOCKET_BAD;
-	if (!t->allow_private && policy_address_private(&addr->addr))
-	{
-		char ip[64];
-
-		if (getnameinfo(&addr->addr, addr->addrlen, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST) != 0)
-			snprintf(ip, sizeof(ip), "of unknown family");
-		deny_address(t, ip);
+	if (getnameinfo(&addr->addr, addr->addrlen, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST) != 0)
+		snprintf(ip, sizeof(ip), "of unknown family");
+	if (!address_allowed(t, policy_address_private(&addr->addr), ip))
 		return CURL_SOCKET_BAD;
-	}
 	t->tried = true;
 	return socket(addr->family, addr->socktype | SOCK_CLOEXEC, addr->protocol);
 }
@@ -234,10 +336,9 @@ before_request(void *arg, char *primary_ip, char *local_ip, int primary_port, in
 	(void) local_ip;
 	(void) primary_port;
 	(void) local_port;
-	if (!t->allow_private && policy_ip_private(primary_ip))
+	if (!address_allowed(t, policy_ip_private(primary_ip), primary_ip))
 	{
 		t->tried = false;
-		deny_address(t, primary_ip);
 		return CURL_PREREQFUNC_ABORT;
 	}
 	t->connected = true;
@@ -253,6 +354,11 @@ on_header(char *data, size_t size, size_t n, void *arg)
 	t->header_bytes += len;
 	if (t->header_bytes > MAX_RESPONSE_HEADERS)
 		return 0;
+	if (t->mail)
+	{
+		mail_reply(t, data, len);
+		return len;
+	}
 
 	/* An empty line ends the headers; after an interim response more follow. */
 	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
@@ -261,24 +367,36 @@ on_header(char *data, size_t size, size_t n, void *arg)
 
 		curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
 		t->headers_done = status >= 200 && status <= 999;
+		t->status = status;
 	}
 	return len;
 }
 
-/* The body is not kept, as nothing in it may be shown; a bounded one is read so that the connection can be used again. */
+/*
+ * The body is not kept, as nothing in it may be shown; a bounded one is read so
+ * that the connection can be used again.  Some say only there when to try again.
+ */
 static size_t
 on_body(char *data, size_t size, size_t n, void *arg)
 {
 	Transfer *t = arg;
 
-	(void) data;
+	if (t->status == 429)
+	{
+		size_t room = sizeof(t->kept) - t->kept_len;
+		size_t len = size * n < room ? size * n : room;
+
+		memcpy(t->kept + t->kept_len, data, len);
+		t->kept_len += len;
+	}
 	t->body_bytes += size * n;
 	return t->body_bytes > MAX_RESPONSE_BODY ? 0 : size * n;
 }
 
 static CURLcode
-set_safety(CURL *e)
+set_safety(Transfer *t)
 {
+	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
 #define SET(option, value)                                                                         \
@@ -288,16 +406,28 @@ set_safety(CURL *e)
 			rc = curl_easy_setopt(e, option, value);                                               \
 	} while (0)
 #if LIBCURL_VERSION_NUM >= 0x075500
-	SET(CURLOPT_PROTOCOLS_STR, "http,https");
+	SET(CURLOPT_PROTOCOLS_STR, "http,https,smtp,smtps");
 #else
-	SET(CURLOPT_PROTOCOLS, (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS));
+	SET(CURLOPT_PROTOCOLS,
+		(long) (CURLPROTO_HTTP | CURLPROTO_HTTPS | CURLPROTO_SMTP | CURLPROTO_SMTPS));
 #endif
 	SET(CURLOPT_FOLLOWLOCATION, 0L);
-	SET(CURLOPT_PROXY, "");
+	SET(CURLOPT_PROXY, t->proxy ? t->proxy : "");
+	SET(CURLOPT_NOPROXY, "");
+	SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
 	SET(CURLOPT_NETRC, (long) CURL_NETRC_IGNORED);
 	SET(CURLOPT_SSL_VERIFYPEER, 1L);
 	SET(CURLOPT_SSL_VERIFYHOST, 2L);
-	SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2);
+	SET(CURLOPT_SSLVERSION, (long) (t->tls13 ? CURL_SSLVERSION_TLSv1_3 : CURL_SSLVERSION_TLSv1_2));
+	if (t->ca_file)
+	{
+		SET(CURLOPT_CAINFO, t->ca_file);
+		SET(CURLOPT_CAPATH, NULL);
+	}
+	if (t->cert_file)
+		SET(CURLOPT_SSLCERT, t->cert_file);
+	if (t->key_file)
+		SET(CURLOPT_SSLKEY, t->key_file);
 	SET(CURLOPT_NOSIGNAL, 1L);
 
 	/* Leave a name that does not resolve in time to its thread: waiting for that would hold up all others. */
@@ -308,14 +438,15 @@ set_safety(CURL *e)
 }
 
 static CURLcode
-set_request(Transfer *t)
+set_http_request(Transfer *t)
 {
 	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
-	SET(CURLOPT_CURLU, t->parsed);
 	SET(CURLOPT_HTTPHEADER, t->headers);
 	SET(CURLOPT_USERAGENT, "postgresql-monitoring/1.0");
+	SET(CURLOPT_HTTP_VERSION,
+		(long) (t->no_http2 ? CURL_HTTP_VERSION_1_1 : CURL_HTTP_VERSION_2TLS));
 	if (strcmp(t->method, "GET") == 0 && t->body_len == 0)
 		SET(CURLOPT_HTTPGET, 1L);
 	else
@@ -326,6 +457,16 @@ set_request(Transfer *t)
 		if (strcmp(t->method, "POST") != 0)
 			SET(CURLOPT_CUSTOMREQUEST, t->method);
 	}
+	return rc;
+}
+
+static CURLcode
+set_request(Transfer *t)
+{
+	CURL *e = t->easy;
+	CURLcode rc = t->mail ? mail_set_request(t) : set_http_request(t);
+
+	SET(CURLOPT_CURLU, t->parsed);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) t->connect_ms);
 	SET(CURLOPT_TIMEOUT_MS, (long) t->total_ms);
 	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
@@ -346,9 +487,9 @@ bool
 transfer_prepare(Transfer *t, SenderOutcome *out)
 {
 	t->easy = curl_easy_init();
-	if (t->easy && set_safety(t->easy) == CURLE_OK && set_request(t) == CURLE_OK)
+	if (t->easy && set_safety(t) == CURLE_OK && set_request(t) == CURLE_OK)
 		return true;
-	refuse(out, "the sender is out of memory");
+	transfer_refuse(out, "the sender is out of memory");
 	out->kind = SENDER_NETWORK;
 	return false;
 }
@@ -377,47 +518,79 @@ set_timeout_error(Transfer *t, SenderOutcome *out)
 			 in_all ? "response" : "connection", (in_all ? t->total_ms : t->connect_ms) / 1e3);
 }
 
+static uint8_t
+protocol_of(const Transfer *t)
+{
+	long version = 0;
+
+	curl_easy_getinfo(t->easy, CURLINFO_HTTP_VERSION, &version);
+	switch (version)
+	{
+		case CURL_HTTP_VERSION_1_0:
+			return SENDER_HTTP_1_0;
+		case CURL_HTTP_VERSION_2_0:
+			return SENDER_HTTP_2;
+		case CURL_HTTP_VERSION_3:
+			return SENDER_HTTP_3;
+		default:
+			return SENDER_HTTP_1_1;
+	}
+}
+
+static void
+http_finish(const Transfer *t, SenderOutcome *out)
+{
+	curl_off_t retry_after = 0;
+
+	curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &retry_after);
+	if (retry_after <= 0 && t->kept_len > 0)
+		retry_after = policy_retry_after(t->kept, t->kept_len, SENDER_MAX_RETRY_AFTER);
+	out->kind = SENDER_RESPONSE;
+	out->status = (uint32_t) t->status;
+	out->protocol = protocol_of(t);
+	if (retry_after > 0)
+		out->retry_after = retry_after > SENDER_MAX_RETRY_AFTER ? SENDER_MAX_RETRY_AFTER
+																: retry_after;
+	if (t->status >= 300 && t->status < 400)
+		snprintf(out->error, sizeof(out->error), "HTTP status %ld: redirects are not followed",
+				 t->status);
+	else if (t->status >= 400)
+		snprintf(out->error, sizeof(out->error), "HTTP status %ld", t->status);
+}
+
 void
 transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out)
 {
-	long status = 0;
-	curl_off_t retry_after = 0;
-
 	memset(out, 0, sizeof(*out));
 	out->latency_us = now_us - t->started_us;
 	out->retry_after = -1;
+	out->bytes = t->header_bytes + t->body_bytes;
+	if (out->bytes > SENDER_MAX_RESPONSE)
+		out->bytes = SENDER_MAX_RESPONSE;
+	out->begun = t->mail ? t->body_sent > 0 : t->connected;
 
 	/* Final unless an address that is allowed was there too: it may answer the next time. */
 	if (t->denied && !t->tried && !t->headers_done)
 	{
-		refuse(out, "");
-		snprintf(out->error, sizeof(out->error),
-				 "address %s is not public and monitoring.allow_private_networks is off",
-				 t->denied_ip);
+		transfer_refuse(out, "");
+		snprintf(out->error, sizeof(out->error), "address %s is %s", t->denied_ip, t->denied_why);
 		return;
 	}
 
 	/* Once the response's headers are there, its status decides, however its body ends. */
 	if (t->headers_done)
 	{
-		curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
-		curl_easy_getinfo(t->easy, CURLINFO_RETRY_AFTER, &retry_after);
-		out->kind = SENDER_RESPONSE;
-		out->status = (uint32_t) status;
-		if (retry_after > 0)
-			out->retry_after = retry_after > SENDER_MAX_RETRY_AFTER ? SENDER_MAX_RETRY_AFTER
-																	: retry_after;
-		if (status >= 300 && status < 400)
-			snprintf(out->error, sizeof(out->error), "HTTP status %ld: redirects are not followed",
-					 status);
-		else if (status >= 400)
-			snprintf(out->error, sizeof(out->error), "HTTP status %ld", status);
+		http_finish(t, out);
 		return;
 	}
+	if (t->mail && mail_finish(t, code, out))
+		return;
 
 	out->kind = SENDER_NETWORK;
 	if (t->header_bytes > MAX_RESPONSE_HEADERS)
 		snprintf(out->error, sizeof(out->error), "the response has more than 64 kB of headers");
+	else if (code == CURLE_USE_SSL_FAILED)
+		snprintf(out->error, sizeof(out->error), "the mail server does not offer STARTTLS");
 	else if (code == CURLE_OPERATION_TIMEDOUT)
 		set_timeout_error(t, out);
 	else
@@ -434,7 +607,16 @@ transfer_free(Transfer *t)
 	free(t->allowed_hosts);
 	free(t->method);
 	free(t->url);
+	free(t->scheme);
 	free(t->host);
 	free(t->body);
+	curl_slist_free_all(t->mail_rcpt);
+	free(t->ca_file);
+	free(t->cert_file);
+	free(t->key_file);
+	free(t->proxy);
+	free(t->username);
+	free(t->password);
+	free(t->mail_from);
 	free(t);
 }

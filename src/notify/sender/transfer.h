@@ -1,7 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * transfer.h
- *	  One HTTP request of the sender: parsing, policy, libcurl handle, outcome.
+ *	  One request of the sender: parsing, policy, libcurl handle, outcome.
+ *
+ * What is special about mail is in mail.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,13 +24,29 @@ typedef struct Transfer
 	char *allowed_hosts;
 	char *method;
 	char *url;
-	CURLU *parsed; /* the url as libcurl reads it: what is checked is what is used */
-	char *host;    /* its host in lower case */
+	const char *malformed; /* why the request is refused, found while it was read */
+	CURLU *parsed;         /* the url as libcurl reads it: what is checked is what is used */
+	char *scheme;
+	char *host; /* its host in lower case */
 	int port;
-	bool https;
 	char *body;
 	size_t body_len;
+	size_t body_sent; /* of a mail */
 	struct curl_slist *headers;
+
+	/* options */
+	char *ca_file;
+	char *cert_file;
+	char *key_file;
+	char *proxy;
+	char *username;
+	char *password;
+	char *mail_from;
+	struct curl_slist *mail_rcpt;
+	int n_rcpt;
+	bool tls13;
+	bool no_http2;
+	bool no_starttls;
 
 	CURL *easy;
 	uint64_t queued_us; /* monotonic */
@@ -36,9 +54,18 @@ typedef struct Transfer
 	size_t header_bytes;
 	size_t body_bytes; /* of the response */
 	bool headers_done; /* the final response's headers are complete */
-	bool tried;        /* a socket was opened */
-	bool denied;       /* an address was refused */
-	bool connected;    /* the request could be sent */
+	long status;       /* then: its status */
+	char kept[4096];   /* beginning of the body of a response that says to try later */
+	size_t kept_len;
+	bool mail;        /* scheme smtp or smtps */
+	int reply;        /* code of the mail server's last reply */
+	char command[16]; /* that it was to */
+	int refused_rcpt; /* recipients that it refused */
+	int rcpt_reply;   /* to one of these; 4xx if there was one */
+	bool tried;       /* a socket was opened */
+	bool denied;      /* an address was refused, for this reason */
+	const char *denied_why;
+	bool connected; /* the request could be sent */
 	char denied_ip[64];
 	char errbuf[CURL_ERROR_SIZE];
 } Transfer;
@@ -52,7 +79,23 @@ extern bool transfer_check(Transfer *t, SenderOutcome *out);
 /* Make the libcurl handle; on false *out holds the failure. */
 extern bool transfer_prepare(Transfer *t, SenderOutcome *out);
 
+/* Say in *out that, and why, nothing was sent; false. */
+extern bool transfer_refuse(SenderOutcome *out, const char *why);
+
 extern void transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out);
 extern void transfer_free(Transfer *t);
+
+/* ---- mail (mail.c) ---- */
+
+/* Does the request make a mail?  NULL, or why not. */
+extern const char *mail_check(Transfer *t);
+
+extern CURLcode mail_set_request(Transfer *t);
+
+/* One line of the mail server's. */
+extern void mail_reply(Transfer *t, const char *line, size_t len);
+
+/* True if a reply of the server decided; *out holds it.  Otherwise the mail server was not reached. */
+extern bool mail_finish(const Transfer *t, CURLcode code, SenderOutcome *out);
 
 #endif /* MONITORING_SENDER_TRANSFER_H */
