@@ -91,6 +91,8 @@ have_python()  { [ -x /usr/bin/python3 ]; }
 have_ipc_run() { command -v prove >/dev/null && perl -MIPC::Run -MTest::More -e 1 2>/dev/null; }
 have_alertmanager() { command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null; }
 have_prometheus() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
+have_mail_server() { /usr/bin/python3 -c 'import aiosmtpd.smtp' 2>/dev/null; }
+have_http2_server() { [ -x /usr/sbin/nghttpd ] || command -v nghttpd >/dev/null; }
 have_tdigest() { [ -e "$("$PG_CONFIG" --sharedir)/extension/tdigest.control" ]; }
 
 # missing_packages SET: the packages to install, one a line.
@@ -113,6 +115,8 @@ missing_packages()
 			command -v cppcheck >/dev/null || echo cppcheck
 			have_alertmanager || echo prometheus-alertmanager
 			have_prometheus || echo prometheus
+			have_mail_server || echo python3-aiosmtpd
+			have_http2_server || echo nghttp2-server
 			;;
 		postgres)
 			have_ipc_run || echo libipc-run-perl

@@ -66,7 +66,7 @@ class Handler:
         self.log.write(json.dumps({
             "time": time.time(), "mail_from": envelope.mail_from, "rcpt": envelope.rcpt_tos,
             "content": envelope.original_content.decode("utf-8", "replace"), "peer": session.peer[1],
-            "tls": session.ssl is not None, "user": session.auth_data, "greeting": session.host_name}) + "\n")
+            "tls": server.transport.get_extra_info("cipher") is not None, "user": session.auth_data, "greeting": session.host_name}) + "\n")
         self.log.flush()
         return "250 OK"
 
@@ -77,7 +77,7 @@ def authenticator(user, password):
             and auth_data.password == password.encode()
         if good:
             session.auth_data = auth_data.login.decode()
-        return AuthResult(success=good, auth_data=session.auth_data if good else None)
+        return AuthResult(success=good, auth_data=session.auth_data if good else None, handled=good)
     return check
 
 

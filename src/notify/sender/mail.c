@@ -78,7 +78,10 @@ on_trace(CURL *easy, curl_infotype type, char *data, size_t size, void *arg)
 	(void) easy;
 	if (type != CURLINFO_HEADER_OUT)
 		return 0;
-	t->reply = 0;
+
+	/* What comes after the farewell is no answer to the mail. */
+	if (size > 4 && memcmp(data, "QUIT", 4) == 0)
+		t->left = true;
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 	{
 		size_t len = strlen(commands[i]);
@@ -94,8 +97,9 @@ mail_reply(Transfer *t, const char *line, size_t len)
 {
 	int code;
 
-	if (len < 3 || !isdigit((unsigned char) line[0]) || !isdigit((unsigned char) line[1]) ||
-		!isdigit((unsigned char) line[2]) || (len > 3 && line[3] == '-'))
+	if (t->left || len < 3 || !isdigit((unsigned char) line[0]) ||
+		!isdigit((unsigned char) line[1]) || !isdigit((unsigned char) line[2]) ||
+		(len > 3 && line[3] == '-'))
 		return;
 	code = (line[0] - '0') * 100 + (line[1] - '0') * 10 + (line[2] - '0');
 	if (code < 200 || code > 599)
@@ -107,6 +111,45 @@ mail_reply(Transfer *t, const char *line, size_t len)
 		if (t->rcpt_reply == 0 || code < 500)
 			t->rcpt_reply = code;
 	}
+}
+
+/*
+ * May the mail go over a connection that is there?  libcurl does not compare
+ * how connections got their TLS by STARTTLS, or that they have none.  So only
+ * mails with the settings that a mail server saw first share connections.
+ */
+static bool
+may_share(const Transfer *t)
+{
+	static struct
+	{
+		char *server;
+		char *settings;
+	} seen[64];
+	char server[512], settings[4096];
+	int n;
+
+	n = snprintf(server, sizeof(server), "%s://%s:%d %s", t->scheme, t->host, t->port,
+				 t->proxy ? t->proxy : "");
+	if (n >= (int) sizeof(server))
+		return false;
+	n = snprintf(settings, sizeof(settings), "%d%d %s:%s:%s", t->no_starttls, t->tls13,
+				 t->ca_file ? t->ca_file : "", t->cert_file ? t->cert_file : "",
+				 t->key_file ? t->key_file : "");
+	if (n >= (int) sizeof(settings))
+		return false;
+	for (size_t i = 0; i < sizeof(seen) / sizeof(seen[0]); i++)
+	{
+		if (!seen[i].server)
+		{
+			seen[i].server = strdup(server);
+			seen[i].settings = strdup(settings);
+			return seen[i].server && seen[i].settings;
+		}
+		if (strcmp(seen[i].server, server) == 0)
+			return seen[i].settings && strcmp(seen[i].settings, settings) == 0;
+	}
+	return false;
 }
 
 CURLcode
@@ -140,6 +183,11 @@ mail_set_request(Transfer *t)
 	}
 	if (t->proxy)
 		SET(CURLOPT_HTTPPROXYTUNNEL, 1L);
+	if (!may_share(t))
+	{
+		SET(CURLOPT_FRESH_CONNECT, 1L);
+		SET(CURLOPT_FORBID_REUSE, 1L);
+	}
 	SET(CURLOPT_VERBOSE, 1L);
 	SET(CURLOPT_DEBUGFUNCTION, on_trace);
 	SET(CURLOPT_DEBUGDATA, t);

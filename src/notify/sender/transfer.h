@@ -60,6 +60,7 @@ typedef struct Transfer
 	bool mail;        /* scheme smtp or smtps */
 	int reply;        /* code of the mail server's last reply */
 	char command[16]; /* that it was to */
+	bool left;        /* we said goodbye */
 	int refused_rcpt; /* recipients that it refused */
 	int rcpt_reply;   /* to one of these; 4xx if there was one */
 	bool tried;       /* a socket was opened */
