@@ -132,5 +132,19 @@ SET LOCAL statement_timeout = '60s';
 SELECT receiver, reason, more FROM pg_temp.at('1 day') WHERE more > 0;
 UPDATE many SET n = n + 1;
 SELECT receiver, reason, left(alerts, 11) AS first, more FROM pg_temp.at('1 day 2 s') WHERE more > 0;
+-- nobody is paged twenty thousand times when nobody acts on them
+SELECT monitoring.set_escalation_policy('steps', '[{"delay": "5 minutes", "receivers": ["r1", "r2"]}]');
+SELECT monitoring.update_route('many', '{"escalation_policy": "steps"}');
+UPDATE monitoring.alert_groups SET due_at = '2030-01-08 00:01' WHERE labels ->> 'alertname' = 'many';
+SELECT count(*) FROM pg_temp.at('1 day 1 min');
+SELECT receiver, reason, left(alerts, 7) AS first, array_length(string_to_array(alerts, ','), 1) AS listed, more FROM pg_temp.at('1 day 6 min') WHERE reason = 'escalation';
+SELECT count(*), count(DISTINCT alert_id) FROM monitoring.alert_events WHERE kind = 'escalated' AND at = '2030-01-08 00:06';
 SET LOCAL statement_timeout = 0;
+
+-- labels longer than an entry of an index
+SELECT monitoring.create_route('long', '{"alertname": "long"}', receivers => '{all}', group_wait => '0', group_by => '{...}', place => 1) > 0;
+SELECT pg_temp.rule('long');
+SELECT pg_temp.fire('long', (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 110) AS g), (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 111) AS g));
+SELECT receiver, reason, left(alerts, 10) AS alert FROM pg_temp.at('2 days') WHERE alerts LIKE 'long%' ORDER BY length(alerts);
+SELECT count(DISTINCT group_key), max(octet_length(group_key)) < 300 AS short FROM monitoring.alert_groups WHERE labels ->> 'alertname' = 'long';
 ROLLBACK;

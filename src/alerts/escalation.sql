@@ -182,27 +182,51 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.escalation_receivers(monitoring.escalation_steps, timestamptz) IS 'The receivers that a step tells at a time, and through which person.';
 
+-- One message per group of alerts and receiver, as when they were first told of: a storm must not become a storm of pages.
 CREATE FUNCTION monitoring.tell_escalated(alert_ids bigint[], step monitoring.escalation_steps, at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
 	now_at timestamptz := clock_timestamp();
 	target record;
 BEGIN
 	FOR target IN SELECT * FROM monitoring.escalation_receivers(step, at) LOOP
+		WITH escalated AS MATERIALIZED (
+			SELECT DISTINCT ON (a.id) a.id, g.group_key, g.labels
+			FROM unnest(alert_ids) AS a (id)
+			LEFT JOIN monitoring.alert_group_members AS m ON m.alert_id = a.id AND m.state = 'firing'
+			LEFT JOIN monitoring.alert_groups AS g ON g.id = m.group_id
+			ORDER BY a.id, g.id
+		), placed AS MATERIALIZED (
+			SELECT e.id, e.group_key, e.labels, row_number() OVER (PARTITION BY e.group_key ORDER BY e.id) AS place,
+				count(*) OVER (PARTITION BY e.group_key) AS number
+			FROM escalated AS e
+		), documents AS MATERIALIZED (
+			SELECT p.group_key, p.labels, p.id, p.place, p.number, d.name, monitoring.alert_document('firing', d.name, d.severity,
+				monitoring.alert_labels(d, s.series_labels), monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at,
+				tell_escalated.at, s.fingerprint, s.alert_id, s.details) AS document
+			FROM placed AS p
+			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_states AS o WHERE o.alert_id = p.id LIMIT 1) AS s
+			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+			WHERE p.place <= 100
+		), bounded AS (
+			SELECT d.*, sum(octet_length(d.document::text)) OVER (PARTITION BY d.group_key ORDER BY d.place) AS bytes FROM documents AS d
+		), messages AS (
+			SELECT left(format('escalation/%s/%s', (step).policy, b.group_key), 400) AS key, coalesce(b.labels, '{}') AS labels, b.number - count(*) AS more,
+				CASE WHEN min(b.name) = max(b.name) THEN min(b.name) ELSE (step).policy END AS alert,
+				array_agg(b.id ORDER BY b.place) AS ids, jsonb_agg(b.document ORDER BY b.place) AS alerts
+			FROM bounded AS b
+			WHERE b.bytes <= 262144 OR b.place = 1
+			GROUP BY b.group_key, b.labels, b.number
+		)
 		INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
-		SELECT now_at, tell_escalated.at, target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), d.name, 'firing', ARRAY[s.alert_id],
-			monitoring.make_payload(target.receiver, format('escalation/%s/%s', (step).policy, s.alert_id), 'firing',
-				jsonb_build_object('alertname', d.name),
-				jsonb_build_array(monitoring.alert_document('firing', d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-					monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, tell_escalated.at, s.fingerprint,
-					s.alert_id, s.details)),
-				jsonb_strip_nulls(jsonb_build_object('reason', 'escalation', 'escalation',
+		SELECT now_at, tell_escalated.at, target.receiver, m.key, m.alert, 'firing', m.ids,
+			monitoring.make_payload(target.receiver, m.key, 'firing', m.labels, m.alerts,
+				jsonb_strip_nulls(jsonb_build_object('truncatedAlerts', m.more, 'reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
 			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
-		FROM monitoring.alert_states AS s
-		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		FROM messages AS m
 		JOIN monitoring.receiver_defs AS r ON r.name = target.receiver
-		WHERE s.alert_id = ANY (alert_ids);
+		ORDER BY m.ids[1];
 		PERFORM monitoring.add_alert_events(alert_ids, 'escalated', jsonb_strip_nulls(jsonb_build_object('policy', (step).policy,
 			'step', (step).step, 'receiver', target.receiver, 'person', target.via)), at);
 	END LOOP;
@@ -211,10 +235,10 @@ BEGIN
 			'nobody', 'nobody is on call, or no receiver is enabled'), at);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.tell_escalated(bigint[], monitoring.escalation_steps, timestamptz) IS 'Tell the targets of a step about alerts, and note it with the alerts, also when there is nobody to tell.';
+COMMENT ON FUNCTION monitoring.tell_escalated(bigint[], monitoring.escalation_steps, timestamptz) IS 'Tell the targets of a step about alerts, in one message for each group with at most 100 of them and 256 kB, and note it with the alerts, also when there is nobody to tell.';
 
 CREATE FUNCTION monitoring.escalate(at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
 	due record;
 BEGIN
@@ -243,14 +267,13 @@ BEGIN
 		due_at = CASE WHEN n.step IS NOT NULL THEN escalate.at + n.delay
 			WHEN e.round < n.repeats THEN escalate.at + n.first_delay ELSE 'infinity' END
 	FROM (
-		SELECT d.alert_id, p.repeats, f.step AS first, f.delay AS first_delay, l.step, l.delay
-		FROM monitoring.escalations AS d
+		SELECT d.policy, d.step AS last, p.repeats, f.step AS first, f.delay AS first_delay, l.step, l.delay
+		FROM (SELECT DISTINCT e.policy, e.step FROM monitoring.escalations AS e WHERE e.due_at <= escalate.at) AS d
 		LEFT JOIN monitoring.escalation_policies AS p ON p.name = d.policy
 		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy ORDER BY s.step LIMIT 1) AS f ON true
 		LEFT JOIN LATERAL (SELECT s.* FROM monitoring.escalation_steps AS s WHERE s.policy = d.policy AND s.step > d.step
 			ORDER BY s.step LIMIT 1) AS l ON true
-		WHERE d.due_at <= escalate.at
 	) AS n
-	WHERE e.alert_id = n.alert_id;
+	WHERE e.policy = n.policy AND e.step = n.last AND e.due_at <= escalate.at;
 END $$;
 COMMENT ON FUNCTION monitoring.escalate(timestamptz) IS 'Take the steps of escalations that are due: of alerts that still fire, that nobody has acknowledged and that nothing suppresses. Alerts that are acknowledged or suppressed are looked at again every minute.';

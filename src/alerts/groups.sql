@@ -185,7 +185,10 @@ BEGIN
 		FROM places AS p
 		GROUP BY p.route_id, p.rule_id, p.route_key, p.group_wait, p.digest, p.labels
 	)
-	SELECT unnest(a.places), nullif(a.route_id, 0), nullif(a.rule_id, 0), a.key, a.group_key, a.labels, a.group_wait, a.digest
+	-- the key of the group is part of an index of the outbox, and what is too long for an index could not be told at all
+	SELECT unnest(a.places), nullif(a.route_id, 0), nullif(a.rule_id, 0), a.key,
+		CASE WHEN octet_length(a.group_key) <= 1200 THEN a.group_key ELSE left(a.group_key, 250) || '... ' || a.key END,
+		a.labels, a.group_wait, a.digest
 	FROM alike AS a;
 END $$;
 COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
