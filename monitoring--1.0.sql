@@ -3582,6 +3582,7 @@ BEGIN
 			OR coalesce(h.acknowledged_until, 'infinity') < coalesce(excluded.acknowledged_until, 'infinity')
 		RETURNING h.alert_id)
 	SELECT array_agg(w.alert_id) INTO changed FROM written AS w;
+	INSERT INTO monitoring.routing_queue (kind, alert_id) SELECT 'acknowledged', c FROM unnest(changed) AS c;
 	PERFORM monitoring.add_alert_events(changed, 'acknowledged',
 		jsonb_strip_nulls(jsonb_build_object('until', until, 'comment', comment)), at, actor);
 	RETURN coalesce(cardinality(changed), 0);
@@ -8398,17 +8399,19 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue_id_seq', ''
 
 CREATE TABLE monitoring.routing_queue (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routing_queue_id_seq'),
-	kind text NOT NULL CHECK (kind IN ('transition', 'incident', 'wake', 'reroute')),
+	kind text NOT NULL CHECK (kind IN ('transition', 'incident', 'wake', 'reroute', 'acknowledged')),
 	history_at timestamptz,
 	history_id bigint,
 	rule_id bigint,
+	alert_id bigint,
 	CHECK ((kind IN ('transition', 'incident')) = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
-COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do: tell of transitions that sessions made (transition), keep an incident up to date that could not be changed when an alert came or went (incident), look at groups (wake), route what is firing anew (reroute).';
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do: tell of transitions that sessions made (transition), keep an incident up to date that could not be changed when an alert came or went (incident), look at groups (wake), route what is firing anew (reroute), tell who wants to know that alerts are acknowledged (acknowledged).';
 COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
-COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, incident, wake or reroute.';
+COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, incident, wake, reroute or acknowledged.';
 COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition or incident: alert_history.at.';
 COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition or incident: alert_history.id.';
+COMMENT ON COLUMN monitoring.routing_queue.alert_id IS 'Of acknowledged: the alert (alerts.alert_id).';
 COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'The rule whose alerts are routed anew, or whose groups are looked at; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
@@ -8478,6 +8481,8 @@ CREATE TABLE monitoring.alert_group_receivers (
 	notified_at timestamptz NOT NULL,
 	firing text[] NOT NULL,
 	resolved text[] NOT NULL,
+	kept_at timestamptz,
+	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, receiver)
 );
 COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group, as long as there is the group: the notification log.';
@@ -8486,6 +8491,8 @@ COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the rece
 COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When the group was due.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.kept_at IS 'When it was last told that they still are, if its kind wants that (receiver_kinds.keep_alive).';
+COMMENT ON COLUMN monitoring.alert_group_receivers.acknowledged IS 'Whether it was told that all of them are acknowledged, if its kind wants that (receiver_kinds.tell_acknowledged).';
 COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
 
@@ -8938,6 +8945,31 @@ RETURN pg_catalog.jsonb_build_object(
 	|| CASE WHEN details -> 'impact' IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('impact', details -> 'impact') END;
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text, bigint, jsonb) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
 
+-- Without SET, so that it is inlined.
+CREATE FUNCTION monitoring.member_document(alert_id bigint, state text, history_at timestamptz, history_id bigint, acknowledged boolean)
+RETURNS TABLE (document jsonb)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	SELECT x.document || CASE WHEN member_document.acknowledged THEN jsonb_build_object('acknowledged', (
+			SELECT jsonb_build_object('by', n.acknowledged_by, 'until', n.acknowledged_until)
+			FROM monitoring.alert_handling AS n WHERE n.alert_id = member_document.alert_id)) ELSE '{}' END
+	FROM (
+		SELECT monitoring.alert_document(member_document.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
+			h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) AS document
+		FROM monitoring.alert_history AS h
+		WHERE h.at = member_document.history_at AND h.id = member_document.history_id
+		UNION ALL
+		-- history has been dropped meanwhile
+		SELECT monitoring.alert_document(member_document.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
+			monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, member_document.history_at, s.fingerprint,
+			s.alert_id, s.details)
+		FROM monitoring.alert_states AS s
+		JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+		WHERE s.alert_id = member_document.alert_id
+		LIMIT 1) AS x;
+END;
+COMMENT ON FUNCTION monitoring.member_document(bigint, text, timestamptz, bigint, boolean) IS 'A member of a group as receivers get it, by its transition (alert_history); no row when nothing is known of it any more.';
+
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
@@ -8957,20 +8989,7 @@ BEGIN
 	), documents AS MATERIALIZED (
 		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
 		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
-		CROSS JOIN LATERAL (
-			SELECT monitoring.alert_document(l.state, h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
-				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) AS document
-			FROM monitoring.alert_history AS h
-			WHERE h.at = l.history_at AND h.id = l.history_id
-			UNION ALL
-			-- history has been dropped meanwhile
-			SELECT monitoring.alert_document(l.state, d.name, d.severity, monitoring.alert_labels(d, s.series_labels),
-				monitoring.fill_annotations(d, s), s.value, d.op, s.threshold, s.fired_at, l.history_at, s.fingerprint,
-				s.alert_id, s.details)
-			FROM monitoring.alert_states AS s
-			JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
-			WHERE s.alert_id = l.alert_id
-			LIMIT 1) AS x
+		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, l.state, l.history_at, l.history_id, l.acknowledged) AS x
 	), chosen AS MATERIALIZED (
 		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
 			array_agg(c.alert_id ORDER BY c.place) AS alert_ids, jsonb_agg(c.document ORDER BY c.place) AS alerts,
@@ -9019,7 +9038,8 @@ BEGIN
 	JOIN listed AS l ON l.group_id = d.group_id
 	JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = d.group_id
 	ON CONFLICT (group_id, receiver) DO UPDATE
-	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved;
+	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved,
+		kept_at = NULL, acknowledged = e.acknowledged AND excluded.firing <> '{}';
 
 	-- An alert that ended and fired again before its group was due is no news to anybody.
 	WITH told AS MATERIALIZED (
@@ -9151,11 +9171,106 @@ BEGIN
 	JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.state = 'firing' AND m.told_alert_id = m.alert_id
 	WHERE s.escalation_policy IS NOT NULL
 	GROUP BY s.escalation_policy;
+	PERFORM monitoring.tell_acknowledged(due, at);
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
 	RETURN cardinality(decisions);
 END $$;
 COMMENT ON FUNCTION monitoring.flush_groups(timestamptz) IS 'Look at the groups that are due, at most 10,000 of them, and tell their receivers what Alertmanager would tell them. Returns how many receivers of groups were told.';
+
+CREATE FUNCTION monitoring.tell_again(group_ids bigint[], receivers text[], reason text, at timestamptz, now_at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.ensure_partition('outbox', now_at);
+	WITH told AS MATERIALIZED (
+		SELECT DISTINCT t.group_id, t.receiver FROM unnest(group_ids, receivers) AS t (group_id, receiver)
+	), listed AS MATERIALIZED (
+		SELECT t.group_id, t.receiver, m.alert_id, x.document,
+			row_number() OVER so_far AS place, sum(octet_length(x.document::text)) OVER so_far AS bytes
+		FROM told AS t
+		JOIN monitoring.alert_group_receivers AS e ON e.group_id = t.group_id AND e.receiver = t.receiver
+		JOIN monitoring.alert_group_members AS m ON m.group_id = t.group_id AND m.state IN ('firing', 'moved') AND m.fingerprint = ANY (e.firing)
+		LEFT JOIN monitoring.alert_handling AS n ON n.alert_id = m.alert_id
+		CROSS JOIN LATERAL monitoring.member_document(m.alert_id, 'firing', m.history_at, m.history_id,
+			n.acknowledged_at IS NOT NULL AND coalesce(n.acknowledged_until > tell_again.at, true)) AS x
+		WINDOW so_far AS (PARTITION BY t.group_id, t.receiver ORDER BY m.history_at, m.history_id)
+	), parts AS (
+		SELECT l.group_id, l.receiver, (l.place - 1) / 100 + l.bytes / 200000 AS part, array_agg(l.alert_id ORDER BY l.place) AS alert_ids,
+			jsonb_agg(l.document ORDER BY l.place) AS alerts
+		FROM listed AS l
+		GROUP BY l.group_id, l.receiver, (l.place - 1) / 100 + l.bytes / 200000
+	)
+	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT now_at, tell_again.at, p.receiver, g.group_key, coalesce(g.labels ->> 'alertname', p.alerts -> 0 -> 'labels' ->> 'alertname', ''), tell_again.reason, p.alert_ids,
+		monitoring.make_payload(p.receiver, g.group_key, 'firing', g.labels, p.alerts, jsonb_build_object('reason', tell_again.reason)),
+		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+	FROM parts AS p
+	JOIN monitoring.alert_groups AS g ON g.id = p.group_id
+	JOIN monitoring.receiver_defs AS f ON f.name = p.receiver
+	ORDER BY p.group_id, p.receiver, p.part;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_again(bigint[], text[], text, timestamptz, timestamptz) IS 'Tell receivers (the n-th of the n-th group) again which of the alerts that they know of still fire, whatever is suppressed now, at most a hundred and about 200 kB in each notification, whose status is the reason; now_at is the real time.';
+
+CREATE FUNCTION monitoring.keep_alive(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	group_ids bigint[];
+	receivers text[];
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.receiver_kinds AS k JOIN monitoring.receiver_defs AS r ON r.kind = k.kind WHERE k.keep_alive IS NOT NULL AND r.enabled) THEN
+		RETURN;
+	END IF;
+	-- What was told is not all there is when it was more than fits into one notification. While an earlier one waits there
+	-- is no sense in another.
+	WITH due AS (
+		UPDATE monitoring.alert_group_receivers AS e SET kept_at = keep_alive.at
+		FROM (SELECT r.name, coalesce(make_interval(secs => (r.config ->> 'keep_alive_seconds')::float8), k.keep_alive) AS every
+			FROM monitoring.receiver_defs AS r JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+			WHERE k.keep_alive IS NOT NULL AND r.enabled) AS r
+		WHERE e.receiver = r.name AND e.firing <> '{}'
+			AND (greatest(e.kept_at, e.notified_at) + r.every <= keep_alive.at OR e.kept_at IS NULL AND cardinality(e.firing) > 100)
+		RETURNING e.group_id, e.receiver
+	)
+	SELECT array_agg(d.group_id ORDER BY d.group_id, d.receiver), array_agg(d.receiver ORDER BY d.group_id, d.receiver) INTO group_ids, receivers
+	FROM due AS d
+	JOIN monitoring.alert_groups AS g ON g.id = d.group_id
+	WHERE NOT EXISTS (SELECT FROM monitoring.outbox AS o
+		WHERE o.receiver = d.receiver AND o.group_key = g.group_key AND o.state IN ('queued', 'sending', 'failed')
+			AND o.status = 'still firing');
+	IF group_ids IS NOT NULL THEN
+		PERFORM monitoring.tell_again(group_ids, receivers, 'still firing', at, clock_timestamp());
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.keep_alive(timestamptz) IS 'Tell receivers that would take silence for the end of an alert (receiver_kinds.keep_alive) what still fires of what they were told, once the interval has passed; also what is acknowledged or suppressed meanwhile.';
+
+CREATE FUNCTION monitoring.tell_acknowledged(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	ids bigint[];
+	receivers text[];
+BEGIN
+	WITH known AS MATERIALIZED (
+		SELECT e.group_id, e.receiver, bool_and(n.acknowledged_at IS NOT NULL AND coalesce(n.acknowledged_until > tell_acknowledged.at, true)) AS acknowledged
+		FROM monitoring.alert_group_receivers AS e
+		JOIN monitoring.receiver_defs AS r ON r.name = e.receiver AND r.enabled
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.tell_acknowledged
+		JOIN monitoring.alert_group_members AS m ON m.group_id = e.group_id AND m.state = 'firing' AND m.fingerprint = ANY (e.firing)
+		LEFT JOIN monitoring.alert_handling AS n ON n.alert_id = m.alert_id
+		WHERE e.group_id = ANY (group_ids)
+		GROUP BY e.group_id, e.receiver
+	), changed AS (
+		UPDATE monitoring.alert_group_receivers AS e SET acknowledged = k.acknowledged
+		FROM known AS k
+		WHERE e.group_id = k.group_id AND e.receiver = k.receiver AND e.acknowledged <> k.acknowledged
+		RETURNING e.group_id, e.receiver, e.acknowledged
+	)
+	SELECT array_agg(c.group_id ORDER BY c.group_id, c.receiver), array_agg(c.receiver ORDER BY c.group_id, c.receiver) INTO ids, receivers
+	FROM changed AS c WHERE c.acknowledged;
+	IF ids IS NOT NULL THEN
+		PERFORM monitoring.tell_again(ids, receivers, 'acknowledged', at, clock_timestamp());
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_acknowledged(bigint[], timestamptz) IS 'Tell receivers that want to know it (receiver_kinds.tell_acknowledged) which of these groups are acknowledged: every alert of them that they know of.';
 
 -- Plans for the arrays at hand: one that suits a single alert takes hours for 100,000.
 CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
@@ -9168,16 +9283,19 @@ DECLARE
 	woken bigint[];
 	late_ids bigint[];
 	late_ats timestamptz[];
+	taken_care_of bigint[];
+	told integer;
 BEGIN
 	WITH asked AS (
-		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id
+		DELETE FROM monitoring.routing_queue AS q RETURNING q.id, q.kind, q.history_at, q.history_id, q.rule_id, q.alert_id
 	)
 	SELECT array_agg(q.history_id ORDER BY q.id) FILTER (WHERE q.kind = 'transition'),
 		array_agg(q.history_at ORDER BY q.id) FILTER (WHERE q.kind = 'transition'), array_agg(DISTINCT q.kind),
 		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'reroute') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'reroute') END,
 		CASE WHEN bool_and(q.rule_id IS NOT NULL) FILTER (WHERE q.kind = 'wake') THEN array_agg(q.rule_id) FILTER (WHERE q.kind = 'wake') END,
-		array_agg(q.history_id) FILTER (WHERE q.kind = 'incident'), array_agg(q.history_at) FILTER (WHERE q.kind = 'incident')
-	INTO history_ids, history_ats, kinds, rerouted, woken, late_ids, late_ats
+		array_agg(q.history_id) FILTER (WHERE q.kind = 'incident'), array_agg(q.history_at) FILTER (WHERE q.kind = 'incident'),
+		array_agg(q.alert_id) FILTER (WHERE q.kind = 'acknowledged')
+	INTO history_ids, history_ats, kinds, rerouted, woken, late_ids, late_ats, taken_care_of
 	FROM asked AS q;
 	-- what has failed for an hour is given up
 	PERFORM monitoring.update_incidents(array_agg(u.id), u.at, true) FROM unnest(late_ids, late_ats) AS u (id, at)
@@ -9202,7 +9320,12 @@ BEGIN
 		PERFORM monitoring.wake_groups(woken, at);
 	END IF;
 	PERFORM monitoring.escalate(at);
-	RETURN monitoring.flush_groups(at);
+	told := monitoring.flush_groups(at);
+	IF taken_care_of <> '{}' THEN
+		PERFORM monitoring.tell_acknowledged(ARRAY(SELECT DISTINCT m.group_id FROM monitoring.alert_group_members AS m WHERE m.alert_id = ANY (taken_care_of)), at);
+	END IF;
+	PERFORM monitoring.keep_alive(at);
+	RETURN told;
 END $$;
 COMMENT ON FUNCTION monitoring.route_alerts(bigint[], timestamptz) IS 'What an evaluation does about incidents and notifications: let alerts of transitions (alert_history.id) that it made at that time take their routes, do what sessions asked for, and tell the receivers of groups that are due. Evaluations only; sessions use queue_transitions.';
 
@@ -11136,7 +11259,7 @@ COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
 COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, test or message.';
+COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message or test.';
 COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up); superseded (a later one says it all); cancelled.';
@@ -11191,7 +11314,7 @@ COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of the
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, test or message.';
+COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
@@ -12612,7 +12735,7 @@ BEGIN
 	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
 	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
 	JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback'
-	WHERE o.status <> 'test' AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+	WHERE o.status NOT IN ('test', 'still firing') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 	ORDER BY o.id;
 END $$;
 COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before.';
@@ -12672,7 +12795,7 @@ BEGIN
 		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
 		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
 			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
-			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status <> 'test' AND o.expires_at > notify_give_up.at
+			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing') AND o.expires_at > notify_give_up.at
 			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 		RETURNING o.created_at, o.id
 	)

@@ -20,17 +20,19 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue_id_seq', ''
 
 CREATE TABLE monitoring.routing_queue (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.routing_queue_id_seq'),
-	kind text NOT NULL CHECK (kind IN ('transition', 'incident', 'wake', 'reroute')),
+	kind text NOT NULL CHECK (kind IN ('transition', 'incident', 'wake', 'reroute', 'acknowledged')),
 	history_at timestamptz,
 	history_id bigint,
 	rule_id bigint,
+	alert_id bigint,
 	CHECK ((kind IN ('transition', 'incident')) = (history_at IS NOT NULL AND history_id IS NOT NULL))
 );
-COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do: tell of transitions that sessions made (transition), keep an incident up to date that could not be changed when an alert came or went (incident), look at groups (wake), route what is firing anew (reroute).';
+COMMENT ON TABLE monitoring.routing_queue IS 'What the next evaluation has to do: tell of transitions that sessions made (transition), keep an incident up to date that could not be changed when an alert came or went (incident), look at groups (wake), route what is firing anew (reroute), tell who wants to know that alerts are acknowledged (acknowledged).';
 COMMENT ON COLUMN monitoring.routing_queue.id IS 'Order.';
-COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, incident, wake or reroute.';
+COMMENT ON COLUMN monitoring.routing_queue.kind IS 'transition, incident, wake, reroute or acknowledged.';
 COMMENT ON COLUMN monitoring.routing_queue.history_at IS 'Of a transition or incident: alert_history.at.';
 COMMENT ON COLUMN monitoring.routing_queue.history_id IS 'Of a transition or incident: alert_history.id.';
+COMMENT ON COLUMN monitoring.routing_queue.alert_id IS 'Of acknowledged: the alert (alerts.alert_id).';
 COMMENT ON COLUMN monitoring.routing_queue.rule_id IS 'The rule whose alerts are routed anew, or whose groups are looked at; null: all.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.routing_queue', '');
 
@@ -100,6 +102,8 @@ CREATE TABLE monitoring.alert_group_receivers (
 	notified_at timestamptz NOT NULL,
 	firing text[] NOT NULL,
 	resolved text[] NOT NULL,
+	kept_at timestamptz,
+	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, receiver)
 );
 COMMENT ON TABLE monitoring.alert_group_receivers IS 'What each receiver was last told of a group, as long as there is the group: the notification log.';
@@ -108,6 +112,8 @@ COMMENT ON COLUMN monitoring.alert_group_receivers.receiver IS 'Name of the rece
 COMMENT ON COLUMN monitoring.alert_group_receivers.reason IS 'Why it was told, as send_reason gives it, or digest.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.notified_at IS 'When the group was due.';
 COMMENT ON COLUMN monitoring.alert_group_receivers.firing IS 'Fingerprints of the alerts that it was told are firing.';
+COMMENT ON COLUMN monitoring.alert_group_receivers.kept_at IS 'When it was last told that they still are, if its kind wants that (receiver_kinds.keep_alive).';
+COMMENT ON COLUMN monitoring.alert_group_receivers.acknowledged IS 'Whether it was told that all of them are acknowledged, if its kind wants that (receiver_kinds.tell_acknowledged).';
 COMMENT ON COLUMN monitoring.alert_group_receivers.resolved IS 'Fingerprints of the alerts that it was told are resolved.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_group_receivers', '');
 

@@ -162,6 +162,7 @@ BEGIN
 			OR coalesce(h.acknowledged_until, 'infinity') < coalesce(excluded.acknowledged_until, 'infinity')
 		RETURNING h.alert_id)
 	SELECT array_agg(w.alert_id) INTO changed FROM written AS w;
+	INSERT INTO monitoring.routing_queue (kind, alert_id) SELECT 'acknowledged', c FROM unnest(changed) AS c;
 	PERFORM monitoring.add_alert_events(changed, 'acknowledged',
 		jsonb_strip_nulls(jsonb_build_object('until', until, 'comment', comment)), at, actor);
 	RETURN coalesce(cardinality(changed), 0);
