@@ -11653,11 +11653,13 @@ COMMENT ON FUNCTION monitoring.fill_template(text, jsonb, text, integer, boolean
 
 CREATE FUNCTION monitoring.message_title(config jsonb, message jsonb, style text, max_length integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN config ? 'title'
-		THEN monitoring.fill_template(config ->> 'title', coalesce(message -> 'alerts' -> 0, '{}') || jsonb_strip_nulls(message), style, max_length, true)
-		ELSE monitoring.escape_text(message ->> 'title', style, max_length, true) END
+	-- no target takes an empty one
+	SELECT coalesce(
+		CASE WHEN config ? 'title' THEN nullif(monitoring.fill_template(config ->> 'title',
+			coalesce(message -> 'alerts' -> 0, '{}') || jsonb_strip_nulls(message), style, max_length, true), '') END,
+		nullif(btrim(monitoring.escape_text(message ->> 'title', style, max_length, true)), ''), 'alert')
 $$;
-COMMENT ON FUNCTION monitoring.message_title(jsonb, jsonb, text, integer) IS 'Title of a message in a style: the receiver''s template, or the default. What belongs to an alert is the first alert''s.';
+COMMENT ON FUNCTION monitoring.message_title(jsonb, jsonb, text, integer) IS 'Title of a message in a style: the receiver''s template, or the default if that comes out empty. What belongs to an alert is the first alert''s.';
 
 CREATE FUNCTION monitoring.alert_text(config jsonb, message jsonb, alert jsonb, style text, max_length integer) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -12123,7 +12125,7 @@ BEGIN
 		result := jsonb_build_object('id', notification -> 'id', 'status', message -> 'status', 'severity', message -> 'severity',
 			'title', monitoring.message_title(receiver -> 'config', message, 'text', 300), 'text', monitoring.escape_text(message ->> 'text', 'text', 500),
 			'groupKey', monitoring.escape_text(notification ->> 'groupKey', 'text', 300), 'group', monitoring.group_hash(notification),
-			'receiver', notification -> 'receiver', 'reason', message -> 'reason',
+			'receiver', left(notification ->> 'receiver', 200), 'reason', message -> 'reason',
 			'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 				FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= shown),
 			'more', (message ->> 'count')::bigint - shown);

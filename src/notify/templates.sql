@@ -217,11 +217,13 @@ COMMENT ON FUNCTION monitoring.fill_template(text, jsonb, text, integer, boolean
 
 CREATE FUNCTION monitoring.message_title(config jsonb, message jsonb, style text, max_length integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN config ? 'title'
-		THEN monitoring.fill_template(config ->> 'title', coalesce(message -> 'alerts' -> 0, '{}') || jsonb_strip_nulls(message), style, max_length, true)
-		ELSE monitoring.escape_text(message ->> 'title', style, max_length, true) END
+	-- no target takes an empty one
+	SELECT coalesce(
+		CASE WHEN config ? 'title' THEN nullif(monitoring.fill_template(config ->> 'title',
+			coalesce(message -> 'alerts' -> 0, '{}') || jsonb_strip_nulls(message), style, max_length, true), '') END,
+		nullif(btrim(monitoring.escape_text(message ->> 'title', style, max_length, true)), ''), 'alert')
 $$;
-COMMENT ON FUNCTION monitoring.message_title(jsonb, jsonb, text, integer) IS 'Title of a message in a style: the receiver''s template, or the default. What belongs to an alert is the first alert''s.';
+COMMENT ON FUNCTION monitoring.message_title(jsonb, jsonb, text, integer) IS 'Title of a message in a style: the receiver''s template, or the default if that comes out empty. What belongs to an alert is the first alert''s.';
 
 CREATE FUNCTION monitoring.alert_text(config jsonb, message jsonb, alert jsonb, style text, max_length integer) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -88,6 +88,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *d, size_t n) { return 0; }' |
 
 # The system's python and perl, which a server user can reach too.
 have_python()  { [ -x /usr/bin/python3 ]; }
+have_jsonschema() { /usr/bin/python3 -c 'import jsonschema' 2>/dev/null; }
 have_ipc_run() { command -v prove >/dev/null && perl -MIPC::Run -MTest::More -e 1 2>/dev/null; }
 have_alertmanager() { command -v prometheus-alertmanager >/dev/null || command -v alertmanager >/dev/null; }
 have_prometheus() { command -v prometheus >/dev/null && command -v promtool >/dev/null; }
@@ -117,6 +118,7 @@ missing_packages()
 			have_prometheus || echo prometheus
 			have_mail_server || echo python3-aiosmtpd
 			have_http2_server || echo nghttp2-server
+			have_jsonschema || echo python3-jsonschema
 			;;
 		postgres)
 			have_ipc_run || echo libipc-run-perl

@@ -112,7 +112,7 @@ BEGIN
 		result := jsonb_build_object('id', notification -> 'id', 'status', message -> 'status', 'severity', message -> 'severity',
 			'title', monitoring.message_title(receiver -> 'config', message, 'text', 300), 'text', monitoring.escape_text(message ->> 'text', 'text', 500),
 			'groupKey', monitoring.escape_text(notification ->> 'groupKey', 'text', 300), 'group', monitoring.group_hash(notification),
-			'receiver', notification -> 'receiver', 'reason', message -> 'reason',
+			'receiver', left(notification ->> 'receiver', 200), 'reason', message -> 'reason',
 			'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 				FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= shown),
 			'more', (message ->> 'count')::bigint - shown);
