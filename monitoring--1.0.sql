@@ -11568,9 +11568,15 @@ DECLARE
 	shown jsonb := (SELECT coalesce(jsonb_agg(monitoring.message_alert(a.value, external_url) ORDER BY a.ordinality), '[]')
 		FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= max_alerts);
 BEGIN
+	-- an application's message has its title for its name and its text for its description
+	IF notification ->> 'reason' = 'message' THEN
+		shown := (SELECT coalesce(jsonb_agg(a.value || jsonb_build_object('summary', coalesce(a.value ->> 'description', a.value ->> 'summary'), 'description', NULL)
+				ORDER BY a.ordinality), '[]')
+			FROM jsonb_array_elements(shown) WITH ORDINALITY AS a);
+	END IF;
 	RETURN jsonb_build_object(
 		'status', status, 'severity', gravest, 'name', name,
-		'title', coalesce(left(notification ->> 'title', 1000), format('[%s] %s', upper(CASE WHEN notification ->> 'reason' = 'acknowledged' THEN 'acknowledged'
+		'title', coalesce(left(notification ->> 'title', 1000), CASE WHEN notification ->> 'reason' = 'message' THEN name END, format('[%s] %s', upper(CASE WHEN notification ->> 'reason' = 'acknowledged' THEN 'acknowledged'
 			ELSE status END) || CASE WHEN total > 1 THEN ':' || total ELSE '' END, name)),
 		'text', left(notification ->> 'text', 100000),
 		'colour', (SELECT s.colour FROM monitoring.severity_colours AS s

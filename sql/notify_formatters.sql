@@ -72,6 +72,8 @@ FROM shown AS s CROSS JOIN LATERAL monitoring.format_slack('{"url": "x", "config
 SELECT r.kind, f.body ~ 'Nightly report' AS title, f.body ~ 'All is well' AS text
 FROM receiver AS r CROSS JOIN LATERAL pg_temp.request(r.kind, '{"title": "Nightly report", "text": "All is well", "status": "firing", "groupKey": "g", "alerts": [], "idempotencyKey": "k"}') AS f
 WHERE r.kind NOT IN ('email', 'twilio') ORDER BY r.kind COLLATE "C";
+SELECT jsonb_path_query_array(f.body::jsonb, '$.blocks[*].text.text') AS texts FROM pg_temp.request('slack', jsonb_set(jsonb_set(pg_temp.example(1, 'firing', '{"reason": "message"}'),
+	'{alerts,0,annotations}', '{"summary": "Errors", "description": "All is well"}'), '{alerts,0,value}', 'null')) AS f;
 
 -- Limits hold whatever is in the alert, and what is left out is said.
 CREATE TEMP TABLE big AS
