@@ -17,6 +17,7 @@ chooses the answer:
   /hang              never answers
   /wait/SECONDS      200 after that time
   /redirect          302 to /redirected
+  /redirect-meta     302 to the address where clouds keep their metadata
   /endless           200 and a body without end
   /bigheaders        200 and a megabyte of headers
   /reset             closes the connection without an answer
@@ -102,6 +103,8 @@ class Receiver(BaseHTTPRequestHandler):
             self.answer(200)
         elif mode == "redirect":
             self.answer(302, [("Location", "/redirected")])
+        elif mode == "redirect-meta":
+            self.answer(302, [("Location", "http://169.254.169.254/latest/meta-data/")])
         elif mode == "endless":
             self.close_connection = True
             self.send_response(200)

@@ -99,6 +99,14 @@ is(try_request($s, url => "$url/short"), 'r|200|', 'body ends early: its status 
 is(try_request($s, url => "$url/endless", total => 30_000), 'r|200|', 'endless body');
 is(try_request($s, url => "$url/endlessheaders", total => 30_000), 'n|0|the response has more than 64 kB of headers', 'endless headers');
 is(try_request($s, url => "$url/continue", total => 30_000), 'n|0|the response has more than 64 kB of headers', 'endless interim responses');
+is(try_request($s, url => "$url/redirect-meta", private => 1), 'r|302|HTTP status 302: redirects are not followed', 'redirect to a metadata address');
+is(try_request($s, url => "$url/resetbody"), 'r|200|', 'connection reset in the body: its status counts');
+for my $kind ([ 'discord', 2 ], [ 'telegram', 2 ])
+{
+	send_request($s, url => "$url/later/$kind->[0]");
+	my $o = read_outcome($s);
+	is("$o->{status} $o->{retry_after}", "429 $kind->[1]", "when to try again, in the body as $kind->[0] has it");
+}
 like(try_request($s, url => "$url/garbage"), qr/^n\|0\|./, 'not HTTP');
 like(try_request($s, url => "$url/reset"), qr/^n\|0\|Empty reply/, 'closes without an answer');
 like(try_request($s, url => "https://127.0.0.1:$port/tls"), qr/^n\|0\|.*SSL/i, 'https where there is none');
@@ -153,6 +161,19 @@ for my $case ([ 'meta.test', '169.254.169.254' ], [ 'mapped.test', '(::ffff:)?10
 }
 is(try_request($s, url => "http://fine.test:$port/fine", private => 0),
 	'x|0|address 127.0.0.1 is not public and monitoring.allow_private_networks is off', 'a name that is resolved already');
+# A name that is public when somebody checks and private when somebody connects, and the other way round: there is one look-up,
+# and what it gives is checked.
+for my $case ([ 'rebind.test=8.8.8.8|127.0.0.1', qr/^n\|0\|/ ], [ 'rebind.test=127.0.0.1|8.8.8.8', qr/^x\|0\|address 127\.0\.0\.1 is not public/ ])
+{
+	my $fresh = start_sender(LD_PRELOAD => $preload, TEST_HOSTS => $case->[0]);
+	read_frame($fresh);
+	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $case->[1], "rebinding: $case->[0]");
+	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $case->[1], '... tried again at once');
+	kill 'KILL', $fresh->{pid};
+	waitpid($fresh->{pid}, 0);
+}
+is(scalar(requests('/rebound')), 0, 'nothing reaches a name that is bound anew');
+
 $begin = time();
 send_request($s, url => 'http://slow.test/', tag => 1, total => 500);
 my $slow = read_outcome($s);
