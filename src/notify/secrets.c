@@ -317,12 +317,13 @@ mon_secrets_place(Jsonb *receiver, const MonSecrets *secrets)
 	return DatumGetJsonbP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
-/* How a secret is written where its marker stood. */
+/* How a secret is written where its marker stood.  A colon is itself in a url: tokens of bots have one. */
 typedef enum Place
 {
 	AS_IS,
 	IN_JSON,
-	IN_URL
+	IN_URL,
+	IN_FORM
 } Place;
 
 static void
@@ -339,7 +340,8 @@ append_secret(StringInfo to, const char *value, Place place)
 		return;
 	}
 	for (const char *c = value; *c; c++)
-		if (place == AS_IS || isalnum((unsigned char) *c) || strchr("-._~", *c))
+		if (place == AS_IS || isalnum((unsigned char) *c) || strchr("-._~", *c) ||
+			(place == IN_URL && *c == ':'))
 			appendStringInfoChar(to, *c);
 		else
 			appendStringInfo(to, "%%%02X", (unsigned char) *c);
@@ -436,7 +438,7 @@ body_place(const MonRequest *request)
 			continue;
 		if (strstr(header->value, "json"))
 			return IN_JSON;
-		return strstr(header->value, "x-www-form-urlencoded") ? IN_URL : AS_IS;
+		return strstr(header->value, "x-www-form-urlencoded") ? IN_FORM : AS_IS;
 	}
 	return strcmp(request->method, "SMTP") != 0 && (*first == '{' || *first == '[') ? IN_JSON
 																					: AS_IS;

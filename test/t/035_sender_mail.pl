@@ -5,6 +5,7 @@ use warnings;
 
 use JSON::PP;
 use IO::Socket::INET;
+use MIME::Base64;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use SenderClient;
@@ -206,6 +207,21 @@ like($mail->{content}, qr/boundary="=b"\r\n\r\n--=b\r\n.*\r\n--=b--\r\n$/s, '...
 is($node->safe_psql('postgres', "SELECT protocol, bytes > 0 FROM monitoring.delivery_attempts WHERE notification_id = $id"), 'SMTP|t', '... which the attempt tells');
 wait_for(letter('wrong', '"b@example.com"', 'wrong'), 'dead|1|535|SMTP reply 535 to AUTH', 'a mail server\'s 5xx is final');
 wait_for(letter('later', '["451@recipient.example"]', $password), 'dead|2|451|SMTP reply 451 to RCPT; given up (attempts: 2)', 'its 4xx is tried again');
+
+# The kind that comes with the extension.
+$node->safe_psql('postgres', qq{SELECT monitoring.create_receiver('mail', 'email', '$url', '{"from": "\\"Datenbank Köln\\" <db\@example.com>",
+	"to": ["Ann <ann\@example.com>", "ops\@example.com"], "bcc": "audit\@example.com", "username": "user", "password": "$password", "ca_file": "$certs/ca.pem"}')});
+wait_for($node->safe_psql('postgres', q{SELECT monitoring.test_receiver('mail')}), 'sent|1|250', 'the kind email');
+$mail = (mails())[-1];
+is("$mail->{mail_from} " . join(' ', sort @{ $mail->{rcpt} }), 'db@example.com ann@example.com audit@example.com ops@example.com', '... with all of its recipients');
+my ($head, $rest) = split /\r\n\r\n/, $mail->{content}, 2;
+unlike($mail->{content}, qr/audit\@/, '... of whom nobody sees the blind ones');
+like($head, qr/^Message-ID: <[^>\r\n]+>\r\nIn-Reply-To: <group\.[^>\r\n]+>\r\n/m, '... in its thread');
+my ($boundary) = $head =~ /boundary="([^"]+)"/;
+my @parts = split /--\Q$boundary\E(?:--)?\r\n/, $rest;
+my %part = map { my ($h, $b) = split /\r\n\r\n/, $_, 2; (($h =~ /Content-Type: ([^;\r]+)/)[0] => decode_base64($b)) } grep { /Content-Type/ } @parts;
+is(join(' ', sort keys %part), 'text/html text/plain', '... in two parts');
+like($part{$_}, qr/Test notification of monitoring/, "... $_ tells") for sort keys %part;
 
 $node->stop;
 stop_receivers();
