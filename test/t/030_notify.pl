@@ -143,7 +143,7 @@ my %labels = (alertname => 'High <latency> & errors', severity => 'high');
 my %annotations = (runbook_url => 'https://example.com/r', value => '0.75');
 is_deeply($body, {
 		version => '4', groupKey => '{}:{alertname="High <latency> & errors"}', truncatedAlerts => 0,
-		status => 'firing', receiver => 'hook', externalURL => '',
+		status => 'firing', receiver => 'hook', externalURL => '', notification_reason => 'first notification',
 		groupLabels => { alertname => 'High <latency> & errors' },
 		commonLabels => {%labels}, commonAnnotations => {%annotations},
 		alerts => [
@@ -162,7 +162,7 @@ is($got[0]{headers}{'idempotency-key'},
 @got = requests('/chat?token=secret');
 $body = decode_json($got[0]{body});
 is($body->{blocks}[0]{text}{text}, '[FIRING:2] High &lt;latency&gt; &amp; errors', 'slack: header');
-is($body->{blocks}[1]{text}{text}, "*p95 of \"/cart\" is &lt;!channel&gt; 0.75*\nvalue 0.75 (threshold > 0.5)\nroute=/cart, severity=high" =~ s/> 0\.5/&gt; 0.5/r,
+is($body->{blocks}[1]{text}{text}, "*p95 of \"/cart\" is &lt;!channel&gt; 0.75*\nvalue 0.75 (threshold > 0.5)\nroute=/cart, severity=high" =~ s/> 0\.5/&gt; 0.5/r . "\n<https://example.com/r|Runbook>",
 	'slack: section, unable to mention anybody');
 is(scalar(@{ $body->{blocks} }), 3, 'slack: a section for each alert');
 like($body->{text}, qr/^\[FIRING:2\] High &lt;latency&gt;/, 'slack: fall-back text');
