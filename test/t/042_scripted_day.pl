@@ -59,7 +59,7 @@ my $length = time() - $began;
 is($node->safe_psql('calm', 'SELECT step FROM public.progress'), $steps, sprintf 'a day of %d steps', $steps);
 my @calm = outcome('calm');
 my %lines;
-$lines{ (split / /)[0] }++ for @calm;
+$lines{ (split / /, s/^at .*?: //r)[0] }++ for @calm;
 note(join ', ', map { "$lines{$_} $_" } sort keys %lines);
 cmp_ok($lines{$_} || 0, '>', 0, "there is something of what is compared: $_") for qw(state history event handling evidence incident escalation group notification rule silence status);
 is(scalar(grep { /never was/ } @calm), 0, 'every alert that is named is known');

@@ -142,7 +142,7 @@ INSERT INTO public.acts (often, what) VALUES
 	(4, $$SELECT monitoring.open_incident('by hand', 'high', labels => '{"service": "shop"}', at => $1)$$),
 	(4, $$SELECT monitoring.set_component_status('shop', CASE WHEN extract(minute FROM $1) < 30 THEN 'degraded_performance' ELSE 'operational' END, 'x', $1)$$);
 
--- Each step's time in minutes since the day began; those of the same time in this order: recording, people, evaluation.
+-- Each step's time in minutes since the day began; those of the same time in this order: recording, people, evaluation, a look.
 CREATE TABLE public.steps (step int PRIMARY KEY, minute int NOT NULL, kind text NOT NULL, what text NOT NULL);
 INSERT INTO public.steps
 SELECT row_number() OVER (ORDER BY s.minute, s.rank, s.what), s.minute, s.kind, s.what
@@ -152,6 +152,8 @@ FROM (
 	SELECT (random() * (1436 / :every) + 0 * a.id)::int * :every + :every, 2, 'act', a.what FROM public.acts AS a CROSS JOIN generate_series(1, a.often)
 	UNION ALL
 	SELECT m, 3, 'evaluate', 'SELECT monitoring.evaluate_alerts($1)' FROM generate_series(:every, 1440, :every) AS m
+	UNION ALL
+	SELECT m, 4, 'look', 'SELECT public.look($1)' FROM generate_series(120, 1440, 120) AS m
 ) AS s;
 -- The last step that has been taken: part of its transaction, so that one which was interrupted is taken again.
 CREATE TABLE public.progress (step int NOT NULL, until int NOT NULL);
@@ -210,16 +212,49 @@ BEGIN
 		ELSE doc END;
 END $$;
 
-CREATE FUNCTION public.outcome() RETURNS TABLE (line text) LANGUAGE plpgsql SET TimeZone = 'UTC' AS $$
-BEGIN
+CREATE FUNCTION public.name_episodes() RETURNS void LANGUAGE sql AS $$
 	DELETE FROM public.episode;
 	INSERT INTO public.episode
 	SELECT h.alert_id, format('%s %s #%s', min(h.rule_name), min(h.series_labels::text), row_number() OVER (PARTITION BY h.fingerprint ORDER BY min(h.at), min(h.id)))
 	FROM monitoring.alert_history AS h
 	GROUP BY h.alert_id, h.fingerprint;
-	RETURN QUERY
+$$;
+-- What comes and goes
+CREATE FUNCTION public.standing() RETURNS TABLE (line text) LANGUAGE sql SET TimeZone = 'UTC' AS $$
 	SELECT format('state %s', to_jsonb(s) - '{alert_id,rule_id}'::text[] || jsonb_build_object('alert', e.name))
 	FROM monitoring.alert_states AS s JOIN public.episode AS e ON e.alert_id = s.alert_id
+	UNION ALL
+	SELECT format('escalation %s', to_jsonb(c) - 'alert_id' || jsonb_build_object('alert', e.name))
+	FROM monitoring.escalations AS c LEFT JOIN public.episode AS e ON e.alert_id = c.alert_id
+	UNION ALL
+	SELECT format('group %s', to_jsonb(g) - '{id,key,route_id,rule_id}'::text[] || jsonb_build_object('route', r.name, 'rule', d.name,
+		'members', (SELECT jsonb_agg(to_jsonb(m) - '{group_id,alert_id,rule_id,history_id,told_alert_id}'::text[]
+				|| jsonb_build_object('alert', public.named(ARRAY[m.alert_id]), 'told', CASE WHEN m.told_alert_id IS NOT NULL THEN public.named(ARRAY[m.told_alert_id]) END) ORDER BY m.fingerprint)
+			FROM monitoring.alert_group_members AS m WHERE m.group_id = g.id),
+		'known', (SELECT jsonb_agg(to_jsonb(k) - '{group_id,firing,resolved}'::text[]
+				|| jsonb_build_object('firing', ARRAY(SELECT unnest(k.firing) ORDER BY 1), 'resolved', ARRAY(SELECT unnest(k.resolved) ORDER BY 1)) ORDER BY k.receiver)
+			FROM monitoring.alert_group_receivers AS k WHERE k.group_id = g.id)))
+	FROM monitoring.alert_groups AS g
+	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id
+	UNION ALL
+	SELECT format('asked %s %s', q.kind, d.name) FROM monitoring.routing_queue AS q LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = q.rule_id
+$$;
+-- is looked at every two hours, too.
+CREATE TABLE public.looks (line text);
+CREATE FUNCTION public.look(t timestamptz) RETURNS bigint LANGUAGE sql SET TimeZone = 'UTC' AS $$
+	SELECT public.name_episodes();
+	INSERT INTO public.looks SELECT format('at %s: %s', t, n.line) FROM public.standing() AS n;
+	SELECT count(*) FROM public.looks
+$$;
+
+CREATE FUNCTION public.outcome() RETURNS TABLE (line text) LANGUAGE plpgsql SET TimeZone = 'UTC' AS $$
+BEGIN
+	PERFORM public.name_episodes();
+	RETURN QUERY
+	SELECT n.line FROM public.standing() AS n
+	UNION ALL
+	SELECT l.line FROM public.looks AS l
 	UNION ALL
 	SELECT format('history %s', to_jsonb(h) - '{id,alert_id,rule_id}'::text[] || jsonb_build_object('alert', e.name))
 	FROM monitoring.alert_history AS h JOIN public.episode AS e ON e.alert_id = h.alert_id
@@ -240,27 +275,11 @@ BEGIN
 		'roles', (SELECT jsonb_object_agg(r.role, r.person) FROM monitoring.incident_roles AS r WHERE r.incident_id = i.id)))
 	FROM monitoring.incident_defs AS i
 	UNION ALL
-	SELECT format('escalation %s', to_jsonb(c) - 'alert_id' || jsonb_build_object('alert', e.name))
-	FROM monitoring.escalations AS c LEFT JOIN public.episode AS e ON e.alert_id = c.alert_id
-	UNION ALL
-	SELECT format('group %s', to_jsonb(g) - '{id,key,route_id,rule_id}'::text[] || jsonb_build_object('route', r.name, 'rule', d.name,
-		'members', (SELECT jsonb_agg(to_jsonb(m) - '{group_id,alert_id,rule_id,history_id,told_alert_id}'::text[]
-				|| jsonb_build_object('alert', public.named(ARRAY[m.alert_id]), 'told', public.named(ARRAY[m.told_alert_id])) ORDER BY m.fingerprint)
-			FROM monitoring.alert_group_members AS m WHERE m.group_id = g.id),
-		'known', (SELECT jsonb_agg(to_jsonb(k) - '{group_id,firing,resolved}'::text[]
-				|| jsonb_build_object('firing', ARRAY(SELECT unnest(k.firing) ORDER BY 1), 'resolved', ARRAY(SELECT unnest(k.resolved) ORDER BY 1)) ORDER BY k.receiver)
-			FROM monitoring.alert_group_receivers AS k WHERE k.group_id = g.id)))
-	FROM monitoring.alert_groups AS g
-	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
-	LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id
-	UNION ALL
 	SELECT format('notification %s %s %s %s', o.receiver, public.plain_key(o.group_key), row_number() OVER (PARTITION BY o.receiver, o.group_key ORDER BY o.id),
 		public.plain(jsonb_build_object('at', o.at, 'alert', o.alert, 'status', o.status, 'state', o.state, 'attempts', o.attempts, 'alert_ids', o.alert_ids, 'payload', o.payload)))
 	FROM monitoring.outbox AS o
 	UNION ALL
 	SELECT format('keys of notifications: %s of %s', count(DISTINCT o.idempotency_key), count(*)) FROM monitoring.outbox AS o
-	UNION ALL
-	SELECT format('asked %s %s', q.kind, d.name) FROM monitoring.routing_queue AS q LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = q.rule_id
 	UNION ALL
 	SELECT format('rule %s', to_jsonb(d) - '{id,created_at,updated_at}'::text[]) FROM monitoring.alert_rule_defs AS d
 	UNION ALL
