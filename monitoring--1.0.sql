@@ -11484,7 +11484,6 @@ COMMENT ON COLUMN monitoring.severity_colours.rank IS 'The gravest is 1.';
 COMMENT ON COLUMN monitoring.severity_colours.colour IS 'Red, green and blue, as in 16711680 (0xFF0000) for red.';
 INSERT INTO monitoring.severity_colours VALUES ('critical', 1, 11674146), ('high', 2, 15094016), ('medium', 3, 16361509),
 	('low', 4, 1402304), ('info', 5, 5533306), ('resolved', 6, 3046706);
-SELECT pg_catalog.pg_extension_config_dump('monitoring.severity_colours', 'WHERE false');
 
 CREATE FUNCTION monitoring.plain_pairs(pairs jsonb, separator text, skipped text[] DEFAULT '{}') RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
