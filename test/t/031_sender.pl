@@ -162,13 +162,14 @@ for my $case ([ 'meta.test', '169.254.169.254' ], [ 'mapped.test', '(::ffff:)?10
 is(try_request($s, url => "http://fine.test:$port/fine", private => 0),
 	'x|0|address 127.0.0.1 is not public and monitoring.allow_private_networks is off', 'a name that is resolved already');
 # A name that is public when somebody checks and private when somebody connects, and the other way round: there is one look-up,
-# and what it gives is checked.
-for my $case ([ 'rebind.test=8.8.8.8|127.0.0.1', qr/^n\|0\|/ ], [ 'rebind.test=127.0.0.1|8.8.8.8', qr/^x\|0\|address 127\.0\.0\.1 is not public/ ])
+# or in newer releases of libcurl one for each kind of address, and what it gives is checked.
+my $unreachable = qr/^x\|0\|address 127\.0\.0\.1 is not public|^n\|0\|/;
+for my $hosts ('rebind.test=8.8.8.8|127.0.0.1', 'rebind.test=127.0.0.1|8.8.8.8')
 {
-	my $fresh = start_sender(LD_PRELOAD => $preload, TEST_HOSTS => $case->[0]);
+	my $fresh = start_sender(LD_PRELOAD => $preload, TEST_HOSTS => $hosts);
 	read_frame($fresh);
-	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $case->[1], "rebinding: $case->[0]");
-	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $case->[1], '... tried again at once');
+	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $unreachable, "rebinding: $hosts");
+	like(try_request($fresh, url => "http://rebind.test:$port/rebound", private => 0, total => 700), $unreachable, '... tried again at once');
 	kill 'KILL', $fresh->{pid};
 	waitpid($fresh->{pid}, 0);
 }
