@@ -50,6 +50,13 @@ SELECT * FROM pg_temp.at('4 hours 1 min');
 SELECT step, verdict FROM pg_temp.explain('crit', '4 hours 2 min', '{alert,value,transition,route,group,event,notification,next}');
 SELECT * FROM pg_temp.at('2 days');
 SELECT step, verdict FROM pg_temp.explain('crit', '2 days', '{alert,value,group,notification,next}');
+-- one that fires and ends before anybody is told: its group is gone, its route is known
+SELECT pg_temp.rule('brief'), pg_temp.fire('brief');
+SELECT * FROM pg_temp.at('2 days 1 min');
+SELECT pg_temp.ok('brief');
+SELECT * FROM pg_temp.at('2 days 2 min');
+SELECT * FROM pg_temp.at('2 days 20 min');
+SELECT * FROM pg_temp.explain('brief', '2 days 21 min', '{route,group,event,notification,next}');
 -- a rule that is dropped; an alert of nobody; nobody to tell
 SELECT monitoring.drop_alert_rule('own');
 SELECT step, verdict FROM pg_temp.explain('own', '2 days', '{rule,value,transition,next}');

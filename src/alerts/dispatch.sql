@@ -302,6 +302,13 @@ BEGIN
 				FILTER (WHERE d.sends AND d.send_resolved) AS of_resolved
 		FROM unnest(decisions) AS d
 		GROUP BY d.group_id
+	-- made once for a group, not for each of its alerts
+	), texts AS MATERIALIZED (
+		SELECT a.group_id, a.details || '{"status": "firing"}' AS known,
+			a.details || jsonb_build_object('status', 'firing', 'enqueued_at', now_at, 'receivers', t.of_firing) AS of_firing,
+			a.details || jsonb_build_object('status', 'resolved', 'enqueued_at', now_at, 'receivers', t.of_resolved) AS of_resolved
+		FROM monitoring.group_about(group_ids) AS a
+		LEFT JOIN told AS t ON t.group_id = a.group_id
 	), listed AS MATERIALIZED (
 		SELECT l.*, CASE WHEN l.state = 'resolved' THEN t.of_resolved WHEN l.news OR t.whole_group THEN t.of_firing END AS receivers, t.kind
 		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
@@ -316,13 +323,14 @@ BEGIN
 		RETURNING m.group_id, m.alert_id, l.receivers, l.news
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
-	SELECT record_decisions.at, e.alert_id, e.kind, jsonb_strip_nulls(jsonb_build_object('group', e.group_id, 'status', e.status,
-		'enqueued_at', CASE WHEN e.receivers IS NOT NULL THEN now_at END, 'receivers', e.receivers))
+	SELECT record_decisions.at, e.alert_id, e.kind,
+		CASE e.status WHEN 'firing' THEN t.of_firing WHEN 'resolved' THEN t.of_resolved ELSE t.known END
 	FROM (
-		SELECT l.alert_id, l.group_id, l.kind, l.state AS status, l.receivers FROM listed AS l WHERE l.receivers IS NOT NULL
+		SELECT l.alert_id, l.group_id, l.kind, l.state AS status FROM listed AS l WHERE l.receivers IS NOT NULL
 		UNION ALL
-		SELECT m.alert_id, m.group_id, 'known', 'firing', NULL FROM marked AS m WHERE m.receivers IS NULL
+		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE m.receivers IS NULL
 	) AS e
+	JOIN texts AS t ON t.group_id = e.group_id
 	ORDER BY e.alert_id, e.group_id;
 END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
@@ -331,13 +339,20 @@ CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETU
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
-		SELECT m.group_id, m.fingerprint, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling,
+			m.state = 'resolved' AND m.told_alert_id IS DISTINCT FROM m.alert_id AS untold
 		FROM monitoring.alert_group_members AS m
 		JOIN monitoring.group_settings(group_ids, remove_ended.at) AS s ON s.group_id = m.group_id
 		LEFT JOIN monitoring.alert_rule_defs AS r ON r.id = m.rule_id AND r.repeat_every IS NOT NULL
 		WHERE m.group_id = ANY (group_ids)
 			-- a digest that may not be sent now lists them the next time
 			AND (m.state = 'cooling' OR m.state = 'resolved' AND NOT (s.digest IS NOT NULL AND s.muted_by IS NOT NULL))
+	), noted AS (
+		INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+		SELECT remove_ended.at, n.alert_id, 'routed', a.details
+		FROM ended AS n
+		JOIN monitoring.group_about(group_ids) AS a ON a.group_id = n.group_id
+		WHERE n.untold
 	), forgotten AS (
 		-- A receiver that was not told of the end is told when the alert fires again; Alertmanager would leave it at that
 		-- until the repeat interval has elapsed.

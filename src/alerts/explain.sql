@@ -46,9 +46,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE WHEN e.details ? 'route' THEN format('%s, as %s fits', e.details ->> 'route', regexp_replace(e.details ->> 'group_key', '\}:\{.*$', '}'))
 			ELSE 'past the routes, to the receivers of the rule' END,
 		e.details - 'route' || jsonb_build_object('at', e.at)
-	FROM monitoring.alert_events AS e
-	WHERE e.alert_id = explain_routes.alert_id AND e.kind = 'routed'
-	ORDER BY e.id
+	FROM monitoring.entered_groups(ARRAY[explain_routes.alert_id]) AS e
+	ORDER BY e.at, e.details -> 'group'
 $$;
 COMMENT ON FUNCTION monitoring.explain_routes(bigint) IS 'Part of explain_alert: the routes that an alert took when it fired.';
 

@@ -199,6 +199,38 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.alert_places(bigint[], jsonb[]) IS 'The groups to which alerts of these rules with these labels belong: one row per alert n (its place in the arrays) and route that it takes, or one for the rule''s own group.';
 
+CREATE FUNCTION monitoring.group_about(group_ids bigint[]) RETURNS TABLE (group_id bigint, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name))
+	FROM monitoring.alert_groups AS g
+	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
+	WHERE g.id = ANY (group_ids)
+$$;
+COMMENT ON FUNCTION monitoring.group_about(bigint[]) IS 'What events of alerts say about the groups that hold them: group, group_key and route (none for a rule''s own group).';
+
+-- An alert that enters a group leaves no event: it is a member, and what it is told by names the group. Only of one that leaves
+-- without anybody having been told of it there is an event, routed.
+CREATE FUNCTION monitoring.entered_groups(alert_ids bigint[], since timestamptz DEFAULT '-infinity')
+RETURNS TABLE (alert_id bigint, at timestamptz, details jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH members AS MATERIALIZED (
+		SELECT m.alert_id, m.history_at, m.group_id FROM monitoring.alert_group_members AS m WHERE m.alert_id = ANY (alert_ids)
+	)
+	SELECT DISTINCT ON (e.alert_id, e.details -> 'group') e.alert_id, e.at, e.details
+	FROM (
+		SELECT m.alert_id, m.history_at AS at, g.details
+		FROM members AS m
+		JOIN monitoring.group_about((SELECT array_agg(DISTINCT o.group_id) FROM members AS o)) AS g ON g.group_id = m.group_id
+		UNION ALL
+		SELECT v.alert_id, v.at, v.details - '{status,enqueued_at,receivers}'::text[]
+		FROM monitoring.alert_events AS v
+		WHERE v.alert_id = ANY (alert_ids) AND v.at >= entered_groups.since AND v.kind IN ('routed', 'notified', 'digest', 'known')
+	) AS e
+	WHERE e.at >= entered_groups.since
+	ORDER BY e.alert_id, e.details -> 'group', e.at
+$$;
+COMMENT ON FUNCTION monitoring.entered_groups(bigint[], timestamptz) IS 'The groups that alerts have come to since a time, with group, group_key and route.';
+
 -- Nobody can estimate how many alerts fire at once, and in how many groups: what is computed is hashed; rows of tables are
 -- looked up one by one (LATERAL with LIMIT).
 --
@@ -242,7 +274,6 @@ BEGIN
 	), opened AS (
 		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
 		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
-		RETURNING id, group_key, route_id, rule_id, due_at
 	), touched AS (
 		UPDATE monitoring.alert_groups AS g
 		SET opened_at = coalesce(g.opened_at, group_firing.at), flushed_at = CASE WHEN g.opened_at IS NOT NULL THEN g.flushed_at END,
@@ -254,29 +285,15 @@ BEGIN
 		FROM groups AS n
 		LEFT JOIN monitoring.route_settings() AS s ON s.id = n.route_id
 		WHERE g.id = n.id AND NOT n.is_new
-		RETURNING g.id, g.group_key, g.route_id, g.rule_id, g.due_at
-	), entered AS (
-		INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
-		SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
-		FROM joined AS j
-		JOIN groups AS g ON g.key = j.key
-		WHERE NOT j.known
-		ON CONFLICT (group_id, fingerprint) DO UPDATE
-		SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
-			history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false
-		RETURNING m.group_id, m.alert_id
-	), news AS MATERIALIZED (
-		SELECT g.id, jsonb_strip_nulls(jsonb_build_object('group', g.id, 'group_key', g.group_key, 'route', r.name,
-			'receivers', to_jsonb(d.receivers), 'due_at', g.due_at)) AS details
-		FROM (SELECT * FROM opened UNION ALL SELECT * FROM touched) AS g
-		LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
-		LEFT JOIN monitoring.alert_rule_defs AS d ON d.id = g.rule_id
 	)
-	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
-	SELECT group_firing.at, e.alert_id, 'routed', n.details
-	FROM entered AS e
-	JOIN news AS n ON n.id = e.group_id
-	ORDER BY e.alert_id, e.group_id;
+	INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
+	SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
+	FROM joined AS j
+	JOIN groups AS g ON g.key = j.key
+	WHERE NOT j.known
+	ON CONFLICT (group_id, fingerprint) DO UPDATE
+	SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
+		history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false;
 END $$;
 COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
 
@@ -348,7 +365,7 @@ BEGIN
 			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
 		JOIN fired AS f ON f.n = p.n
 	), left_behind AS MATERIALIZED (
-		SELECT m.group_id, m.fingerprint, m.told_alert_id IS NOT NULL AS told
+		SELECT m.group_id, m.fingerprint, m.alert_id, m.told_alert_id IS NOT NULL AS told
 		FROM monitoring.alert_group_members AS m
 		JOIN monitoring.alert_groups AS g ON g.id = m.group_id
 		WHERE m.state = 'firing' AND (rule_ids IS NULL OR m.rule_id = ANY (rule_ids))
@@ -361,6 +378,12 @@ BEGIN
 		DELETE FROM monitoring.alert_group_members AS m
 		USING left_behind AS l
 		WHERE NOT l.told AND m.group_id = l.group_id AND m.fingerprint = l.fingerprint
+	), noted AS (
+		INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
+		SELECT reroute_alerts.at, l.alert_id, 'routed', a.details
+		FROM left_behind AS l
+		JOIN monitoring.group_about((SELECT array_agg(DISTINCT o.group_id) FROM left_behind AS o WHERE NOT o.told)) AS a ON a.group_id = l.group_id
+		WHERE NOT l.told
 	)
 	UPDATE monitoring.alert_groups AS g SET due_at = least(g.due_at, reroute_alerts.at)
 	WHERE g.id IN (SELECT l.group_id FROM left_behind AS l WHERE NOT l.told);

@@ -31,10 +31,9 @@ COMMENT ON FUNCTION monitoring.alert_timeline(bigint) IS 'Everything that happen
 CREATE FUNCTION monitoring.group_keys(alert_ids bigint[], since timestamptz) RETURNS TABLE (alert_id bigint, keys text[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT e.alert_id, array_agg(DISTINCT e.details ->> 'group_key')
-	FROM monitoring.alert_events AS e
-	WHERE e.alert_id = ANY (alert_ids) AND e.at >= since AND e.kind = 'routed'
-		AND NOT EXISTS (
-			SELECT FROM monitoring.route_settings() AS r WHERE r.name = e.details ->> 'route' AND r.digest IS NOT NULL)
+	FROM monitoring.entered_groups(alert_ids, since) AS e
+	WHERE NOT EXISTS (
+		SELECT FROM monitoring.route_settings() AS r WHERE r.name = e.details ->> 'route' AND r.digest IS NOT NULL)
 	GROUP BY e.alert_id
 $$;
 COMMENT ON FUNCTION monitoring.group_keys(bigint[], timestamptz) IS 'Keys of the groups that alerts have come to since a time, digests left out; no row for alerts that have come to none.';
