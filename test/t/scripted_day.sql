@@ -195,16 +195,11 @@ CREATE TABLE public.episode (alert_id bigint PRIMARY KEY, name text);
 CREATE FUNCTION public.named(ids bigint[]) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT coalesce(jsonb_agg(coalesce(e.name, 'alert that never was') ORDER BY i.n), '[]') FROM unnest(ids) WITH ORDINALITY AS i (id, n) LEFT JOIN public.episode AS e ON e.alert_id = i.id
 $$;
-CREATE FUNCTION public.plain_key(group_key text) RETURNS text LANGUAGE sql AS $$
-	SELECT CASE WHEN group_key ~ '^escalation/' THEN regexp_replace(group_key, '[0-9]+$', '')
-		|| coalesce((SELECT e.name FROM public.episode AS e WHERE e.alert_id = substring(group_key FROM '[0-9]+$')::bigint), 'alert that never was') ELSE group_key END
-$$;
 CREATE FUNCTION public.plain(doc jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
 	RETURN CASE jsonb_typeof(doc)
 		WHEN 'object' THEN (SELECT coalesce(jsonb_object_agg(e.key, CASE e.key
 				WHEN 'alert_id' THEN public.named(ARRAY[e.value::bigint])
-				WHEN 'groupKey' THEN to_jsonb(public.plain_key(e.value #>> '{}'))
 				WHEN 'alert_ids' THEN public.named(ARRAY(SELECT jsonb_array_elements_text(e.value)::bigint))
 				ELSE public.plain(e.value) END), '{}')
 			FROM jsonb_each(doc) AS e WHERE e.key <> ALL ('{group,notification,enqueued_at,silence,incident_id}'::text[]))
@@ -275,7 +270,7 @@ BEGIN
 		'roles', (SELECT jsonb_object_agg(r.role, r.person) FROM monitoring.incident_roles AS r WHERE r.incident_id = i.id)))
 	FROM monitoring.incident_defs AS i
 	UNION ALL
-	SELECT format('notification %s %s %s %s', o.receiver, public.plain_key(o.group_key), row_number() OVER (PARTITION BY o.receiver, o.group_key ORDER BY o.id),
+	SELECT format('notification %s %s %s %s', o.receiver, o.group_key, row_number() OVER (PARTITION BY o.receiver, o.group_key ORDER BY o.id),
 		public.plain(jsonb_build_object('at', o.at, 'alert', o.alert, 'status', o.status, 'state', o.state, 'attempts', o.attempts, 'alert_ids', o.alert_ids, 'payload', o.payload)))
 	FROM monitoring.outbox AS o
 	UNION ALL
