@@ -9345,8 +9345,9 @@ BEGIN
 		PERFORM monitoring.ensure_partition('alert_events', at);
 	END IF;
 	IF history_ids <> '{}' THEN
+		PERFORM monitoring.ensure_partition('outbox', clock_timestamp());
 		PERFORM monitoring.update_incidents(array_agg(u.id), u.at) FROM unnest(history_ids, history_ats) AS u (id, at) GROUP BY u.at;
-		PERFORM monitoring.end_escalations(history_ids, history_ats);
+		PERFORM monitoring.end_escalations(history_ids, history_ats, at);
 		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
 		PERFORM monitoring.group_firing(history_ids, history_ats, at);
 	END IF;
@@ -10027,7 +10028,10 @@ CREATE TABLE monitoring.escalations (
 	policy text NOT NULL,
 	step integer NOT NULL,
 	round integer NOT NULL,
-	due_at timestamptz NOT NULL
+	due_at timestamptz NOT NULL,
+	told text[] NOT NULL DEFAULT '{}',
+	message_key text,
+	group_labels jsonb
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE monitoring.escalations IS 'Firing alerts with an escalation policy, and which step comes next unless somebody acts.';
 COMMENT ON COLUMN monitoring.escalations.alert_id IS 'The alert (alerts.alert_id).';
@@ -10035,6 +10039,9 @@ COMMENT ON COLUMN monitoring.escalations.policy IS 'The policy.';
 COMMENT ON COLUMN monitoring.escalations.step IS 'The step that comes next.';
 COMMENT ON COLUMN monitoring.escalations.round IS 'How often all steps have been gone through.';
 COMMENT ON COLUMN monitoring.escalations.due_at IS 'When it comes; infinity: all steps have been taken.';
+COMMENT ON COLUMN monitoring.escalations.told IS 'Receivers that steps have told, and that are told of the end.';
+COMMENT ON COLUMN monitoring.escalations.message_key IS 'Group of the messages to them; null: none yet.';
+COMMENT ON COLUMN monitoring.escalations.group_labels IS 'Labels of that group.';
 CREATE INDEX escalations_due_at ON monitoring.escalations (due_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.escalations', '');
 
@@ -10140,14 +10147,48 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.start_escalations(bigint[], text, timestamptz) IS 'Begin to escalate alerts that somebody has been told of, or that came back before anybody was told of their end. One that is being escalated, or has been, stays as it is.';
 
-CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[]) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	DELETE FROM monitoring.escalations AS e
-	USING unnest(history_ids, history_ats) AS u (id, at)
-	JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
-	WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
+CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH ended AS MATERIALIZED (
+		DELETE FROM monitoring.escalations AS e
+		USING unnest(history_ids, history_ats) AS u (id, at)
+		JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
+		WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
+		RETURNING e.alert_id, e.policy, e.told, e.message_key, e.group_labels, h.at, h.id
+	), listed AS MATERIALIZED (
+		SELECT e.*, t.receiver, row_number() OVER (PARTITION BY t.receiver, e.message_key ORDER BY e.alert_id) AS place
+		FROM ended AS e
+		CROSS JOIN LATERAL unnest(e.told) AS t (receiver)
+	), messages AS (
+		SELECT l.receiver, l.message_key, l.policy, l.group_labels, max(l.place) - count(*) FILTER (WHERE l.place <= 100) AS more,
+			array_agg(l.alert_id ORDER BY l.place) FILTER (WHERE l.place <= 100) AS ids,
+			CASE WHEN min(h.rule_name) = max(h.rule_name) THEN min(h.rule_name) ELSE l.policy END AS alert,
+			jsonb_agg(monitoring.alert_document('resolved', h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
+				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) ORDER BY l.place) FILTER (WHERE l.place <= 100) AS alerts
+		FROM listed AS l
+		JOIN monitoring.alert_history AS h ON h.at = l.at AND h.id = l.id
+		GROUP BY l.receiver, l.message_key, l.policy, l.group_labels
+	), others AS (
+		SELECT DISTINCT t.receiver, e.message_key
+		FROM monitoring.escalations AS e
+		CROSS JOIN LATERAL unnest(e.told) AS t (receiver)
+		WHERE e.message_key IN (SELECT m.message_key FROM messages AS m) AND NOT EXISTS (SELECT FROM ended AS d WHERE d.alert_id = e.alert_id)
+	)
+	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT n.now_at, end_escalations.at, m.receiver, m.message_key, m.alert, s.status, m.ids,
+		monitoring.make_payload(m.receiver, m.message_key, s.status, m.group_labels, m.alerts, jsonb_build_object('truncatedAlerts', m.more,
+			'reason', CASE s.status WHEN 'firing' THEN 'some alerts resolved' ELSE 'all alerts resolved' END,
+			'escalation', jsonb_build_object('policy', m.policy))),
+		n.now_at, n.now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+	FROM messages AS m
+	JOIN monitoring.receiver_defs AS r ON r.name = m.receiver AND r.enabled
+	LEFT JOIN others AS o ON o.receiver = m.receiver AND o.message_key = m.message_key
+	CROSS JOIN LATERAL (SELECT CASE WHEN o.receiver IS NULL THEN 'resolved' ELSE 'firing' END AS status) AS s
+	CROSS JOIN (SELECT clock_timestamp() AS now_at) AS n
+	WHERE coalesce((r.config ->> 'send_resolved')::boolean, true)
+	ORDER BY m.ids[1], m.receiver
 $$;
-COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[]) IS 'End the escalations of alerts that ended in these transitions (alert_history).';
+COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[], timestamptz) IS 'End the escalations of alerts that ended in these transitions (alert_history), and tell those receivers of it that steps had told, in one message for each group with at most 100 alerts.';
 
 CREATE FUNCTION monitoring.escalation_receivers(step monitoring.escalation_steps, at timestamptz)
 RETURNS TABLE (receiver text, via text)
@@ -10194,6 +10235,13 @@ BEGIN
 			WHERE p.place <= 100
 		), bounded AS (
 			SELECT d.*, sum(octet_length(d.document::text)) OVER (PARTITION BY d.group_key ORDER BY d.place) AS bytes FROM documents AS d
+		), noted AS (
+			UPDATE monitoring.escalations AS x
+			SET told = CASE WHEN target.receiver = ANY (x.told) THEN x.told ELSE x.told || target.receiver END,
+				message_key = coalesce(x.message_key, left(format('escalation/%s/%s', (tell_escalated.step).policy, e.group_key), 400)),
+				group_labels = coalesce(x.group_labels, e.labels, '{}')
+			FROM escalated AS e
+			WHERE x.alert_id = e.id
 		), messages AS (
 			SELECT left(format('escalation/%s/%s', (step).policy, b.group_key), 400) AS key, coalesce(b.labels, '{}') AS labels, b.number - count(*) AS more,
 				CASE WHEN min(b.name) = max(b.name) THEN min(b.name) ELSE (step).policy END AS alert,
@@ -10229,6 +10277,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM monitoring.escalations AS e WHERE e.due_at <= escalate.at) THEN
 		RETURN;
 	END IF;
+	PERFORM monitoring.ensure_partition('outbox', clock_timestamp());
 	-- Somebody works on it, or nobody is to be told: it is looked at again when that may have ended.
 	UPDATE monitoring.escalations AS e
 	SET due_at = escalate.at + interval '1 minute'
@@ -12720,7 +12769,7 @@ BEGIN
 		JOIN monitoring.outbox AS o ON o.receiver = f.receiver AND o.group_key = f.group_key AND o.id >= f.id
 			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
 		GROUP BY o.receiver, o.group_key
-		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ? 'digest')
+		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[])
 	), mentions AS MATERIALIZED (
 		SELECT o.id, c.last_id, c.unheard, a.ordinality, a.value AS document,
 			first_value(a.value ->> 'status') OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id) AS first_status,
@@ -12764,7 +12813,7 @@ BEGIN
 	SELECT k.created_at, k.id FROM unnest(days, firsts) AS k (created_at, id)
 	WHERE NOT EXISTS (SELECT FROM crowds AS c WHERE k.id = ANY (c.ids));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages and acknowledgements stay as they are, and so does all that waits with one of them.';
+COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages, acknowledgements and escalations stay as they are, and so does all that waits with one of them.';
 
 CREATE FUNCTION monitoring.notify_fall_back(at timestamptz, days timestamptz[], ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

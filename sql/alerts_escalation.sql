@@ -77,6 +77,10 @@ SELECT * FROM pg_temp.run('5 h', '5 h 5 min');
 -- a policy that repeats, changed while it runs
 SELECT pg_temp.ok('down');
 SELECT * FROM pg_temp.run('5 h 10 min', '5 h 11 min');
+-- those whom the steps told are told of the end
+SELECT o.receiver, o.status, o.payload ->> 'reason' AS reason, jsonb_path_query_array(o.payload, '$.alerts[*].status') AS alerts,
+	o.group_key = (SELECT max(f.group_key) FROM monitoring.outbox AS f WHERE f.payload ->> 'reason' = 'escalation' AND f.receiver = o.receiver) AS same_group
+FROM monitoring.outbox AS o WHERE o.payload ? 'escalation' AND o.at BETWEEN '2030-01-07 05:10' AND '2030-01-07 05:11' ORDER BY o.receiver;
 SELECT monitoring.set_escalation_policy('steps', '[{"delay": "2 minutes", "receivers": ["nobody is called so"]}, {"delay": "1 minute", "receivers": ["boss"]}]', 1);
 SELECT pg_temp.fire('down');
 SELECT * FROM pg_temp.run('6 h', '6 h 15 min');

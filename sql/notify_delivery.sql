@@ -88,7 +88,9 @@ SELECT pg_temp.tell('flap', '{a:resolved}', 'f4');
 SELECT pg_temp.claim(90);
 SELECT pg_temp.outcome(90, 'flap', '{"outcome": "response", "http_status": 200}');
 SELECT pg_temp.states('flap');
--- Digests, tests and simulated alerts are each sent.
+-- Digests, tests, simulated alerts and escalations, which list what is due and not what fires, are each sent.
+SELECT pg_temp.tell('flap', '{a:firing}', 'e'), pg_temp.tell('flap', '{b:firing}', 'e');
+UPDATE monitoring.outbox AS o SET payload = o.payload || '{"escalation": {"step": 1}}' WHERE group_key = 'e';
 SELECT pg_temp.tell('flap', '{a:firing}', 'd'), pg_temp.tell('flap', '{b:firing}', 'd');
 UPDATE monitoring.outbox AS o SET payload = o.payload || '{"digest": {"route": "low"}}' WHERE group_key = 'd';
 SELECT pg_temp.tell('flap', '{a:firing}', 't'), pg_temp.tell('flap', '{a:resolved}', 't');

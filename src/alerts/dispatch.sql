@@ -574,8 +574,9 @@ BEGIN
 		PERFORM monitoring.ensure_partition('alert_events', at);
 	END IF;
 	IF history_ids <> '{}' THEN
+		PERFORM monitoring.ensure_partition('outbox', clock_timestamp());
 		PERFORM monitoring.update_incidents(array_agg(u.id), u.at) FROM unnest(history_ids, history_ats) AS u (id, at) GROUP BY u.at;
-		PERFORM monitoring.end_escalations(history_ids, history_ats);
+		PERFORM monitoring.end_escalations(history_ids, history_ats, at);
 		PERFORM monitoring.group_resolved(history_ids, history_ats, at);
 		PERFORM monitoring.group_firing(history_ids, history_ats, at);
 	END IF;

@@ -129,7 +129,7 @@ BEGIN
 		JOIN monitoring.outbox AS o ON o.receiver = f.receiver AND o.group_key = f.group_key AND o.id >= f.id
 			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
 		GROUP BY o.receiver, o.group_key
-		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ? 'digest')
+		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[])
 	), mentions AS MATERIALIZED (
 		SELECT o.id, c.last_id, c.unheard, a.ordinality, a.value AS document,
 			first_value(a.value ->> 'status') OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id) AS first_status,
@@ -173,7 +173,7 @@ BEGIN
 	SELECT k.created_at, k.id FROM unnest(days, firsts) AS k (created_at, id)
 	WHERE NOT EXISTS (SELECT FROM crowds AS c WHERE k.id = ANY (c.ids));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages and acknowledgements stay as they are, and so does all that waits with one of them.';
+COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages, acknowledgements and escalations stay as they are, and so does all that waits with one of them.';
 
 CREATE FUNCTION monitoring.notify_fall_back(at timestamptz, days timestamptz[], ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
