@@ -9031,7 +9031,7 @@ BEGIN
 			'truncatedAlerts', t.firing + CASE WHEN d.send_resolved THEN t.resolved ELSE 0 END - c.listed, 'reason', d.reason,
 			'digest', CASE WHEN d.reason = 'digest' THEN jsonb_build_object('route', r.name,
 				'since', monitoring.format_time(coalesce(g.flushed_at, g.opened_at)), 'until', monitoring.format_time(enqueue_decisions.at)) END))),
-		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(f.config)
 	FROM decided AS d
 	JOIN chosen AS c ON c.group_id = d.group_id AND c.receiver = d.receiver
 	CROSS JOIN LATERAL (SELECT CASE WHEN c.firing THEN 'firing' ELSE 'resolved' END) AS x (status)
@@ -9240,7 +9240,7 @@ BEGIN
 	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT now_at, tell_again.at, p.receiver, g.group_key, coalesce(g.labels ->> 'alertname', p.alerts -> 0 -> 'labels' ->> 'alertname', ''), tell_again.reason, p.alert_ids,
 		monitoring.make_payload(p.receiver, g.group_key, 'firing', g.labels, p.alerts, jsonb_build_object('reason', tell_again.reason)),
-		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(f.config)
 	FROM parts AS p
 	JOIN monitoring.alert_groups AS g ON g.id = p.group_id
 	JOIN monitoring.receiver_defs AS f ON f.name = p.receiver
@@ -9669,7 +9669,7 @@ BEGIN
 						monitoring.make_payload(target.name, k.key, s.status, place.labels,
 							jsonb_build_array(monitoring.simulated_document(definition, simulate_alert.labels, s.status, simulate_alert.at)),
 							'{"simulated": true}'),
-						now_at, now_at + make_interval(secs => coalesce((target.config ->> 'max_age_seconds')::float8, 3600))
+						now_at, now_at + monitoring.max_age(target.config)
 					FROM (VALUES (1, 'firing'), (2, 'resolved')) AS s (n, status)
 					-- a key of its own, so that nothing real is opened or closed by it
 					CROSS JOIN (SELECT place.group_key || ' (simulated ' || monitoring.format_time(now_at) || ')') AS k (key)
@@ -10179,7 +10179,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 		monitoring.make_payload(m.receiver, m.message_key, s.status, m.group_labels, m.alerts, jsonb_build_object('truncatedAlerts', m.more,
 			'reason', CASE s.status WHEN 'firing' THEN 'some alerts resolved' ELSE 'all alerts resolved' END,
 			'escalation', jsonb_build_object('policy', m.policy))),
-		n.now_at, n.now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		n.now_at, n.now_at + monitoring.max_age(r.config)
 	FROM messages AS m
 	JOIN monitoring.receiver_defs AS r ON r.name = m.receiver AND r.enabled
 	LEFT JOIN others AS o ON o.receiver = m.receiver AND o.message_key = m.message_key
@@ -10255,7 +10255,7 @@ BEGIN
 			monitoring.make_payload(target.receiver, m.key, 'firing', m.labels, m.alerts,
 				jsonb_strip_nulls(jsonb_build_object('truncatedAlerts', m.more, 'reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
-			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+			now_at, now_at + monitoring.max_age(r.config)
 		FROM messages AS m
 		JOIN monitoring.receiver_defs AS r ON r.name = target.receiver
 		ORDER BY m.ids[1];
@@ -10888,6 +10888,11 @@ COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be se
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
+CREATE FUNCTION monitoring.max_age(config jsonb) RETURNS interval
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.make_interval(secs => coalesce((config ->> 'max_age_seconds')::float8, 3600));
+COMMENT ON FUNCTION monitoring.max_age(jsonb) IS 'How long after it was enqueued a notification to a receiver with this config is given up.';
+
 CREATE FUNCTION monitoring.check_receiver_url(url text, schemes text[] DEFAULT '{http,https}') RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -11461,11 +11466,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
-	max_age float8;
+	max_age interval;
 	is_enabled boolean;
 	payload jsonb := monitoring.test_notification(name, new_id, now_at);
 BEGIN
-	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
+	SELECT monitoring.max_age(r.config), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -11477,7 +11482,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
 	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
-		now_at, now_at + make_interval(secs => max_age));
+		now_at, now_at + max_age);
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
@@ -11515,7 +11520,7 @@ BEGIN
 			'annotations', jsonb_strip_nulls(jsonb_build_object('summary', title, 'description', nullif(body, ''))),
 			'startsAt', monitoring.format_time(now_at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', left(md5(key), 16))),
 			'{"reason": "message"}'),
-		now_at, now_at + make_interval(secs => coalesce((config ->> 'max_age_seconds')::float8, 3600)));
+		now_at, now_at + monitoring.max_age(config));
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver.';
@@ -12822,7 +12827,7 @@ BEGIN
 	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT notify_fall_back.at, o.at, f.name, o.group_key, o.alert, o.status, o.alert_ids,
 		o.payload || jsonb_build_object('receiver', f.name, 'fallbackFrom', coalesce(o.payload -> 'fallbackFrom', '[]') || to_jsonb(o.receiver)),
-		notify_fall_back.at, notify_fall_back.at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		notify_fall_back.at, notify_fall_back.at + monitoring.max_age(f.config)
 	FROM unnest(days, ids) AS k (created_at, id)
 	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
 	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
@@ -13116,7 +13121,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox AS o (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT now_at, old.at, r.name, old.group_key, old.alert, old.status, old.alert_ids, old.payload,
-		now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(r.config)
 	FROM monitoring.receiver_defs AS r WHERE r.name = old.receiver
 	RETURNING o.id INTO new_id;
 	IF new_id IS NULL THEN

@@ -260,7 +260,7 @@ BEGIN
 			'truncatedAlerts', t.firing + CASE WHEN d.send_resolved THEN t.resolved ELSE 0 END - c.listed, 'reason', d.reason,
 			'digest', CASE WHEN d.reason = 'digest' THEN jsonb_build_object('route', r.name,
 				'since', monitoring.format_time(coalesce(g.flushed_at, g.opened_at)), 'until', monitoring.format_time(enqueue_decisions.at)) END))),
-		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(f.config)
 	FROM decided AS d
 	JOIN chosen AS c ON c.group_id = d.group_id AND c.receiver = d.receiver
 	CROSS JOIN LATERAL (SELECT CASE WHEN c.firing THEN 'firing' ELSE 'resolved' END) AS x (status)
@@ -469,7 +469,7 @@ BEGIN
 	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT now_at, tell_again.at, p.receiver, g.group_key, coalesce(g.labels ->> 'alertname', p.alerts -> 0 -> 'labels' ->> 'alertname', ''), tell_again.reason, p.alert_ids,
 		monitoring.make_payload(p.receiver, g.group_key, 'firing', g.labels, p.alerts, jsonb_build_object('reason', tell_again.reason)),
-		now_at, now_at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(f.config)
 	FROM parts AS p
 	JOIN monitoring.alert_groups AS g ON g.id = p.group_id
 	JOIN monitoring.receiver_defs AS f ON f.name = p.receiver

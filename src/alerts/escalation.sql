@@ -194,7 +194,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 		monitoring.make_payload(m.receiver, m.message_key, s.status, m.group_labels, m.alerts, jsonb_build_object('truncatedAlerts', m.more,
 			'reason', CASE s.status WHEN 'firing' THEN 'some alerts resolved' ELSE 'all alerts resolved' END,
 			'escalation', jsonb_build_object('policy', m.policy))),
-		n.now_at, n.now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		n.now_at, n.now_at + monitoring.max_age(r.config)
 	FROM messages AS m
 	JOIN monitoring.receiver_defs AS r ON r.name = m.receiver AND r.enabled
 	LEFT JOIN others AS o ON o.receiver = m.receiver AND o.message_key = m.message_key
@@ -270,7 +270,7 @@ BEGIN
 			monitoring.make_payload(target.receiver, m.key, 'firing', m.labels, m.alerts,
 				jsonb_strip_nulls(jsonb_build_object('truncatedAlerts', m.more, 'reason', 'escalation', 'escalation',
 					jsonb_build_object('policy', (step).policy, 'step', (step).step, 'person', target.via)))),
-			now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+			now_at, now_at + monitoring.max_age(r.config)
 		FROM messages AS m
 		JOIN monitoring.receiver_defs AS r ON r.name = target.receiver
 		ORDER BY m.ids[1];

@@ -268,7 +268,7 @@ BEGIN
 						monitoring.make_payload(target.name, k.key, s.status, place.labels,
 							jsonb_build_array(monitoring.simulated_document(definition, simulate_alert.labels, s.status, simulate_alert.at)),
 							'{"simulated": true}'),
-						now_at, now_at + make_interval(secs => coalesce((target.config ->> 'max_age_seconds')::float8, 3600))
+						now_at, now_at + monitoring.max_age(target.config)
 					FROM (VALUES (1, 'firing'), (2, 'resolved')) AS s (n, status)
 					-- a key of its own, so that nothing real is opened or closed by it
 					CROSS JOIN (SELECT place.group_key || ' (simulated ' || monitoring.format_time(now_at) || ')') AS k (key)

@@ -182,7 +182,7 @@ BEGIN
 	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT notify_fall_back.at, o.at, f.name, o.group_key, o.alert, o.status, o.alert_ids,
 		o.payload || jsonb_build_object('receiver', f.name, 'fallbackFrom', coalesce(o.payload -> 'fallbackFrom', '[]') || to_jsonb(o.receiver)),
-		notify_fall_back.at, notify_fall_back.at + make_interval(secs => coalesce((f.config ->> 'max_age_seconds')::float8, 3600))
+		notify_fall_back.at, notify_fall_back.at + monitoring.max_age(f.config)
 	FROM unnest(days, ids) AS k (created_at, id)
 	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
 	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
@@ -476,7 +476,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox AS o (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
 	SELECT now_at, old.at, r.name, old.group_key, old.alert, old.status, old.alert_ids, old.payload,
-		now_at, now_at + make_interval(secs => coalesce((r.config ->> 'max_age_seconds')::float8, 3600))
+		now_at, now_at + monitoring.max_age(r.config)
 	FROM monitoring.receiver_defs AS r WHERE r.name = old.receiver
 	RETURNING o.id INTO new_id;
 	IF new_id IS NULL THEN

@@ -150,11 +150,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
-	max_age float8;
+	max_age interval;
 	is_enabled boolean;
 	payload jsonb := monitoring.test_notification(name, new_id, now_at);
 BEGIN
-	SELECT coalesce((r.config ->> 'max_age_seconds')::float8, 3600), r.enabled INTO max_age, is_enabled
+	SELECT monitoring.max_age(r.config), r.enabled INTO max_age, is_enabled
 	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -166,7 +166,7 @@ BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
 	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
-		now_at, now_at + make_interval(secs => max_age));
+		now_at, now_at + max_age);
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';

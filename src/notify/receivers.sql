@@ -108,6 +108,11 @@ COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be se
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
 
+CREATE FUNCTION monitoring.max_age(config jsonb) RETURNS interval
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_catalog.make_interval(secs => coalesce((config ->> 'max_age_seconds')::float8, 3600));
+COMMENT ON FUNCTION monitoring.max_age(jsonb) IS 'How long after it was enqueued a notification to a receiver with this config is given up.';
+
 CREATE FUNCTION monitoring.check_receiver_url(url text, schemes text[] DEFAULT '{http,https}') RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -32,7 +32,7 @@ BEGIN
 			'annotations', jsonb_strip_nulls(jsonb_build_object('summary', title, 'description', nullif(body, ''))),
 			'startsAt', monitoring.format_time(now_at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', left(md5(key), 16))),
 			'{"reason": "message"}'),
-		now_at, now_at + make_interval(secs => coalesce((config ->> 'max_age_seconds')::float8, 3600)));
+		now_at, now_at + monitoring.max_age(config));
 	RETURN new_id;
 END $$;
 COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver.';
