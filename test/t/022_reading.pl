@@ -380,9 +380,11 @@ sql(q{SELECT monitoring.apply_retention(now() + interval '6 hours')});
 is(sql(q{SELECT count(*) FROM monitoring.partitions('segments') WHERE until <= now() - interval '1 hour'}), '0', 'segments are dropped');
 check('segments and minutes dropped');
 sql(q{SELECT observe((SELECT min(at) + interval '3 days' FROM raw), true); SELECT monitoring.apply_retention(now() + interval '80 days')});
-is(sql(q{SELECT count(*) > 0 FROM monitoring.late l WHERE l.period >= (SELECT min(since) FROM monitoring.partitions('chunks'))}), 't',
-	'chunks are kept while late points wait for them');
+is(sql(q{SELECT count(*) > 0 FROM monitoring.late l WHERE l.period < (SELECT min(since) FROM monitoring.partitions('chunks'))}), 't',
+	'chunks are dropped though a late point waits for them');
 sql(q{SELECT monitoring.compact(now()); SELECT monitoring.apply_retention(now() + interval '80 days')});
+is(sql(q{SELECT count(*) FROM monitoring.late l WHERE l.period < (SELECT min(since) FROM monitoring.partitions('chunks'))}), '0',
+	'which goes to the coarser level alone');
 is(sql(q{SELECT count(*) > 0 FROM raw WHERE at < (SELECT min(since) FROM monitoring.partitions('chunks'))}), 't', 'chunks are dropped');
 check('chunks dropped');
 sql(q{UPDATE monitoring.retention_policies SET keep = '20 days' WHERE relation = 'hourly';
