@@ -447,10 +447,11 @@ CREATE FUNCTION monitoring.receivers_told(names text[], strict boolean) RETURNS 
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce(array_agg(r.name ORDER BY r.name), '{}')
 	FROM monitoring.receiver_defs AS r
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.takes_alerts
 	WHERE r.enabled AND (r.name = ANY (names) OR '*' = ANY (names)
 		OR NOT strict AND names <> '{}' AND NOT EXISTS (SELECT FROM monitoring.receiver_defs AS o WHERE o.name = ANY (names)))
 $$;
-COMMENT ON FUNCTION monitoring.receivers_told(text[], boolean) IS 'The enabled receivers among those named; an asterisk stands for all. When none of those named exists, all are, unless strict.';
+COMMENT ON FUNCTION monitoring.receivers_told(text[], boolean) IS 'The enabled receivers among those named that take alerts; an asterisk stands for all. When none of those named exists, all are, unless strict.';
 
 CREATE FUNCTION monitoring.muted_by(mute_times text[], active_times text[], at timestamptz) RETURNS text
 LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -473,7 +473,8 @@ mon_secrets_fill(const MonSecrets *secrets, MonRequest *request, char **error)
 /* ---- what others see of a statement ---- */
 
 /* Functions whose arguments may be secrets. */
-static const char *const secretive[] = {"set_receiver_secret", "create_receiver", "alter_receiver"};
+static const char *const secretive[] = {"set_receiver_secret", "create_receiver", "alter_receiver",
+										"create_heartbeat"};
 
 static emit_log_hook_type previous_log_hook = NULL;
 static TimestampTz hidden_statement = 0; /* start of the one that hide_statement() was called in */

@@ -134,7 +134,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = store_secret.receiver;
-	IF source = 'value' AND def.config -> 'url' ->> 'secret' = key THEN
+	IF source = 'value' AND key = ANY (ARRAY[def.config -> 'url' ->> 'secret', def.config -> 'fail_url' ->> 'secret']) THEN
 		PERFORM monitoring.check_receiver_url(value, (SELECT k.schemes FROM monitoring.receiver_kinds AS k WHERE k.kind = def.kind));
 	END IF;
 	INSERT INTO monitoring.receiver_secrets AS s (receiver, key, source, value)
