@@ -501,7 +501,7 @@ BEGIN
 	FROM due AS d
 	JOIN monitoring.alert_groups AS g ON g.id = d.group_id
 	WHERE NOT EXISTS (SELECT FROM monitoring.outbox AS o
-		WHERE o.receiver = d.receiver AND o.group_key = g.group_key AND o.state IN ('queued', 'sending', 'failed')
+		WHERE o.receiver || E'\n' || o.group_key = d.receiver || E'\n' || g.group_key AND o.state IN ('queued', 'sending', 'failed')
 			AND o.status = 'still firing');
 	IF group_ids IS NOT NULL THEN
 		PERFORM monitoring.tell_again(group_ids, receivers, 'still firing', at, clock_timestamp());

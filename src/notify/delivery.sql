@@ -35,10 +35,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT r.name, b.sending, greatest(least(coalesce(floor(k.tokens)::bigint, per_receiver), n.most - b.sending), 0), k.tokens
 	FROM monitoring.receiver_defs AS r
 	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name
-	CROSS JOIN LATERAL (
-		SELECT count(*) AS sending FROM monitoring.outbox AS o
-		WHERE o.receiver = r.name AND o.state = 'sending' AND o.lease_until > receiver_allowances.at
-			AND o.created_at > receiver_allowances.at - interval '2 days') AS b
+	LEFT JOIN (
+		SELECT o.receiver, count(*) AS sending FROM monitoring.outbox AS o
+		WHERE o.state = 'sending' AND o.lease_until > receiver_allowances.at AND o.created_at > receiver_allowances.at - interval '2 days'
+		GROUP BY o.receiver) AS w ON w.receiver = r.name
+	CROSS JOIN LATERAL (SELECT coalesce(w.sending, 0) AS sending) AS b
 	-- One at a time tries a receiver that failed; one that answers gets more and more.
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN s.failures >= nullif(monitoring.breaker_failures(r.config), 0) THEN 1
@@ -126,7 +127,7 @@ BEGIN
 			bool_and(o.attempts = 0) AND (array_agg(o.payload ->> 'reason' ORDER BY o.id))[1] = 'first notification' AS unheard
 		FROM unnest(days, firsts) AS k (created_at, id)
 		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
-		JOIN monitoring.outbox AS o ON o.receiver = f.receiver AND o.group_key = f.group_key AND o.id >= f.id
+		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
 			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
 		GROUP BY o.receiver, o.group_key
 		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[])
@@ -135,7 +136,7 @@ BEGIN
 			first_value(a.value ->> 'status') OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id) AS first_status,
 			row_number() OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id DESC) AS from_last
 		FROM crowds AS c
-		JOIN monitoring.outbox AS o ON o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = ANY (c.ids)
+		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids)
 			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
 		CROSS JOIN LATERAL jsonb_array_elements(o.payload -> 'alerts') WITH ORDINALITY AS a
 	), kept AS (
@@ -149,7 +150,7 @@ BEGIN
 		UPDATE monitoring.outbox AS o
 		SET state = 'superseded', lease_until = NULL, error = format('superseded by notification %s', c.last_id)
 		FROM crowds AS c
-		WHERE o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id AND o.state IN ('queued', 'sending', 'failed')
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id AND o.state IN ('queued', 'sending', 'failed')
 			AND o.created_at > notify_collapse.at - interval '2 days'
 	), merged AS (
 		UPDATE monitoring.outbox AS o
@@ -161,10 +162,10 @@ BEGIN
 				o.payload - '{receiver,groupKey,status,groupLabels,commonLabels,commonAnnotations,alerts}'::text[]),
 			alert_ids = (SELECT coalesce(array_agg(DISTINCT i ORDER BY i), '{}')
 				FROM monitoring.outbox AS e CROSS JOIN LATERAL unnest(e.alert_ids) AS i
-				WHERE e.receiver = c.receiver AND e.group_key = c.group_key AND e.id = ANY (c.ids) AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_collapse.at - interval '2 days')
+				WHERE e.receiver || E'\n' || e.group_key = c.receiver || E'\n' || c.group_key AND e.id = ANY (c.ids) AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_collapse.at - interval '2 days')
 		FROM crowds AS c
 		LEFT JOIN kept AS k ON k.last_id = c.last_id
-		WHERE o.receiver = c.receiver AND o.group_key = c.group_key AND o.id = c.last_id AND o.state IN ('queued', 'sending', 'failed')
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = c.last_id AND o.state IN ('queued', 'sending', 'failed')
 			AND o.created_at > notify_collapse.at - interval '2 days'
 		RETURNING o.created_at, o.id, o.state
 	)
@@ -176,7 +177,8 @@ END $$;
 COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages, acknowledgements and escalations stay as they are, and so does all that waits with one of them.';
 
 CREATE FUNCTION monitoring.notify_fall_back(at timestamptz, days timestamptz[], ids bigint[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+	SET enable_material = off SET jit = off AS $$
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', at);
 	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
@@ -206,8 +208,8 @@ BEGIN
 				WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
 					AND o.created_at > notify_has_work.at - interval '2 days'
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
-						WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days')
+						WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
+							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days' OFFSET 0)
 				LIMIT 1) AS due
 			WHERE r.allowed > 0)
 		OR EXISTS (
@@ -221,7 +223,8 @@ END $$;
 COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz, boolean) IS 'Is a notification due, or too old, at that time? When no notifier is running, what is marked as being sent is work too: its notifier is gone.';
 
 CREATE FUNCTION monitoring.notify_give_up(at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+	SET enable_material = off SET jit = off AS $$
 DECLARE
 	days timestamptz[];
 	ids bigint[];
@@ -261,31 +264,34 @@ COMMENT ON FUNCTION monitoring.notify_give_up(timestamptz) IS 'Mark as dead what
 CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
 	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+	SET enable_material = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
 	days timestamptz[];
 	ids bigint[];
 	crowded_days timestamptz[];
 	crowded_ids bigint[];
+	limited jsonb;
 BEGIN
 	PERFORM monitoring.notify_give_up(at);
 
 	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
 	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
+	-- OFFSET 0 keeps the planner from joining a backlog with itself when it does not know how long that is.
 	WITH due AS MATERIALIZED (
-		SELECT r.receiver, d.created_at, d.id, d.crowded
+		SELECT r.receiver, r.tokens, d.created_at, d.id, d.crowded
 		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver) AS r
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id, EXISTS (SELECT FROM monitoring.outbox AS l
-					WHERE l.receiver = o.receiver AND l.group_key = o.group_key AND l.id > o.id
+					WHERE l.receiver || E'\n' || l.group_key = o.receiver || E'\n' || o.group_key AND l.id > o.id
 						AND l.state IN ('queued', 'sending', 'failed') AND l.created_at > notify_claim.at - interval '2 days') AS crowded
 			FROM monitoring.outbox AS o
 			WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
 				AND o.created_at > notify_claim.at - interval '2 days'
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
-					WHERE e.receiver = o.receiver AND e.group_key = o.group_key AND e.id < o.id
-						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days')
+					WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
+						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days' OFFSET 0)
 			ORDER BY o.id
 			LIMIT r.allowed
 			FOR UPDATE OF o SKIP LOCKED) AS d
@@ -294,21 +300,23 @@ BEGIN
 		LIMIT max_rows
 	)
 	SELECT array_agg(d.created_at) FILTER (WHERE NOT d.crowded), array_agg(d.id) FILTER (WHERE NOT d.crowded),
-		array_agg(d.created_at) FILTER (WHERE d.crowded), array_agg(d.id) FILTER (WHERE d.crowded)
-	INTO days, ids, crowded_days, crowded_ids FROM due AS d;
+		array_agg(d.created_at) FILTER (WHERE d.crowded), array_agg(d.id) FILTER (WHERE d.crowded),
+		(SELECT jsonb_object_agg(t.receiver, t.tokens) FROM (SELECT DISTINCT i.receiver, i.tokens FROM due AS i WHERE i.tokens IS NOT NULL) AS t)
+	INTO days, ids, crowded_days, crowded_ids, limited FROM due AS d;
 	IF crowded_ids IS NOT NULL THEN
 		SELECT days || array_agg(c.created_at), ids || array_agg(c.id) INTO days, ids
 		FROM monitoring.notify_collapse(at, crowded_days, crowded_ids) AS c;
 	END IF;
 
-	INSERT INTO monitoring.receiver_states AS s (receiver, tokens, refilled_at)
-	SELECT a.receiver, a.tokens - n.claimed, notify_claim.at
-	FROM (SELECT o.receiver, count(*) AS claimed
+	IF limited IS NOT NULL THEN
+		INSERT INTO monitoring.receiver_states AS s (receiver, tokens, refilled_at)
+		SELECT o.receiver, (limited ->> o.receiver)::float8 - count(*), notify_claim.at
 		FROM unnest(days, ids) AS k (created_at, id)
 		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
-		GROUP BY o.receiver) AS n
-	JOIN monitoring.receiver_allowances(notify_claim.at, per_receiver) AS a ON a.receiver = n.receiver AND a.tokens IS NOT NULL
-	ON CONFLICT (receiver) DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at;
+		WHERE limited ? o.receiver
+		GROUP BY o.receiver
+		ON CONFLICT (receiver) DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at;
+	END IF;
 
 	RETURN QUERY
 	WITH timed AS (
@@ -334,7 +342,8 @@ END $$;
 COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. The claim ends with the lease, a minute after the timeout.';
 
 CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+	SET enable_material = off SET jit = off AS $$
 DECLARE
 	receivers text[];
 	answered bigint[];

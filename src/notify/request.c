@@ -12,9 +12,12 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "core/confined.h"
 #include "notify/sender/protocol.h"
@@ -125,23 +128,76 @@ typedef struct FormatterCall
 	bool nothing;
 } FormatterCall;
 
+/*
+ * Parsing and planning the call cost as much as most formatters do.  A plan may
+ * have the formatter's own query in it, which the role had to be allowed to call.
+ */
+typedef struct FormatterPlanKey
+{
+	Oid function;
+	Oid role;
+} FormatterPlanKey;
+
+typedef struct FormatterPlan
+{
+	FormatterPlanKey key;
+	char *sql; /* the function may get another name */
+	SPIPlanPtr plan;
+} FormatterPlan;
+
+static SPIPlanPtr
+formatter_plan(Oid function)
+{
+	static HTAB *plans = NULL;
+	static const HASHCTL how = {.keysize = sizeof(FormatterPlanKey),
+								.entrysize = sizeof(FormatterPlan)};
+	FormatterPlanKey key = {function, GetUserId()};
+	Oid types[2] = {JSONBOID, JSONBOID};
+	char *schema = get_namespace_name(get_func_namespace(function));
+	char *name = get_func_name(function);
+	char *sql;
+	FormatterPlan *entry;
+	SPIPlanPtr plan;
+	bool found;
+
+	if (schema == NULL || name == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION), errmsg("the formatter is gone")));
+	sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
+				   "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
+				   "FROM %s($1, $2) AS f",
+				   quote_qualified_identifier(schema, name));
+
+	if (plans == NULL)
+		plans = hash_create("monitoring formatters", 32, &how, HASH_ELEM | HASH_BLOBS);
+	entry = hash_search(plans, &key, HASH_FIND, NULL);
+	if (entry && strcmp(entry->sql, sql) == 0)
+		return entry->plan;
+
+	plan = SPI_prepare(sql, 2, types);
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare the call of a formatter");
+	sql = MemoryContextStrdup(TopMemoryContext, sql);
+	entry = hash_search(plans, &key, HASH_ENTER, &found);
+	if (found)
+	{
+		SPI_freeplan(entry->plan);
+		pfree(entry->sql);
+	}
+	entry->sql = sql;
+	entry->plan = plan;
+	return plan;
+}
+
 static void
 call_formatter(void *arg)
 {
 	FormatterCall *call = arg;
 	MonRequest *request = call->request;
-	Oid types[2] = {JSONBOID, JSONBOID};
 	Datum args[2] = {call->receiver, call->notification};
-	char *name = quote_qualified_identifier(get_namespace_name(get_func_namespace(call->function)),
-											get_func_name(call->function));
-	char *sql = psprintf("SELECT f.method::pg_catalog.text, f.url::pg_catalog.text, "
-						 "f.headers::pg_catalog.jsonb, f.body::pg_catalog.text "
-						 "FROM %s($1, $2) AS f",
-						 name);
 	Datum headers;
 	bool isnull;
 
-	if (SPI_execute_with_args(sql, 2, types, args, NULL, false, 2) != SPI_OK_SELECT ||
+	if (SPI_execute_plan(formatter_plan(call->function), args, NULL, false, 2) != SPI_OK_SELECT ||
 		SPI_processed > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
