@@ -2120,7 +2120,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_id_seq', '');
 
 CREATE TABLE monitoring.alert_states (
 	rule_id bigint NOT NULL,
-	fingerprint text NOT NULL,
+	fingerprint text COLLATE "C" NOT NULL,
 	series_labels jsonb NOT NULL,
 	alert_id bigint NOT NULL UNIQUE,
 	state text NOT NULL CHECK (state IN ('pending', 'firing', 'resolved')),
@@ -2187,7 +2187,7 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL
+	fingerprint text COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
@@ -2211,7 +2211,7 @@ COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; 
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
@@ -2667,6 +2667,10 @@ RETURN rule.selector
 			rule.selector || series_labels || jsonb_build_object('alertname', rule.name, 'severity', rule.severity)) END
 	|| series_labels;
 COMMENT ON FUNCTION monitoring.alert_labels(monitoring.alert_rule_defs, jsonb) IS 'All labels of an alert: the rule''s selector, its extra labels with {{label}} filled in, and those that tell the alert from the rule''s others.';
+
+CREATE FUNCTION monitoring.pick_labels(labels jsonb, names text[]) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_pick_labels';
+COMMENT ON FUNCTION monitoring.pick_labels(jsonb, text[]) IS 'Those of the labels that have these names; all of them when names is null. Errors: 22023 if labels is not a JSON object, 22004 for a name that is null.';
 
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -3470,7 +3474,8 @@ CREATE TABLE monitoring.alert_events (
 	id bigint NOT NULL DEFAULT nextval('monitoring.alert_events_id_seq'),
 	at timestamptz NOT NULL,
 	alert_id bigint NOT NULL,
-	kind text NOT NULL CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
+	-- those of which there are 100,000 at once come before the expression, which takes longer than all else about a row
+	kind text NOT NULL CHECK (kind IN ('notified', 'known', 'suppressed', 'unsuppressed', 'routed', 'escalated') OR kind ~ '^[a-z][a-z_]{0,62}$'),
 	actor text,
 	details jsonb NOT NULL DEFAULT '{}'
 ) PARTITION BY RANGE (at);
@@ -3483,7 +3488,7 @@ COMMENT ON COLUMN monitoring.alert_events.actor IS 'Role that did it; null: the 
 COMMENT ON COLUMN monitoring.alert_events.details IS 'What belongs to it, such as a comment or the receiver.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('alert_events', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
+VALUES ('alert_events', '1 day', 2, '90 days', '{(alert_id)}');
 
 CREATE FUNCTION monitoring.add_alert_events(alert_ids bigint[], kind text, details jsonb DEFAULT '{}',
 	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)
@@ -5855,11 +5860,11 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
 -- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.incident_alerts (
 	incident_id bigint NOT NULL,
-	alert_id bigint NOT NULL UNIQUE,
+	alert_id bigint PRIMARY KEY,
 	joined_at timestamptz NOT NULL,
-	ended_at timestamptz,
-	PRIMARY KEY (incident_id, alert_id)
-);
+	ended_at timestamptz
+) WITH (fillfactor = 50); -- room for the end of all alerts of a page, which then touches no index
+CREATE INDEX incident_alerts_incident ON monitoring.incident_alerts (incident_id);
 COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents.';
 COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
@@ -6175,7 +6180,7 @@ BEGIN
 	END IF;
 	INSERT INTO monitoring.incident_alerts AS m
 	VALUES (attach_alert.id, attach_alert.alert_id, attach_alert.at, ended)
-	ON CONFLICT ON CONSTRAINT incident_alerts_alert_id_key
+	ON CONFLICT ON CONSTRAINT incident_alerts_pkey
 	DO UPDATE SET incident_id = excluded.incident_id, joined_at = excluded.joined_at, ended_at = excluded.ended_at;
 	UPDATE monitoring.incident_defs AS i SET latest_alert_at = greatest(i.latest_alert_at, attach_alert.at) WHERE i.id = attach_alert.id;
 	PERFORM monitoring.add_incident_event(id, 'alerts', jsonb_build_object('alert_ids', jsonb_build_array(alert_id), 'count', 1), at, monitoring.calling_role());
@@ -6211,33 +6216,44 @@ CREATE TYPE monitoring.alike_alerts AS (
 	rule text,
 	title text
 );
-COMMENT ON TYPE monitoring.alike_alerts IS 'Alerts that fired in one evaluation, fall under one incident policy and have the same correlating labels: their transitions and numbers in order, when the first breach began, and severity, rule and title of the gravest.';
+COMMENT ON TYPE monitoring.alike_alerts IS 'Alerts that fired in one evaluation, fall under one incident policy and have the same correlating labels: their transitions and numbers, when the first breach began, and severity, rule and title of the gravest.';
 
+-- Which policy takes an alert is found once for all that agree in what policies ask for.
 CREATE FUNCTION monitoring.alike_alerts(transitions bigint[], at timestamptz, late boolean) RETURNS SETOF monitoring.alike_alerts
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH fired AS MATERIALIZED (
-		SELECT h.id, h.alert_id, h.active_at, h.severity, h.rule_name, coalesce(h.annotations ->> 'summary', h.rule_name) AS title, p.name AS policy, p.within,
-			CASE WHEN h.labels ?| p.correlate_by THEN (
-				SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each_text(h.labels) AS l WHERE l.key = ANY (p.correlate_by)) ELSE '{}' END AS labels
-		FROM monitoring.alert_history AS h
-		CROSS JOIN LATERAL (
-			SELECT o.* FROM monitoring.incident_policies AS o
-			WHERE o.enabled AND h.severity = ANY (o.severities)
-				AND (o.selector = '{}' OR monitoring.labels_match(h.labels || jsonb_build_object('alertname', h.rule_name), o.selector))
-			ORDER BY o.place, o.name LIMIT 1) AS p
-		WHERE h.at = alike_alerts.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+	WITH policies AS MATERIALIZED (
+		SELECT p.*, row_number() OVER (ORDER BY p.place, p.name) AS turn FROM monitoring.incident_policies AS p WHERE p.enabled
+	), asked AS MATERIALIZED (
+		SELECT ARRAY(SELECT DISTINCT s FROM policies AS p CROSS JOIN LATERAL unnest(p.severities) AS s) AS severities,
+			ARRAY(SELECT DISTINCT k FROM policies AS p CROSS JOIN LATERAL jsonb_object_keys(p.selector) AS k) AS names
+	), fired AS MATERIALIZED (
+		SELECT h.id, h.alert_id, h.active_at, h.severity, h.rule_name, h.labels, monitoring.pick_labels(h.labels, (SELECT a.names FROM asked AS a)) AS asked
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = alike_alerts.at AND h.to_state = 'firing' AND h.severity = ANY ((SELECT a.severities FROM asked AS a)::text[])
 			AND (NOT late OR EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = h.alert_id AND s.state = 'firing'))
+	), chosen AS MATERIALIZED (
+		SELECT DISTINCT ON (f.severity, f.rule_name, f.asked) f.severity, f.rule_name, f.asked, p.name AS policy, p.within, p.correlate_by,
+			array_position('{critical,high,medium,low,info}', f.severity) AS rank
+		FROM (SELECT DISTINCT o.severity, o.rule_name, o.asked FROM fired AS o) AS f
+		CROSS JOIN policies AS p
+		WHERE f.severity = ANY (p.severities)
+			AND (p.selector = '{}' OR monitoring.labels_match(f.asked || jsonb_build_object('alertname', f.rule_name), p.selector))
+		ORDER BY f.severity, f.rule_name, f.asked, p.turn
 	), totals AS MATERIALIZED (
-		SELECT f.policy, f.within, f.labels, array_agg(f.id ORDER BY f.id) AS history_ids, array_agg(f.alert_id ORDER BY f.id) AS alert_ids,
-			min(f.active_at) AS started_at, min(ARRAY[array_position('{critical,high,medium,low,info}', f.severity), f.id]) AS first
-		FROM fired AS f
-		GROUP BY f.policy, f.within, f.labels
+		SELECT s.policy, s.within, s.labels, array_agg(s.id) AS history_ids, array_agg(s.alert_id) AS alert_ids,
+			min(s.active_at) AS started_at, min(s.id) AS first_id, min(ARRAY[s.rank, s.id]) AS gravest
+		FROM (SELECT f.id, f.alert_id, f.active_at, c.policy, c.within, c.rank, monitoring.pick_labels(f.labels, c.correlate_by) AS labels
+			FROM fired AS f
+			JOIN chosen AS c ON c.severity = f.severity AND c.rule_name = f.rule_name AND c.asked = f.asked) AS s
+		GROUP BY s.policy, s.within, s.labels
 	)
 	-- those that know most come first, so that others can join them
-	SELECT t.policy, t.within, t.labels, t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(f.title, 500)
+	SELECT t.policy, t.within, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each_text(t.labels) AS l),
+		t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(coalesce(f.annotations ->> 'summary', f.rule_name), 500)
 	FROM totals AS t
-	JOIN fired AS f ON f.id = t.first[2]
-	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.history_ids[1]
+	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest[2] LIMIT 1) AS f
+	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.first_id
 $$;
 COMMENT ON FUNCTION monitoring.alike_alerts(bigint[], timestamptz, boolean) IS 'The alerts that fired in these transitions (alert_history.id), all made at that time, and of which incidents are opened, taken together by their correlating labels. late: only those that still fire.';
 
@@ -6357,7 +6373,8 @@ BEGIN
 	), joined_now AS (
 		INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
 		SELECT m.id, m.alert_id, take_into_incidents.at FROM members AS m
-		ON CONFLICT DO NOTHING
+		WHERE m.alert_id <> ALL (ARRAY(
+			SELECT a.alert_id FROM monitoring.incident_alerts AS a WHERE a.alert_id = ANY (ARRAY(SELECT o.alert_id FROM members AS o))))
 	), postponed AS (
 		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
 		SELECT 'incident', take_into_incidents.at, h.id FROM placed AS p CROSS JOIN LATERAL unnest(p.history_ids) AS h (id) WHERE p.id IS NULL
@@ -6376,32 +6393,39 @@ END $$;
 COMMENT ON FUNCTION monitoring.take_into_incidents(monitoring.alike_alerts[], bigint[], bigint[], timestamptz) IS 'Make alerts that fired at a time part of the incidents that they join, or of new ones, one for all that belong together.';
 
 CREATE FUNCTION monitoring.end_incident_alerts(transitions bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
-		SELECT h.id AS history_id, m.incident_id, m.alert_id
-		FROM monitoring.alert_history AS h
-		JOIN monitoring.incident_alerts AS m ON m.alert_id = h.alert_id AND m.ended_at IS NULL
-		WHERE h.at = end_incident_alerts.at AND h.id = ANY (transitions) AND h.to_state IN ('resolved', 'inactive')
+		SELECT h.id AS history_id, h.alert_id
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = end_incident_alerts.at AND h.to_state IN ('resolved', 'inactive')
+	), concerned AS MATERIALIZED (
+		SELECT e.history_id, m.incident_id, m.ctid AS place
+		FROM monitoring.incident_alerts AS m
+		JOIN ended AS e ON e.alert_id = m.alert_id
+		WHERE m.alert_id = ANY (ARRAY(SELECT o.alert_id FROM ended AS o)) AND m.ended_at IS NULL
 	), free AS MATERIALIZED (
-		SELECT i.id FROM monitoring.incident_defs AS i WHERE i.id IN (SELECT e.incident_id FROM ended AS e) FOR NO KEY UPDATE SKIP LOCKED
+		SELECT i.id FROM monitoring.incident_defs AS i
+		WHERE i.id = ANY (ARRAY(SELECT DISTINCT c.incident_id FROM concerned AS c))
+		FOR NO KEY UPDATE SKIP LOCKED
 	), sorted AS MATERIALIZED (
-		SELECT e.*, e.incident_id NOT IN (SELECT f.id FROM free AS f) AS busy FROM ended AS e
+		SELECT c.*, f.id IS NULL AS busy FROM concerned AS c LEFT JOIN free AS f ON f.id = c.incident_id
 	), postponed AS (
 		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
-		SELECT 'incident', end_incident_alerts.at, e.history_id FROM sorted AS e WHERE e.busy
+		SELECT 'incident', end_incident_alerts.at, s.history_id FROM sorted AS s WHERE s.busy
 	), closed AS (
 		UPDATE monitoring.incident_alerts AS m SET ended_at = end_incident_alerts.at
-		FROM sorted AS e
-		WHERE m.incident_id = e.incident_id AND m.alert_id = e.alert_id AND NOT e.busy
-		RETURNING m.incident_id, m.alert_id
+		FROM sorted AS s
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM sorted AS o WHERE NOT o.busy)) AND m.ctid = s.place
 	), over AS (
+		-- all that had not ended when this began do so now
 		UPDATE monitoring.incident_defs AS i
 		SET status = 'resolved', resolved_at = end_incident_alerts.at, mitigated_at = coalesce(i.mitigated_at, end_incident_alerts.at)
-		WHERE i.resolved_at IS NULL AND i.id IN (SELECT c.incident_id FROM closed AS c)
+		FROM (SELECT s.incident_id, count(*) AS alerts FROM sorted AS s WHERE NOT s.busy GROUP BY s.incident_id) AS c
+		CROSS JOIN LATERAL (SELECT count(*) AS alerts FROM monitoring.incident_alerts AS m WHERE m.incident_id = c.incident_id AND m.ended_at IS NULL) AS o
+		WHERE i.id = c.incident_id AND o.alerts = c.alerts AND i.resolved_at IS NULL
 			AND i.policy IN (SELECT p.name FROM monitoring.incident_policies AS p WHERE p.auto_resolve)
-			AND NOT EXISTS (SELECT FROM monitoring.incident_alerts AS m
-				WHERE m.incident_id = i.id AND m.ended_at IS NULL AND m.alert_id NOT IN (SELECT c.alert_id FROM closed AS c))
 		RETURNING i.id
 	)
 	INSERT INTO monitoring.incident_events (incident_id, at, kind, details)
@@ -7005,19 +7029,20 @@ BEGIN
 		ON CONFLICT DO NOTHING -- the same labels twice, as is found below
 		RETURNING 1
 	), updated AS (
+		-- their places first: whatever the size of the table, no row of it is looked at in vain
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
 			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
 			updated_at = at, threshold = r.threshold
 		FROM ready AS r
-		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state NOT IN ('inactive', 'forgotten'))) AND s.ctid = r.place
 		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state IN ('inactive', 'forgotten'))) AND s.ctid = r.place
 		RETURNING 1
-	), transitions AS (
+	), transitions AS NOT MATERIALIZED (
 		SELECT r.*, CASE WHEN r.active THEN r.old_state ELSE 'inactive' END AS from_state
 		FROM ready AS r
 		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
@@ -7033,7 +7058,8 @@ BEGIN
 		FROM transitions AS t
 		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE purpose = 'record'
-		ORDER BY d.id, t.series_labels
+		-- as text, which compares faster than jsonb; {} before what has labels, these before the same with more
+		ORDER BY d.id, rtrim(t.series_labels::text, '}') COLLATE "C"
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
@@ -7243,9 +7269,11 @@ DECLARE
 BEGIN
 	FOR rule IN
 		SELECT d.* FROM monitoring.alert_rule_defs AS d
-		WHERE d.impact_sql IS NOT NULL AND EXISTS (
-			SELECT FROM monitoring.alert_history AS h
-			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+		WHERE d.impact_sql IS NOT NULL AND d.id IN (
+			SELECT h.rule_id
+			FROM unnest(transition_ids) AS t (id)
+			JOIN monitoring.alert_history AS h ON h.id = t.id
+			WHERE h.at = note_impacts.at AND h.to_state = 'firing')
 		ORDER BY random()
 	LOOP
 		IF clock_timestamp() < stop_at THEN
@@ -8271,14 +8299,17 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloo
 BEGIN
 	RETURN QUERY
 	WITH RECURSIVE asked AS MATERIALIZED (
-		SELECT DISTINCT k.label FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
-	), projected AS MATERIALIZED (
-		SELECT s.n, coalesce(l.labels, '{}') AS labels
-		FROM unnest(label_sets) WITH ORDINALITY AS s (labels, n)
-		CROSS JOIN LATERAL (SELECT jsonb_object_agg(e.key, e.value) AS labels
-			FROM jsonb_each_text(s.labels) AS e WHERE e.value IS NOT NULL AND e.key = ANY ((SELECT array_agg(a.label) FROM asked AS a)::text[])) AS l
+		SELECT coalesce(array_agg(DISTINCT k.label), '{}') AS names
+		FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
 	), alike AS MATERIALIZED (
-		SELECT row_number() OVER () AS alike, p.labels, array_agg(p.n) AS places FROM projected AS p GROUP BY p.labels
+		SELECT row_number() OVER () AS alike, p.places,
+			(SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each_text(p.labels) AS e WHERE e.value IS NOT NULL) AS labels
+		FROM (
+			SELECT s.labels, array_agg(s.n) AS places
+			FROM (
+				SELECT u.n, monitoring.pick_labels(coalesce(u.labels, '{}'), (SELECT a.names FROM asked AS a)) AS labels
+				FROM unnest(label_sets) WITH ORDINALITY AS u (labels, n)) AS s
+			GROUP BY s.labels) AS p
 	), children AS MATERIALIZED (
 		SELECT r.id, r.parent_id, r.position, r.continue_matching, r.matchers, coalesce(e.key, '') AS label, coalesce(e.value, '') AS value
 		FROM monitoring.routes AS r
@@ -8311,6 +8342,14 @@ BEGIN
 	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id);
 END $$;
 COMMENT ON FUNCTION monitoring.match_routes(jsonb[]) IS 'The routes that alerts with these labels take: one row per place n in the array and route.';
+
+CREATE FUNCTION monitoring.routing_labels() RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN bool_or('...' = ANY (s.group_by)) IS NOT TRUE THEN
+		ARRAY(SELECT jsonb_object_keys(r.matchers) FROM monitoring.routes AS r WHERE r.enabled UNION SELECT unnest(r.group_by) FROM monitoring.routes AS r) END
+	FROM monitoring.route_settings() AS s
+$$;
+COMMENT ON FUNCTION monitoring.routing_labels() IS 'Names of the labels that decide which routes an alert takes and into which of their groups it comes; null: all do.';
 
 CREATE FUNCTION monitoring.labels_text(labels jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -8422,7 +8461,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups_id_seq', '')
 CREATE TABLE monitoring.alert_groups (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_groups_id_seq'),
 	-- a hash: labels can be longer than an index entry
-	key text NOT NULL UNIQUE,
+	key text COLLATE "C" NOT NULL UNIQUE,
 	route_id bigint,
 	rule_id bigint,
 	group_key text NOT NULL,
@@ -8447,7 +8486,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
 
 CREATE TABLE monitoring.alert_group_members (
 	group_id bigint NOT NULL,
-	fingerprint text NOT NULL,
+	fingerprint text COLLATE "C" NOT NULL,
 	alert_id bigint NOT NULL,
 	rule_id bigint NOT NULL,
 	state text NOT NULL CHECK (state IN ('firing', 'resolved', 'moved', 'cooling')),
@@ -8458,7 +8497,7 @@ CREATE TABLE monitoring.alert_group_members (
 	suppressed_by text,
 	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, fingerprint)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 CREATE INDEX alert_group_members_alert ON monitoring.alert_group_members (alert_id);
 COMMENT ON TABLE monitoring.alert_group_members IS 'The alerts of every group.';
 COMMENT ON COLUMN monitoring.alert_group_members.group_id IS 'The group (alert_groups.id).';
@@ -8479,8 +8518,8 @@ CREATE TABLE monitoring.alert_group_receivers (
 	receiver text NOT NULL,
 	reason text NOT NULL,
 	notified_at timestamptz NOT NULL,
-	firing text[] NOT NULL,
-	resolved text[] NOT NULL,
+	firing text[] COLLATE "C" NOT NULL,
+	resolved text[] COLLATE "C" NOT NULL,
 	kept_at timestamptz,
 	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, receiver)
@@ -8552,7 +8591,7 @@ BEGIN
 		SELECT a.n, s.id AS route_id, 0 AS rule_id, s.route_key, s.group_wait, s.digest, CASE
 				WHEN s.digest IS NOT NULL THEN '{}'
 				WHEN s.group_by = '{...}' THEN a.labels
-				ELSE (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each(a.labels) AS l WHERE l.key = ANY (s.group_by))
+				ELSE monitoring.pick_labels(a.labels, s.group_by)
 			END AS labels
 		FROM alerts AS a
 		JOIN monitoring.match_routes((SELECT array_agg(CASE WHEN o.receivers IS NULL THEN o.labels END ORDER BY o.n) FROM alerts AS o)) AS m
@@ -8611,45 +8650,52 @@ $$;
 COMMENT ON FUNCTION monitoring.entered_groups(bigint[], timestamptz) IS 'The groups that alerts have come to since a time, with group, group_key and route.';
 
 -- Nobody can estimate how many alerts fire at once, and in how many groups: what is computed is hashed; rows of tables are
--- looked up one by one (LATERAL with LIMIT).
+-- looked up one by one (LATERAL with LIMIT, or by their place). Alerts that agree in all that routes look at go the same way,
+-- so that is worked out once for all of them.
 --
 -- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
 -- already. One that was looked at before is due at its next interval, one that still waits when it was going to be.
 CREATE FUNCTION monitoring.group_firing(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
+	names CONSTANT text[] := monitoring.routing_labels();
 BEGIN
 	WITH fired AS MATERIALIZED (
-		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
-		FROM (
-			SELECT DISTINCT ON (f.fingerprint COLLATE "C") f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
-				f.labels || jsonb_build_object('alertname', f.rule_name, 'severity', f.severity) AS labels
-			FROM unnest(history_ids, history_ats) AS t (id, at)
-			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS f
-			WHERE f.to_state = 'firing'
-			ORDER BY f.fingerprint COLLATE "C", f.id DESC) AS h
+		SELECT DISTINCT ON (h.fingerprint) h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
+			coalesce(h.fired_at, h.at) AS fired_at, monitoring.pick_labels(h.labels, names) AS labels
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+		WHERE h.at = ANY (times) AND h.to_state = 'firing'
+		ORDER BY h.fingerprint, h.id DESC
+	), alike AS MATERIALIZED (
+		SELECT row_number() OVER () AS n, f.rule_id, f.rule_name, f.severity, f.labels
+		FROM (SELECT DISTINCT o.rule_id, o.rule_name, o.severity, o.labels FROM fired AS o) AS f
 	), placed AS MATERIALIZED (
-		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id AS alert_rule_id, f.fingerprint, p.*,
-			CASE WHEN p.digest IS NOT NULL THEN monitoring.next_digest(p.digest, group_firing.at)
-				WHEN f.fired_at + p.group_wait < group_firing.at THEN group_firing.at
-				ELSE group_firing.at + p.group_wait END AS first_due
-		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
-			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
-		JOIN fired AS f ON f.n = p.n
+		SELECT a.rule_id AS alert_rule_id, a.rule_name, a.severity, a.labels AS alert_labels, p.*, g.id AS group_id
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM alike AS o),
+			(SELECT array_agg(o.labels || jsonb_build_object('alertname', o.rule_name, 'severity', o.severity) ORDER BY o.n) FROM alike AS o)) AS p
+		JOIN alike AS a ON a.n = p.n
+		LEFT JOIN LATERAL (SELECT o.id FROM monitoring.alert_groups AS o WHERE o.key = p.key LIMIT 1) AS g ON true
 	), joined AS MATERIALIZED (
 		-- that a route anew finds an alert where it was is no news
-		SELECT p.*, g.id AS group_id, m.alert_id IS NOT DISTINCT FROM p.alert_id AND m.state = 'firing' AS known
-		FROM placed AS p
-		LEFT JOIN LATERAL (SELECT o.id FROM monitoring.alert_groups AS o WHERE o.key = p.key LIMIT 1) AS g ON true
-		LEFT JOIN LATERAL (SELECT o.alert_id, o.state FROM monitoring.alert_group_members AS o
-			WHERE o.group_id = g.id AND o.fingerprint = p.fingerprint LIMIT 1) AS m ON true
+		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id, f.fingerprint, f.fired_at, p.key, m.place
+		FROM fired AS f
+		JOIN placed AS p ON p.alert_rule_id = f.rule_id AND p.rule_name = f.rule_name AND p.severity = f.severity AND p.alert_labels = f.labels
+		LEFT JOIN LATERAL (SELECT o.ctid AS place, o.alert_id, o.state FROM monitoring.alert_group_members AS o
+			WHERE o.group_id = p.group_id AND o.fingerprint = f.fingerprint LIMIT 1) AS m ON p.group_id IS NOT NULL
+		WHERE m.alert_id IS DISTINCT FROM f.alert_id OR m.state <> 'firing'
 	), groups AS MATERIALIZED (
 		SELECT coalesce(j.group_id, nextval('monitoring.alert_groups_id_seq')) AS id, j.group_id IS NULL AS is_new, j.key, j.route_id,
-			j.rule_id, j.group_key, j.labels, j.digest, j.first_due
-		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
-			FROM joined AS k
-			WHERE NOT k.known
-			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest
-			ORDER BY min(k.history_id), k.route_id) AS j
+			j.rule_id, j.group_key, j.labels, j.digest,
+			CASE WHEN j.digest IS NOT NULL THEN monitoring.next_digest(j.digest, group_firing.at)
+				WHEN j.fired_at + j.group_wait < group_firing.at THEN group_firing.at
+				ELSE group_firing.at + j.group_wait END AS first_due
+		FROM (SELECT p.*, k.fired_at
+			FROM (SELECT o.key, min(o.fired_at) AS fired_at, min(o.history_id) AS history_id FROM joined AS o GROUP BY o.key) AS k
+			JOIN (SELECT DISTINCT ON (o.key) o.key, o.group_id, o.route_id, o.rule_id, o.group_key, o.labels, o.digest, o.group_wait
+				FROM placed AS o ORDER BY o.key) AS p ON p.key = k.key
+			ORDER BY k.history_id, p.route_id) AS j
 	), opened AS (
 		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
 		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
@@ -8664,31 +8710,36 @@ BEGIN
 		FROM groups AS n
 		LEFT JOIN monitoring.route_settings() AS s ON s.id = n.route_id
 		WHERE g.id = n.id AND NOT n.is_new
+	), returned AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET alert_id = j.alert_id, rule_id = j.rule_id, state = 'firing', history_at = j.history_at, history_id = j.history_id,
+			suppressed_by = NULL, acknowledged = false
+		FROM joined AS j
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM joined AS o WHERE o.place IS NOT NULL)) AND m.ctid = j.place
 	)
-	INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
-	SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
+	INSERT INTO monitoring.alert_group_members (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
+	SELECT g.id, j.fingerprint, j.alert_id, j.rule_id, 'firing', j.history_at, j.history_id
 	FROM joined AS j
 	JOIN groups AS g ON g.key = j.key
-	WHERE NOT j.known
-	ON CONFLICT (group_id, fingerprint) DO UPDATE
-	SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
-		history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false;
+	WHERE j.place IS NULL;
 END $$;
 COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
 
 CREATE FUNCTION monitoring.group_resolved(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
 BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT h.id, h.at, h.alert_id
 		FROM unnest(history_ids, history_ats) AS t (id, at)
-		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
-		WHERE h.from_state = 'firing' AND h.to_state = 'resolved'
+		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+		WHERE h.at = ANY (times) AND h.from_state = 'firing' AND h.to_state = 'resolved'
 	), changed AS (
 		UPDATE monitoring.alert_group_members AS m
 		SET state = 'resolved', history_at = e.at, history_id = e.id
 		FROM ended AS e
-		WHERE m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
+		WHERE m.alert_id = ANY (ARRAY(SELECT o.alert_id FROM ended AS o)) AND m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
 		RETURNING m.group_id
 	)
 	UPDATE monitoring.alert_groups AS g
@@ -8828,7 +8879,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: when their intervals begin if they are looked at now (tick), the receivers to be told, the intervals, and why the route is quiet, if it is.';
 
 CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH members AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
@@ -8867,24 +8918,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.refresh_suppressions(bigint[], timestamptz) IS 'Note which alerts of groups nobody is told of now and why, and which are acknowledged; changes become events of the alerts.';
 
--- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of.
+-- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of. Without
+-- SET, so that it is inlined. place is where the row lies.
 CREATE FUNCTION monitoring.listed_members(group_ids bigint[], at timestamptz)
 RETURNS TABLE (group_id bigint, fingerprint text, alert_id bigint, rule_id bigint, state text, news boolean, acknowledged boolean,
-	history_at timestamptz, history_id bigint)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
+	history_at timestamptz, history_id bigint, tick timestamptz, place tid)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 	SELECT m.group_id, m.fingerprint, m.alert_id, m.rule_id, m.state, m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id,
-		m.acknowledged, m.history_at, m.history_id
+		m.acknowledged, m.history_at, m.history_id, s.tick, m.ctid
 	FROM monitoring.alert_group_members AS m
 	JOIN monitoring.group_settings(group_ids, listed_members.at) AS s ON s.group_id = m.group_id
 	WHERE m.group_id = ANY (group_ids) AND m.suppressed_by IS NULL AND m.state IN ('firing', 'resolved')
 		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id);
-END $$;
+END;
 COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
 
 CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	RETURN QUERY
 	WITH settings AS MATERIALIZED (
@@ -8995,23 +9046,31 @@ COMMENT ON FUNCTION monitoring.member_document(bigint, text, timestamptz, bigint
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	group_ids CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d WHERE d.sends);
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.history_id) AS place,
-			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.history_id) AS place_in_state
-		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
-		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
+		SELECT l.group_id, l.alert_id, l.state, l.acknowledged, l.history_at, l.history_id,
+			CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END AS news
+		FROM monitoring.listed_members(group_ids, enqueue_decisions.at) AS l
+	-- the first hundred of a group are among the first hundred of each state
+	), first_ones AS (
+		SELECT s.*, row_number() OVER (PARTITION BY s.group_id ORDER BY s.news, s.history_at, s.history_id) AS place
+		FROM (
+			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
+			FROM listed AS l) AS s
+		WHERE s.place_in_state <= 100
 	), totals AS MATERIALIZED (
 		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
 		FROM listed AS l
 		GROUP BY l.group_id
 	), documents AS MATERIALIZED (
 		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
-		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
+		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.state = 'firing') AS l
 		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, l.state, l.history_at, l.history_id, l.acknowledged) AS x
 	), chosen AS MATERIALIZED (
 		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
@@ -9046,12 +9105,14 @@ COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], ti
 
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	decided CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d);
 BEGIN
 	WITH listed AS (
 		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
 			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
-		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
+		FROM monitoring.listed_members(decided, record_decisions.at) AS l
 		GROUP BY l.group_id
 	)
 	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
@@ -9082,25 +9143,26 @@ BEGIN
 		FROM monitoring.group_about(group_ids) AS a
 		LEFT JOIN told AS t ON t.group_id = a.group_id
 	), listed AS MATERIALIZED (
-		SELECT l.*, CASE WHEN l.state = 'resolved' THEN t.of_resolved WHEN l.news OR t.whole_group THEN t.of_firing END AS receivers, t.kind
+		SELECT l.group_id, l.alert_id, l.state, l.tick, l.place, t.kind,
+			coalesce(CASE WHEN l.state = 'resolved' THEN t.of_resolved IS NOT NULL
+				ELSE t.of_firing IS NOT NULL AND (l.news OR t.whole_group) END, false) AS told
 		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
 		LEFT JOIN told AS t ON t.group_id = l.group_id
 	), marked AS (
 		UPDATE monitoring.alert_group_members AS m
-		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE s.tick END, told_alert_id = m.alert_id
+		SET told_at = CASE WHEN l.told THEN l.tick ELSE m.told_at END, told_alert_id = m.alert_id
 		FROM listed AS l
-		JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = l.group_id
-		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing' AND m.group_id = ANY (group_ids)
-			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
-		RETURNING m.group_id, m.alert_id, l.receivers, l.news
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM listed AS o WHERE o.state = 'firing')) AND m.ctid = l.place
+			AND (l.told OR m.told_alert_id <> m.alert_id)
+		RETURNING m.group_id, m.alert_id, l.told
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
 	SELECT record_decisions.at, e.alert_id, e.kind,
 		CASE e.status WHEN 'firing' THEN t.of_firing WHEN 'resolved' THEN t.of_resolved ELSE t.known END
 	FROM (
-		SELECT l.alert_id, l.group_id, l.kind, l.state AS status FROM listed AS l WHERE l.receivers IS NOT NULL
+		SELECT l.alert_id, l.group_id, l.kind, l.state AS status FROM listed AS l WHERE l.told
 		UNION ALL
-		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE m.receivers IS NULL
+		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE NOT m.told
 	) AS e
 	JOIN texts AS t ON t.group_id = e.group_id
 	ORDER BY e.alert_id, e.group_id;
@@ -9108,7 +9170,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling,
@@ -9143,7 +9205,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
 
 CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
@@ -9204,11 +9266,7 @@ BEGIN
 		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
 	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
-	PERFORM monitoring.start_escalations(array_agg(m.alert_id), s.escalation_policy, flush_groups.at)
-	FROM monitoring.group_settings(due, at) AS s
-	JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.state = 'firing' AND m.told_alert_id = m.alert_id
-	WHERE s.escalation_policy IS NOT NULL
-	GROUP BY s.escalation_policy;
+	PERFORM monitoring.start_escalations(due, at);
 	PERFORM monitoring.tell_acknowledged(due, at);
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
@@ -9312,7 +9370,7 @@ COMMENT ON FUNCTION monitoring.tell_acknowledged(bigint[], timestamptz) IS 'Tell
 
 -- Plans for the arrays at hand: one that suits a single alert takes hours for 100,000.
 CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '32MB' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '64MB' AS $$
 DECLARE
 	history_ids bigint[];
 	history_ats timestamptz[];
@@ -10138,24 +10196,42 @@ COMMENT ON FUNCTION monitoring.drop_escalation_policy(text) IS 'Drop an escalati
 -- What evaluations do
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.start_escalations(alert_ids bigint[], policy text, at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.start_escalations(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
 	INSERT INTO monitoring.escalations (alert_id, policy, step, round, due_at)
-	SELECT a, s.policy, s.step, 0, start_escalations.at + s.delay
-	FROM unnest(alert_ids) AS a
-	CROSS JOIN (SELECT f.* FROM monitoring.escalation_steps AS f WHERE f.policy = start_escalations.policy ORDER BY f.step LIMIT 1) AS s
-	ON CONFLICT DO NOTHING
-$$;
-COMMENT ON FUNCTION monitoring.start_escalations(bigint[], text, timestamptz) IS 'Begin to escalate alerts that somebody has been told of, or that came back before anybody was told of their end. One that is being escalated, or has been, stays as it is.';
+	SELECT a.alert_id, a.policy, f.step, 0, start_escalations.at + f.delay
+	FROM (
+		SELECT m.alert_id, min(s.escalation_policy) AS policy
+		FROM monitoring.group_settings(group_ids, start_escalations.at) AS s
+		JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.group_id = ANY (group_ids)
+		WHERE s.escalation_policy IS NOT NULL AND m.state = 'firing' AND m.told_alert_id = m.alert_id
+			AND NOT EXISTS (SELECT FROM monitoring.escalations AS e WHERE e.alert_id = m.alert_id)
+		GROUP BY m.alert_id) AS a
+	JOIN (SELECT DISTINCT ON (o.policy) o.policy, o.step, o.delay FROM monitoring.escalation_steps AS o ORDER BY o.policy, o.step) AS f
+		ON f.policy = a.policy
+	ORDER BY a.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.start_escalations(bigint[], timestamptz) IS 'Begin to escalate the alerts of groups that somebody has been told of, or that came back before anybody was told of their end, where the route has a policy; of several the first by name. One that is being escalated, or has been, stays as it is.';
 
 CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH ended AS MATERIALIZED (
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.escalations) THEN
+		RETURN;
+	END IF;
+	WITH over AS MATERIALIZED (
+		SELECT h.alert_id, h.at, h.id
+		FROM unnest(history_ids, history_ats) AS u (id, at)
+		JOIN monitoring.alert_history AS h ON h.id = u.id AND h.at = u.at
+		WHERE h.at = ANY (times) AND h.from_state = 'firing' AND h.to_state <> 'firing'
+	), ended AS MATERIALIZED (
 		DELETE FROM monitoring.escalations AS e
-		USING unnest(history_ids, history_ats) AS u (id, at)
-		JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
-		WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
-		RETURNING e.alert_id, e.policy, e.told, e.message_key, e.group_labels, h.at, h.id
+		USING over AS o
+		WHERE e.alert_id = ANY (ARRAY(SELECT i.alert_id FROM over AS i)) AND e.alert_id = o.alert_id
+		RETURNING e.alert_id, e.policy, e.told, e.message_key, e.group_labels, o.at, o.id
 	), listed AS MATERIALIZED (
 		SELECT e.*, t.receiver, row_number() OVER (PARTITION BY t.receiver, e.message_key ORDER BY e.alert_id) AS place
 		FROM ended AS e
@@ -10167,7 +10243,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 			jsonb_agg(monitoring.alert_document('resolved', h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
 				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) ORDER BY l.place) FILTER (WHERE l.place <= 100) AS alerts
 		FROM listed AS l
-		JOIN monitoring.alert_history AS h ON h.at = l.at AND h.id = l.id
+		JOIN monitoring.alert_history AS h ON h.at = l.at AND h.id = l.id AND h.at = ANY (times)
 		GROUP BY l.receiver, l.message_key, l.policy, l.group_labels
 	), others AS (
 		SELECT DISTINCT t.receiver, e.message_key
@@ -10187,8 +10263,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 	CROSS JOIN LATERAL (SELECT CASE WHEN o.receiver IS NULL THEN 'resolved' ELSE 'firing' END AS status) AS s
 	CROSS JOIN (SELECT clock_timestamp() AS now_at) AS n
 	WHERE coalesce((r.config ->> 'send_resolved')::boolean, true)
-	ORDER BY m.ids[1], m.receiver
-$$;
+	ORDER BY m.ids[1], m.receiver;
+END $$;
 COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[], timestamptz) IS 'End the escalations of alerts that ended in these transitions (alert_history), and tell those receivers of it that steps had told, in one message for each group with at most 100 alerts.';
 
 CREATE FUNCTION monitoring.escalation_receivers(step monitoring.escalation_steps, at timestamptz)

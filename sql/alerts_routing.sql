@@ -81,6 +81,13 @@ SELECT monitoring.create_route('gone', '{"team": "gone"}', receivers => '{chat}'
 SELECT monitoring.drop_receiver('chat');
 SELECT receivers FROM monitoring.test_route('{"team": "gone"}') WHERE verdict = 'taken';
 SELECT monitoring.update_route('gone', '{"group_wait": "0"}');
+
+-- labels by their names
+SELECT names, monitoring.pick_labels(labels, names) AS picked
+FROM (VALUES ('{"a": 1, "bc": null, "b": "x", "d": {"a": [2]}}'::jsonb)) AS l (labels),
+	(VALUES (NULL::text[]), ('{}'), ('{a,bc,abc,e,""}'), ('{d,d,b}')) AS n (names);
+SELECT monitoring.pick_labels(NULL, '{a}') IS NULL AS none, monitoring.pick_labels('{}', '{a}') AS empty;
+SELECT pg_temp.try(s) FROM unnest(ARRAY['SELECT monitoring.pick_labels(''[]'', NULL)', 'SELECT monitoring.pick_labels(''1'', ''{a}'')', 'SELECT monitoring.pick_labels(''{}'', ''{a,NULL}'')']) AS s;
 ROLLBACK;
 
 -- Random alerts against a random tree, compared with Alertmanager's algorithm written down plainly.
@@ -125,4 +132,10 @@ CREATE TEMP TABLE expected AS
 	FROM alert AS a CROSS JOIN monitoring.routes AS r WHERE r.parent_id IS NULL;
 SELECT count(*) AS different FROM (TABLE got EXCEPT TABLE expected UNION ALL (TABLE expected EXCEPT TABLE got)) AS d;
 SELECT count(DISTINCT routes) > 50 AS many_ways, max(cardinality(routes)) > 2 AS several_at_once FROM got;
+
+-- what routes and groups look at: everything, once a group is made by all labels
+SELECT bool_and(k = ANY (monitoring.routing_labels())) AS asked, 'unasked' = ANY (monitoring.routing_labels()) AS unasked
+FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k WHERE r.enabled;
+SELECT count(monitoring.update_route(name, '{"group_by": ["..."]}')) FROM (SELECT name FROM monitoring.routes ORDER BY id LIMIT 1) AS r;
+SELECT monitoring.routing_labels();
 ROLLBACK;

@@ -124,7 +124,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_id_seq', '');
 
 CREATE TABLE monitoring.alert_states (
 	rule_id bigint NOT NULL,
-	fingerprint text NOT NULL,
+	fingerprint text COLLATE "C" NOT NULL,
 	series_labels jsonb NOT NULL,
 	alert_id bigint NOT NULL UNIQUE,
 	state text NOT NULL CHECK (state IN ('pending', 'firing', 'resolved')),
@@ -191,7 +191,7 @@ CREATE TABLE monitoring.alert_history (
 	details jsonb,
 	active_at timestamptz NOT NULL,
 	fired_at timestamptz,
-	fingerprint text NOT NULL
+	fingerprint text COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.alert_history IS 'Every transition of every alert, kept as long as retention_policies says (90 days).';
 COMMENT ON COLUMN monitoring.alert_history.id IS 'Number of the transition.';
@@ -215,7 +215,7 @@ COMMENT ON COLUMN monitoring.alert_history.fired_at IS 'When the episode fired; 
 COMMENT ON COLUMN monitoring.alert_history.fingerprint IS 'Hash of the rule''s name and series_labels.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(id),(alert_id),"(rule_id, at)"}');
+VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Checks
@@ -671,6 +671,10 @@ RETURN rule.selector
 			rule.selector || series_labels || jsonb_build_object('alertname', rule.name, 'severity', rule.severity)) END
 	|| series_labels;
 COMMENT ON FUNCTION monitoring.alert_labels(monitoring.alert_rule_defs, jsonb) IS 'All labels of an alert: the rule''s selector, its extra labels with {{label}} filled in, and those that tell the alert from the rule''s others.';
+
+CREATE FUNCTION monitoring.pick_labels(labels jsonb, names text[]) RETURNS jsonb
+LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_pick_labels';
+COMMENT ON FUNCTION monitoring.pick_labels(jsonb, text[]) IS 'Those of the labels that have these names; all of them when names is null. Errors: 22023 if labels is not a JSON object, 22004 for a name that is null.';
 
 CREATE FUNCTION monitoring.short_number(value float8) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

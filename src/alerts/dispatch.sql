@@ -56,7 +56,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.group_settings(bigint[], timestamptz) IS 'What holds for groups at a time: when their intervals begin if they are looked at now (tick), the receivers to be told, the intervals, and why the route is quiet, if it is.';
 
 CREATE FUNCTION monitoring.refresh_suppressions(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH members AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, m.acknowledged, s.muted_by,
@@ -95,24 +95,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.refresh_suppressions(bigint[], timestamptz) IS 'Note which alerts of groups nobody is told of now and why, and which are acknowledged; changes become events of the alerts.';
 
--- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of.
+-- What a notification of a group is about: members that are not suppressed; of a digest, what nobody has been told of. Without
+-- SET, so that it is inlined. place is where the row lies.
 CREATE FUNCTION monitoring.listed_members(group_ids bigint[], at timestamptz)
 RETURNS TABLE (group_id bigint, fingerprint text, alert_id bigint, rule_id bigint, state text, news boolean, acknowledged boolean,
-	history_at timestamptz, history_id bigint)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
+	history_at timestamptz, history_id bigint, tick timestamptz, place tid)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 	SELECT m.group_id, m.fingerprint, m.alert_id, m.rule_id, m.state, m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id,
-		m.acknowledged, m.history_at, m.history_id
+		m.acknowledged, m.history_at, m.history_id, s.tick, m.ctid
 	FROM monitoring.alert_group_members AS m
 	JOIN monitoring.group_settings(group_ids, listed_members.at) AS s ON s.group_id = m.group_id
 	WHERE m.group_id = ANY (group_ids) AND m.suppressed_by IS NULL AND m.state IN ('firing', 'resolved')
 		AND (s.digest IS NULL OR m.state = 'resolved' OR m.told_alert_id IS DISTINCT FROM m.alert_id);
-END $$;
+END;
 COMMENT ON FUNCTION monitoring.listed_members(bigint[], timestamptz) IS 'The alerts of groups that a notification would be about: those that are not suppressed; for a digest, those that are news.';
 
 CREATE FUNCTION monitoring.group_decisions(group_ids bigint[], at timestamptz) RETURNS SETOF monitoring.group_decision
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	RETURN QUERY
 	WITH settings AS MATERIALIZED (
@@ -223,23 +223,31 @@ COMMENT ON FUNCTION monitoring.member_document(bigint, text, timestamptz, bigint
 
 -- A notification lists at most 100 alerts and 256 kB of them, news first.
 CREATE FUNCTION monitoring.enqueue_decisions(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	group_ids CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d WHERE d.sends);
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.*, row_number() OVER (PARTITION BY l.group_id ORDER BY o.news, l.history_at, l.history_id) AS place,
-			row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY o.news, l.history_at, l.history_id) AS place_in_state
-		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM decided AS d), enqueue_decisions.at) AS l
-		CROSS JOIN LATERAL (SELECT CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END) AS o (news)
+		SELECT l.group_id, l.alert_id, l.state, l.acknowledged, l.history_at, l.history_id,
+			CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END AS news
+		FROM monitoring.listed_members(group_ids, enqueue_decisions.at) AS l
+	-- the first hundred of a group are among the first hundred of each state
+	), first_ones AS (
+		SELECT s.*, row_number() OVER (PARTITION BY s.group_id ORDER BY s.news, s.history_at, s.history_id) AS place
+		FROM (
+			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
+			FROM listed AS l) AS s
+		WHERE s.place_in_state <= 100
 	), totals AS MATERIALIZED (
 		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
 		FROM listed AS l
 		GROUP BY l.group_id
 	), documents AS MATERIALIZED (
 		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
-		FROM (SELECT * FROM listed AS i WHERE least(i.place, CASE WHEN i.state = 'firing' THEN i.place_in_state END) <= 100) AS l
+		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.state = 'firing') AS l
 		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, l.state, l.history_at, l.history_id, l.acknowledged) AS x
 	), chosen AS MATERIALIZED (
 		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
@@ -274,12 +282,14 @@ COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], ti
 
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	decided CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d);
 BEGIN
 	WITH listed AS (
 		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
 			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
-		FROM monitoring.listed_members((SELECT array_agg(DISTINCT d.group_id) FROM unnest(decisions) AS d), record_decisions.at) AS l
+		FROM monitoring.listed_members(decided, record_decisions.at) AS l
 		GROUP BY l.group_id
 	)
 	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
@@ -310,25 +320,26 @@ BEGIN
 		FROM monitoring.group_about(group_ids) AS a
 		LEFT JOIN told AS t ON t.group_id = a.group_id
 	), listed AS MATERIALIZED (
-		SELECT l.*, CASE WHEN l.state = 'resolved' THEN t.of_resolved WHEN l.news OR t.whole_group THEN t.of_firing END AS receivers, t.kind
+		SELECT l.group_id, l.alert_id, l.state, l.tick, l.place, t.kind,
+			coalesce(CASE WHEN l.state = 'resolved' THEN t.of_resolved IS NOT NULL
+				ELSE t.of_firing IS NOT NULL AND (l.news OR t.whole_group) END, false) AS told
 		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
 		LEFT JOIN told AS t ON t.group_id = l.group_id
 	), marked AS (
 		UPDATE monitoring.alert_group_members AS m
-		SET told_at = CASE WHEN l.receivers IS NULL THEN m.told_at ELSE s.tick END, told_alert_id = m.alert_id
+		SET told_at = CASE WHEN l.told THEN l.tick ELSE m.told_at END, told_alert_id = m.alert_id
 		FROM listed AS l
-		JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = l.group_id
-		WHERE m.group_id = l.group_id AND m.fingerprint = l.fingerprint AND m.state = 'firing' AND m.group_id = ANY (group_ids)
-			AND (l.receivers IS NOT NULL OR m.told_alert_id <> m.alert_id)
-		RETURNING m.group_id, m.alert_id, l.receivers, l.news
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM listed AS o WHERE o.state = 'firing')) AND m.ctid = l.place
+			AND (l.told OR m.told_alert_id <> m.alert_id)
+		RETURNING m.group_id, m.alert_id, l.told
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
 	SELECT record_decisions.at, e.alert_id, e.kind,
 		CASE e.status WHEN 'firing' THEN t.of_firing WHEN 'resolved' THEN t.of_resolved ELSE t.known END
 	FROM (
-		SELECT l.alert_id, l.group_id, l.kind, l.state AS status FROM listed AS l WHERE l.receivers IS NOT NULL
+		SELECT l.alert_id, l.group_id, l.kind, l.state AS status FROM listed AS l WHERE l.told
 		UNION ALL
-		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE m.receivers IS NULL
+		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE NOT m.told
 	) AS e
 	JOIN texts AS t ON t.group_id = e.group_id
 	ORDER BY e.alert_id, e.group_id;
@@ -336,7 +347,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.remove_ended(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT m.group_id, m.fingerprint, m.alert_id, m.state, m.suppressed_by, coalesce(m.told_at + r.repeat_every > s.tick, false) AS cooling,
@@ -371,7 +382,7 @@ END $$;
 COMMENT ON FUNCTION monitoring.remove_ended(bigint[], timestamptz) IS 'Take resolved alerts out of groups once they have been looked at, told or not; those that must not be told of again for a while stay as cooling.';
 
 CREATE FUNCTION monitoring.schedule_groups(group_ids bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH state AS MATERIALIZED (
 		SELECT s.group_id, s.tick, s.group_interval, s.repeat_interval, s.digest, s.told,
@@ -432,11 +443,7 @@ BEGIN
 		PERFORM monitoring.enqueue_decisions(decisions, at, now_at);
 	END IF;
 	PERFORM monitoring.record_decisions(due, decisions, at, now_at);
-	PERFORM monitoring.start_escalations(array_agg(m.alert_id), s.escalation_policy, flush_groups.at)
-	FROM monitoring.group_settings(due, at) AS s
-	JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.state = 'firing' AND m.told_alert_id = m.alert_id
-	WHERE s.escalation_policy IS NOT NULL
-	GROUP BY s.escalation_policy;
+	PERFORM monitoring.start_escalations(due, at);
 	PERFORM monitoring.tell_acknowledged(due, at);
 	PERFORM monitoring.remove_ended(due, at);
 	PERFORM monitoring.schedule_groups(due, at);
@@ -540,7 +547,7 @@ COMMENT ON FUNCTION monitoring.tell_acknowledged(bigint[], timestamptz) IS 'Tell
 
 -- Plans for the arrays at hand: one that suits a single alert takes hours for 100,000.
 CREATE FUNCTION monitoring.route_alerts(transitions bigint[], at timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '32MB' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan SET jit = off SET work_mem = '64MB' AS $$
 DECLARE
 	history_ids bigint[];
 	history_ats timestamptz[];

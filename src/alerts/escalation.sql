@@ -152,24 +152,42 @@ COMMENT ON FUNCTION monitoring.drop_escalation_policy(text) IS 'Drop an escalati
 -- What evaluations do
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.start_escalations(alert_ids bigint[], policy text, at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.start_escalations(group_ids bigint[], at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+BEGIN
 	INSERT INTO monitoring.escalations (alert_id, policy, step, round, due_at)
-	SELECT a, s.policy, s.step, 0, start_escalations.at + s.delay
-	FROM unnest(alert_ids) AS a
-	CROSS JOIN (SELECT f.* FROM monitoring.escalation_steps AS f WHERE f.policy = start_escalations.policy ORDER BY f.step LIMIT 1) AS s
-	ON CONFLICT DO NOTHING
-$$;
-COMMENT ON FUNCTION monitoring.start_escalations(bigint[], text, timestamptz) IS 'Begin to escalate alerts that somebody has been told of, or that came back before anybody was told of their end. One that is being escalated, or has been, stays as it is.';
+	SELECT a.alert_id, a.policy, f.step, 0, start_escalations.at + f.delay
+	FROM (
+		SELECT m.alert_id, min(s.escalation_policy) AS policy
+		FROM monitoring.group_settings(group_ids, start_escalations.at) AS s
+		JOIN monitoring.alert_group_members AS m ON m.group_id = s.group_id AND m.group_id = ANY (group_ids)
+		WHERE s.escalation_policy IS NOT NULL AND m.state = 'firing' AND m.told_alert_id = m.alert_id
+			AND NOT EXISTS (SELECT FROM monitoring.escalations AS e WHERE e.alert_id = m.alert_id)
+		GROUP BY m.alert_id) AS a
+	JOIN (SELECT DISTINCT ON (o.policy) o.policy, o.step, o.delay FROM monitoring.escalation_steps AS o ORDER BY o.policy, o.step) AS f
+		ON f.policy = a.policy
+	ORDER BY a.alert_id;
+END $$;
+COMMENT ON FUNCTION monitoring.start_escalations(bigint[], timestamptz) IS 'Begin to escalate the alerts of groups that somebody has been told of, or that came back before anybody was told of their end, where the route has a policy; of several the first by name. One that is being escalated, or has been, stays as it is.';
 
 CREATE FUNCTION monitoring.end_escalations(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH ended AS MATERIALIZED (
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.escalations) THEN
+		RETURN;
+	END IF;
+	WITH over AS MATERIALIZED (
+		SELECT h.alert_id, h.at, h.id
+		FROM unnest(history_ids, history_ats) AS u (id, at)
+		JOIN monitoring.alert_history AS h ON h.id = u.id AND h.at = u.at
+		WHERE h.at = ANY (times) AND h.from_state = 'firing' AND h.to_state <> 'firing'
+	), ended AS MATERIALIZED (
 		DELETE FROM monitoring.escalations AS e
-		USING unnest(history_ids, history_ats) AS u (id, at)
-		JOIN monitoring.alert_history AS h ON h.at = u.at AND h.id = u.id
-		WHERE e.alert_id = h.alert_id AND h.from_state = 'firing' AND h.to_state <> 'firing'
-		RETURNING e.alert_id, e.policy, e.told, e.message_key, e.group_labels, h.at, h.id
+		USING over AS o
+		WHERE e.alert_id = ANY (ARRAY(SELECT i.alert_id FROM over AS i)) AND e.alert_id = o.alert_id
+		RETURNING e.alert_id, e.policy, e.told, e.message_key, e.group_labels, o.at, o.id
 	), listed AS MATERIALIZED (
 		SELECT e.*, t.receiver, row_number() OVER (PARTITION BY t.receiver, e.message_key ORDER BY e.alert_id) AS place
 		FROM ended AS e
@@ -181,7 +199,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 			jsonb_agg(monitoring.alert_document('resolved', h.rule_name, h.severity, h.labels, h.annotations, h.value, h.op, h.threshold,
 				h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) ORDER BY l.place) FILTER (WHERE l.place <= 100) AS alerts
 		FROM listed AS l
-		JOIN monitoring.alert_history AS h ON h.at = l.at AND h.id = l.id
+		JOIN monitoring.alert_history AS h ON h.at = l.at AND h.id = l.id AND h.at = ANY (times)
 		GROUP BY l.receiver, l.message_key, l.policy, l.group_labels
 	), others AS (
 		SELECT DISTINCT t.receiver, e.message_key
@@ -201,8 +219,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET
 	CROSS JOIN LATERAL (SELECT CASE WHEN o.receiver IS NULL THEN 'resolved' ELSE 'firing' END AS status) AS s
 	CROSS JOIN (SELECT clock_timestamp() AS now_at) AS n
 	WHERE coalesce((r.config ->> 'send_resolved')::boolean, true)
-	ORDER BY m.ids[1], m.receiver
-$$;
+	ORDER BY m.ids[1], m.receiver;
+END $$;
 COMMENT ON FUNCTION monitoring.end_escalations(bigint[], timestamptz[], timestamptz) IS 'End the escalations of alerts that ended in these transitions (alert_history), and tell those receivers of it that steps had told, in one message for each group with at most 100 alerts.';
 
 CREATE FUNCTION monitoring.escalation_receivers(step monitoring.escalation_steps, at timestamptz)

@@ -269,19 +269,20 @@ BEGIN
 		ON CONFLICT DO NOTHING -- the same labels twice, as is found below
 		RETURNING 1
 	), updated AS (
+		-- their places first: whatever the size of the table, no row of it is looked at in vain
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
 			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
 			updated_at = at, threshold = r.threshold
 		FROM ready AS r
-		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
+		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state NOT IN ('inactive', 'forgotten'))) AND s.ctid = r.place
 		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
+		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state IN ('inactive', 'forgotten'))) AND s.ctid = r.place
 		RETURNING 1
-	), transitions AS (
+	), transitions AS NOT MATERIALIZED (
 		SELECT r.*, CASE WHEN r.active THEN r.old_state ELSE 'inactive' END AS from_state
 		FROM ready AS r
 		WHERE r.to_state IS DISTINCT FROM r.old_state AND r.to_state <> 'forgotten'
@@ -297,7 +298,8 @@ BEGIN
 		FROM transitions AS t
 		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE purpose = 'record'
-		ORDER BY d.id, t.series_labels
+		-- as text, which compares faster than jsonb; {} before what has labels, these before the same with more
+		ORDER BY d.id, rtrim(t.series_labels::text, '}') COLLATE "C"
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
@@ -507,9 +509,11 @@ DECLARE
 BEGIN
 	FOR rule IN
 		SELECT d.* FROM monitoring.alert_rule_defs AS d
-		WHERE d.impact_sql IS NOT NULL AND EXISTS (
-			SELECT FROM monitoring.alert_history AS h
-			WHERE h.rule_id = d.id AND h.at = note_impacts.at AND h.id = ANY (transition_ids) AND h.to_state = 'firing')
+		WHERE d.impact_sql IS NOT NULL AND d.id IN (
+			SELECT h.rule_id
+			FROM unnest(transition_ids) AS t (id)
+			JOIN monitoring.alert_history AS h ON h.id = t.id
+			WHERE h.at = note_impacts.at AND h.to_state = 'firing')
 		ORDER BY random()
 	LOOP
 		IF clock_timestamp() < stop_at THEN

@@ -43,7 +43,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups_id_seq', '')
 CREATE TABLE monitoring.alert_groups (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.alert_groups_id_seq'),
 	-- a hash: labels can be longer than an index entry
-	key text NOT NULL UNIQUE,
+	key text COLLATE "C" NOT NULL UNIQUE,
 	route_id bigint,
 	rule_id bigint,
 	group_key text NOT NULL,
@@ -68,7 +68,7 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.alert_groups', '');
 
 CREATE TABLE monitoring.alert_group_members (
 	group_id bigint NOT NULL,
-	fingerprint text NOT NULL,
+	fingerprint text COLLATE "C" NOT NULL,
 	alert_id bigint NOT NULL,
 	rule_id bigint NOT NULL,
 	state text NOT NULL CHECK (state IN ('firing', 'resolved', 'moved', 'cooling')),
@@ -79,7 +79,7 @@ CREATE TABLE monitoring.alert_group_members (
 	suppressed_by text,
 	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, fingerprint)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 50); -- room for a change of all rows of a page, which then touches no index
 CREATE INDEX alert_group_members_alert ON monitoring.alert_group_members (alert_id);
 COMMENT ON TABLE monitoring.alert_group_members IS 'The alerts of every group.';
 COMMENT ON COLUMN monitoring.alert_group_members.group_id IS 'The group (alert_groups.id).';
@@ -100,8 +100,8 @@ CREATE TABLE monitoring.alert_group_receivers (
 	receiver text NOT NULL,
 	reason text NOT NULL,
 	notified_at timestamptz NOT NULL,
-	firing text[] NOT NULL,
-	resolved text[] NOT NULL,
+	firing text[] COLLATE "C" NOT NULL,
+	resolved text[] COLLATE "C" NOT NULL,
 	kept_at timestamptz,
 	acknowledged boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (group_id, receiver)
@@ -173,7 +173,7 @@ BEGIN
 		SELECT a.n, s.id AS route_id, 0 AS rule_id, s.route_key, s.group_wait, s.digest, CASE
 				WHEN s.digest IS NOT NULL THEN '{}'
 				WHEN s.group_by = '{...}' THEN a.labels
-				ELSE (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each(a.labels) AS l WHERE l.key = ANY (s.group_by))
+				ELSE monitoring.pick_labels(a.labels, s.group_by)
 			END AS labels
 		FROM alerts AS a
 		JOIN monitoring.match_routes((SELECT array_agg(CASE WHEN o.receivers IS NULL THEN o.labels END ORDER BY o.n) FROM alerts AS o)) AS m
@@ -232,45 +232,52 @@ $$;
 COMMENT ON FUNCTION monitoring.entered_groups(bigint[], timestamptz) IS 'The groups that alerts have come to since a time, with group, group_key and route.';
 
 -- Nobody can estimate how many alerts fire at once, and in how many groups: what is computed is hashed; rows of tables are
--- looked up one by one (LATERAL with LIMIT).
+-- looked up one by one (LATERAL with LIMIT, or by their place). Alerts that agree in all that routes look at go the same way,
+-- so that is worked out once for all of them.
 --
 -- A group that is new, or had no alerts left, waits for group_wait unless an alert has been firing for longer than that
 -- already. One that was looked at before is due at its next interval, one that still waits when it was going to be.
 CREATE FUNCTION monitoring.group_firing(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
+	names CONSTANT text[] := monitoring.routing_labels();
 BEGIN
 	WITH fired AS MATERIALIZED (
-		SELECT row_number() OVER (ORDER BY h.id) AS n, h.*
-		FROM (
-			SELECT DISTINCT ON (f.fingerprint COLLATE "C") f.id, f.at, f.alert_id, f.rule_id, f.fingerprint, coalesce(f.fired_at, f.at) AS fired_at,
-				f.labels || jsonb_build_object('alertname', f.rule_name, 'severity', f.severity) AS labels
-			FROM unnest(history_ids, history_ats) AS t (id, at)
-			CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS f
-			WHERE f.to_state = 'firing'
-			ORDER BY f.fingerprint COLLATE "C", f.id DESC) AS h
+		SELECT DISTINCT ON (h.fingerprint) h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
+			coalesce(h.fired_at, h.at) AS fired_at, monitoring.pick_labels(h.labels, names) AS labels
+		FROM unnest(history_ids, history_ats) AS t (id, at)
+		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+		WHERE h.at = ANY (times) AND h.to_state = 'firing'
+		ORDER BY h.fingerprint, h.id DESC
+	), alike AS MATERIALIZED (
+		SELECT row_number() OVER () AS n, f.rule_id, f.rule_name, f.severity, f.labels
+		FROM (SELECT DISTINCT o.rule_id, o.rule_name, o.severity, o.labels FROM fired AS o) AS f
 	), placed AS MATERIALIZED (
-		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id AS alert_rule_id, f.fingerprint, p.*,
-			CASE WHEN p.digest IS NOT NULL THEN monitoring.next_digest(p.digest, group_firing.at)
-				WHEN f.fired_at + p.group_wait < group_firing.at THEN group_firing.at
-				ELSE group_firing.at + p.group_wait END AS first_due
-		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM fired AS o),
-			(SELECT array_agg(o.labels ORDER BY o.n) FROM fired AS o)) AS p
-		JOIN fired AS f ON f.n = p.n
+		SELECT a.rule_id AS alert_rule_id, a.rule_name, a.severity, a.labels AS alert_labels, p.*, g.id AS group_id
+		FROM monitoring.alert_places((SELECT array_agg(o.rule_id ORDER BY o.n) FROM alike AS o),
+			(SELECT array_agg(o.labels || jsonb_build_object('alertname', o.rule_name, 'severity', o.severity) ORDER BY o.n) FROM alike AS o)) AS p
+		JOIN alike AS a ON a.n = p.n
+		LEFT JOIN LATERAL (SELECT o.id FROM monitoring.alert_groups AS o WHERE o.key = p.key LIMIT 1) AS g ON true
 	), joined AS MATERIALIZED (
 		-- that a route anew finds an alert where it was is no news
-		SELECT p.*, g.id AS group_id, m.alert_id IS NOT DISTINCT FROM p.alert_id AND m.state = 'firing' AS known
-		FROM placed AS p
-		LEFT JOIN LATERAL (SELECT o.id FROM monitoring.alert_groups AS o WHERE o.key = p.key LIMIT 1) AS g ON true
-		LEFT JOIN LATERAL (SELECT o.alert_id, o.state FROM monitoring.alert_group_members AS o
-			WHERE o.group_id = g.id AND o.fingerprint = p.fingerprint LIMIT 1) AS m ON true
+		SELECT f.id AS history_id, f.at AS history_at, f.alert_id, f.rule_id, f.fingerprint, f.fired_at, p.key, m.place
+		FROM fired AS f
+		JOIN placed AS p ON p.alert_rule_id = f.rule_id AND p.rule_name = f.rule_name AND p.severity = f.severity AND p.alert_labels = f.labels
+		LEFT JOIN LATERAL (SELECT o.ctid AS place, o.alert_id, o.state FROM monitoring.alert_group_members AS o
+			WHERE o.group_id = p.group_id AND o.fingerprint = f.fingerprint LIMIT 1) AS m ON p.group_id IS NOT NULL
+		WHERE m.alert_id IS DISTINCT FROM f.alert_id OR m.state <> 'firing'
 	), groups AS MATERIALIZED (
 		SELECT coalesce(j.group_id, nextval('monitoring.alert_groups_id_seq')) AS id, j.group_id IS NULL AS is_new, j.key, j.route_id,
-			j.rule_id, j.group_key, j.labels, j.digest, j.first_due
-		FROM (SELECT k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest, min(k.first_due) AS first_due
-			FROM joined AS k
-			WHERE NOT k.known
-			GROUP BY k.key, k.group_id, k.route_id, k.rule_id, k.group_key, k.labels, k.digest
-			ORDER BY min(k.history_id), k.route_id) AS j
+			j.rule_id, j.group_key, j.labels, j.digest,
+			CASE WHEN j.digest IS NOT NULL THEN monitoring.next_digest(j.digest, group_firing.at)
+				WHEN j.fired_at + j.group_wait < group_firing.at THEN group_firing.at
+				ELSE group_firing.at + j.group_wait END AS first_due
+		FROM (SELECT p.*, k.fired_at
+			FROM (SELECT o.key, min(o.fired_at) AS fired_at, min(o.history_id) AS history_id FROM joined AS o GROUP BY o.key) AS k
+			JOIN (SELECT DISTINCT ON (o.key) o.key, o.group_id, o.route_id, o.rule_id, o.group_key, o.labels, o.digest, o.group_wait
+				FROM placed AS o ORDER BY o.key) AS p ON p.key = k.key
+			ORDER BY k.history_id, p.route_id) AS j
 	), opened AS (
 		INSERT INTO monitoring.alert_groups (id, key, route_id, rule_id, group_key, labels, opened_at, due_at)
 		SELECT g.id, g.key, g.route_id, g.rule_id, g.group_key, g.labels, group_firing.at, g.first_due FROM groups AS g WHERE g.is_new
@@ -285,31 +292,36 @@ BEGIN
 		FROM groups AS n
 		LEFT JOIN monitoring.route_settings() AS s ON s.id = n.route_id
 		WHERE g.id = n.id AND NOT n.is_new
+	), returned AS (
+		UPDATE monitoring.alert_group_members AS m
+		SET alert_id = j.alert_id, rule_id = j.rule_id, state = 'firing', history_at = j.history_at, history_id = j.history_id,
+			suppressed_by = NULL, acknowledged = false
+		FROM joined AS j
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM joined AS o WHERE o.place IS NOT NULL)) AND m.ctid = j.place
 	)
-	INSERT INTO monitoring.alert_group_members AS m (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
-	SELECT g.id, j.fingerprint, j.alert_id, j.alert_rule_id, 'firing', j.history_at, j.history_id
+	INSERT INTO monitoring.alert_group_members (group_id, fingerprint, alert_id, rule_id, state, history_at, history_id)
+	SELECT g.id, j.fingerprint, j.alert_id, j.rule_id, 'firing', j.history_at, j.history_id
 	FROM joined AS j
 	JOIN groups AS g ON g.key = j.key
-	WHERE NOT j.known
-	ON CONFLICT (group_id, fingerprint) DO UPDATE
-	SET alert_id = excluded.alert_id, rule_id = excluded.rule_id, state = 'firing', history_at = excluded.history_at,
-		history_id = excluded.history_id, suppressed_by = NULL, acknowledged = false;
+	WHERE j.place IS NULL;
 END $$;
 COMMENT ON FUNCTION monitoring.group_firing(bigint[], timestamptz[], timestamptz) IS 'Make alerts whose transitions (alert_history.id and at) went to firing members of their groups.';
 
 CREATE FUNCTION monitoring.group_resolved(history_ids bigint[], history_ats timestamptz[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
 BEGIN
 	WITH ended AS MATERIALIZED (
 		SELECT h.id, h.at, h.alert_id
 		FROM unnest(history_ids, history_ats) AS t (id, at)
-		CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS x WHERE x.at = t.at AND x.id = t.id LIMIT 1) AS h
-		WHERE h.from_state = 'firing' AND h.to_state = 'resolved'
+		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+		WHERE h.at = ANY (times) AND h.from_state = 'firing' AND h.to_state = 'resolved'
 	), changed AS (
 		UPDATE monitoring.alert_group_members AS m
 		SET state = 'resolved', history_at = e.at, history_id = e.id
 		FROM ended AS e
-		WHERE m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
+		WHERE m.alert_id = ANY (ARRAY(SELECT o.alert_id FROM ended AS o)) AND m.alert_id = e.alert_id AND m.state IN ('firing', 'moved')
 		RETURNING m.group_id
 	)
 	UPDATE monitoring.alert_groups AS g

@@ -79,11 +79,11 @@ SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
 -- No foreign keys: pg_restore -j fills the tables of an extension in any order.
 CREATE TABLE monitoring.incident_alerts (
 	incident_id bigint NOT NULL,
-	alert_id bigint NOT NULL UNIQUE,
+	alert_id bigint PRIMARY KEY,
 	joined_at timestamptz NOT NULL,
-	ended_at timestamptz,
-	PRIMARY KEY (incident_id, alert_id)
-);
+	ended_at timestamptz
+) WITH (fillfactor = 50); -- room for the end of all alerts of a page, which then touches no index
+CREATE INDEX incident_alerts_incident ON monitoring.incident_alerts (incident_id);
 COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents.';
 COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
@@ -399,7 +399,7 @@ BEGIN
 	END IF;
 	INSERT INTO monitoring.incident_alerts AS m
 	VALUES (attach_alert.id, attach_alert.alert_id, attach_alert.at, ended)
-	ON CONFLICT ON CONSTRAINT incident_alerts_alert_id_key
+	ON CONFLICT ON CONSTRAINT incident_alerts_pkey
 	DO UPDATE SET incident_id = excluded.incident_id, joined_at = excluded.joined_at, ended_at = excluded.ended_at;
 	UPDATE monitoring.incident_defs AS i SET latest_alert_at = greatest(i.latest_alert_at, attach_alert.at) WHERE i.id = attach_alert.id;
 	PERFORM monitoring.add_incident_event(id, 'alerts', jsonb_build_object('alert_ids', jsonb_build_array(alert_id), 'count', 1), at, monitoring.calling_role());
@@ -435,33 +435,44 @@ CREATE TYPE monitoring.alike_alerts AS (
 	rule text,
 	title text
 );
-COMMENT ON TYPE monitoring.alike_alerts IS 'Alerts that fired in one evaluation, fall under one incident policy and have the same correlating labels: their transitions and numbers in order, when the first breach began, and severity, rule and title of the gravest.';
+COMMENT ON TYPE monitoring.alike_alerts IS 'Alerts that fired in one evaluation, fall under one incident policy and have the same correlating labels: their transitions and numbers, when the first breach began, and severity, rule and title of the gravest.';
 
+-- Which policy takes an alert is found once for all that agree in what policies ask for.
 CREATE FUNCTION monitoring.alike_alerts(transitions bigint[], at timestamptz, late boolean) RETURNS SETOF monitoring.alike_alerts
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH fired AS MATERIALIZED (
-		SELECT h.id, h.alert_id, h.active_at, h.severity, h.rule_name, coalesce(h.annotations ->> 'summary', h.rule_name) AS title, p.name AS policy, p.within,
-			CASE WHEN h.labels ?| p.correlate_by THEN (
-				SELECT jsonb_object_agg(l.key, l.value) FROM jsonb_each_text(h.labels) AS l WHERE l.key = ANY (p.correlate_by)) ELSE '{}' END AS labels
-		FROM monitoring.alert_history AS h
-		CROSS JOIN LATERAL (
-			SELECT o.* FROM monitoring.incident_policies AS o
-			WHERE o.enabled AND h.severity = ANY (o.severities)
-				AND (o.selector = '{}' OR monitoring.labels_match(h.labels || jsonb_build_object('alertname', h.rule_name), o.selector))
-			ORDER BY o.place, o.name LIMIT 1) AS p
-		WHERE h.at = alike_alerts.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+	WITH policies AS MATERIALIZED (
+		SELECT p.*, row_number() OVER (ORDER BY p.place, p.name) AS turn FROM monitoring.incident_policies AS p WHERE p.enabled
+	), asked AS MATERIALIZED (
+		SELECT ARRAY(SELECT DISTINCT s FROM policies AS p CROSS JOIN LATERAL unnest(p.severities) AS s) AS severities,
+			ARRAY(SELECT DISTINCT k FROM policies AS p CROSS JOIN LATERAL jsonb_object_keys(p.selector) AS k) AS names
+	), fired AS MATERIALIZED (
+		SELECT h.id, h.alert_id, h.active_at, h.severity, h.rule_name, h.labels, monitoring.pick_labels(h.labels, (SELECT a.names FROM asked AS a)) AS asked
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = alike_alerts.at AND h.to_state = 'firing' AND h.severity = ANY ((SELECT a.severities FROM asked AS a)::text[])
 			AND (NOT late OR EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = h.alert_id AND s.state = 'firing'))
+	), chosen AS MATERIALIZED (
+		SELECT DISTINCT ON (f.severity, f.rule_name, f.asked) f.severity, f.rule_name, f.asked, p.name AS policy, p.within, p.correlate_by,
+			array_position('{critical,high,medium,low,info}', f.severity) AS rank
+		FROM (SELECT DISTINCT o.severity, o.rule_name, o.asked FROM fired AS o) AS f
+		CROSS JOIN policies AS p
+		WHERE f.severity = ANY (p.severities)
+			AND (p.selector = '{}' OR monitoring.labels_match(f.asked || jsonb_build_object('alertname', f.rule_name), p.selector))
+		ORDER BY f.severity, f.rule_name, f.asked, p.turn
 	), totals AS MATERIALIZED (
-		SELECT f.policy, f.within, f.labels, array_agg(f.id ORDER BY f.id) AS history_ids, array_agg(f.alert_id ORDER BY f.id) AS alert_ids,
-			min(f.active_at) AS started_at, min(ARRAY[array_position('{critical,high,medium,low,info}', f.severity), f.id]) AS first
-		FROM fired AS f
-		GROUP BY f.policy, f.within, f.labels
+		SELECT s.policy, s.within, s.labels, array_agg(s.id) AS history_ids, array_agg(s.alert_id) AS alert_ids,
+			min(s.active_at) AS started_at, min(s.id) AS first_id, min(ARRAY[s.rank, s.id]) AS gravest
+		FROM (SELECT f.id, f.alert_id, f.active_at, c.policy, c.within, c.rank, monitoring.pick_labels(f.labels, c.correlate_by) AS labels
+			FROM fired AS f
+			JOIN chosen AS c ON c.severity = f.severity AND c.rule_name = f.rule_name AND c.asked = f.asked) AS s
+		GROUP BY s.policy, s.within, s.labels
 	)
 	-- those that know most come first, so that others can join them
-	SELECT t.policy, t.within, t.labels, t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(f.title, 500)
+	SELECT t.policy, t.within, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each_text(t.labels) AS l),
+		t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(coalesce(f.annotations ->> 'summary', f.rule_name), 500)
 	FROM totals AS t
-	JOIN fired AS f ON f.id = t.first[2]
-	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.history_ids[1]
+	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest[2] LIMIT 1) AS f
+	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.first_id
 $$;
 COMMENT ON FUNCTION monitoring.alike_alerts(bigint[], timestamptz, boolean) IS 'The alerts that fired in these transitions (alert_history.id), all made at that time, and of which incidents are opened, taken together by their correlating labels. late: only those that still fire.';
 
@@ -581,7 +592,8 @@ BEGIN
 	), joined_now AS (
 		INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
 		SELECT m.id, m.alert_id, take_into_incidents.at FROM members AS m
-		ON CONFLICT DO NOTHING
+		WHERE m.alert_id <> ALL (ARRAY(
+			SELECT a.alert_id FROM monitoring.incident_alerts AS a WHERE a.alert_id = ANY (ARRAY(SELECT o.alert_id FROM members AS o))))
 	), postponed AS (
 		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
 		SELECT 'incident', take_into_incidents.at, h.id FROM placed AS p CROSS JOIN LATERAL unnest(p.history_ids) AS h (id) WHERE p.id IS NULL
@@ -600,32 +612,39 @@ END $$;
 COMMENT ON FUNCTION monitoring.take_into_incidents(monitoring.alike_alerts[], bigint[], bigint[], timestamptz) IS 'Make alerts that fired at a time part of the incidents that they join, or of new ones, one for all that belong together.';
 
 CREATE FUNCTION monitoring.end_incident_alerts(transitions bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
 BEGIN
 	WITH ended AS MATERIALIZED (
-		SELECT h.id AS history_id, m.incident_id, m.alert_id
-		FROM monitoring.alert_history AS h
-		JOIN monitoring.incident_alerts AS m ON m.alert_id = h.alert_id AND m.ended_at IS NULL
-		WHERE h.at = end_incident_alerts.at AND h.id = ANY (transitions) AND h.to_state IN ('resolved', 'inactive')
+		SELECT h.id AS history_id, h.alert_id
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = end_incident_alerts.at AND h.to_state IN ('resolved', 'inactive')
+	), concerned AS MATERIALIZED (
+		SELECT e.history_id, m.incident_id, m.ctid AS place
+		FROM monitoring.incident_alerts AS m
+		JOIN ended AS e ON e.alert_id = m.alert_id
+		WHERE m.alert_id = ANY (ARRAY(SELECT o.alert_id FROM ended AS o)) AND m.ended_at IS NULL
 	), free AS MATERIALIZED (
-		SELECT i.id FROM monitoring.incident_defs AS i WHERE i.id IN (SELECT e.incident_id FROM ended AS e) FOR NO KEY UPDATE SKIP LOCKED
+		SELECT i.id FROM monitoring.incident_defs AS i
+		WHERE i.id = ANY (ARRAY(SELECT DISTINCT c.incident_id FROM concerned AS c))
+		FOR NO KEY UPDATE SKIP LOCKED
 	), sorted AS MATERIALIZED (
-		SELECT e.*, e.incident_id NOT IN (SELECT f.id FROM free AS f) AS busy FROM ended AS e
+		SELECT c.*, f.id IS NULL AS busy FROM concerned AS c LEFT JOIN free AS f ON f.id = c.incident_id
 	), postponed AS (
 		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
-		SELECT 'incident', end_incident_alerts.at, e.history_id FROM sorted AS e WHERE e.busy
+		SELECT 'incident', end_incident_alerts.at, s.history_id FROM sorted AS s WHERE s.busy
 	), closed AS (
 		UPDATE monitoring.incident_alerts AS m SET ended_at = end_incident_alerts.at
-		FROM sorted AS e
-		WHERE m.incident_id = e.incident_id AND m.alert_id = e.alert_id AND NOT e.busy
-		RETURNING m.incident_id, m.alert_id
+		FROM sorted AS s
+		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM sorted AS o WHERE NOT o.busy)) AND m.ctid = s.place
 	), over AS (
+		-- all that had not ended when this began do so now
 		UPDATE monitoring.incident_defs AS i
 		SET status = 'resolved', resolved_at = end_incident_alerts.at, mitigated_at = coalesce(i.mitigated_at, end_incident_alerts.at)
-		WHERE i.resolved_at IS NULL AND i.id IN (SELECT c.incident_id FROM closed AS c)
+		FROM (SELECT s.incident_id, count(*) AS alerts FROM sorted AS s WHERE NOT s.busy GROUP BY s.incident_id) AS c
+		CROSS JOIN LATERAL (SELECT count(*) AS alerts FROM monitoring.incident_alerts AS m WHERE m.incident_id = c.incident_id AND m.ended_at IS NULL) AS o
+		WHERE i.id = c.incident_id AND o.alerts = c.alerts AND i.resolved_at IS NULL
 			AND i.policy IN (SELECT p.name FROM monitoring.incident_policies AS p WHERE p.auto_resolve)
-			AND NOT EXISTS (SELECT FROM monitoring.incident_alerts AS m
-				WHERE m.incident_id = i.id AND m.ended_at IS NULL AND m.alert_id NOT IN (SELECT c.alert_id FROM closed AS c))
 		RETURNING i.id
 	)
 	INSERT INTO monitoring.incident_events (incident_id, at, kind, details)

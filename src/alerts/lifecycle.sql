@@ -50,7 +50,8 @@ CREATE TABLE monitoring.alert_events (
 	id bigint NOT NULL DEFAULT nextval('monitoring.alert_events_id_seq'),
 	at timestamptz NOT NULL,
 	alert_id bigint NOT NULL,
-	kind text NOT NULL CHECK (kind ~ '^[a-z][a-z_]{0,62}$'),
+	-- those of which there are 100,000 at once come before the expression, which takes longer than all else about a row
+	kind text NOT NULL CHECK (kind IN ('notified', 'known', 'suppressed', 'unsuppressed', 'routed', 'escalated') OR kind ~ '^[a-z][a-z_]{0,62}$'),
 	actor text,
 	details jsonb NOT NULL DEFAULT '{}'
 ) PARTITION BY RANGE (at);
@@ -63,7 +64,7 @@ COMMENT ON COLUMN monitoring.alert_events.actor IS 'Role that did it; null: the 
 COMMENT ON COLUMN monitoring.alert_events.details IS 'What belongs to it, such as a comment or the receiver.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
-VALUES ('alert_events', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_id)}');
+VALUES ('alert_events', '1 day', 2, '90 days', '{(alert_id)}');
 
 CREATE FUNCTION monitoring.add_alert_events(alert_ids bigint[], kind text, details jsonb DEFAULT '{}',
 	at timestamptz DEFAULT clock_timestamp(), actor text DEFAULT NULL)

@@ -395,14 +395,17 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloo
 BEGIN
 	RETURN QUERY
 	WITH RECURSIVE asked AS MATERIALIZED (
-		SELECT DISTINCT k.label FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
-	), projected AS MATERIALIZED (
-		SELECT s.n, coalesce(l.labels, '{}') AS labels
-		FROM unnest(label_sets) WITH ORDINALITY AS s (labels, n)
-		CROSS JOIN LATERAL (SELECT jsonb_object_agg(e.key, e.value) AS labels
-			FROM jsonb_each_text(s.labels) AS e WHERE e.value IS NOT NULL AND e.key = ANY ((SELECT array_agg(a.label) FROM asked AS a)::text[])) AS l
+		SELECT coalesce(array_agg(DISTINCT k.label), '{}') AS names
+		FROM monitoring.routes AS r CROSS JOIN LATERAL jsonb_object_keys(r.matchers) AS k (label) WHERE r.enabled
 	), alike AS MATERIALIZED (
-		SELECT row_number() OVER () AS alike, p.labels, array_agg(p.n) AS places FROM projected AS p GROUP BY p.labels
+		SELECT row_number() OVER () AS alike, p.places,
+			(SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') FROM jsonb_each_text(p.labels) AS e WHERE e.value IS NOT NULL) AS labels
+		FROM (
+			SELECT s.labels, array_agg(s.n) AS places
+			FROM (
+				SELECT u.n, monitoring.pick_labels(coalesce(u.labels, '{}'), (SELECT a.names FROM asked AS a)) AS labels
+				FROM unnest(label_sets) WITH ORDINALITY AS u (labels, n)) AS s
+			GROUP BY s.labels) AS p
 	), children AS MATERIALIZED (
 		SELECT r.id, r.parent_id, r.position, r.continue_matching, r.matchers, coalesce(e.key, '') AS label, coalesce(e.value, '') AS value
 		FROM monitoring.routes AS r
@@ -435,6 +438,14 @@ BEGIN
 	WHERE NOT EXISTS (SELECT FROM walk AS d WHERE d.alike = w.alike AND d.parent_id = w.route_id);
 END $$;
 COMMENT ON FUNCTION monitoring.match_routes(jsonb[]) IS 'The routes that alerts with these labels take: one row per place n in the array and route.';
+
+CREATE FUNCTION monitoring.routing_labels() RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN bool_or('...' = ANY (s.group_by)) IS NOT TRUE THEN
+		ARRAY(SELECT jsonb_object_keys(r.matchers) FROM monitoring.routes AS r WHERE r.enabled UNION SELECT unnest(r.group_by) FROM monitoring.routes AS r) END
+	FROM monitoring.route_settings() AS s
+$$;
+COMMENT ON FUNCTION monitoring.routing_labels() IS 'Names of the labels that decide which routes an alert takes and into which of their groups it comes; null: all do.';
 
 CREATE FUNCTION monitoring.labels_text(labels jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
