@@ -833,7 +833,7 @@ COMMENT ON FUNCTION monitoring.define_metric(text, text, text, text, int, int) I
 
 CREATE FUNCTION monitoring.labels_match(labels jsonb, selector jsonb) RETURNS boolean
 LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_labels_match';
-COMMENT ON FUNCTION monitoring.labels_match(jsonb, jsonb) IS 'Whether labels match a selector: an object whose scalars are the values asked for, and whose objects hold conditions by operator, as in {"route": "/cart", "status": {"!~": "2.."}, "tenant": {"exists": true}}. =, !=, =~ and !~ take a missing label for an empty one; regular expressions (PostgreSQL''s) have to match the whole value. Errors: not such an object (22023), invalid regular expression (2201B).';
+COMMENT ON FUNCTION monitoring.labels_match(jsonb, jsonb) IS 'Whether labels match a selector: an object whose scalars are the values asked for, and whose objects hold conditions by operator, as in {"route": "/cart", "status": {"!~": "2.."}, "tenant": {"exists": true}}. A missing label is taken for an empty one, but by exists; regular expressions (PostgreSQL''s) have to match the whole value. Errors: not such an object (22023), invalid regular expression (2201B).';
 
 CREATE FUNCTION monitoring.check_fn(fn text) RETURNS void
 LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_check_fn';
@@ -2220,6 +2220,15 @@ VALUES ('alert_history', '1 day', 2, '90 days', '{"PRIMARY KEY (at, id)",(alert_
 CREATE FUNCTION monitoring.calling_role() RETURNS name
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mon_calling_role';
 COMMENT ON FUNCTION monitoring.calling_role() IS 'The role that a session acts as, also within functions that run with their owner''s rights. Error 42501 where the server runs somebody else''s code in the session: in maintenance commands and below the actions of foreign keys.';
+
+CREATE FUNCTION monitoring.check_period(since timestamptz, until timestamptz) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR since >= until THEN
+		RAISE EXCEPTION 'a period must be finite and end after it began' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_period(timestamptz, timestamptz) IS 'Raises 22023 unless both times are finite and the second is later.';
 
 CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -4040,14 +4049,22 @@ CREATE FUNCTION monitoring.check_rule_number(rule jsonb, param text, lowest floa
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	given jsonb := rule -> 'params' -> param;
+	number float8;
 BEGIN
-	IF jsonb_typeof(given) = 'number' AND given::float8 BETWEEN lowest AND highest THEN
-		RETURN given::float8;
-	ELSIF given IS NOT NULL THEN
+	IF given IS NULL THEN
+		RETURN NULL;
+	ELSIF jsonb_typeof(given) = 'number' THEN
+		BEGIN
+			number := given::float8;
+		EXCEPTION WHEN numeric_value_out_of_range THEN
+			number := NULL; -- JSON has numbers that are none of ours
+		END;
+	END IF;
+	IF NOT coalesce(number BETWEEN lowest AND highest, false) THEN
 		RAISE EXCEPTION 'parameter "%" of an alert rule must be a number between % and %', param, lowest, highest
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	RETURN NULL;
+	RETURN number;
 END $$;
 COMMENT ON FUNCTION monitoring.check_rule_number(jsonb, text, float8, float8) IS 'A parameter of a rule as a number; null if it has none. Error 22023 unless it is a number between the bounds.';
 
@@ -4285,6 +4302,12 @@ COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for
 -- sql: any query
 ----------------------------------------------------------------------------------------------------------------------
 
+-- Not random(): a query can set its seed, so that the same rules would come last each time.
+CREATE FUNCTION monitoring.turn(rule_id bigint, at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN hashint8extended(rule_id, (date_part('epoch', at) * 1e6)::bigint);
+COMMENT ON FUNCTION monitoring.turn(bigint, timestamptz) IS 'Orders rules in another way at each time, so that none is always the last.';
+
 -- Queries may be slow: together they have ten seconds, in an order that is another one each time.
 CREATE FUNCTION monitoring.sql_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -4295,7 +4318,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT d.id, d.owner, d.params, d.max_instances, d.over
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (sql_rule_values.rule_ids)
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, sql_rule_values.at)
 	)
 	SELECT r.id, q.labels, q.value, NULL::jsonb, q.error
 	FROM rules AS r
@@ -4385,39 +4408,47 @@ COMMENT ON FUNCTION monitoring.check_absence_rule(jsonb) IS 'Raises 42602 for a 
 
 CREATE FUNCTION monitoring.change_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels,
-			coalesce((d.params ->> 'shift')::interval, '7 days') AS shift, coalesce(d.params ->> 'mode', 'ratio') AS mode,
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_nestloop = off SET jit = off AS $$
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY d.metric, d.fn, d.over, d.selector, d.by_labels, w.shift) AS request, d.id, w.earlier, w.shift,
+			d.metric, d.fn, d.over, d.selector, d.by_labels, coalesce(d.params ->> 'mode', 'ratio') AS mode,
 			CASE WHEN monitoring.counts_events(d.fn) THEN 0::float8 END AS silence
 		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL (VALUES (false, interval '0'), (true, coalesce((d.params ->> 'shift')::interval, '7 days'))) AS w (earlier, shift)
 		WHERE d.id = ANY (change_rule_values.rule_ids)
-	), readings AS MATERIALIZED (
-		SELECT g.rules, v.series_labels, coalesce(v.value, g.silence) AS value, coalesce(v.previous, g.silence) AS previous
-		FROM (
-			SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence, array_agg(r.id) AS rules
-			FROM rules AS r
-			GROUP BY r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence
-		) AS g
-		CROSS JOIN LATERAL monitoring.compare(g.metric, g.fn, g.over, g.shift, g.selector, g.by_labels, change_rule_values.at) AS v
-	), values AS (
-		SELECT r.id, r.mode, v.series_labels, v.value, v.previous
-		FROM readings AS v
-		CROSS JOIN LATERAL unnest(v.rules) AS u (id)
-		JOIN rules AS r ON r.id = u.id
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.selector, p.by_labels, p.shift)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), change_rule_values.at) AS v
+	), values AS MATERIALIZED (
+		SELECT coalesce(n.id, e.id) AS id, coalesce(n.mode, e.mode) AS mode, coalesce(n.series_labels, e.series_labels) AS series_labels,
+			coalesce(n.value, e.silence) AS value, coalesce(e.value, n.silence) AS previous
+		FROM (SELECT p.id, p.mode, p.silence, r.series_labels, r.value
+			FROM parts AS p JOIN read AS r ON r.request = p.request WHERE NOT p.earlier AND r.error IS NULL) AS n
+		FULL JOIN (SELECT p.id, p.mode, p.silence, r.series_labels, r.value
+			FROM parts AS p JOIN read AS r ON r.request = p.request WHERE p.earlier AND r.error IS NULL) AS e
+			ON e.id = n.id AND e.series_labels = n.series_labels
+	), shown AS (
+		SELECT v.id, v.mode, v.series_labels, v.value, v.previous FROM values AS v
 		UNION ALL
 		-- neither now nor then: what is counted has not changed
-		SELECT r.id, r.mode, s.series_labels, 0, 0
-		FROM rules AS r
-		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
-		WHERE r.silence IS NOT NULL AND NOT EXISTS (
-			SELECT FROM readings AS v WHERE r.id = ANY (v.rules) AND v.series_labels = s.series_labels)
+		SELECT p.id, p.mode, s.series_labels, 0, 0
+		FROM parts AS p
+		JOIN monitoring.alert_states AS s ON s.rule_id = p.id AND s.state <> 'resolved' AND s.origin = 'value'
+		WHERE NOT p.earlier AND p.silence IS NOT NULL
+			AND NOT EXISTS (SELECT FROM values AS v WHERE v.id = p.id AND v.series_labels = s.series_labels)
 	)
 	SELECT v.id, v.series_labels,
 		CASE v.mode WHEN 'difference' THEN v.value - v.previous WHEN 'percent' THEN 100 * (v.value - v.previous) / nullif(abs(v.previous), 0)
 			ELSE v.value / nullif(v.previous, 0) END,
 		jsonb_build_object('current', v.value, 'previous', v.previous), NULL::text
-	FROM values AS v
+	FROM shown AS v
+	UNION ALL
+	SELECT p.id, NULL, NULL, NULL, r.error FROM parts AS p JOIN read AS r ON r.request = p.request WHERE NOT p.earlier AND r.error IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.change_rule_values(timestamptz, bigint[]) IS 'Rule kind change: fn of a metric''s values in the window compared with the window that ends shift earlier, as ratio, difference or percent, one row per rule and group with data in one of them. Where events are counted, no data is zero. There is no ratio and no percentage of zero.';
 
@@ -4440,35 +4471,38 @@ COMMENT ON FUNCTION monitoring.check_change_rule(jsonb) IS 'Raises 22023 for a r
 
 CREATE FUNCTION monitoring.ratio_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}') AS selector,
-			coalesce(d.params ->> 'metric', d.metric) AS base_metric, coalesce(d.params ->> 'fn', d.fn) AS base_fn,
-			coalesce(d.params -> 'labels', '{}') AS base_selector, coalesce((d.params ->> 'min_denominator')::float8, 0) AS least,
-			d.params
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (ratio_rule_values.rule_ids)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	-- numerators and denominators: rules share what they have in common, such as the number of all requests
-	), readings AS MATERIALIZED (
-		SELECT g.numerators, g.denominators, v.series_labels, v.value
-		FROM (
-			SELECT p.metric, p.fn, r.over, p.selector, r.by_labels, array_agg(r.id) FILTER (WHERE p.numerator) AS numerators,
-				array_agg(r.id) FILTER (WHERE NOT p.numerator) AS denominators
-			FROM rules AS r
-			CROSS JOIN LATERAL (VALUES (true, r.metric, r.fn, r.selector), (false, r.base_metric, r.base_fn, r.base_selector))
-				AS p (numerator, metric, fn, selector)
-			GROUP BY p.metric, p.fn, r.over, p.selector, r.by_labels
-		) AS g
-		CROSS JOIN LATERAL monitoring.series_values(g.metric, g.fn, g.over, g.selector, g.by_labels, ratio_rule_values.at) AS v
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY p.metric, p.fn, d.over, p.selector, d.by_labels) AS request, d.id, p.numerator,
+			p.metric, p.fn, d.over, p.selector, d.by_labels, d.params,
+			CASE WHEN monitoring.counts_events(d.fn) THEN 0::float8 END AS silence,
+			coalesce((d.params ->> 'min_denominator')::float8, 0) AS least
+		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL (VALUES
+			(true, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}')),
+			(false, coalesce(d.params ->> 'metric', d.metric), coalesce(d.params ->> 'fn', d.fn), coalesce(d.params -> 'labels', '{}'))
+		) AS p (numerator, metric, fn, selector)
+		WHERE d.id = ANY (ratio_rule_values.rule_ids)
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.selector, p.by_labels, NULL)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), ratio_rule_values.at) AS v
 	)
-	SELECT r.id, d.series_labels, monitoring.scaled(n.value / d.value, r.params),
-		jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
-	FROM rules AS r
-	JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.denominators) AS u (id)) AS d ON d.id = r.id
-	LEFT JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.numerators) AS u (id)) AS m
-		ON m.id = r.id AND m.series_labels = d.series_labels
-	CROSS JOIN LATERAL (SELECT coalesce(m.value, CASE WHEN monitoring.counts_events(r.fn) THEN 0 END) AS value) AS n
-	WHERE d.value <> 0 AND d.value >= r.least
+	SELECT d.id, d.series_labels, monitoring.scaled(coalesce(n.value, d.silence) / d.value, d.params),
+		jsonb_build_object('numerator', coalesce(n.value, d.silence), 'denominator', d.value), NULL::text
+	FROM (SELECT p.id, p.params, p.silence, r.series_labels, r.value
+		FROM parts AS p JOIN read AS r ON r.request = p.request
+		WHERE NOT p.numerator AND r.value <> 0 AND r.value >= p.least) AS d
+	LEFT JOIN (SELECT p.id, r.series_labels, r.value
+		FROM parts AS p JOIN read AS r ON r.request = p.request
+		WHERE p.numerator AND r.error IS NULL) AS n ON n.id = d.id AND n.series_labels = d.series_labels
+	UNION ALL
+	SELECT p.id, NULL, NULL, NULL, r.error FROM parts AS p JOIN read AS r ON r.request = p.request WHERE r.error IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.ratio_rule_values(timestamptz, bigint[]) IS 'Rule kind ratio: fn of the rule''s metric and labels, divided by that of the metric, fn and labels in its params, one row per rule and group whose denominator is not zero nor below min_denominator. A numerator that counts events is zero without data.';
 
@@ -4985,22 +5019,44 @@ COMMENT ON COLUMN monitoring.slos.min_events IS 'A window with fewer events than
 COMMENT ON COLUMN monitoring.slos.owner IS 'Role that created the objective.';
 COMMENT ON COLUMN monitoring.slos.created_at IS 'When it was created.';
 
--- An operation that did not happen is neither good nor bad: no events, no share.
-CREATE FUNCTION monitoring.slo_events(slo monitoring.slo_defs, over interval, at timestamptz)
-RETURNS TABLE (good float8, total float8)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT least(g.events * coalesce(g.share, CASE WHEN slo.latency_threshold IS NULL THEN 1 ELSE 0 END), t.events), t.events
-	FROM (
-		SELECT coalesce(monitoring.value(slo.total ->> 'metric', 'increase', slo_events.over, slo.total -> 'labels', at), 0) AS events
-	) AS t
-	CROSS JOIN (
-		SELECT coalesce(monitoring.value(slo.good ->> 'metric', 'increase', slo_events.over, slo.good -> 'labels', at), 0) AS events,
-			CASE WHEN slo.latency_threshold IS NOT NULL THEN
-				monitoring.value(slo.good ->> 'metric', format('share_below(%s)', slo.latency_threshold), slo_events.over,
-					slo.good -> 'labels', at) END AS share
-	) AS g
+-- An operation that did not happen is neither good nor bad: no events, no share. Objectives and windows share what they have
+-- in common, such as all requests to a service.
+CREATE FUNCTION monitoring.slo_events(names text[], windows interval[], at timestamptz)
+RETURNS TABLE (name text, over interval, good float8, total float8, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY e.metric, e.fn, w.over, e.labels) AS request, w.n, e.part, e.metric, e.fn, w.over, e.labels
+		FROM unnest(names, windows) WITH ORDINALITY AS w (name, over, n)
+		JOIN monitoring.slo_defs AS s ON s.name = w.name
+		CROSS JOIN LATERAL (VALUES
+			('total', s.total ->> 'metric', 'increase', s.total -> 'labels'),
+			('good', s.good ->> 'metric', 'increase', s.good -> 'labels'),
+			('share', s.good ->> 'metric', format('share_below(%s)', s.latency_threshold), s.good -> 'labels')
+		) AS e (part, metric, fn, labels)
+		WHERE e.part <> 'share' OR s.latency_threshold IS NOT NULL
+	), read AS MATERIALIZED (
+		SELECT v.request, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.labels, '{}', NULL)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), slo_events.at) AS v
+	), counted AS (
+		SELECT p.n, coalesce(max(r.value) FILTER (WHERE p.part = 'total'), 0) AS total,
+			coalesce(max(r.value) FILTER (WHERE p.part = 'good'), 0) AS good,
+			CASE WHEN bool_or(p.part = 'share') THEN coalesce(max(r.value) FILTER (WHERE p.part = 'share'), 0) ELSE 1 END AS share,
+			min(r.error) AS error
+		FROM parts AS p
+		LEFT JOIN read AS r ON r.request = p.request
+		GROUP BY p.n
+	)
+	SELECT w.name, w.over, CASE WHEN c.error IS NULL THEN least(c.good * c.share, c.total) END, CASE WHEN c.error IS NULL THEN c.total END, c.error
+	FROM unnest(names, windows) WITH ORDINALITY AS w (name, over, n)
+	JOIN counted AS c ON c.n = w.n
+	ORDER BY w.n
 $$;
-COMMENT ON FUNCTION monitoring.slo_events(monitoring.slo_defs, interval, timestamptz) IS 'How many events of an objective were good, and how many there were, in the window that ends at a time.';
+COMMENT ON FUNCTION monitoring.slo_events(text[], interval[], timestamptz) IS 'How many events of objectives were good, and how many there were, in windows that end at a time: a row for each pair of a name and a window, all read in one pass. error: why they cannot be counted, as a metric is of another kind.';
 
 CREATE FUNCTION monitoring.burn_rate(slo monitoring.slo_defs, good float8, total float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -5040,23 +5096,24 @@ COMMENT ON FUNCTION monitoring.burn_rate_windows(float8, interval, text) IS 'Win
 
 CREATE FUNCTION monitoring.burn_rate_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	WITH pairs AS MATERIALIZED (
-		SELECT d.id, d.params ->> 'slo' AS name, s AS slo, w.long, w.short, w.factor
+		SELECT d.id, d.params ->> 'slo' AS name, w.long, w.short, w.factor
 		FROM monitoring.alert_rule_defs AS d
 		CROSS JOIN jsonb_to_recordset(d.params -> 'windows') AS w (long interval, short interval, factor float8)
-		LEFT JOIN monitoring.slo_defs AS s ON s.name = d.params ->> 'slo'
 		WHERE d.id = ANY (burn_rate_rule_values.rule_ids)
+	), windows AS MATERIALIZED (
+		SELECT p.name, p.long AS over FROM pairs AS p UNION SELECT p.name, p.short FROM pairs AS p
 	), readings AS MATERIALIZED (
-		SELECT w.name, w.over, monitoring.burn_rate(w.slo, e.good, e.total) AS burn
-		FROM (SELECT p.name, p.slo, p.long AS over FROM pairs AS p UNION SELECT p.name, p.slo, p.short FROM pairs AS p) AS w
-		CROSS JOIN LATERAL monitoring.slo_events(w.slo, w.over, burn_rate_rule_values.at) AS e
-		WHERE (w.slo).name IS NOT NULL
+		SELECT e.name, e.over, monitoring.burn_rate(s, e.good, e.total) AS burn, e.error
+		FROM (SELECT array_agg(w.name) AS names, array_agg(w.over) AS overs FROM windows AS w) AS a
+		CROSS JOIN LATERAL monitoring.slo_events(a.names, a.overs, burn_rate_rule_values.at) AS e
+		JOIN monitoring.slo_defs AS s ON s.name = e.name
 	)
 	SELECT p.id, jsonb_build_object('slo', p.name), max(least(l.burn, s.burn) / p.factor),
 		jsonb_build_object('burn_rates', jsonb_object_agg(p.long::text || ' / ' || p.short::text,
 			jsonb_build_array(l.burn, s.burn))),
-		CASE WHEN bool_or((p.slo).name IS NULL) THEN format('objective "%s" does not exist', p.name) END
+		coalesce(min(l.error), min(s.error), CASE WHEN count(l.name) = 0 THEN format('objective "%s" does not exist', p.name) END)
 	FROM pairs AS p
 	LEFT JOIN readings AS l ON l.name = p.name AND l.over = p.long
 	LEFT JOIN readings AS s ON s.name = p.name AND s.over = p.short
@@ -5241,16 +5298,19 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
 		CASE WHEN r.sli IS NULL THEN 'no data' WHEN r.remaining <= 0 THEN 'exhausted'
 			WHEN x.exhausts_at < slo_status.at + r.over / 10 THEN 'at risk' ELSE 'ok' END
 	FROM (
-		SELECT s.name, s.objective, s.over, w.good, w.total, w.good / nullif(w.total, 0) AS sli,
-			1 - (1 - w.good / nullif(w.total, 0)) / (1 - s.objective) AS remaining,
-			b.burn[1] AS burn_1h, b.burn[2] AS burn_6h, b.burn[3] AS burn_3d
-		FROM monitoring.slo_defs AS s
-		CROSS JOIN LATERAL monitoring.slo_events(s, s.over, slo_status.at) AS w
-		CROSS JOIN LATERAL (
-			SELECT array_agg(monitoring.burn_rate(s, e.good, e.total) ORDER BY i.over) AS burn
-			FROM (VALUES ('1 hour'::interval), ('6 hours'), ('3 days')) AS i (over)
-			CROSS JOIN LATERAL monitoring.slo_events(s, i.over, slo_status.at) AS e) AS b
-		WHERE slo_status.name IS NULL OR s.name = slo_status.name
+		SELECT s.name, s.objective, s.over, e.good[1] AS good, e.total[1] AS total, e.good[1] / nullif(e.total[1], 0) AS sli,
+			1 - (1 - e.good[1] / nullif(e.total[1], 0)) / (1 - s.objective) AS remaining, e.burn[2] AS burn_1h, e.burn[3] AS burn_6h, e.burn[4] AS burn_3d
+		FROM (
+			SELECT i.name, array_agg(i.good ORDER BY i.n) AS good, array_agg(i.total ORDER BY i.n) AS total,
+				array_agg(monitoring.burn_rate(d, i.good, i.total) ORDER BY i.n) AS burn
+			FROM (SELECT array_agg(w.name ORDER BY w.name, o.n) AS names, array_agg(o.over ORDER BY w.name, o.n) AS overs
+				FROM monitoring.slo_defs AS w
+				CROSS JOIN LATERAL unnest(ARRAY[w.over, '1 hour', '6 hours', '3 days']) WITH ORDINALITY AS o (over, n)
+				WHERE slo_status.name IS NULL OR w.name = slo_status.name) AS a
+			CROSS JOIN LATERAL monitoring.slo_events(a.names, a.overs, slo_status.at) WITH ORDINALITY AS i (name, over, good, total, error, n)
+			JOIN monitoring.slo_defs AS d ON d.name = i.name
+			GROUP BY i.name) AS e
+		JOIN monitoring.slo_defs AS s ON s.name = e.name
 	) AS r
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN r.remaining <= 0 THEN slo_status.at
@@ -5523,17 +5583,159 @@ CREATE FUNCTION monitoring.sla_report(since timestamptz, until timestamptz DEFAU
 RETURNS TABLE (kind text, name text, objective float8, achieved float8, met boolean, good float8, total float8,
 	downtime interval, budget_consumed float8)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
 	SELECT 'objective', s.name, s.objective, e.good / nullif(e.total, 0), e.good / nullif(e.total, 0) >= s.objective,
 		e.good, e.total, NULL::interval, (1 - e.good / nullif(e.total, 0)) / (1 - s.objective)
-	FROM monitoring.slo_defs AS s
-	CROSS JOIN LATERAL monitoring.slo_events(s, sla_report.until - sla_report.since, sla_report.until) AS e
+	FROM (SELECT array_agg(w.name) AS names, array_agg(sla_report.until - sla_report.since) AS windows FROM monitoring.slo_defs AS w) AS a
+	CROSS JOIN LATERAL monitoring.slo_events(a.names, a.windows, sla_report.until) AS e
+	JOIN monitoring.slo_defs AS s ON s.name = e.name
 	UNION ALL
 	SELECT 'component', u.component, u.objective, u.uptime, u.uptime >= u.objective, NULL, NULL, u.downtime,
 		(1 - u.uptime) / (1 - u.objective)
 	FROM monitoring.component_uptime(sla_report.since, sla_report.until) AS u
 	ORDER BY 1 DESC, 2
 $$;
-COMMENT ON FUNCTION monitoring.sla_report(timestamptz, timestamptz) IS 'What was promised and what was kept between two times: objectives with their share of good events, components with their uptime and downtime; budget_consumed is the share of the error budget of that time that was used up (above 1: missed).';
+COMMENT ON FUNCTION monitoring.sla_report(timestamptz, timestamptz) IS 'What was promised and what was kept between two times: objectives with their share of good events, components with their uptime and downtime; budget_consumed is the share of the error budget of that time that was used up (above 1: missed). Error 22023 for times that are not finite or not in order.';
+-- alerts, setting changes: which settings of the server, of databases and of roles have changed, and when. What goes wrong
+-- has often just been changed.
+--
+-- Nobody tells when a setting changes. So what is in force is remembered, and compared when the configuration has been
+-- loaded anew or ALTER DATABASE or ALTER ROLE have written something; finding out whether that is so reads a few rows.
+
+CREATE TABLE monitoring.setting_changes (
+	at timestamptz NOT NULL,
+	scope text NOT NULL,
+	name text NOT NULL,
+	old_value text,
+	new_value text
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.setting_changes IS 'Changes of settings in the configuration files, on the command line, and by ALTER DATABASE and ALTER ROLE, kept as long as retention_policies says (400 days).';
+COMMENT ON COLUMN monitoring.setting_changes.at IS 'When the configuration with the change was loaded or the server started; of databases and roles when it was noticed, at most a minute later.';
+COMMENT ON COLUMN monitoring.setting_changes.scope IS 'server, or the database and role that the setting is for.';
+COMMENT ON COLUMN monitoring.setting_changes.name IS 'The setting.';
+COMMENT ON COLUMN monitoring.setting_changes.old_value IS 'What it was, as it was written; null: it was not set. (hidden) for what may hold secrets.';
+COMMENT ON COLUMN monitoring.setting_changes.new_value IS 'What it is since then; null: it is not set any more.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
+VALUES ('setting_changes', '30 days', 1, '400 days', '{(at)}');
+
+-- Not dumped: another server has other settings, and starts to compare with its own.
+CREATE TABLE monitoring.known_settings (
+	scope text,
+	name text,
+	value text,
+	digest bytea NOT NULL,
+	PRIMARY KEY (scope, name)
+);
+COMMENT ON TABLE monitoring.known_settings IS 'Settings as they were when note_settings() last compared them.';
+COMMENT ON COLUMN monitoring.known_settings.scope IS 'server, or the database and role that the setting is for.';
+COMMENT ON COLUMN monitoring.known_settings.name IS 'The setting.';
+COMMENT ON COLUMN monitoring.known_settings.value IS 'Its value as it may be shown.';
+COMMENT ON COLUMN monitoring.known_settings.digest IS 'Hash of its value.';
+
+CREATE TABLE monitoring.settings_seen (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	started_at timestamptz NOT NULL,
+	loaded_at timestamptz NOT NULL,
+	stored bytea NOT NULL
+);
+COMMENT ON TABLE monitoring.settings_seen IS 'Which state of the configuration note_settings() last compared. No row before the first time.';
+COMMENT ON COLUMN monitoring.settings_seen.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.settings_seen.started_at IS 'When the server had started.';
+COMMENT ON COLUMN monitoring.settings_seen.loaded_at IS 'When it had loaded its configuration.';
+COMMENT ON COLUMN monitoring.settings_seen.stored IS 'Hash of what ALTER DATABASE and ALTER ROLE had stored.';
+
+CREATE FUNCTION monitoring.shown_setting(name text, value text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- What applications set may be anything, what commands and connections are given as well; numbers are no secrets.
+	SELECT CASE WHEN value IS NULL THEN NULL
+		WHEN name ~* 'conninfo|command|pass|secret|token|key|credential|auth'
+			AND coalesce((SELECT s.vartype FROM pg_settings AS s WHERE s.name = shown_setting.name), 'string') = 'string' THEN '(hidden)'
+		WHEN strpos(name, '.') > 0 AND name NOT LIKE 'monitoring.%'
+			AND coalesce((SELECT s.vartype FROM pg_settings AS s WHERE s.name = shown_setting.name), 'string') = 'string' THEN '(hidden)'
+		ELSE left(value, 500) END
+$$;
+COMMENT ON FUNCTION monitoring.shown_setting(text, text) IS 'The value of a setting as people may see it: (hidden) for texts that may hold secrets, which are those of applications and extensions, and those whose name speaks of commands, connections, keys and the like.';
+
+CREATE FUNCTION monitoring.settings_in_force() RETURNS TABLE (scope text, name text, value text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'server', f.name, f.setting
+	FROM pg_file_settings AS f
+	WHERE f.applied AND NOT EXISTS (SELECT FROM pg_settings AS s WHERE s.name = f.name AND s.source = 'command line')
+	UNION ALL
+	SELECT 'server', s.name, s.reset_val FROM pg_settings AS s WHERE s.source = 'command line'
+	UNION ALL
+	-- what waits for a restart is in force as it was
+	SELECT DISTINCT k.scope, k.name, NULL
+	FROM pg_file_settings AS f
+	JOIN monitoring.known_settings AS k ON k.scope = 'server' AND k.name = f.name
+	WHERE f.error IS NOT NULL AND NOT EXISTS (SELECT FROM pg_file_settings AS a WHERE a.name = f.name AND a.applied)
+	UNION ALL
+	SELECT concat_ws(' in ', CASE WHEN d.setrole <> 0 THEN format('role %s', r.rolname) END,
+			CASE WHEN d.setdatabase <> 0 THEN format('database %s', current_database()) END),
+		split_part(c.setting, '=', 1), substr(c.setting, strpos(c.setting, '=') + 1)
+	FROM pg_db_role_setting AS d
+	CROSS JOIN unnest(d.setconfig) AS c (setting)
+	LEFT JOIN pg_roles AS r ON r.oid = d.setrole
+	WHERE d.setdatabase IN (0, (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database()))
+$$;
+COMMENT ON FUNCTION monitoring.settings_in_force() IS 'The settings that the configuration files, the command line, and ALTER DATABASE and ALTER ROLE give, those of other databases left out. A null value: what is in the file waits for a restart, and what was known is in force.';
+
+CREATE FUNCTION monitoring.note_settings(at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+	now_stored CONSTANT bytea := (SELECT sha256(convert_to(coalesce(string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), ''), 'UTF8'))
+		FROM pg_db_role_setting AS s);
+	seen monitoring.settings_seen;
+	first_time boolean;
+	changed_at timestamptz;
+BEGIN
+	SELECT * INTO seen FROM monitoring.settings_seen;
+	first_time := NOT FOUND;
+	-- a session that has not loaded the latest configuration knows nothing new
+	IF NOT first_time AND pg_postmaster_start_time() = seen.started_at AND pg_conf_load_time() <= seen.loaded_at AND now_stored = seen.stored THEN
+		RETURN;
+	END IF;
+	IF first_time THEN
+		INSERT INTO monitoring.settings_seen (started_at, loaded_at, stored) VALUES (pg_postmaster_start_time(), pg_conf_load_time(), now_stored)
+		ON CONFLICT DO NOTHING;
+	ELSE
+		UPDATE monitoring.settings_seen AS e
+		SET started_at = pg_postmaster_start_time(), loaded_at = greatest(pg_conf_load_time(), seen.loaded_at), stored = now_stored
+		WHERE e.only_row IN (SELECT o.only_row FROM monitoring.settings_seen AS o FOR UPDATE SKIP LOCKED);
+	END IF;
+	IF NOT FOUND THEN
+		RETURN; -- somebody else is comparing them
+	END IF;
+	changed_at := least(at, greatest(pg_postmaster_start_time(), pg_conf_load_time()));
+	PERFORM monitoring.ensure_partition('setting_changes', at);
+	PERFORM monitoring.ensure_partition('setting_changes', changed_at);
+
+	WITH now AS MATERIALIZED (
+		SELECT f.scope, f.name, f.value IS NULL AS waits, monitoring.shown_setting(f.name, f.value) AS value,
+			sha256(convert_to(coalesce(f.value, ''), 'UTF8')) AS digest
+		FROM monitoring.settings_in_force() AS f
+	), changes AS MATERIALIZED (
+		SELECT coalesce(n.scope, k.scope) AS scope, coalesce(n.name, k.name) AS name, k.value AS old_value, n.value AS new_value, n.digest
+		FROM now AS n
+		FULL JOIN monitoring.known_settings AS k ON k.scope = n.scope AND k.name = n.name
+		WHERE n.waits IS NOT TRUE AND n.digest IS DISTINCT FROM k.digest
+	), removed AS (
+		DELETE FROM monitoring.known_settings AS k USING changes AS c WHERE k.scope = c.scope AND k.name = c.name AND c.digest IS NULL
+	), kept AS (
+		INSERT INTO monitoring.known_settings AS k (scope, name, value, digest)
+		SELECT c.scope, c.name, c.new_value, c.digest FROM changes AS c WHERE c.digest IS NOT NULL
+		ON CONFLICT ON CONSTRAINT known_settings_pkey DO UPDATE SET value = excluded.value, digest = excluded.digest
+	)
+	INSERT INTO monitoring.setting_changes (at, scope, name, old_value, new_value)
+	SELECT CASE c.scope WHEN 'server' THEN changed_at ELSE note_settings.at END, c.scope, c.name, c.old_value, c.new_value
+	FROM changes AS c
+	WHERE NOT first_time
+	ORDER BY c.scope, c.name;
+END $$;
+COMMENT ON FUNCTION monitoring.note_settings(timestamptz) IS 'Compare the settings in force with those that were known, and keep what has changed in setting_changes. Does nothing as long as neither the configuration was loaded nor ALTER DATABASE or ALTER ROLE wrote anything since the last time. A job, and part of taking evidence.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('settings', 'monitoring.note_settings', '1 minute', 80);
 -- alerts, evidence: what the server was doing at the moment when alerts fired, taken in the transaction that makes them fire.
 --
 -- There is one snapshot for all alerts that fire in an evaluation, and a bound on its size, so that a storm of alerts costs
@@ -5681,12 +5883,18 @@ COMMENT ON FUNCTION monitoring.deployment_evidence(timestamptz) IS 'Evidence: th
 
 CREATE FUNCTION monitoring.setting_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object('configuration_loaded_at', pg_conf_load_time(), 'pending_restart',
-		(SELECT coalesce(jsonb_agg(s.name ORDER BY s.name), '[]') FROM pg_settings AS s WHERE s.pending_restart))
-	WHERE pg_conf_load_time() > setting_evidence.at - interval '1 day' AND pg_conf_load_time() > pg_postmaster_start_time()
-		OR EXISTS (SELECT FROM pg_settings AS s WHERE s.pending_restart)
+	SELECT nullif(jsonb_strip_nulls(jsonb_build_object(
+		'changes', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.at DESC, c.scope, c.name) FROM (
+			SELECT h.at, nullif(h.scope, 'server') AS scope, h.name, left(h.old_value, 100) AS "from", left(h.new_value, 100) AS "to"
+			FROM monitoring.setting_changes AS h
+			WHERE h.at > setting_evidence.at - interval '1 day' AND h.at <= setting_evidence.at
+			ORDER BY h.at DESC, h.scope, h.name
+			LIMIT 20) AS c),
+		'configuration_loaded_at', CASE WHEN pg_conf_load_time() > setting_evidence.at - interval '1 day'
+			AND pg_conf_load_time() > pg_postmaster_start_time() THEN pg_conf_load_time() END,
+		'pending_restart', (SELECT jsonb_agg(s.name ORDER BY s.name) FROM pg_settings AS s WHERE s.pending_restart))), '{}')
 $$;
-COMMENT ON FUNCTION monitoring.setting_evidence(timestamptz) IS 'Evidence: when the configuration was loaded last, if that was within a day and after the start, and settings that wait for a restart.';
+COMMENT ON FUNCTION monitoring.setting_evidence(timestamptz) IS 'Evidence: the latest twenty changes of settings within a day, from what to what; when the configuration was loaded last, if that was within a day and after the start; and settings that wait for a restart.';
 
 CREATE TABLE monitoring.evidence_kinds (
 	name text PRIMARY KEY,
@@ -5757,6 +5965,14 @@ BEGIN
 		RETURN;
 	END IF;
 	-- Evidence must not keep anybody from being told: what goes wrong with it is only noted.
+	BEGIN
+		PERFORM monitoring.note_settings(at);
+	EXCEPTION WHEN OTHERS THEN
+		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+			RAISE;
+		END IF;
+		RAISE WARNING 'could not compare settings: %', SQLERRM;
+	END;
 	BEGIN
 		PERFORM monitoring.ensure_partition('alert_evidence', at);
 		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence)
@@ -6010,6 +6226,17 @@ BEGIN
 		within = excluded.within, auto_resolve = excluded.auto_resolve, place = excluded.place, enabled = excluded.enabled;
 END $$;
 COMMENT ON FUNCTION monitoring.set_incident_policy(text, text[], jsonb, text[], interval, boolean, integer, boolean) IS 'Create a policy, or change the one of this name: alerts of these severities whose labels match the selector open incidents; those that share one of the labels correlate_by with an open incident join it, until `within` after its latest alert. Alerts with none of these labels join by time alone. auto_resolve: it is resolved with its last alert. The first policy by place takes an alert. Error 22023 for anything that is not valid.';
+
+CREATE FUNCTION monitoring.drop_incident_policy(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.incident_policies AS p WHERE p.name = drop_incident_policy.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'incident policy "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the table monitoring.incident_policies.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_incident_policy(text) IS 'Drop a policy. Incidents that it opened stay; those that are open are resolved by hand from then on. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.add_incident_event(incident_id bigint, kind text, details jsonb, at timestamptz, actor text DEFAULT NULL)
 RETURNS void
@@ -6491,9 +6718,13 @@ BEGIN
 		'evidence', (SELECT monitoring.evidence_of(m.alert_id) FROM monitoring.incident_alerts AS m
 			WHERE m.incident_id = incident_report.id ORDER BY m.joined_at, m.alert_id LIMIT 1),
 		'deployments', (SELECT coalesce(jsonb_agg(to_jsonb(d) ORDER BY d.at), '[]') FROM monitoring.deployments AS d
-			WHERE d.at > incident.started_at - interval '1 day' AND d.at <= coalesce(incident.resolved_at, 'infinity')));
+			WHERE d.at > incident.started_at - interval '1 day' AND d.at <= coalesce(incident.resolved_at, 'infinity')),
+		'setting_changes', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(c)) ORDER BY c.at, c.scope, c.name), '[]')
+			FROM (SELECT h.* FROM monitoring.setting_changes AS h
+				WHERE h.at > incident.started_at - interval '1 day' AND h.at <= coalesce(incident.resolved_at, 'infinity')
+				ORDER BY h.at, h.scope, h.name LIMIT 100) AS c));
 END $$;
-COMMENT ON FUNCTION monitoring.incident_report(bigint) IS 'Everything about an incident as JSON: its fields, seconds to detect (from start), to acknowledge (from detection), to mitigate and to resolve (from start), its first 200 alerts, timeline, the evidence of its first alert, deployments from the day before, and post_mortem. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.incident_report(bigint) IS 'Everything about an incident as JSON: its fields, seconds to detect (from start), to acknowledge (from detection), to mitigate and to resolve (from start), its first 200 alerts, timeline, the evidence of its first alert, deployments and changes of settings (the first 100) from the day before, and post_mortem. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.markdown_text(t text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -6532,6 +6763,10 @@ SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 		|| coalesce((SELECT string_agg(format(E'- %s %s %s (%s)\n', to_char((d ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'),
 				monitoring.markdown_text(d ->> 'service'), monitoring.markdown_text(d ->> 'version'), d ->> 'outcome'), '' ORDER BY n)
 			FROM jsonb_array_elements(r -> 'deployments') WITH ORDINALITY AS e (d, n)), E'None.\n')
+		|| coalesce((SELECT E'\n## Settings changed since the day before\n\n' || string_agg(format(E'- %s %s %s: %s to %s\n',
+				to_char((c ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'), monitoring.markdown_text(c ->> 'scope'), monitoring.markdown_text(c ->> 'name'),
+				coalesce(monitoring.markdown_text(c ->> 'old_value'), 'not set'), coalesce(monitoring.markdown_text(c ->> 'new_value'), 'not set')), '' ORDER BY n)
+			FROM jsonb_array_elements(r -> 'setting_changes') WITH ORDINALITY AS e (c, n)), '')
 		|| E'\n## What we learned\n\n' || coalesce((r ->> 'post_mortem') || E'\n', E'Not written yet.\n')
 	FROM report
 $$;
@@ -6542,35 +6777,42 @@ RETURNS TABLE (severity text, incidents bigint, resolved bigint, mttd interval, 
 	mtta interval, mtta_median interval, mtta_p90 interval, mttr interval, mttr_median interval, mttr_p90 interval,
 	downtime interval, mtbf interval)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
+	-- One that goes on from before is no failure of this time, but down it is.
 	WITH incident AS MATERIALIZED (
-		SELECT i.severity, i.resolved_at, i.detected_at - i.started_at AS to_detect,
+		SELECT i.severity, i.resolved_at, i.detected_at >= incident_metrics.since AS within, i.detected_at - i.started_at AS to_detect,
 			greatest(i.acknowledged_at - i.detected_at, '0') AS to_acknowledge, i.resolved_at - i.started_at AS to_resolve,
 			tstzrange(greatest(i.started_at, incident_metrics.since),
-				greatest(least(coalesce(i.resolved_at, incident_metrics.until), incident_metrics.until), greatest(i.started_at, incident_metrics.since))) AS period
+				greatest(i.started_at, incident_metrics.since, least(i.resolved_at, incident_metrics.until))) AS period
 		FROM monitoring.incidents AS i
-		WHERE i.detected_at >= incident_metrics.since AND i.detected_at < incident_metrics.until
+		WHERE i.detected_at < incident_metrics.until
+			AND (i.detected_at >= incident_metrics.since OR coalesce(i.resolved_at > incident_metrics.since, true))
 	), counted AS (
-		SELECT i.severity, count(*) AS incidents, count(i.resolved_at) AS resolved,
-			avg(i.to_detect) AS mttd, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_detect) AS ttd,
-			avg(i.to_acknowledge) AS mtta, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_acknowledge) AS tta,
-			avg(i.to_resolve) AS mttr, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_resolve) AS ttr,
+		SELECT i.severity, count(*) FILTER (WHERE i.within) AS incidents, count(i.resolved_at) FILTER (WHERE i.within) AS resolved,
+			avg(i.to_detect) FILTER (WHERE i.within) AS mttd,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_detect) FILTER (WHERE i.within) AS ttd,
+			avg(i.to_acknowledge) FILTER (WHERE i.within) AS mtta,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_acknowledge) FILTER (WHERE i.within) AS tta,
+			avg(i.to_resolve) FILTER (WHERE i.within) AS mttr,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_resolve) FILTER (WHERE i.within) AS ttr,
 			range_agg(i.period) AS periods
 		FROM incident AS i
 		GROUP BY GROUPING SETS ((), (i.severity))
 		HAVING count(*) > 0
 	)
 	SELECT c.severity, c.incidents, c.resolved, c.mttd, c.ttd[1], c.ttd[2], c.mtta, c.tta[1], c.tta[2], c.mttr, c.ttr[1], c.ttr[2],
-		d.downtime, (incident_metrics.until - incident_metrics.since - d.downtime) / c.incidents
+		d.downtime, CASE WHEN c.incidents > 0 THEN (incident_metrics.until - incident_metrics.since - d.downtime) / c.incidents END
 	FROM counted AS c
 	CROSS JOIN LATERAL (SELECT coalesce(sum(upper(r) - lower(r)), '0') AS downtime FROM unnest(c.periods) AS r) AS d
 	ORDER BY c.severity IS NOT NULL, array_position('{critical,high,medium,low,info}', c.severity)
 $$;
-COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Figures about the incidents that were detected between two times, for all severities (null) and each: mean, median and 90th percentile of the times to detect (detected - started), to acknowledge (acknowledged - detected, of those that were) and to resolve (resolved - started, of those that are); downtime = the time in which one was going on; mtbf = (time - downtime) / incidents.';
+COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Figures about the incidents that were detected between two times, for all severities (null) and each: mean, median and 90th percentile of the times to detect (detected - started), to acknowledge (acknowledged - detected, of those that were) and to resolve (resolved - started, of those that are); downtime = the time in which one was going on, also one from before; mtbf = (time - downtime) / incidents, null without any. Error 22023 for times that are not finite or not in order.';
 
 CREATE FUNCTION monitoring.deployment_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	blamed_for interval DEFAULT '1 hour')
 RETURNS TABLE (service text, deployments bigint, per_day float8, failures bigint, change_failure_rate float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
 	SELECT d.service, count(*), count(*) / (extract(epoch FROM deployment_metrics.until - deployment_metrics.since)::float8 / 86400),
 		count(*) FILTER (WHERE d.failed), count(*) FILTER (WHERE d.failed)::float8 / count(*)
 	FROM (
@@ -6585,7 +6827,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	HAVING count(*) > 0
 	ORDER BY d.service NULLS FIRST
 $$;
-COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none.';
+COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none. Error 22023 for times that are not finite or not in order.';
 -- alerts, raised: alerts that applications raise and end themselves.
 --
 -- What they say is a queue at which nobody waits for anybody: a row for each call, in the caller's transaction. An
@@ -6824,7 +7066,7 @@ BEGIN
 		SELECT d.id, d.owner::name, d.threshold_sql, d.over
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, rule_thresholds.at)
 	LOOP
 		IF clock_timestamp() < stop_at THEN
 			RETURN QUERY
@@ -7156,7 +7398,7 @@ CREATE FUNCTION monitoring.evaluate_failed_rules(kind_function text, rule_ids bi
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	transitions bigint[] := '{}';
-	-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
+	-- One statement each, so a bounded number at a time: turns by the time need no memory of whose it is.
 	tried bigint[];
 	one bigint;
 BEGIN
@@ -7165,7 +7407,7 @@ EXCEPTION WHEN OTHERS THEN
 	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
 		RAISE;
 	END IF;
-	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY random() LIMIT 20);
+	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY monitoring.turn(f, at) LIMIT 20);
 	FOREACH one IN ARRAY tried LOOP
 		transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[one], at);
 	END LOOP;
@@ -7274,7 +7516,7 @@ BEGIN
 			FROM unnest(transition_ids) AS t (id)
 			JOIN monitoring.alert_history AS h ON h.id = t.id
 			WHERE h.at = note_impacts.at AND h.to_state = 'firing')
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, note_impacts.at)
 	LOOP
 		IF clock_timestamp() < stop_at THEN
 			SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
@@ -7320,23 +7562,20 @@ RETURN every IS NULL OR previous IS NULL OR at < previous
 		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
 COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
 
--- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8);
-EXCEPTION WHEN data_exception THEN
-	-- anybody may set it in his session, or for a database of his
-	RETURN NULL;
-END $$;
-COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_previous_evaluation';
+COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation that was not rolled back; null: it has made none.';
+
+CREATE FUNCTION monitoring.remember_evaluation(at timestamptz) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_remember_evaluation';
+COMMENT ON FUNCTION monitoring.remember_evaluation(timestamptz) IS 'Let previous_evaluation() return this time from now on, unless the transaction is rolled back; null: as if there had been no evaluation, so that all rules are due.';
 
 CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	last_one timestamptz := (SELECT e.evaluated_at FROM monitoring.evaluation_state AS e);
 BEGIN
-	PERFORM set_config('monitoring_session.evaluated_at', date_part('epoch', at)::text, false);
+	PERFORM monitoring.remember_evaluation(at);
 	IF at - last_one > '1 hour' THEN
 		PERFORM monitoring.restart_timers(at);
 	END IF;
@@ -7774,9 +8013,8 @@ RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fingerpr
 	refired boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR since >= until THEN
-		RAISE EXCEPTION 'a period must be finite and end after it began' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF flap_within IS NULL OR flap_within < '0' THEN
+	PERFORM monitoring.check_period(since, until);
+	IF flap_within IS NULL OR flap_within < '0' THEN
 		RAISE EXCEPTION 'the time within which an alert flaps must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	RETURN QUERY
@@ -10446,7 +10684,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 		'rules', coalesce(jsonb_agg(r.document ORDER BY r.id), '[]'))
 	FROM monitoring.rule_documents(names) AS r
 $$;
-COMMENT ON FUNCTION monitoring.export_rules(text[], text) IS 'The rules of these names (null: all) as a JSON document that import_rules() takes, here or in another database. Defaults are left out, and so are state, owner and whether a rule is enabled.';
+COMMENT ON FUNCTION monitoring.export_rules(text[], text) IS 'The rules of these names (null: all) as a JSON document that import_rules() takes, here or in another database. Defaults are left out, and so are state and owner; a disabled rule says so, and is imported disabled.';
 
 CREATE FUNCTION monitoring.check_rules_document(document jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -13520,7 +13758,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{*,alert_history,alert_events,delivery_attempts}',
+ '{*,alert_history,alert_events,delivery_attempts,setting_changes}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,

@@ -36,7 +36,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Packs and files of rules', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
 	'{list_packs,install_rules,remove_rules,export_rules,import_rules,import_prometheus_rules,translate_promql,rule_packs}'),
 ('Incidents and evidence', 'Guide: [incidents.md](incidents.md).',
-	'{open_incident,update_incident,acknowledge_incident,resolve_incident,set_incident_role,note_incident,link_incident,attach_alert,write_post_mortem,incidents,incident_timeline,incident_report,incident_report_markdown,incident_metrics,set_incident_policy,incident_policies,mark_deployment,deployment_metrics,deployments,evidence_of,take_evidence,evidence_kinds}'),
+	'{open_incident,update_incident,acknowledge_incident,resolve_incident,set_incident_role,note_incident,link_incident,attach_alert,write_post_mortem,incidents,incident_timeline,incident_report,incident_report_markdown,incident_metrics,set_incident_policy,drop_incident_policy,incident_policies,mark_deployment,deployment_metrics,deployments,setting_changes,evidence_of,take_evidence,evidence_kinds}'),
 ('Objectives and the status page', 'Guide: [objectives.md](objectives.md).',
 	'{create_slo,update_slo,drop_slo,slos,slo_status,slo_history,sla_report,create_component,drop_component,set_component_status,status_page,component_uptime,component_status_kinds}'),
 ('Anomalies and forecasts', 'Guide: [alerts.md](alerts.md#anomaly-not-as-usual-at-this-time).',

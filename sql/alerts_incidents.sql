@@ -127,6 +127,25 @@ FROM first, string_to_table(monitoring.incident_report_markdown(first.id), E'\n'
 WHERE line !~ 'alert ';
 SELECT severity, incidents, resolved, mttd, mttd_median, mtta, mttr_median, downtime, mtbf
 FROM clock, monitoring.incident_metrics(t0, t0 + interval '2 hours');
+-- one that goes on from before is no failure of the period, but its downtime counts; without a failure there is no time between them
+CREATE TEMP TABLE early AS SELECT monitoring.open_incident('in_early', 'info', at => '2001-01-01 00:00+00') AS id;
+SELECT monitoring.resolve_incident(id, at => '2001-01-01 06:00+00') FROM early;
+SELECT monitoring.resolve_incident(monitoring.open_incident('in_later', 'info', at => '2001-01-01 08:00+00'), at => '2001-01-01 09:00+00');
+SELECT p.since, p.until, m.incidents, m.resolved, m.mttr, m.downtime, m.mtbf
+FROM (VALUES ('2001-01-01 04:00+00'::timestamptz, '2001-01-01 12:00+00'::timestamptz), ('2001-01-01 02:00+00', '2001-01-01 04:00+00'),
+	('2001-01-01 05:00+00', '2001-01-01 08:30+00'), ('2001-01-01 06:00+00', '2001-01-01 07:00+00')) AS p (since, until)
+LEFT JOIN LATERAL monitoring.incident_metrics(p.since, p.until) AS m ON m.severity = 'info' ORDER BY p.since, p.until;
+DELETE FROM monitoring.incident_defs WHERE title IN ('in_early', 'in_later');
+SELECT n, a, f.* FROM unnest('{incident_metrics,deployment_metrics,sla_report,alert_statistics}'::text[]) AS n,
+	unnest(ARRAY['now(), now()', 'now(), now() - interval ''1 day''', 'now(), NULL', '''-infinity'', now()']) AS a,
+	pg_temp.fails(format('SELECT count(*) FROM monitoring.%s(%s)', n, a)) AS f ORDER BY n, a;
+-- policies
+SELECT monitoring.set_incident_policy('in_more', '{high}', place => 5);
+SELECT name FROM monitoring.incident_policies ORDER BY place, name;
+SELECT monitoring.drop_incident_policy('in_more');
+SELECT name FROM monitoring.incident_policies ORDER BY place, name;
+SELECT * FROM pg_temp.fails($$SELECT monitoring.drop_incident_policy('in_more')$$);
+
 -- what these figures are made of
 SELECT detected_at - started_at AS to_detect, acknowledged_at - detected_at AS to_acknowledge, resolved_at - started_at AS to_resolve
 FROM monitoring.incidents ORDER BY id;

@@ -80,6 +80,13 @@ SELECT b.at - pg_temp.at('0') AS after, labels, from_state, to_state, reason, ro
 FROM monitoring.backtest_rule('errors of many', pg_temp.at('-6 minutes'), pg_temp.at('20 minutes'), '2 minutes') AS b;
 SELECT labels, value, breach FROM monitoring.preview_rule('no rule yet', '{"kind": "ratio", "metric": "ak_requests_total", "fn": "increase", "over": "10 minutes",
 	"op": ">", "threshold": 0.1, "labels": {"status_class": "2xx"}, "by": ["route"], "params": {"labels": {}}}', pg_temp.at('0')) ORDER BY labels;
+-- a function that does not go with a metric is the fault of the rules that ask for it, whichever part of them does
+SELECT monitoring.create_alert_rule('no percentile', 'ak_requests_total', 'p95', '10 minutes', '>', 1, kind => 'ratio', params => '{"metric": "ak_stock", "fn": "avg"}') > 0;
+SELECT monitoring.create_alert_rule('none below', 'ak_requests_total', 'increase', '10 minutes', '>', 1, kind => 'ratio', params => '{"metric": "ak_stock", "fn": "p95"}') > 0;
+SELECT monitoring.create_alert_rule('no percentile of then', 'ak_requests_total', 'p95', '10 minutes', '>', 1, kind => 'change') > 0;
+SELECT monitoring.create_alert_rule('as always', 'ak_requests_total', 'increase', '10 minutes', '>=', 0, kind => 'change', params => '{"shift": "10 minutes"}') > 0;
+SELECT monitoring.evaluate_alerts(pg_temp.at('7 minutes'));
+SELECT name, state, error FROM pg_temp.states();
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 
 -- absence: each group that the window has seen; the metric itself
@@ -149,6 +156,8 @@ SELECT pg_temp.try('ratio', '{"metric": "no name"}');
 SELECT pg_temp.try('ratio', '{"fn": "middle"}');
 SELECT pg_temp.try('ratio', '{"labels": {"a": {"=~": "("}}}');
 SELECT pg_temp.try('ratio', '{"labels": {"a": "b"}, "min_denominator": "many"}');
+SELECT n, pg_temp.try('ratio', format('{"labels": {"a": "b"}, "min_denominator": %s}', n)::jsonb) FROM unnest(ARRAY['1e999', '1e-400', '-1', 'null', '[1]']) AS n;
+SELECT pg_temp.try('metric', '{"multiply": -1e999}');
 SELECT pg_temp.try('absence', '{}');
 SELECT pg_temp.try('absence', '{}', fn => NULL, threshold => 600);
 SELECT pg_temp.try('absence', '{}', fn => NULL, op => '<');

@@ -140,8 +140,8 @@ BEGIN
 		start := start + interval '5 minutes';
 		CALL apf.inject(r, phase.value, start, start + r.pending_for);
 		-- each rule is due in a session that has not evaluated yet
-		PERFORM set_config('monitoring_session.evaluated_at', '', false), monitoring.evaluate_alerts(start);
-		PERFORM set_config('monitoring_session.evaluated_at', '', false), monitoring.evaluate_alerts(start + r.pending_for);
+		PERFORM monitoring.remember_evaluation(NULL), monitoring.evaluate_alerts(start);
+		PERFORM monitoring.remember_evaluation(NULL), monitoring.evaluate_alerts(start + r.pending_for);
 		UPDATE apf.phases AS p
 		SET state = (SELECT string_agg(a.state, ', ') FROM monitoring.alerts AS a WHERE a.rule = r.name),
 			severity = (SELECT min(a.severity) FROM monitoring.alerts AS a WHERE a.rule = r.name),
@@ -209,7 +209,7 @@ INSERT INTO apf.healthy VALUES
 SELECT DISTINCT m FROM apf.rules AS r CROSS JOIN LATERAL unnest(ARRAY[r.metric, r.params ->> 'metric']) AS m WHERE m NOT IN (SELECT h.metric FROM apf.healthy AS h);
 SELECT count(monitoring.record_at(h.metric, h.value, :'t0'::timestamptz + n * interval '1 minute', h.labels, h.kind)) > 2000 AS recorded
 FROM apf.healthy AS h CROSS JOIN generate_series(-40, 29) AS n;
-SELECT set_config('monitoring_session.evaluated_at', '', false);
+SELECT monitoring.remember_evaluation(NULL);
 SELECT sum(monitoring.evaluate_alerts(:'t0'::timestamptz + n * interval '3 minutes')) AS transitions FROM generate_series(0, 10) AS n;
 SELECT rule, state, labels, value FROM monitoring.alerts;
 SELECT name, last_error FROM monitoring.alert_rules WHERE last_error IS NOT NULL;

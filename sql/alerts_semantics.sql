@@ -50,7 +50,7 @@ DECLARE
 BEGIN
 	DELETE FROM monitoring.evaluation_state;
 	DELETE FROM public.as_feed;
-	PERFORM set_config('monitoring_session.evaluated_at', '', false);
+	PERFORM monitoring.remember_evaluation(NULL);
 	PERFORM monitoring.create_alert_rule('rule', NULL, NULL, '1 minute', '>', 5, kind => 'as', params => '{"feed": "f"}', enabled => false);
 	PERFORM monitoring.update_alert_rule('rule', options || '{"enabled": true}', public.as_t0());
 	FOREACH step IN ARRAY string_to_array(steps, ' ') LOOP
@@ -189,7 +189,7 @@ LANGUAGE sql AS $$ INSERT INTO public.as_calls SELECT r, at FROM unnest(rule_ids
 INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('as_logged', 'public.as_logged');
 SELECT count(monitoring.create_alert_rule('every ' || n, NULL, NULL, '1 minute', '>', 5, kind => 'as_logged', every => '1 minute')) FROM generate_series(1, 100) AS n;
 SELECT monitoring.create_alert_rule('always', NULL, NULL, '1 minute', '>', 5, kind => 'as_logged') > 0;
-SELECT set_config('monitoring_session.evaluated_at', '', false);
+SELECT monitoring.remember_evaluation(NULL);
 SELECT sum(monitoring.evaluate_alerts(public.as_t0() + make_interval(secs => n))) FROM generate_series(0, 180) AS n;
 SELECT d.name LIKE 'every%' AS every, count(DISTINCT d.id) AS rules, count(*) FILTER (WHERE c.before IS NULL AND c.at = public.as_t0()) AS at_once,
 	count(*) FILTER (WHERE c.before = public.as_t0() AND c.at - c.before <= '1 minute') AS within_the_first_minute,
@@ -202,6 +202,35 @@ TRUNCATE public.as_calls;
 SELECT sum(monitoring.evaluate_alerts(public.as_t0() + make_interval(secs => n))) FROM unnest('{180,150,150,150}'::int[]) WITH ORDINALITY AS u (n, i);
 SELECT at - public.as_t0() AS after, count(*) FROM public.as_calls GROUP BY 1 ORDER BY 1;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
+
+-- rules take turns, whatever random() says
+SELECT count(DISTINCT f.first) AS come_first, count(DISTINCT f.last) AS come_last
+FROM generate_series(1, 200) AS n
+CROSS JOIN LATERAL (
+	SELECT (array_agg(id ORDER BY t))[1] AS first, (array_agg(id ORDER BY t DESC))[1] AS last
+	FROM (SELECT id, monitoring.turn(id, public.as_t0() + make_interval(secs => n)) AS t FROM generate_series(1, 5) AS id) AS r) AS f;
+
+-- an evaluation that is rolled back has not been
+SELECT monitoring.remember_evaluation(NULL);
+SELECT monitoring.previous_evaluation() IS NULL AS none;
+SELECT monitoring.remember_evaluation('2030-01-01');
+BEGIN;
+SELECT monitoring.remember_evaluation('2030-01-02');
+SAVEPOINT a;
+SELECT monitoring.remember_evaluation('2030-01-03');
+SELECT monitoring.previous_evaluation() = '2030-01-03' AS inner_one;
+ROLLBACK TO a;
+SELECT monitoring.previous_evaluation() < '2030-01-03' AS not_the_inner_one;
+SELECT monitoring.remember_evaluation('2030-01-04');
+ROLLBACK;
+SELECT monitoring.previous_evaluation() = '2030-01-01' AS the_one_before;
+BEGIN;
+SAVEPOINT b;
+SELECT monitoring.remember_evaluation('2030-01-05');
+RELEASE b;
+COMMIT;
+SELECT monitoring.previous_evaluation() = '2030-01-05' AS committed;
+SELECT monitoring.remember_evaluation(NULL);
 
 -- outside active times a rule is not evaluated, and its alerts end; clocks go forward in the night to the 30th
 INSERT INTO public.as_feed SELECT 'hours', extract(epoch FROM t - public.as_t0()), '{}', 6 FROM unnest('{2031-03-29 07:59:59+00,2031-03-29 08:00:00+00,
@@ -263,11 +292,11 @@ SELECT series_labels, details -> 'impact' AS impact FROM monitoring.alert_histor
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 TRUNCATE monitoring.alert_history;
 
--- what kinds should not return; and a setting that somebody has spoilt
+-- what kinds should not return
 INSERT INTO public.as_feed VALUES ('odd', 10, '[1]', 6), ('fine', 10, '{"l": "a"}', 6);
 SELECT count(monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 5, kind => 'as', params => jsonb_build_object('feed', n), every => '1 hour'))
 FROM unnest('{odd,fine}'::text[]) AS n;
-SET monitoring_session.evaluated_at = 'x';
+SELECT monitoring.remember_evaluation(NULL);
 SELECT monitoring.evaluate_alerts(public.as_t0() + '10 seconds'::interval) AS transitions;
 SELECT name, firing, last_error FROM monitoring.alert_rules ORDER BY name;
 SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;

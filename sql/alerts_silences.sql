@@ -136,7 +136,7 @@ SELECT count(*) FROM monitoring.alert_suppressions('{}');
 SELECT monitoring.create_silence('{}', '1 hour');
 SELECT monitoring.create_silence('{"host": {"!=": "web-1"}}', '1 hour');
 SELECT monitoring.create_silence('{"host": {"=~": ".*"}}', '1 hour');
-SELECT monitoring.create_silence('{"host": ""}', '1 hour') > 0;
+SELECT monitoring.create_silence('{"host": ""}', '1 hour');
 SELECT monitoring.create_silence('[]', '1 hour');
 SELECT monitoring.create_silence(NULL, '1 hour');
 SELECT monitoring.create_silence('{"host": "x"}');

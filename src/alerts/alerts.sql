@@ -225,6 +225,15 @@ CREATE FUNCTION monitoring.calling_role() RETURNS name
 LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mon_calling_role';
 COMMENT ON FUNCTION monitoring.calling_role() IS 'The role that a session acts as, also within functions that run with their owner''s rights. Error 42501 where the server runs somebody else''s code in the session: in maintenance commands and below the actions of foreign keys.';
 
+CREATE FUNCTION monitoring.check_period(since timestamptz, until timestamptz) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR since >= until THEN
+		RAISE EXCEPTION 'a period must be finite and end after it began' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_period(timestamptz, timestamptz) IS 'Raises 22023 unless both times are finite and the second is later.';
+
 CREATE FUNCTION monitoring.canonical_severity(severity text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -219,14 +219,16 @@ CREATE FUNCTION monitoring.sla_report(since timestamptz, until timestamptz DEFAU
 RETURNS TABLE (kind text, name text, objective float8, achieved float8, met boolean, good float8, total float8,
 	downtime interval, budget_consumed float8)
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
 	SELECT 'objective', s.name, s.objective, e.good / nullif(e.total, 0), e.good / nullif(e.total, 0) >= s.objective,
 		e.good, e.total, NULL::interval, (1 - e.good / nullif(e.total, 0)) / (1 - s.objective)
-	FROM monitoring.slo_defs AS s
-	CROSS JOIN LATERAL monitoring.slo_events(s, sla_report.until - sla_report.since, sla_report.until) AS e
+	FROM (SELECT array_agg(w.name) AS names, array_agg(sla_report.until - sla_report.since) AS windows FROM monitoring.slo_defs AS w) AS a
+	CROSS JOIN LATERAL monitoring.slo_events(a.names, a.windows, sla_report.until) AS e
+	JOIN monitoring.slo_defs AS s ON s.name = e.name
 	UNION ALL
 	SELECT 'component', u.component, u.objective, u.uptime, u.uptime >= u.objective, NULL, NULL, u.downtime,
 		(1 - u.uptime) / (1 - u.objective)
 	FROM monitoring.component_uptime(sla_report.since, sla_report.until) AS u
 	ORDER BY 1 DESC, 2
 $$;
-COMMENT ON FUNCTION monitoring.sla_report(timestamptz, timestamptz) IS 'What was promised and what was kept between two times: objectives with their share of good events, components with their uptime and downtime; budget_consumed is the share of the error budget of that time that was used up (above 1: missed).';
+COMMENT ON FUNCTION monitoring.sla_report(timestamptz, timestamptz) IS 'What was promised and what was kept between two times: objectives with their share of good events, components with their uptime and downtime; budget_consumed is the share of the error budget of that time that was used up (above 1: missed). Error 22023 for times that are not finite or not in order.';

@@ -64,7 +64,7 @@ BEGIN
 		SELECT d.id, d.owner::name, d.threshold_sql, d.over
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (rule_ids) AND d.threshold_sql IS NOT NULL
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, rule_thresholds.at)
 	LOOP
 		IF clock_timestamp() < stop_at THEN
 			RETURN QUERY
@@ -396,7 +396,7 @@ CREATE FUNCTION monitoring.evaluate_failed_rules(kind_function text, rule_ids bi
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	transitions bigint[] := '{}';
-	-- One statement each, so a bounded number at a time: a random choice needs no memory of whose turn it is.
+	-- One statement each, so a bounded number at a time: turns by the time need no memory of whose it is.
 	tried bigint[];
 	one bigint;
 BEGIN
@@ -405,7 +405,7 @@ EXCEPTION WHEN OTHERS THEN
 	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
 		RAISE;
 	END IF;
-	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY random() LIMIT 20);
+	tried := ARRAY(SELECT f FROM unnest(rule_ids) AS f ORDER BY monitoring.turn(f, at) LIMIT 20);
 	FOREACH one IN ARRAY tried LOOP
 		transitions := transitions || monitoring.evaluate_rules(kind_function, ARRAY[one], at);
 	END LOOP;
@@ -514,7 +514,7 @@ BEGIN
 			FROM unnest(transition_ids) AS t (id)
 			JOIN monitoring.alert_history AS h ON h.id = t.id
 			WHERE h.at = note_impacts.at AND h.to_state = 'firing')
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, note_impacts.at)
 	LOOP
 		IF clock_timestamp() < stop_at THEN
 			SELECT array_agg(q.row), min(q.error) INTO found_rows, failure
@@ -560,23 +560,20 @@ RETURN every IS NULL OR previous IS NULL OR at < previous
 		> floor(date_part('epoch', previous) / date_part('epoch', every) - hashtext(name) / 4294967296.0::float8);
 COMMENT ON FUNCTION monitoring.rule_is_due(interval, text, timestamptz, timestamptz) IS 'Whether a multiple of the rule''s interval, shifted by a phase that depends on its name, lies after the previous evaluation and not after this one; true without an interval, if the previous evaluation is not known, and after the clock was set back.';
 
--- What this session evaluated last is a setting of the session: nothing needs to be written to know which rules are due.
 CREATE FUNCTION monitoring.previous_evaluation() RETURNS timestamptz
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN to_timestamp(nullif(current_setting('monitoring_session.evaluated_at', true), '')::float8);
-EXCEPTION WHEN data_exception THEN
-	-- anybody may set it in his session, or for a database of his
-	RETURN NULL;
-END $$;
-COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation; null: it has made none.';
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_previous_evaluation';
+COMMENT ON FUNCTION monitoring.previous_evaluation() IS 'Time of this session''s last evaluation that was not rolled back; null: it has made none.';
+
+CREATE FUNCTION monitoring.remember_evaluation(at timestamptz) RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_remember_evaluation';
+COMMENT ON FUNCTION monitoring.remember_evaluation(timestamptz) IS 'Let previous_evaluation() return this time from now on, unless the transaction is rolled back; null: as if there had been no evaluation, so that all rules are due.';
 
 CREATE FUNCTION monitoring.note_evaluation(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	last_one timestamptz := (SELECT e.evaluated_at FROM monitoring.evaluation_state AS e);
 BEGIN
-	PERFORM set_config('monitoring_session.evaluated_at', date_part('epoch', at)::text, false);
+	PERFORM monitoring.remember_evaluation(at);
 	IF at - last_one > '1 hour' THEN
 		PERFORM monitoring.restart_timers(at);
 	END IF;

@@ -145,12 +145,18 @@ COMMENT ON FUNCTION monitoring.deployment_evidence(timestamptz) IS 'Evidence: th
 
 CREATE FUNCTION monitoring.setting_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object('configuration_loaded_at', pg_conf_load_time(), 'pending_restart',
-		(SELECT coalesce(jsonb_agg(s.name ORDER BY s.name), '[]') FROM pg_settings AS s WHERE s.pending_restart))
-	WHERE pg_conf_load_time() > setting_evidence.at - interval '1 day' AND pg_conf_load_time() > pg_postmaster_start_time()
-		OR EXISTS (SELECT FROM pg_settings AS s WHERE s.pending_restart)
+	SELECT nullif(jsonb_strip_nulls(jsonb_build_object(
+		'changes', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.at DESC, c.scope, c.name) FROM (
+			SELECT h.at, nullif(h.scope, 'server') AS scope, h.name, left(h.old_value, 100) AS "from", left(h.new_value, 100) AS "to"
+			FROM monitoring.setting_changes AS h
+			WHERE h.at > setting_evidence.at - interval '1 day' AND h.at <= setting_evidence.at
+			ORDER BY h.at DESC, h.scope, h.name
+			LIMIT 20) AS c),
+		'configuration_loaded_at', CASE WHEN pg_conf_load_time() > setting_evidence.at - interval '1 day'
+			AND pg_conf_load_time() > pg_postmaster_start_time() THEN pg_conf_load_time() END,
+		'pending_restart', (SELECT jsonb_agg(s.name ORDER BY s.name) FROM pg_settings AS s WHERE s.pending_restart))), '{}')
 $$;
-COMMENT ON FUNCTION monitoring.setting_evidence(timestamptz) IS 'Evidence: when the configuration was loaded last, if that was within a day and after the start, and settings that wait for a restart.';
+COMMENT ON FUNCTION monitoring.setting_evidence(timestamptz) IS 'Evidence: the latest twenty changes of settings within a day, from what to what; when the configuration was loaded last, if that was within a day and after the start; and settings that wait for a restart.';
 
 CREATE TABLE monitoring.evidence_kinds (
 	name text PRIMARY KEY,
@@ -221,6 +227,14 @@ BEGIN
 		RETURN;
 	END IF;
 	-- Evidence must not keep anybody from being told: what goes wrong with it is only noted.
+	BEGIN
+		PERFORM monitoring.note_settings(at);
+	EXCEPTION WHEN OTHERS THEN
+		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
+			RAISE;
+		END IF;
+		RAISE WARNING 'could not compare settings: %', SQLERRM;
+	END;
 	BEGIN
 		PERFORM monitoring.ensure_partition('alert_evidence', at);
 		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence)

@@ -230,6 +230,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.set_incident_policy(text, text[], jsonb, text[], interval, boolean, integer, boolean) IS 'Create a policy, or change the one of this name: alerts of these severities whose labels match the selector open incidents; those that share one of the labels correlate_by with an open incident join it, until `within` after its latest alert. Alerts with none of these labels join by time alone. auto_resolve: it is resolved with its last alert. The first policy by place takes an alert. Error 22023 for anything that is not valid.';
 
+CREATE FUNCTION monitoring.drop_incident_policy(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.incident_policies AS p WHERE p.name = drop_incident_policy.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'incident policy "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'See the table monitoring.incident_policies.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_incident_policy(text) IS 'Drop a policy. Incidents that it opened stay; those that are open are resolved by hand from then on. Error 42704 if it does not exist.';
+
 CREATE FUNCTION monitoring.add_incident_event(incident_id bigint, kind text, details jsonb, at timestamptz, actor text DEFAULT NULL)
 RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -710,9 +721,13 @@ BEGIN
 		'evidence', (SELECT monitoring.evidence_of(m.alert_id) FROM monitoring.incident_alerts AS m
 			WHERE m.incident_id = incident_report.id ORDER BY m.joined_at, m.alert_id LIMIT 1),
 		'deployments', (SELECT coalesce(jsonb_agg(to_jsonb(d) ORDER BY d.at), '[]') FROM monitoring.deployments AS d
-			WHERE d.at > incident.started_at - interval '1 day' AND d.at <= coalesce(incident.resolved_at, 'infinity')));
+			WHERE d.at > incident.started_at - interval '1 day' AND d.at <= coalesce(incident.resolved_at, 'infinity')),
+		'setting_changes', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(to_jsonb(c)) ORDER BY c.at, c.scope, c.name), '[]')
+			FROM (SELECT h.* FROM monitoring.setting_changes AS h
+				WHERE h.at > incident.started_at - interval '1 day' AND h.at <= coalesce(incident.resolved_at, 'infinity')
+				ORDER BY h.at, h.scope, h.name LIMIT 100) AS c));
 END $$;
-COMMENT ON FUNCTION monitoring.incident_report(bigint) IS 'Everything about an incident as JSON: its fields, seconds to detect (from start), to acknowledge (from detection), to mitigate and to resolve (from start), its first 200 alerts, timeline, the evidence of its first alert, deployments from the day before, and post_mortem. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.incident_report(bigint) IS 'Everything about an incident as JSON: its fields, seconds to detect (from start), to acknowledge (from detection), to mitigate and to resolve (from start), its first 200 alerts, timeline, the evidence of its first alert, deployments and changes of settings (the first 100) from the day before, and post_mortem. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.markdown_text(t text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -751,6 +766,10 @@ SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 		|| coalesce((SELECT string_agg(format(E'- %s %s %s (%s)\n', to_char((d ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'),
 				monitoring.markdown_text(d ->> 'service'), monitoring.markdown_text(d ->> 'version'), d ->> 'outcome'), '' ORDER BY n)
 			FROM jsonb_array_elements(r -> 'deployments') WITH ORDINALITY AS e (d, n)), E'None.\n')
+		|| coalesce((SELECT E'\n## Settings changed since the day before\n\n' || string_agg(format(E'- %s %s %s: %s to %s\n',
+				to_char((c ->> 'at')::timestamptz, 'YYYY-MM-DD HH24:MI:SS'), monitoring.markdown_text(c ->> 'scope'), monitoring.markdown_text(c ->> 'name'),
+				coalesce(monitoring.markdown_text(c ->> 'old_value'), 'not set'), coalesce(monitoring.markdown_text(c ->> 'new_value'), 'not set')), '' ORDER BY n)
+			FROM jsonb_array_elements(r -> 'setting_changes') WITH ORDINALITY AS e (c, n)), '')
 		|| E'\n## What we learned\n\n' || coalesce((r ->> 'post_mortem') || E'\n', E'Not written yet.\n')
 	FROM report
 $$;
@@ -761,35 +780,42 @@ RETURNS TABLE (severity text, incidents bigint, resolved bigint, mttd interval, 
 	mtta interval, mtta_median interval, mtta_p90 interval, mttr interval, mttr_median interval, mttr_p90 interval,
 	downtime interval, mtbf interval)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
+	-- One that goes on from before is no failure of this time, but down it is.
 	WITH incident AS MATERIALIZED (
-		SELECT i.severity, i.resolved_at, i.detected_at - i.started_at AS to_detect,
+		SELECT i.severity, i.resolved_at, i.detected_at >= incident_metrics.since AS within, i.detected_at - i.started_at AS to_detect,
 			greatest(i.acknowledged_at - i.detected_at, '0') AS to_acknowledge, i.resolved_at - i.started_at AS to_resolve,
 			tstzrange(greatest(i.started_at, incident_metrics.since),
-				greatest(least(coalesce(i.resolved_at, incident_metrics.until), incident_metrics.until), greatest(i.started_at, incident_metrics.since))) AS period
+				greatest(i.started_at, incident_metrics.since, least(i.resolved_at, incident_metrics.until))) AS period
 		FROM monitoring.incidents AS i
-		WHERE i.detected_at >= incident_metrics.since AND i.detected_at < incident_metrics.until
+		WHERE i.detected_at < incident_metrics.until
+			AND (i.detected_at >= incident_metrics.since OR coalesce(i.resolved_at > incident_metrics.since, true))
 	), counted AS (
-		SELECT i.severity, count(*) AS incidents, count(i.resolved_at) AS resolved,
-			avg(i.to_detect) AS mttd, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_detect) AS ttd,
-			avg(i.to_acknowledge) AS mtta, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_acknowledge) AS tta,
-			avg(i.to_resolve) AS mttr, percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_resolve) AS ttr,
+		SELECT i.severity, count(*) FILTER (WHERE i.within) AS incidents, count(i.resolved_at) FILTER (WHERE i.within) AS resolved,
+			avg(i.to_detect) FILTER (WHERE i.within) AS mttd,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_detect) FILTER (WHERE i.within) AS ttd,
+			avg(i.to_acknowledge) FILTER (WHERE i.within) AS mtta,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_acknowledge) FILTER (WHERE i.within) AS tta,
+			avg(i.to_resolve) FILTER (WHERE i.within) AS mttr,
+			percentile_cont('{0.5,0.9}'::float8[]) WITHIN GROUP (ORDER BY i.to_resolve) FILTER (WHERE i.within) AS ttr,
 			range_agg(i.period) AS periods
 		FROM incident AS i
 		GROUP BY GROUPING SETS ((), (i.severity))
 		HAVING count(*) > 0
 	)
 	SELECT c.severity, c.incidents, c.resolved, c.mttd, c.ttd[1], c.ttd[2], c.mtta, c.tta[1], c.tta[2], c.mttr, c.ttr[1], c.ttr[2],
-		d.downtime, (incident_metrics.until - incident_metrics.since - d.downtime) / c.incidents
+		d.downtime, CASE WHEN c.incidents > 0 THEN (incident_metrics.until - incident_metrics.since - d.downtime) / c.incidents END
 	FROM counted AS c
 	CROSS JOIN LATERAL (SELECT coalesce(sum(upper(r) - lower(r)), '0') AS downtime FROM unnest(c.periods) AS r) AS d
 	ORDER BY c.severity IS NOT NULL, array_position('{critical,high,medium,low,info}', c.severity)
 $$;
-COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Figures about the incidents that were detected between two times, for all severities (null) and each: mean, median and 90th percentile of the times to detect (detected - started), to acknowledge (acknowledged - detected, of those that were) and to resolve (resolved - started, of those that are); downtime = the time in which one was going on; mtbf = (time - downtime) / incidents.';
+COMMENT ON FUNCTION monitoring.incident_metrics(timestamptz, timestamptz) IS 'Figures about the incidents that were detected between two times, for all severities (null) and each: mean, median and 90th percentile of the times to detect (detected - started), to acknowledge (acknowledged - detected, of those that were) and to resolve (resolved - started, of those that are); downtime = the time in which one was going on, also one from before; mtbf = (time - downtime) / incidents, null without any. Error 22023 for times that are not finite or not in order.';
 
 CREATE FUNCTION monitoring.deployment_metrics(since timestamptz, until timestamptz DEFAULT clock_timestamp(),
 	blamed_for interval DEFAULT '1 hour')
 RETURNS TABLE (service text, deployments bigint, per_day float8, failures bigint, change_failure_rate float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT monitoring.check_period(since, until);
 	SELECT d.service, count(*), count(*) / (extract(epoch FROM deployment_metrics.until - deployment_metrics.since)::float8 / 86400),
 		count(*) FILTER (WHERE d.failed), count(*) FILTER (WHERE d.failed)::float8 / count(*)
 	FROM (
@@ -804,4 +830,4 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	HAVING count(*) > 0
 	ORDER BY d.service NULLS FIRST
 $$;
-COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none.';
+COMMENT ON FUNCTION monitoring.deployment_metrics(timestamptz, timestamptz, interval) IS 'Deployments between two times, of all services (null) and of each: how many, how many a day, and how many failed: those marked as failed or rolled back, and those within blamed_for of which an incident began that has the service''s label or none. Error 22023 for times that are not finite or not in order.';

@@ -41,14 +41,22 @@ CREATE FUNCTION monitoring.check_rule_number(rule jsonb, param text, lowest floa
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	given jsonb := rule -> 'params' -> param;
+	number float8;
 BEGIN
-	IF jsonb_typeof(given) = 'number' AND given::float8 BETWEEN lowest AND highest THEN
-		RETURN given::float8;
-	ELSIF given IS NOT NULL THEN
+	IF given IS NULL THEN
+		RETURN NULL;
+	ELSIF jsonb_typeof(given) = 'number' THEN
+		BEGIN
+			number := given::float8;
+		EXCEPTION WHEN numeric_value_out_of_range THEN
+			number := NULL; -- JSON has numbers that are none of ours
+		END;
+	END IF;
+	IF NOT coalesce(number BETWEEN lowest AND highest, false) THEN
 		RAISE EXCEPTION 'parameter "%" of an alert rule must be a number between % and %', param, lowest, highest
 			USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	RETURN NULL;
+	RETURN number;
 END $$;
 COMMENT ON FUNCTION monitoring.check_rule_number(jsonb, text, float8, float8) IS 'A parameter of a rule as a number; null if it has none. Error 22023 unless it is a number between the bounds.';
 
@@ -286,6 +294,12 @@ COMMENT ON FUNCTION monitoring.check_slow_query_rule(jsonb) IS 'Raises 22023 for
 -- sql: any query
 ----------------------------------------------------------------------------------------------------------------------
 
+-- Not random(): a query can set its seed, so that the same rules would come last each time.
+CREATE FUNCTION monitoring.turn(rule_id bigint, at timestamptz) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN hashint8extended(rule_id, (date_part('epoch', at) * 1e6)::bigint);
+COMMENT ON FUNCTION monitoring.turn(bigint, timestamptz) IS 'Orders rules in another way at each time, so that none is always the last.';
+
 -- Queries may be slow: together they have ten seconds, in an order that is another one each time.
 CREATE FUNCTION monitoring.sql_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
@@ -296,7 +310,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT d.id, d.owner, d.params, d.max_instances, d.over
 		FROM monitoring.alert_rule_defs AS d
 		WHERE d.id = ANY (sql_rule_values.rule_ids)
-		ORDER BY random()
+		ORDER BY monitoring.turn(d.id, sql_rule_values.at)
 	)
 	SELECT r.id, q.labels, q.value, NULL::jsonb, q.error
 	FROM rules AS r
@@ -386,39 +400,47 @@ COMMENT ON FUNCTION monitoring.check_absence_rule(jsonb) IS 'Raises 42602 for a 
 
 CREATE FUNCTION monitoring.change_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' AS $$
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.metric, d.fn, d.over, d.selector, d.by_labels,
-			coalesce((d.params ->> 'shift')::interval, '7 days') AS shift, coalesce(d.params ->> 'mode', 'ratio') AS mode,
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET enable_nestloop = off SET jit = off AS $$
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY d.metric, d.fn, d.over, d.selector, d.by_labels, w.shift) AS request, d.id, w.earlier, w.shift,
+			d.metric, d.fn, d.over, d.selector, d.by_labels, coalesce(d.params ->> 'mode', 'ratio') AS mode,
 			CASE WHEN monitoring.counts_events(d.fn) THEN 0::float8 END AS silence
 		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL (VALUES (false, interval '0'), (true, coalesce((d.params ->> 'shift')::interval, '7 days'))) AS w (earlier, shift)
 		WHERE d.id = ANY (change_rule_values.rule_ids)
-	), readings AS MATERIALIZED (
-		SELECT g.rules, v.series_labels, coalesce(v.value, g.silence) AS value, coalesce(v.previous, g.silence) AS previous
-		FROM (
-			SELECT r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence, array_agg(r.id) AS rules
-			FROM rules AS r
-			GROUP BY r.metric, r.fn, r.over, r.selector, r.by_labels, r.shift, r.silence
-		) AS g
-		CROSS JOIN LATERAL monitoring.compare(g.metric, g.fn, g.over, g.shift, g.selector, g.by_labels, change_rule_values.at) AS v
-	), values AS (
-		SELECT r.id, r.mode, v.series_labels, v.value, v.previous
-		FROM readings AS v
-		CROSS JOIN LATERAL unnest(v.rules) AS u (id)
-		JOIN rules AS r ON r.id = u.id
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.selector, p.by_labels, p.shift)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), change_rule_values.at) AS v
+	), values AS MATERIALIZED (
+		SELECT coalesce(n.id, e.id) AS id, coalesce(n.mode, e.mode) AS mode, coalesce(n.series_labels, e.series_labels) AS series_labels,
+			coalesce(n.value, e.silence) AS value, coalesce(e.value, n.silence) AS previous
+		FROM (SELECT p.id, p.mode, p.silence, r.series_labels, r.value
+			FROM parts AS p JOIN read AS r ON r.request = p.request WHERE NOT p.earlier AND r.error IS NULL) AS n
+		FULL JOIN (SELECT p.id, p.mode, p.silence, r.series_labels, r.value
+			FROM parts AS p JOIN read AS r ON r.request = p.request WHERE p.earlier AND r.error IS NULL) AS e
+			ON e.id = n.id AND e.series_labels = n.series_labels
+	), shown AS (
+		SELECT v.id, v.mode, v.series_labels, v.value, v.previous FROM values AS v
 		UNION ALL
 		-- neither now nor then: what is counted has not changed
-		SELECT r.id, r.mode, s.series_labels, 0, 0
-		FROM rules AS r
-		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
-		WHERE r.silence IS NOT NULL AND NOT EXISTS (
-			SELECT FROM readings AS v WHERE r.id = ANY (v.rules) AND v.series_labels = s.series_labels)
+		SELECT p.id, p.mode, s.series_labels, 0, 0
+		FROM parts AS p
+		JOIN monitoring.alert_states AS s ON s.rule_id = p.id AND s.state <> 'resolved' AND s.origin = 'value'
+		WHERE NOT p.earlier AND p.silence IS NOT NULL
+			AND NOT EXISTS (SELECT FROM values AS v WHERE v.id = p.id AND v.series_labels = s.series_labels)
 	)
 	SELECT v.id, v.series_labels,
 		CASE v.mode WHEN 'difference' THEN v.value - v.previous WHEN 'percent' THEN 100 * (v.value - v.previous) / nullif(abs(v.previous), 0)
 			ELSE v.value / nullif(v.previous, 0) END,
 		jsonb_build_object('current', v.value, 'previous', v.previous), NULL::text
-	FROM values AS v
+	FROM shown AS v
+	UNION ALL
+	SELECT p.id, NULL, NULL, NULL, r.error FROM parts AS p JOIN read AS r ON r.request = p.request WHERE NOT p.earlier AND r.error IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.change_rule_values(timestamptz, bigint[]) IS 'Rule kind change: fn of a metric''s values in the window compared with the window that ends shift earlier, as ratio, difference or percent, one row per rule and group with data in one of them. Where events are counted, no data is zero. There is no ratio and no percentage of zero.';
 
@@ -441,35 +463,38 @@ COMMENT ON FUNCTION monitoring.check_change_rule(jsonb) IS 'Raises 22023 for a r
 
 CREATE FUNCTION monitoring.ratio_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	WITH rules AS MATERIALIZED (
-		SELECT d.id, d.over, d.by_labels, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}') AS selector,
-			coalesce(d.params ->> 'metric', d.metric) AS base_metric, coalesce(d.params ->> 'fn', d.fn) AS base_fn,
-			coalesce(d.params -> 'labels', '{}') AS base_selector, coalesce((d.params ->> 'min_denominator')::float8, 0) AS least,
-			d.params
-		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id = ANY (ratio_rule_values.rule_ids)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	-- numerators and denominators: rules share what they have in common, such as the number of all requests
-	), readings AS MATERIALIZED (
-		SELECT g.numerators, g.denominators, v.series_labels, v.value
-		FROM (
-			SELECT p.metric, p.fn, r.over, p.selector, r.by_labels, array_agg(r.id) FILTER (WHERE p.numerator) AS numerators,
-				array_agg(r.id) FILTER (WHERE NOT p.numerator) AS denominators
-			FROM rules AS r
-			CROSS JOIN LATERAL (VALUES (true, r.metric, r.fn, r.selector), (false, r.base_metric, r.base_fn, r.base_selector))
-				AS p (numerator, metric, fn, selector)
-			GROUP BY p.metric, p.fn, r.over, p.selector, r.by_labels
-		) AS g
-		CROSS JOIN LATERAL monitoring.series_values(g.metric, g.fn, g.over, g.selector, g.by_labels, ratio_rule_values.at) AS v
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY p.metric, p.fn, d.over, p.selector, d.by_labels) AS request, d.id, p.numerator,
+			p.metric, p.fn, d.over, p.selector, d.by_labels, d.params,
+			CASE WHEN monitoring.counts_events(d.fn) THEN 0::float8 END AS silence,
+			coalesce((d.params ->> 'min_denominator')::float8, 0) AS least
+		FROM monitoring.alert_rule_defs AS d
+		CROSS JOIN LATERAL (VALUES
+			(true, d.metric, d.fn, d.selector || coalesce(d.params -> 'where', '{}')),
+			(false, coalesce(d.params ->> 'metric', d.metric), coalesce(d.params ->> 'fn', d.fn), coalesce(d.params -> 'labels', '{}'))
+		) AS p (numerator, metric, fn, selector)
+		WHERE d.id = ANY (ratio_rule_values.rule_ids)
+	), read AS MATERIALIZED (
+		SELECT v.request, v.series_labels, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.selector, p.by_labels, NULL)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), ratio_rule_values.at) AS v
 	)
-	SELECT r.id, d.series_labels, monitoring.scaled(n.value / d.value, r.params),
-		jsonb_build_object('numerator', n.value, 'denominator', d.value), NULL::text
-	FROM rules AS r
-	JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.denominators) AS u (id)) AS d ON d.id = r.id
-	LEFT JOIN (SELECT u.id, v.series_labels, v.value FROM readings AS v CROSS JOIN LATERAL unnest(v.numerators) AS u (id)) AS m
-		ON m.id = r.id AND m.series_labels = d.series_labels
-	CROSS JOIN LATERAL (SELECT coalesce(m.value, CASE WHEN monitoring.counts_events(r.fn) THEN 0 END) AS value) AS n
-	WHERE d.value <> 0 AND d.value >= r.least
+	SELECT d.id, d.series_labels, monitoring.scaled(coalesce(n.value, d.silence) / d.value, d.params),
+		jsonb_build_object('numerator', coalesce(n.value, d.silence), 'denominator', d.value), NULL::text
+	FROM (SELECT p.id, p.params, p.silence, r.series_labels, r.value
+		FROM parts AS p JOIN read AS r ON r.request = p.request
+		WHERE NOT p.numerator AND r.value <> 0 AND r.value >= p.least) AS d
+	LEFT JOIN (SELECT p.id, r.series_labels, r.value
+		FROM parts AS p JOIN read AS r ON r.request = p.request
+		WHERE p.numerator AND r.error IS NULL) AS n ON n.id = d.id AND n.series_labels = d.series_labels
+	UNION ALL
+	SELECT p.id, NULL, NULL, NULL, r.error FROM parts AS p JOIN read AS r ON r.request = p.request WHERE r.error IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.ratio_rule_values(timestamptz, bigint[]) IS 'Rule kind ratio: fn of the rule''s metric and labels, divided by that of the metric, fn and labels in its params, one row per rule and group whose denominator is not zero nor below min_denominator. A numerator that counts events is zero without data.';
 

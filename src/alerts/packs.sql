@@ -57,7 +57,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 		'rules', coalesce(jsonb_agg(r.document ORDER BY r.id), '[]'))
 	FROM monitoring.rule_documents(names) AS r
 $$;
-COMMENT ON FUNCTION monitoring.export_rules(text[], text) IS 'The rules of these names (null: all) as a JSON document that import_rules() takes, here or in another database. Defaults are left out, and so are state, owner and whether a rule is enabled.';
+COMMENT ON FUNCTION monitoring.export_rules(text[], text) IS 'The rules of these names (null: all) as a JSON document that import_rules() takes, here or in another database. Defaults are left out, and so are state and owner; a disabled rule says so, and is imported disabled.';
 
 CREATE FUNCTION monitoring.check_rules_document(document jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -47,22 +47,44 @@ COMMENT ON COLUMN monitoring.slos.min_events IS 'A window with fewer events than
 COMMENT ON COLUMN monitoring.slos.owner IS 'Role that created the objective.';
 COMMENT ON COLUMN monitoring.slos.created_at IS 'When it was created.';
 
--- An operation that did not happen is neither good nor bad: no events, no share.
-CREATE FUNCTION monitoring.slo_events(slo monitoring.slo_defs, over interval, at timestamptz)
-RETURNS TABLE (good float8, total float8)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT least(g.events * coalesce(g.share, CASE WHEN slo.latency_threshold IS NULL THEN 1 ELSE 0 END), t.events), t.events
-	FROM (
-		SELECT coalesce(monitoring.value(slo.total ->> 'metric', 'increase', slo_events.over, slo.total -> 'labels', at), 0) AS events
-	) AS t
-	CROSS JOIN (
-		SELECT coalesce(monitoring.value(slo.good ->> 'metric', 'increase', slo_events.over, slo.good -> 'labels', at), 0) AS events,
-			CASE WHEN slo.latency_threshold IS NOT NULL THEN
-				monitoring.value(slo.good ->> 'metric', format('share_below(%s)', slo.latency_threshold), slo_events.over,
-					slo.good -> 'labels', at) END AS share
-	) AS g
+-- An operation that did not happen is neither good nor bad: no events, no share. Objectives and windows share what they have
+-- in common, such as all requests to a service.
+CREATE FUNCTION monitoring.slo_events(names text[], windows interval[], at timestamptz)
+RETURNS TABLE (name text, over interval, good float8, total float8, error text)
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH parts AS MATERIALIZED (
+		SELECT dense_rank() OVER (ORDER BY e.metric, e.fn, w.over, e.labels) AS request, w.n, e.part, e.metric, e.fn, w.over, e.labels
+		FROM unnest(names, windows) WITH ORDINALITY AS w (name, over, n)
+		JOIN monitoring.slo_defs AS s ON s.name = w.name
+		CROSS JOIN LATERAL (VALUES
+			('total', s.total ->> 'metric', 'increase', s.total -> 'labels'),
+			('good', s.good ->> 'metric', 'increase', s.good -> 'labels'),
+			('share', s.good ->> 'metric', format('share_below(%s)', s.latency_threshold), s.good -> 'labels')
+		) AS e (part, metric, fn, labels)
+		WHERE e.part <> 'share' OR s.latency_threshold IS NOT NULL
+	), read AS MATERIALIZED (
+		SELECT v.request, v.value, v.error
+		FROM monitoring.read_values(
+			ARRAY(
+				SELECT DISTINCT ON (p.request) ROW(p.metric, p.fn, p.over, p.labels, '{}', NULL)::monitoring.value_request
+				FROM parts AS p
+				ORDER BY p.request
+			), slo_events.at) AS v
+	), counted AS (
+		SELECT p.n, coalesce(max(r.value) FILTER (WHERE p.part = 'total'), 0) AS total,
+			coalesce(max(r.value) FILTER (WHERE p.part = 'good'), 0) AS good,
+			CASE WHEN bool_or(p.part = 'share') THEN coalesce(max(r.value) FILTER (WHERE p.part = 'share'), 0) ELSE 1 END AS share,
+			min(r.error) AS error
+		FROM parts AS p
+		LEFT JOIN read AS r ON r.request = p.request
+		GROUP BY p.n
+	)
+	SELECT w.name, w.over, CASE WHEN c.error IS NULL THEN least(c.good * c.share, c.total) END, CASE WHEN c.error IS NULL THEN c.total END, c.error
+	FROM unnest(names, windows) WITH ORDINALITY AS w (name, over, n)
+	JOIN counted AS c ON c.n = w.n
+	ORDER BY w.n
 $$;
-COMMENT ON FUNCTION monitoring.slo_events(monitoring.slo_defs, interval, timestamptz) IS 'How many events of an objective were good, and how many there were, in the window that ends at a time.';
+COMMENT ON FUNCTION monitoring.slo_events(text[], interval[], timestamptz) IS 'How many events of objectives were good, and how many there were, in windows that end at a time: a row for each pair of a name and a window, all read in one pass. error: why they cannot be counted, as a metric is of another kind.';
 
 CREATE FUNCTION monitoring.burn_rate(slo monitoring.slo_defs, good float8, total float8) RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
@@ -102,23 +124,24 @@ COMMENT ON FUNCTION monitoring.burn_rate_windows(float8, interval, text) IS 'Win
 
 CREATE FUNCTION monitoring.burn_rate_rule_values(at timestamptz, rule_ids bigint[])
 RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	WITH pairs AS MATERIALIZED (
-		SELECT d.id, d.params ->> 'slo' AS name, s AS slo, w.long, w.short, w.factor
+		SELECT d.id, d.params ->> 'slo' AS name, w.long, w.short, w.factor
 		FROM monitoring.alert_rule_defs AS d
 		CROSS JOIN jsonb_to_recordset(d.params -> 'windows') AS w (long interval, short interval, factor float8)
-		LEFT JOIN monitoring.slo_defs AS s ON s.name = d.params ->> 'slo'
 		WHERE d.id = ANY (burn_rate_rule_values.rule_ids)
+	), windows AS MATERIALIZED (
+		SELECT p.name, p.long AS over FROM pairs AS p UNION SELECT p.name, p.short FROM pairs AS p
 	), readings AS MATERIALIZED (
-		SELECT w.name, w.over, monitoring.burn_rate(w.slo, e.good, e.total) AS burn
-		FROM (SELECT p.name, p.slo, p.long AS over FROM pairs AS p UNION SELECT p.name, p.slo, p.short FROM pairs AS p) AS w
-		CROSS JOIN LATERAL monitoring.slo_events(w.slo, w.over, burn_rate_rule_values.at) AS e
-		WHERE (w.slo).name IS NOT NULL
+		SELECT e.name, e.over, monitoring.burn_rate(s, e.good, e.total) AS burn, e.error
+		FROM (SELECT array_agg(w.name) AS names, array_agg(w.over) AS overs FROM windows AS w) AS a
+		CROSS JOIN LATERAL monitoring.slo_events(a.names, a.overs, burn_rate_rule_values.at) AS e
+		JOIN monitoring.slo_defs AS s ON s.name = e.name
 	)
 	SELECT p.id, jsonb_build_object('slo', p.name), max(least(l.burn, s.burn) / p.factor),
 		jsonb_build_object('burn_rates', jsonb_object_agg(p.long::text || ' / ' || p.short::text,
 			jsonb_build_array(l.burn, s.burn))),
-		CASE WHEN bool_or((p.slo).name IS NULL) THEN format('objective "%s" does not exist', p.name) END
+		coalesce(min(l.error), min(s.error), CASE WHEN count(l.name) = 0 THEN format('objective "%s" does not exist', p.name) END)
 	FROM pairs AS p
 	LEFT JOIN readings AS l ON l.name = p.name AND l.over = p.long
 	LEFT JOIN readings AS s ON s.name = p.name AND s.over = p.short
@@ -303,16 +326,19 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
 		CASE WHEN r.sli IS NULL THEN 'no data' WHEN r.remaining <= 0 THEN 'exhausted'
 			WHEN x.exhausts_at < slo_status.at + r.over / 10 THEN 'at risk' ELSE 'ok' END
 	FROM (
-		SELECT s.name, s.objective, s.over, w.good, w.total, w.good / nullif(w.total, 0) AS sli,
-			1 - (1 - w.good / nullif(w.total, 0)) / (1 - s.objective) AS remaining,
-			b.burn[1] AS burn_1h, b.burn[2] AS burn_6h, b.burn[3] AS burn_3d
-		FROM monitoring.slo_defs AS s
-		CROSS JOIN LATERAL monitoring.slo_events(s, s.over, slo_status.at) AS w
-		CROSS JOIN LATERAL (
-			SELECT array_agg(monitoring.burn_rate(s, e.good, e.total) ORDER BY i.over) AS burn
-			FROM (VALUES ('1 hour'::interval), ('6 hours'), ('3 days')) AS i (over)
-			CROSS JOIN LATERAL monitoring.slo_events(s, i.over, slo_status.at) AS e) AS b
-		WHERE slo_status.name IS NULL OR s.name = slo_status.name
+		SELECT s.name, s.objective, s.over, e.good[1] AS good, e.total[1] AS total, e.good[1] / nullif(e.total[1], 0) AS sli,
+			1 - (1 - e.good[1] / nullif(e.total[1], 0)) / (1 - s.objective) AS remaining, e.burn[2] AS burn_1h, e.burn[3] AS burn_6h, e.burn[4] AS burn_3d
+		FROM (
+			SELECT i.name, array_agg(i.good ORDER BY i.n) AS good, array_agg(i.total ORDER BY i.n) AS total,
+				array_agg(monitoring.burn_rate(d, i.good, i.total) ORDER BY i.n) AS burn
+			FROM (SELECT array_agg(w.name ORDER BY w.name, o.n) AS names, array_agg(o.over ORDER BY w.name, o.n) AS overs
+				FROM monitoring.slo_defs AS w
+				CROSS JOIN LATERAL unnest(ARRAY[w.over, '1 hour', '6 hours', '3 days']) WITH ORDINALITY AS o (over, n)
+				WHERE slo_status.name IS NULL OR w.name = slo_status.name) AS a
+			CROSS JOIN LATERAL monitoring.slo_events(a.names, a.overs, slo_status.at) WITH ORDINALITY AS i (name, over, good, total, error, n)
+			JOIN monitoring.slo_defs AS d ON d.name = i.name
+			GROUP BY i.name) AS e
+		JOIN monitoring.slo_defs AS s ON s.name = e.name
 	) AS r
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN r.remaining <= 0 THEN slo_status.at

@@ -89,9 +89,8 @@ RETURNS TABLE (alert_id bigint, rule text, severity text, labels jsonb, fingerpr
 	refired boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	IF since IS NULL OR until IS NULL OR NOT isfinite(since) OR NOT isfinite(until) OR since >= until THEN
-		RAISE EXCEPTION 'a period must be finite and end after it began' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF flap_within IS NULL OR flap_within < '0' THEN
+	PERFORM monitoring.check_period(since, until);
+	IF flap_within IS NULL OR flap_within < '0' THEN
 		RAISE EXCEPTION 'the time within which an alert flaps must not be negative' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	RETURN QUERY

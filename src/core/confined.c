@@ -14,7 +14,9 @@
 #include "access/xact.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -54,6 +56,18 @@ begin(int timeout_ms)
 	timed_out = false;
 	active = true;
 	enable_timeout_after(timer, timeout_ms);
+}
+
+/*
+ * Advisory locks of the session outlive the subtransaction.  Our workers take
+ * none, so what is there in one is what the code took: what runs next must not
+ * run under it.  A client's session may hold its own, and ends.
+ */
+static void
+release_session_locks(void)
+{
+	if (MyBgworkerEntry && strcmp(MyBgworkerEntry->bgw_library_name, "monitoring") == 0)
+		LockReleaseSession(USER_LOCKMETHOD);
 }
 
 /* A timer that went off at the last moment must not cancel what comes next. */
@@ -126,6 +140,7 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 	}
 	PG_END_TRY();
 
+	release_session_locks();
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = resowner;
 	return error;

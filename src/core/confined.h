@@ -20,7 +20,8 @@ typedef struct MonConfinement
 /*
  * Call body(arg) in the security-restricted context of a role (it cannot change
  * role back), for a bounded time, in a subtransaction of its own.  Afterwards
- * user, settings, timeouts and whether the transaction may write are as before.
+ * user, settings, timeouts and whether the transaction may write are as before,
+ * and a worker of ours holds no advisory lock that the code took for the session.
  * Returns NULL, or the error it ended with, palloc'd: ERRCODE_QUERY_CANCELED
  * with a message that says so if it took too long.
  *

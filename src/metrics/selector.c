@@ -8,7 +8,7 @@
  *
  *		{"route": "/cart", "status": {"!~": "2.."}, "tenant": {"exists": true}}
  *
- * =, !=, =~ and !~ take a label that is missing for an empty one; regular
+ * A label that is missing is taken for an empty one, but by exists; regular
  * expressions are PostgreSQL's and have to match the whole value.
  *
  *-------------------------------------------------------------------------
@@ -155,6 +155,8 @@ mon_selector_parse(LabelSelector *selector, Jsonb *labels)
 		else if (token == WJB_VALUE && v.type == jbvBinary &&
 				 JsonContainerIsObject(v.val.binary.data))
 			parse_conditions(selector, &label, v.val.binary.data);
+		else if (token == WJB_VALUE && v.type == jbvString && v.val.string.len == 0)
+			selector->matchers = lappend(selector->matchers, make_matcher(&label, MATCH_EQUAL, &v));
 		else if (token == WJB_VALUE)
 		{
 			mon_push_jsonb(&equal, WJB_KEY, &label);

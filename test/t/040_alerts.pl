@@ -137,7 +137,8 @@ q1(q{CREATE TABLE written (n int);
 	CREATE FUNCTION writes() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.written VALUES (1); RETURN 1; END $$});
 my $worker = q1(q{SELECT pid FROM monitoring.status WHERE job = 'evaluate_alerts' AND database = 'postgres'});
 q1(q{SELECT monitoring.create_alert_rule(name, NULL, NULL, '1 minute', '>', 0, kind => 'sql', every => '1 second',
-		params => jsonb_build_object('query', query, 'timeout', '100 milliseconds'))
+		params => jsonb_build_object('query', query, 'timeout', '100 milliseconds'),
+		impact_sql => 'SELECT count(*) AS held FROM pg_locks WHERE locktype = ''advisory'' AND pid = pg_backend_pid()')
 	FROM (VALUES ('never ends', 'SELECT public.stubborn()'), ('writes', 'SELECT public.writes()'),
 		('locks', 'SELECT pg_advisory_lock(4711)::text AS t, 1')) AS r (name, query)});
 q1(q{CREATE TABLE later (n int); SELECT monitoring.create_alert_rule('changes', NULL, NULL, '1 minute', '>', 0, kind => 'sql', every => '1 second',
@@ -149,8 +150,37 @@ ok($node->poll_query_until('postgres', q{SELECT string_agg(name || ': ' || coale
 	FROM monitoring.alert_rules WHERE name IN ('by worker', 'changes', 'locks', 'never ends', 'writes') AND (last_error IS NOT NULL OR firing > 0)}),
 	'each rule has its own error, others their alerts') or diag(q1(q{SELECT name, state, last_error FROM monitoring.alert_rules}));
 ok($node->poll_query_until('postgres', 'SELECT pg_try_advisory_lock(4711)'), 'a lock that a query took is not kept');
+is(q1(q{SELECT details -> 'impact' FROM monitoring.alerts WHERE rule = 'locks'}), '{"held": 0}', 'not even until the next query');
 is(q1(q{SELECT pid FROM monitoring.status WHERE job = 'evaluate_alerts' AND database = 'postgres'}), $worker, 'it is the same worker');
 is(q1('SELECT count(*) FROM written'), '0', 'nothing was written');
+
+# Rules that are evaluated now and then only: the worker knows when it evaluated last.
+q1(q{SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules WHERE name <> 'by worker'});
+q1(q{SELECT monitoring.create_alert_rule('seldom', NULL, NULL, '1 minute', '>', 0, kind => 'sql', every => '50 years', params => '{"query": "SELECT 1"}')});
+for my $state ('resolved', 'firing')
+{
+	q1(sprintf q{SELECT monitoring.set_gauge('work', %d)}, $state eq 'firing' ? 2 : 0);
+	$node->poll_query_until('postgres', qq{SELECT EXISTS (SELECT FROM monitoring.alerts WHERE rule = 'by worker' AND state = '$state')}) or die;
+}
+is(q1(q{SELECT state FROM monitoring.alert_rules WHERE name = 'seldom'}), 'ok', 'a rule that is not due is not evaluated by the worker');
+
+# Settings of the server: what a reload changes, what waits for a restart; and it is part of the evidence.
+q1(q{SELECT monitoring.note_settings(clock_timestamp())});
+q1(qq{ALTER SYSTEM SET $_}) for ("work_mem = '33MB'", "max_connections = 123", "archive_command = 'cp secret'");
+my $loaded = q1('SELECT pg_conf_load_time()');
+$node->reload;
+$node->poll_query_until('postgres', qq{SELECT pg_conf_load_time() > '$loaded'}) or die;
+q1(q{SELECT monitoring.create_alert_rule('told', 'work', 'last', '1 hour', '>', 1)});
+$node->poll_query_until('postgres', q{SELECT EXISTS (SELECT FROM monitoring.alerts WHERE rule = 'told' AND state = 'firing')}) or die;
+is(q1(q{SELECT string_agg(concat_ws(' ', c ->> 'name', c ->> 'from', c ->> 'to'), ', ' ORDER BY c ->> 'name')
+	FROM monitoring.alerts AS a, jsonb_array_elements(monitoring.evidence_of(a.alert_id) -> 'settings' -> 'changes') AS c WHERE a.rule = 'told' AND c ->> 'name' !~ 'monitoring'}),
+	'archive_command (hidden), work_mem 33MB', 'evidence names the settings that a reload has changed');
+is(q1(q{SELECT monitoring.evidence_of(alert_id) -> 'settings' -> 'pending_restart' FROM monitoring.alerts WHERE rule = 'told'}), '["max_connections"]', 'and those that wait for a restart');
+$node->restart;
+q1(q{SELECT monitoring.note_settings(clock_timestamp())});
+is(q1(q{SELECT scope || ' ' || new_value FROM monitoring.setting_changes WHERE name = 'max_connections' AND at = pg_postmaster_start_time()}), 'server 123',
+	'which are changes once the server has been restarted');
+is(q1(q{SELECT count(*) FROM monitoring.setting_changes WHERE name !~ 'monitoring'}), '3', 'nothing else has changed');
 
 $node->stop;
 done_testing();
