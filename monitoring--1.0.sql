@@ -7271,18 +7271,17 @@ BEGIN
 		ON CONFLICT DO NOTHING -- the same labels twice, as is found below
 		RETURNING 1
 	), updated AS (
-		-- their places first: whatever the size of the table, no row of it is looked at in vain
 		UPDATE monitoring.alert_states AS s
 		SET alert_id = r.alert_id, state = r.to_state, value = r.value, details = r.details, active_at = r.active_at,
 			fired_at = r.fired_at, resolved_at = r.resolved_at, clear_since = r.clear_since, missing_since = r.missing_since,
 			updated_at = at, threshold = r.threshold
 		FROM ready AS r
-		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state NOT IN ('inactive', 'forgotten'))) AND s.ctid = r.place
+		WHERE s.ctid = r.place AND r.to_state NOT IN ('inactive', 'forgotten')
 		RETURNING 1
 	), deleted AS (
 		DELETE FROM monitoring.alert_states AS s
 		USING ready AS r
-		WHERE s.ctid = ANY (ARRAY(SELECT o.place FROM ready AS o WHERE o.to_state IN ('inactive', 'forgotten'))) AND s.ctid = r.place
+		WHERE s.ctid = r.place AND r.to_state IN ('inactive', 'forgotten')
 		RETURNING 1
 	), transitions AS NOT MATERIALIZED (
 		SELECT r.*, CASE WHEN r.active THEN r.old_state ELSE 'inactive' END AS from_state
