@@ -2361,6 +2361,10 @@ BEGIN
 	rule.extra_labels := monitoring.check_text_map(rule.extra_labels, 'extra labels', 4096);
 	rule.annotations := monitoring.check_text_map(rule.annotations, 'annotations', 16384, E'\n\t');
 	rule.enabled := coalesce(rule.enabled, true);
+	IF rule.extra_labels ?| '{alertname,severity}' THEN
+		RAISE EXCEPTION 'the labels alertname and severity of an alert are the name and the severity of its rule'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave them out of the extra labels.';
+	END IF;
 
 	IF rule.by_labels IS NULL OR array_ndims(rule.by_labels) > 1
 		OR EXISTS (SELECT FROM unnest(rule.by_labels) AS l WHERE l IS NULL OR l = '' OR l ~ '[[:cntrl:]]') THEN
@@ -2521,7 +2525,7 @@ BEGIN
 	-- it stays until we have committed
 	PERFORM FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind FOR KEY SHARE;
 	rule := monitoring.check_alert_rule(rule);
-	PERFORM monitoring.check_rule_parent(rule);
+	PERFORM monitoring.check_rule_parent(rule), monitoring.check_rule_slo(rule);
 
 	rule.id := nextval('monitoring.alert_rule_defs_id_seq');
 	rule.version := 1;
@@ -2535,7 +2539,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: who is notified, at once; null: as the routes say (route_tree), empty: nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver or parent, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: who is notified, at once; null: as the routes say (route_tree), empty: nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver, parent or objective, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -2567,6 +2571,49 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.lock_alert_rule(text) IS 'The rule of this name, locked for an edit. Error 42704 if it does not exist.';
 
+-- JSON that is cast would say what is wrong with it, but not where.
+CREATE FUNCTION monitoring.check_rule_types(definition jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	given record;
+	fits boolean;
+BEGIN
+	FOR given IN
+		SELECT p.key, p.type, d.value, jsonb_typeof(d.value) AS json_type
+		FROM monitoring.rule_parameters() AS p
+		JOIN jsonb_each(definition) AS d ON d.key = p.key AND d.value <> 'null' AND p.type <> 'jsonb'::regtype
+	LOOP
+		BEGIN
+			fits := CASE given.type
+				WHEN 'text[]'::regtype THEN given.json_type = 'array' AND NOT jsonb_path_exists(given.value, '$[*] ? (@.type() != "string")')
+				WHEN 'boolean'::regtype THEN given.json_type = 'boolean'
+				ELSE given.json_type IN ('string', 'number') END;
+			IF fits AND given.type NOT IN ('text'::regtype, 'text[]', 'boolean') THEN
+				EXECUTE format('SELECT ($1 #>> ''{}'')::%s', given.type) USING given.value;
+			END IF;
+		EXCEPTION WHEN data_exception THEN
+			fits := false;
+		END;
+		IF NOT fits THEN
+			RAISE EXCEPTION 'parameter "%" of an alert rule must be %', given.key,
+				CASE given.type WHEN 'text[]'::regtype THEN 'a list of texts' WHEN 'boolean'::regtype THEN 'true or false'
+					WHEN 'float8'::regtype THEN 'a number' WHEN 'integer'::regtype THEN 'a whole number'
+					WHEN 'interval'::regtype THEN 'an interval such as "5 minutes"' ELSE 'a text' END
+				USING ERRCODE = 'invalid_parameter_value', DETAIL = format('It is %s.', left(given.value::text, 100));
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_types(jsonb) IS 'Raises 22023 for parameters of create_alert_rule in a JSON object that are not of their type.';
+
+CREATE FUNCTION monitoring.check_rule_slo(rule monitoring.alert_rule_defs) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF rule.slo IS NOT NULL THEN
+		PERFORM monitoring.slo_of(rule.slo);
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_rule_slo(monitoring.alert_rule_defs) IS 'Raises 42704 if the rule names an objective that does not exist.';
+
 CREATE FUNCTION monitoring.change_rule(rule monitoring.alert_rule_defs, changes jsonb, fixed text[] DEFAULT '{}')
 RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -2587,6 +2634,7 @@ BEGIN
 		RAISE EXCEPTION '"%" is nothing that can change in an alert rule', bad USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'These can: ' || (SELECT string_agg(c, ', ' ORDER BY c) FROM unnest(changeable) AS c WHERE c <> ALL (fixed)) || '.';
 	END IF;
+	PERFORM monitoring.check_rule_types(changes);
 	RETURN jsonb_populate_record(rule,
 		(SELECT coalesce(jsonb_object_agg(coalesce(renamed ->> e.key, e.key), e.value), '{}') FROM jsonb_each(changes) AS e));
 END $$;
@@ -2612,6 +2660,9 @@ BEGIN
 	END IF;
 	IF rule.parent IS DISTINCT FROM old_rule.parent THEN
 		PERFORM monitoring.check_rule_parent(rule);
+	END IF;
+	IF rule.slo IS DISTINCT FROM old_rule.slo THEN
+		PERFORM monitoring.check_rule_slo(rule);
 	END IF;
 	IF rule.receivers IS DISTINCT FROM old_rule.receivers THEN
 		PERFORM monitoring.request_routing('reroute', rule.id);
@@ -4963,7 +5014,7 @@ RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 	SELECT monitoring.create_alert_rule(create_forecast_rule.name, create_forecast_rule.metric, create_forecast_rule.fn,
 		coalesce(over, greatest('10 minutes', horizon)), create_forecast_rule.op, threshold,
-		pending_for => coalesce(create_forecast_rule.pending_for, horizon / 48), severity => create_forecast_rule.severity,
+		pending_for => coalesce(create_forecast_rule.pending_for, CASE WHEN horizon > '0' THEN horizon / 48 ELSE '0' END), severity => create_forecast_rule.severity,
 		labels => create_forecast_rule.labels, by => create_forecast_rule.by, receivers => create_forecast_rule.receivers, kind => 'forecast',
 		params => jsonb_build_object('horizon', horizon), extra_labels => create_forecast_rule.extra_labels,
 		annotations => coalesce(create_forecast_rule.annotations, jsonb_build_object('summary',
@@ -5533,7 +5584,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
 		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
 		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
-		CROSS JOIN unnest(p.periods) AS r
+		JOIN monitoring.component_defs AS d ON d.name = p.component
+		-- an alert may have fired before there was the component
+		CROSS JOIN unnest(p.periods * multirange(tstzrange(d.created_at, NULL))) AS r
 	), total AS (
 		SELECT c.name, c.place, c.objective,
 			coalesce(sum(s.seconds * s.downtime_weight), 0) AS down,
@@ -6096,7 +6149,7 @@ CREATE TABLE monitoring.incident_events (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_events_id_seq'),
 	incident_id bigint NOT NULL,
 	at timestamptz NOT NULL,
-	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem', 'merged')),
+	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem')),
 	actor text,
 	details jsonb NOT NULL DEFAULT '{}'
 );
@@ -6104,7 +6157,7 @@ COMMENT ON TABLE monitoring.incident_events IS 'Timelines of incidents: every ac
 COMMENT ON COLUMN monitoring.incident_events.id IS 'Number of the entry, in order.';
 COMMENT ON COLUMN monitoring.incident_events.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_events.at IS 'When it happened.';
-COMMENT ON COLUMN monitoring.incident_events.kind IS 'opened, alerts, status, severity, acknowledged, role, note, link, resolved, post_mortem or merged.';
+COMMENT ON COLUMN monitoring.incident_events.kind IS 'opened, alerts, status, severity, acknowledged, role, note, link, resolved or post_mortem.';
 COMMENT ON COLUMN monitoring.incident_events.actor IS 'Role that did it; null: the extension.';
 COMMENT ON COLUMN monitoring.incident_events.details IS 'What belongs to it, such as message, from and to.';
 CREATE INDEX incident_events_incident_id ON monitoring.incident_events (incident_id);
@@ -10717,6 +10770,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are the parameters of monitoring.create_alert_rule.';
 	END IF;
 
+	PERFORM monitoring.check_rule_types(definition);
 	-- Required parameters are always given: create_alert_rule says what is wrong with a null.
 	SELECT string_agg(format('%I => %s', p.key, CASE p.type
 			WHEN 'jsonb'::regtype THEN format('nullif($1 -> %L, ''null'')', p.key)

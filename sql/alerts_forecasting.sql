@@ -198,6 +198,8 @@ SELECT monitoring.record_at('af_jobs', n, pg_temp.at(n * '-5 minutes'::interval)
 SELECT points, round(mean::numeric, 6) AS mean FROM monitoring.trend('af_jobs', 'increase', '2 hours', at => pg_temp.at('0'), step => '5 minutes');
 SELECT monitoring.delete_series('af_jobs') > 0;
 -- a rule: a will be above 80 in four hours
+SELECT monitoring.create_forecast_rule('bad', 'af_disk', 'avg', 80, '-4 hours');
+SELECT monitoring.create_forecast_rule('bad', 'af_disk', 'avg', 80, NULL);
 SELECT monitoring.create_forecast_rule('full soon', 'af_disk', 'avg', 80, '4 hours', '2 hours', by => '{g}', pending_for => '0') > 0;
 SELECT monitoring.create_alert_rule('empty soon', 'af_disk', 'avg', '2 hours', '<', 0, by => '{g}', kind => 'forecast', params => '{"horizon": "4 hours"}', severity => 'high') > 0;
 SELECT monitoring.evaluate_alerts(pg_temp.at('0'));

@@ -115,6 +115,13 @@ SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.update_alert_rule('full', '{"max_instances": "many"}')$$
 ]) AS call
 CROSS JOIN LATERAL pg_temp.fails('SELECT ' || call) AS f;
+-- JSON of the wrong type is told by the name of the parameter
+SELECT c, f.message FROM unnest(ARRAY['{"threshold": "high"}', '{"threshold": 1e999}', '{"resolve_threshold": [1]}', '{"over": "soon"}', '{"every": {}}', '{"by": "route"}', '{"by": [1]}',
+	'{"receivers": "web"}', '{"max_instances": 1e10}', '{"max_instances": 1.5}', '{"enabled": "no"}', '{"enabled": 1}', '{"severity": true}', '{"metric": ["m"]}', '{"labels": [1]}',
+	'{"slo": "nosuch"}', '{"extra_labels": {"severity": "low"}}', '{"extra_labels": {"alertname": "x"}}']) AS c
+CROSS JOIN LATERAL pg_temp.fails(format('SELECT monitoring.update_alert_rule(''full'', %L)', c)) AS f;
+SELECT f.* FROM pg_temp.fails($$SELECT monitoring.create_alert_rule('x', 'm', 'last', '1 minute', '>', 1, slo => 'nosuch')$$) AS f;
+SELECT f.* FROM pg_temp.fails($$SELECT monitoring.preview_rule('full', '{"threshold": "high"}')$$) AS f;
 
 -- what a rule may have besides
 SELECT monitoring.create_alert_rule('rest', 'ar_latency_seconds', 'avg', '1 minute', '>', 1, every => '1 minute', repeat_every => '1 hour', no_data => 'alert',

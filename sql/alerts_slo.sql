@@ -144,6 +144,12 @@ SELECT component, status FROM clock, monitoring.status_page(now - interval '19 h
 SELECT component, round(uptime::numeric, 6) AS uptime, downtime, maintenance, outages, objective, met FROM clock, monitoring.component_uptime(now - interval '1 day', now);
 SELECT round(1 - 4810 / (22 * 3600.0), 6) AS uptime;
 SELECT * FROM monitoring.sla_report((SELECT now - interval '1 day' FROM clock), (SELECT now FROM clock)) WHERE kind = 'component' AND name = 'blog';
+-- what was out of order before there was the component is no downtime of it
+SELECT monitoring.create_component('young', place => 3, selector => '{"service": "so_shop"}', at => now - interval '9 hours') FROM clock;
+SELECT a.component, round(a.uptime::numeric, 4) AS uptime, a.downtime, a.outages, round((1 - extract(epoch FROM a.downtime) / 32400)::numeric, 4) AS expected
+FROM clock, monitoring.component_uptime(now - interval '1 day', now) AS a WHERE a.component = 'young';
+SELECT uptime FROM clock, monitoring.component_uptime(now - interval '1 day', now - interval '9 hours 10 minutes') WHERE component = 'young';
+SELECT monitoring.drop_component('young');
 \pset format unaligned
 \t on
 SELECT f.* FROM unnest(ARRAY[

@@ -169,7 +169,9 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
 		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
 		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
-		CROSS JOIN unnest(p.periods) AS r
+		JOIN monitoring.component_defs AS d ON d.name = p.component
+		-- an alert may have fired before there was the component
+		CROSS JOIN unnest(p.periods * multirange(tstzrange(d.created_at, NULL))) AS r
 	), total AS (
 		SELECT c.name, c.place, c.objective,
 			coalesce(sum(s.seconds * s.downtime_weight), 0) AS down,

@@ -319,7 +319,7 @@ RETURNS bigint
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
 	SELECT monitoring.create_alert_rule(create_forecast_rule.name, create_forecast_rule.metric, create_forecast_rule.fn,
 		coalesce(over, greatest('10 minutes', horizon)), create_forecast_rule.op, threshold,
-		pending_for => coalesce(create_forecast_rule.pending_for, horizon / 48), severity => create_forecast_rule.severity,
+		pending_for => coalesce(create_forecast_rule.pending_for, CASE WHEN horizon > '0' THEN horizon / 48 ELSE '0' END), severity => create_forecast_rule.severity,
 		labels => create_forecast_rule.labels, by => create_forecast_rule.by, receivers => create_forecast_rule.receivers, kind => 'forecast',
 		params => jsonb_build_object('horizon', horizon), extra_labels => create_forecast_rule.extra_labels,
 		annotations => coalesce(create_forecast_rule.annotations, jsonb_build_object('summary',

@@ -99,7 +99,7 @@ CREATE TABLE monitoring.incident_events (
 	id bigint PRIMARY KEY DEFAULT nextval('monitoring.incident_events_id_seq'),
 	incident_id bigint NOT NULL,
 	at timestamptz NOT NULL,
-	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem', 'merged')),
+	kind text NOT NULL CHECK (kind IN ('opened', 'alerts', 'status', 'severity', 'acknowledged', 'role', 'note', 'link', 'resolved', 'post_mortem')),
 	actor text,
 	details jsonb NOT NULL DEFAULT '{}'
 );
@@ -107,7 +107,7 @@ COMMENT ON TABLE monitoring.incident_events IS 'Timelines of incidents: every ac
 COMMENT ON COLUMN monitoring.incident_events.id IS 'Number of the entry, in order.';
 COMMENT ON COLUMN monitoring.incident_events.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_events.at IS 'When it happened.';
-COMMENT ON COLUMN monitoring.incident_events.kind IS 'opened, alerts, status, severity, acknowledged, role, note, link, resolved, post_mortem or merged.';
+COMMENT ON COLUMN monitoring.incident_events.kind IS 'opened, alerts, status, severity, acknowledged, role, note, link, resolved or post_mortem.';
 COMMENT ON COLUMN monitoring.incident_events.actor IS 'Role that did it; null: the extension.';
 COMMENT ON COLUMN monitoring.incident_events.details IS 'What belongs to it, such as message, from and to.';
 CREATE INDEX incident_events_incident_id ON monitoring.incident_events (incident_id);

@@ -91,6 +91,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Keys are the parameters of monitoring.create_alert_rule.';
 	END IF;
 
+	PERFORM monitoring.check_rule_types(definition);
 	-- Required parameters are always given: create_alert_rule says what is wrong with a null.
 	SELECT string_agg(format('%I => %s', p.key, CASE p.type
 			WHEN 'jsonb'::regtype THEN format('nullif($1 -> %L, ''null'')', p.key)
