@@ -11163,12 +11163,13 @@ CREATE TABLE monitoring.receiver_kinds (
 	ambiguous text NOT NULL DEFAULT 'repeat' CHECK (ambiguous IN ('repeat', 'never')),
 	tell_acknowledged boolean NOT NULL DEFAULT false,
 	keep_alive interval CHECK (keep_alive > '0'),
+	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
 	description text NOT NULL DEFAULT '',
 	owner name NOT NULL DEFAULT current_user,
 	builtin boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with one row, or none when there is nothing to be sent; it runs with the rights of the row''s owner. Methods are those of HTTP, and SMTP (headers From and To are the envelope), NOTIFY (the url is a channel) and SQL (the url is a function). Add a kind with CREATE FUNCTION and INSERT.';
+COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with one row, or none when there is nothing to be sent; it runs with the rights of the row''s owner. Methods are those of HTTP, and SMTP (headers From and To are the envelope), NOTIFY (the url is a channel, the body its payload) and SQL (the url is the name of a function(jsonb), the body its argument; it runs as the receiver''s owner). Add a kind with CREATE FUNCTION and INSERT.';
 COMMENT ON COLUMN monitoring.receiver_kinds.kind IS 'Name of the kind, as given to create_receiver.';
 COMMENT ON COLUMN monitoring.receiver_kinds.function IS 'Schema-qualified name of the formatter.';
 COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver''s config may hold besides those every kind takes.';
@@ -11179,6 +11180,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified na
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
+COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
 COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules pass them over.';
 COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
 COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
@@ -11223,7 +11225,8 @@ CREATE TABLE monitoring.receiver_defs (
 	url text,
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
-	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	owner name NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
 COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
@@ -11232,6 +11235,7 @@ COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may h
 COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receiver_defs.owner IS 'Role that said where notifications go: functions that they call run as it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 
 -- Written out rather than in functions: who may read a view need not be able to call what it calls.
@@ -11247,7 +11251,7 @@ CREATE VIEW monitoring.receivers AS
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
 			FROM jsonb_each(r.config) AS e) AS config,
-		r.enabled, r.created_at
+		r.enabled, r.created_at, r.owner
 	FROM monitoring.receiver_defs AS r
 	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind;
 COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
@@ -11257,6 +11261,7 @@ COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the 
 COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***, {"secret": key} is one of the view secrets.';
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receivers.owner IS 'Role that created it, or was the last to change url or config beyond the keys that every kind takes: functions that notifications call (kind sql) run as it.';
 
 CREATE FUNCTION monitoring.max_age(config jsonb) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -11410,8 +11415,8 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
 	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
-	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
-	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped)
+	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config, owner)
+	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped, monitoring.calling_role())
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
@@ -11420,7 +11425,7 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -11445,13 +11450,19 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(r.config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind));
 	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
-	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = taken.stripped WHERE d.name = alter_receiver.name;
+	-- Who says where notifications go answers for it: a function that they call runs with their rights.
+	UPDATE monitoring.receiver_defs AS d
+	SET url = r.url, config = taken.stripped, owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
+			SELECT FROM monitoring.receiver_kinds AS k CROSS JOIN LATERAL unnest(k.config_keys || k.secret_keys || '{url,headers}') AS e (key)
+			WHERE k.kind = d.kind AND d.config -> e.key IS DISTINCT FROM taken.stripped -> e.key)
+		THEN monitoring.calling_role() ELSE d.owner END
+	WHERE d.name = alter_receiver.name;
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	DELETE FROM monitoring.receiver_secrets AS s
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Errors: 42704 if it does not exist, and those of create_receiver.';
+COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -11749,12 +11760,12 @@ COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
 COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notification (notifications.id).';
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
-COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
+COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), delivered (in this database: NOTIFY, or the function returned), raised (the function failed, and may not the next time), rejected (it failed for good), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
 COMMENT ON COLUMN monitoring.delivery_attempts.bytes IS 'Bytes of the response that were read, headers included; null if none came.';
-COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; NOTIFY or SQL of what was done in the database; null if none came.';
 
 -- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
 -- history. They serve a receiver's rows in order, other rows of a group, rows that become too old, and what is being sent.
@@ -12689,14 +12700,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15,
 		'JSON body of Alertmanager''s webhook, version 4', true),
 	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
-		'monitoring.check_alertmanager', '2 minutes', 'alerts for the API of an Alertmanager, kept alive', true),
-	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 'payload for LISTEN', true),
-	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 'call of a function(jsonb)', true),
-	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL,
+		'monitoring.check_alertmanager', '2 minutes', 15, 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15,
 		'event for a project of Sentry', true);
 -- formatters, paging: what wakes people: pagerduty, opsgenie, twilio.
 
@@ -13281,7 +13292,7 @@ COMMENT ON FUNCTION monitoring.notify_give_up(timestamptz) IS 'Mark as dead what
 
 CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
-	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8)
+	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8, receiver_owner name, receiver_name text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 	SET enable_material = off SET jit = off AS $$
 #variable_conflict use_column
@@ -13338,26 +13349,36 @@ BEGIN
 
 	RETURN QUERY
 	WITH timed AS (
-		SELECT o.created_at, o.id, r.name, r.kind, r.url, r.config,
+		SELECT o.created_at, o.id, r.name, r.kind, r.url, r.config, r.owner, k.function, k.owner AS format_owner,
 			coalesce((r.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
-			coalesce((r.config ->> 'timeout_seconds')::float8, 15) AS total_timeout
-		FROM unnest(days, ids) AS k (created_at, id)
-		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
+			coalesce((r.config ->> 'timeout_seconds')::float8, k.timeout_seconds) AS total_timeout
+		FROM unnest(days, ids) AS c (created_at, id)
+		JOIN monitoring.outbox AS o ON o.created_at = c.created_at AND o.id = c.id
 		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
 	)
 	UPDATE monitoring.outbox AS o
 	SET state = 'sending', attempts = o.attempts + 1,
 		lease_until = notify_claim.at + make_interval(secs => t.total_timeout + 60),
 		next_attempt_at = notify_claim.at + make_interval(secs => t.total_timeout + 60)
 	FROM timed AS t
-	JOIN monitoring.receiver_kinds AS k ON k.kind = t.kind
 	WHERE o.created_at = t.created_at AND o.id = t.id
-	RETURNING o.created_at, o.id, o.attempts, to_regprocedure(k.function || '(jsonb,jsonb)')::oid, k.owner,
+	RETURNING o.created_at, o.id, o.attempts, to_regprocedure(t.function || '(jsonb,jsonb)')::oid, t.format_owner,
 		jsonb_build_object('name', t.name, 'kind', t.kind, 'url', t.url, 'config', t.config),
 		o.payload || jsonb_build_object('idempotencyKey', o.idempotency_key, 'id', o.id),
-		t.connect_timeout, t.total_timeout;
+		t.connect_timeout, t.total_timeout, t.owner, t.name;
 END $$;
 COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. The claim ends with the lease, a minute after the timeout.';
+
+CREATE FUNCTION monitoring.notify_hold(created_at timestamptz, id bigint, attempt integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+	PERFORM FROM monitoring.outbox AS o
+	WHERE o.created_at = notify_hold.created_at AND o.id = notify_hold.id AND o.state = 'sending' AND o.attempts = notify_hold.attempt
+	FOR NO KEY UPDATE;
+	RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_hold(timestamptz, bigint, integer) IS 'Is this attempt still claimed? If so nobody else can end it before this transaction does.';
 
 CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -13378,8 +13399,8 @@ BEGIN
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			x.outcome IN ('network', 'lost') AND coalesce(x.connected, true) AND k.ambiguous = 'never' AS ambiguous,
 			CASE
-				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
-				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') THEN 'failed'
+				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome IN ('nothing', 'delivered') THEN 'sent'
+				WHEN x.outcome IN ('network', 'raised', 'unformatted', 'postponed', 'lost') THEN 'failed'
 				-- A mail server's 4xx is for now and its 5xx for good.
 				WHEN x.protocol = 'SMTP' THEN CASE WHEN x.http_status BETWEEN 400 AND 499 THEN 'failed' ELSE 'dead' END
 				WHEN x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
@@ -13417,8 +13438,8 @@ BEGIN
 		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error, bytes, protocol)
 		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error, d.bytes, d.protocol FROM decided AS d
 	), by_receiver AS (
-		SELECT d.receiver, count(*) FILTER (WHERE d.outcome = 'response' AND d.verdict <> 'failed') AS answered,
-			count(*) FILTER (WHERE d.outcome IN ('response', 'network') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
+		SELECT d.receiver, count(*) FILTER (WHERE d.outcome IN ('response', 'delivered', 'rejected') AND d.verdict <> 'failed') AS answered,
+			count(*) FILTER (WHERE d.outcome IN ('response', 'network', 'raised') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
 		FROM decided AS d
 		GROUP BY d.receiver
 	)
@@ -13433,7 +13454,7 @@ BEGIN
 		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what was delivered in the database or the formatter makes nothing of; no response, a function that raised, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -201,6 +201,30 @@ SELECT pg_temp.outcome(1301, 'sms', '{"outcome": "nothing"}');
 SELECT pg_temp.states('sms') OFFSET 3;
 UPDATE monitoring.receiver_defs SET enabled = false;
 
+-- What is done in the database: delivered is sent, what a function raises is tried again and counts against the receiver,
+-- what will not be otherwise the next time is given up. An attempt that has ended cannot be held.
+SELECT monitoring.create_receiver('here', 'notify', config => '{"channel": "regress"}');
+SELECT pg_temp.tell('here', '{a:firing}', 'here 1', after => 1310), pg_temp.tell('here', '{b:firing}', 'here 2', after => 1320), pg_temp.tell('here', '{c:firing}', 'here 3', after => 1330);
+SELECT pg_temp.claim(1310);
+SELECT monitoring.notify_hold(o.created_at, o.id, 1), monitoring.notify_hold(o.created_at, o.id, 2) FROM monitoring.outbox AS o WHERE o.group_key = 'here 1';
+SELECT pg_temp.outcome(1311, 'here', '{"outcome": "raised", "error": "the function failed with SQLSTATE P0001", "protocol": "SQL", "latency": 0.1}');
+SELECT monitoring.notify_hold(o.created_at, o.id, 1) FROM monitoring.outbox AS o WHERE o.group_key = 'here 1';
+SELECT pg_temp.health('here', 1311);
+SELECT pg_temp.claim(1320);
+SELECT pg_temp.outcome(1321, 'here', '{"outcome": "rejected", "error": "the function failed with SQLSTATE 22012", "protocol": "SQL"}');
+SELECT pg_temp.health('here', 1321);
+SELECT pg_temp.claim(1330);
+SELECT pg_temp.outcome(1331, 'here', '{"outcome": "delivered", "protocol": "NOTIFY"}');
+SELECT pg_temp.states('here');
+-- a kind says how long its attempts may take, a receiver more exactly
+SELECT k.kind, k.timeout_seconds FROM monitoring.receiver_kinds AS k WHERE k.kind IN ('sql', 'webhook') ORDER BY k.kind;
+UPDATE monitoring.receiver_kinds SET timeout_seconds = 7 WHERE kind = 'notify';
+SELECT pg_temp.tell('here', '{d:firing}', 'here 4', after => 1340), pg_temp.tell('here', '{d:firing}', 'here 5', after => 1341);
+SELECT c.total_timeout FROM monitoring.notify_claim((SELECT t FROM pg_temp.start) + interval '1340 s', 256, 64) AS c;
+SELECT monitoring.alter_receiver('here', '{"timeout_seconds": 9}');
+SELECT c.total_timeout, c.receiver_owner = current_user FROM monitoring.notify_claim((SELECT t FROM pg_temp.start) + interval '1341 s', 256, 64) AS c;
+UPDATE monitoring.receiver_defs SET enabled = false;
+
 -- By hand.
 SELECT monitoring.create_receiver('hand', 'webhook', 'https://hand.example.com/');
 SELECT pg_temp.tell('hand', '{a:firing}', 'x1', after => 1400), pg_temp.tell('hand', '{b:firing}', 'x2', after => 1400) \gset

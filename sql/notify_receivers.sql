@@ -101,6 +101,24 @@ SELECT n, 'monitoring.format_webhook', '{token}', 'public.' || n, 'regress_notif
 SELECT pg_temp.try(format('SELECT monitoring.create_receiver(''x'', %L, ''https://example.com/'', ''{"token": "s3cret"}'')', n)) FROM unnest('{check_mine,check_reset}'::text[]) AS n;
 SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function, config_check) VALUES ('mine', 'monitoring.format_slack', 'public.no_such_function')$$);
 
+-- who says where notifications go owns the receiver, since functions that they call run as that role; who changes anything else does not
+CREATE ROLE regress_notify_admin;
+SELECT monitoring.grant_access('regress_notify_admin', 'admin');
+CREATE FUNCTION public.on_alert(notification jsonb) RETURNS void LANGUAGE sql RETURN NULL;
+SELECT monitoring.create_receiver('calls', 'sql', config => '{"function": "public.on_alert"}');
+SELECT owner = current_user AS own FROM monitoring.receivers WHERE name = 'calls';
+SET LOCAL ROLE regress_notify_admin;
+SELECT monitoring.alter_receiver('calls', '{"timeout_seconds": 1, "function": "public.on_alert"}');
+RESET ROLE;
+SELECT owner = current_user AS own FROM monitoring.receivers WHERE name = 'calls';
+SET LOCAL ROLE regress_notify_admin;
+SELECT monitoring.alter_receiver('calls', '{"function": "public.check_mine"}');
+SELECT monitoring.create_receiver('hook', 'webhook', 'https://hook.example.com/');
+RESET ROLE;
+SELECT owner FROM monitoring.receivers WHERE name IN ('calls', 'hook') ORDER BY name;
+SELECT monitoring.alter_receiver('hook', url => 'https://hook2.example.com/');
+SELECT owner = current_user AS own FROM monitoring.receivers WHERE name = 'hook';
+
 -- kinds: the formatter must exist, and its role must be one of the writer's
 SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function) VALUES ('mine', 'public.no_such_function')$$);
 CREATE ROLE regress_notify_user;

@@ -263,7 +263,7 @@ COMMENT ON FUNCTION monitoring.notify_give_up(timestamptz) IS 'Mark as dead what
 
 CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
-	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8)
+	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8, receiver_owner name, receiver_name text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 	SET enable_material = off SET jit = off AS $$
 #variable_conflict use_column
@@ -320,26 +320,36 @@ BEGIN
 
 	RETURN QUERY
 	WITH timed AS (
-		SELECT o.created_at, o.id, r.name, r.kind, r.url, r.config,
+		SELECT o.created_at, o.id, r.name, r.kind, r.url, r.config, r.owner, k.function, k.owner AS format_owner,
 			coalesce((r.config ->> 'connect_timeout_seconds')::float8, 5) AS connect_timeout,
-			coalesce((r.config ->> 'timeout_seconds')::float8, 15) AS total_timeout
-		FROM unnest(days, ids) AS k (created_at, id)
-		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
+			coalesce((r.config ->> 'timeout_seconds')::float8, k.timeout_seconds) AS total_timeout
+		FROM unnest(days, ids) AS c (created_at, id)
+		JOIN monitoring.outbox AS o ON o.created_at = c.created_at AND o.id = c.id
 		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
 	)
 	UPDATE monitoring.outbox AS o
 	SET state = 'sending', attempts = o.attempts + 1,
 		lease_until = notify_claim.at + make_interval(secs => t.total_timeout + 60),
 		next_attempt_at = notify_claim.at + make_interval(secs => t.total_timeout + 60)
 	FROM timed AS t
-	JOIN monitoring.receiver_kinds AS k ON k.kind = t.kind
 	WHERE o.created_at = t.created_at AND o.id = t.id
-	RETURNING o.created_at, o.id, o.attempts, to_regprocedure(k.function || '(jsonb,jsonb)')::oid, k.owner,
+	RETURNING o.created_at, o.id, o.attempts, to_regprocedure(t.function || '(jsonb,jsonb)')::oid, t.format_owner,
 		jsonb_build_object('name', t.name, 'kind', t.kind, 'url', t.url, 'config', t.config),
 		o.payload || jsonb_build_object('idempotencyKey', o.idempotency_key, 'id', o.id),
-		t.connect_timeout, t.total_timeout;
+		t.connect_timeout, t.total_timeout, t.owner, t.name;
 END $$;
 COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. The claim ends with the lease, a minute after the timeout.';
+
+CREATE FUNCTION monitoring.notify_hold(created_at timestamptz, id bigint, attempt integer) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+BEGIN
+	PERFORM FROM monitoring.outbox AS o
+	WHERE o.created_at = notify_hold.created_at AND o.id = notify_hold.id AND o.state = 'sending' AND o.attempts = notify_hold.attempt
+	FOR NO KEY UPDATE;
+	RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION monitoring.notify_hold(timestamptz, bigint, integer) IS 'Is this attempt still claimed? If so nobody else can end it before this transaction does.';
 
 CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -360,8 +370,8 @@ BEGIN
 			coalesce((r.config ->> 'max_attempts')::integer, 10) AS max_attempts,
 			x.outcome IN ('network', 'lost') AND coalesce(x.connected, true) AND k.ambiguous = 'never' AS ambiguous,
 			CASE
-				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome = 'nothing' THEN 'sent'
-				WHEN x.outcome IN ('network', 'unformatted', 'postponed', 'lost') THEN 'failed'
+				WHEN x.outcome = 'response' AND x.http_status BETWEEN 200 AND 299 OR x.outcome IN ('nothing', 'delivered') THEN 'sent'
+				WHEN x.outcome IN ('network', 'raised', 'unformatted', 'postponed', 'lost') THEN 'failed'
 				-- A mail server's 4xx is for now and its 5xx for good.
 				WHEN x.protocol = 'SMTP' THEN CASE WHEN x.http_status BETWEEN 400 AND 499 THEN 'failed' ELSE 'dead' END
 				WHEN x.http_status IN (408, 425, 429) OR x.http_status >= 500 THEN 'failed'
@@ -399,8 +409,8 @@ BEGIN
 		INSERT INTO monitoring.delivery_attempts (at, notification_id, receiver, attempt, outcome, http_status, latency, error, bytes, protocol)
 		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error, d.bytes, d.protocol FROM decided AS d
 	), by_receiver AS (
-		SELECT d.receiver, count(*) FILTER (WHERE d.outcome = 'response' AND d.verdict <> 'failed') AS answered,
-			count(*) FILTER (WHERE d.outcome IN ('response', 'network') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
+		SELECT d.receiver, count(*) FILTER (WHERE d.outcome IN ('response', 'delivered', 'rejected') AND d.verdict <> 'failed') AS answered,
+			count(*) FILTER (WHERE d.outcome IN ('response', 'network', 'raised') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
 		FROM decided AS d
 		GROUP BY d.receiver
 	)
@@ -415,7 +425,7 @@ BEGIN
 		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what the formatter makes nothing of; no response, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what was delivered in the database or the formatter makes nothing of; no response, a function that raised, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
 
 CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

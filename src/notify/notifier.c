@@ -6,7 +6,9 @@
  * It claims due rows with a lease and commits, hands the requests to the
  * sender program, and records the outcomes in batches.  No transaction is
  * open while anything is sent.  A transaction that fails loses no outcome: it
- * is tried again.  What is claimed when the worker or the sender dies is sent
+ * is tried again.  What needs no sender (local.c) is done in the transaction
+ * that records it, a call of a function in one of its own, and the sender and the
+ * outbox are looked after between any two of these.  What is claimed when the worker or the sender dies is sent
  * again, with the same idempotency key; a worker that is told to go waits a
  * moment for answers, so that this stays rare.
  *
@@ -64,7 +66,9 @@
 #define ANSWER_PATIENCE_MS 15000 /* on top of all the request may take */
 #define DB_STEP_TIMEOUT_MS 60000
 #define FORMAT_BUDGET_MS 2000 /* what one transaction may spend on formatting */
+#define LOCAL_BUDGET_MS 50    /* after that long, see to the others first */
 #define LAST_ANSWERS_MS 1000  /* how long to wait for answers when told to go */
+#define BUSY_MS 100           /* somebody alters the extension: look again after that */
 #define SIGTERM_ECHO_MS 200   /* further SIGTERMs within this time are the same one */
 #define MAX_BACKOFF_MS 30000
 #define MAX_STEP_FAILURES 20 /* then a new process tries */
@@ -92,7 +96,9 @@ typedef struct InFlight
 	int64 id;
 	int32 attempt;
 	uint32 total_ms;
-	int64 deadline; /* the sender is stuck if it has not answered by then */
+	int64 deadline;  /* the sender is stuck if it has not answered by then */
+	MonLocal *local; /* to be done here; NULL: the sender does it */
+	char *receiver;  /* if so, whose it is */
 } InFlight;
 
 typedef enum StepResult
@@ -106,6 +112,7 @@ typedef enum StepResult
 static Sender sender = {.sock = PGINVALID_SOCKET};
 static InFlight in_flight[MAX_IN_FLIGHT];
 static int n_in_flight = 0;
+static int n_local = 0; /* of them */
 static uint32 last_serial = 0;
 static StringInfoData
 	outcomes; /* JSON array under construction; kept until its transaction has committed */
@@ -145,6 +152,21 @@ add_outcome(StringInfo to, const InFlight *f, const char *outcome, const char *e
 {
 	begin_outcome(to, f, outcome, error);
 	appendStringInfoChar(to, '}');
+}
+
+/* The entry is done with. */
+static void
+clear_entry(InFlight *f)
+{
+	if (f->local)
+	{
+		mon_local_free(f->local);
+		pfree(f->receiver);
+		n_local--;
+	}
+	f->local = NULL;
+	f->used = false;
+	n_in_flight--;
 }
 
 static const char *
@@ -353,12 +375,11 @@ sender_lost(const char *why)
 	{
 		InFlight *f = &in_flight[i];
 
-		if (!f->used)
+		if (!f->used || f->local)
 			continue;
 		add_outcome(&outcomes, f, "lost", "the sender ended before it answered");
-		f->used = false;
+		clear_entry(f);
 	}
-	n_in_flight = 0;
 	sender_back_off();
 }
 
@@ -375,11 +396,10 @@ take_outcome(SenderReader *r)
 	if (slot >= MAX_IN_FLIGHT)
 		return false;
 	f = &in_flight[slot];
-	if (!f->used || f->serial != (uint32) (o.tag >> 32))
+	if (!f->used || f->local || f->serial != (uint32) (o.tag >> 32))
 		return false;
 	add_answer(&outcomes, f, &o);
-	f->used = false;
-	n_in_flight--;
+	clear_entry(f);
 	sender.failures = 0;
 	return true;
 }
@@ -506,7 +526,7 @@ sender_tend(void)
 		return;
 	}
 	for (int i = 0; i < MAX_IN_FLIGHT; i++)
-		if (in_flight[i].used && now > in_flight[i].deadline)
+		if (in_flight[i].used && !in_flight[i].local && now > in_flight[i].deadline)
 		{
 			sender_lost("did not answer in time");
 			return;
@@ -603,6 +623,7 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 	source.owner = NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull)));
 	source.receiver = DatumGetJsonbP(SPI_getbinval(row, desc, 6, &isnull));
 	source.notification = SPI_getbinval(row, desc, 7, &isnull);
+	source.receiver_owner = NameStr(*DatumGetName(SPI_getbinval(row, desc, 10, &isnull)));
 	source.connect_ms = column_ms(row, desc, 8);
 	source.total_ms = f->total_ms;
 	switch (mon_request_make(&source, &request, &error))
@@ -618,6 +639,16 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 			return;
 		case MON_REQUEST_MADE:
 			break;
+	}
+
+	f->local = mon_local_make(&request, source.receiver_owner, source.total_ms);
+	if (f->local)
+	{
+		f->receiver = MemoryContextStrdup(TopMemoryContext, SPI_getvalue(row, desc, 11));
+		f->used = true;
+		n_in_flight++;
+		n_local++;
+		return;
 	}
 
 	initStringInfo(&frame);
@@ -686,12 +717,33 @@ hold_extension(void)
 	return get_extension_oid("monitoring", true) == extension ? STEP_DONE : STEP_GONE;
 }
 
-/* In a transaction: record outcomes, claim rows.  *claimed is how many. */
+typedef struct Step
+{
+	bool first;
+	int max_rows;
+	int claimed;
+} Step;
+
+/* Record outcomes, claim rows. */
+static void
+step_body(TimestampTz at, void *arg)
+{
+	Step *step = arg;
+	StringInfoData unsent;
+
+	initStringInfo(&unsent);
+	if (step->first)
+		release_claims(at);
+	record_outcomes(at, &outcomes);
+	if (step->max_rows > 0)
+		step->claimed = claim(at, step->max_rows, &unsent);
+	record_outcomes(at, &unsent);
+}
+
 static StepResult
-step_body(bool first, int max_rows, int *claimed)
+run_transaction(void (*body)(TimestampTz at, void *arg), void *arg)
 {
 	TimestampTz at = GetCurrentTimestamp();
-	StringInfoData unsent;
 	StepResult result;
 
 	SetCurrentStatementStartTimestamp();
@@ -703,19 +755,55 @@ step_body(bool first, int max_rows, int *claimed)
 		pgstat_report_activity(STATE_RUNNING, "delivering notifications");
 		SPI_connect();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		initStringInfo(&unsent);
-		if (first)
-			release_claims(at);
-		record_outcomes(at, &outcomes);
-		if (max_rows > 0)
-			*claimed = claim(at, max_rows, &unsent);
-		record_outcomes(at, &unsent);
+		body(at, arg);
 		SPI_finish();
 		PopActiveSnapshot();
 	}
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	cancelable = false;
 	CommitTransactionCommand();
+	return result;
+}
+
+/*
+ * One transaction.  As in autovacuum, a caught error leaves the process as it
+ * was before.
+ */
+static StepResult
+transaction(void (*body)(TimestampTz at, void *arg), void *arg)
+{
+	static int failures = 0;
+	volatile StepResult result = STEP_FAILED;
+
+	QueryCancelPending = false;
+	cancelable = true;
+	PG_TRY();
+	{
+		result = run_transaction(body, arg);
+		failures = 0;
+	}
+	PG_CATCH();
+	{
+		cancelable = false;
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		if (!ShutdownRequestPending)
+			EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(step_context);
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+
+		next_step = now_ms() + backoff_ms(failures);
+		if (failures++ >= MAX_STEP_FAILURES)
+			proc_exit(1);
+	}
+	PG_END_TRY();
+
+	MemoryContextSwitchTo(step_context);
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
 	return result;
 }
 
@@ -732,62 +820,163 @@ settle_claims(uint32 serial, bool committed)
 		if (committed)
 			f->deadline = now_ms() + f->total_ms + SENDER_MAX_QUEUE_MS + ANSWER_PATIENCE_MS;
 		else
-		{
-			f->used = false;
-			n_in_flight--;
-		}
+			clear_entry(f);
 	}
 }
 
-/*
- * One transaction.  As in autovacuum, a caught error leaves the process as it
- * was before: outcomes are kept, and nothing of what was claimed goes out.
- */
+/* One that fails keeps the outcomes, and nothing of what it claimed goes out. */
 static StepResult
 database_step(bool first, int max_rows, int *claimed)
 {
-	static int failures = 0;
+	Step step = {first, max_rows};
 	uint32 serial = last_serial;
 	int queued = sender.out.len;
-	volatile StepResult result = STEP_FAILED;
+	StepResult result = transaction(step_body, &step);
 
-	*claimed = 0;
-	QueryCancelPending = false;
-	cancelable = true;
-	PG_TRY();
-	{
-		result = step_body(first, max_rows, claimed);
-		if (result == STEP_DONE)
-			resetStringInfo(&outcomes);
-		settle_claims(serial, true);
-		failures = 0;
-	}
-	PG_CATCH();
-	{
-		cancelable = false;
-		HOLD_INTERRUPTS();
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		QueryCancelPending = false;
-		if (!ShutdownRequestPending)
-			EmitErrorReport();
-		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(step_context);
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-
-		settle_claims(serial, false);
+	if (result == STEP_DONE)
+		resetStringInfo(&outcomes);
+	settle_claims(serial, result != STEP_FAILED);
+	if (result == STEP_FAILED)
 		sender.out.len = queued;
-		*claimed = 0;
-		next_step = now_ms() + backoff_ms(failures);
-		if (failures++ >= MAX_STEP_FAILURES)
-			proc_exit(1);
-	}
-	PG_END_TRY();
-
-	MemoryContextSwitchTo(step_context);
-	pgstat_report_stat(false);
-	pgstat_report_activity(STATE_IDLE, NULL);
+	*claimed = result == STEP_FAILED ? 0 : step.claimed;
 	return result;
+}
+
+/* ---- deliveries without the sender ---- */
+
+typedef struct LocalStep
+{
+	InFlight *entry; /* a call; NULL: NOTIFY for all there are */
+} LocalStep;
+
+/* Deliver an entry that is still ours: its lease may have ended, its receiver may be gone. */
+static void
+deliver_entry(TimestampTz at, InFlight *f, StringInfo to)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[3] = {TIMESTAMPTZOID, INT8OID, INT4OID};
+	Datum args[3] = {TimestampTzGetDatum(f->created_at), Int64GetDatum(f->id),
+					 Int32GetDatum(f->attempt)};
+	TimestampTz began;
+	const char *outcome;
+	char *error;
+	bool isnull;
+
+	execute(&plan, "SELECT monitoring.notify_hold($1, $2, $3)", 3, types, args, SPI_OK_SELECT);
+	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
+		return;
+
+	/* It has a timeout of its own. */
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	began = GetCurrentTimestamp();
+	outcome = mon_local_deliver(f->local, &error);
+	/* A function may have swallowed the cancel. */
+	if (ShutdownRequestPending)
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the notifier was told to end")));
+	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
+	begin_outcome(to, f, outcome, error);
+	appendStringInfo(to, ",\"protocol\":\"%s\",\"latency\":%.6f}", f->local->sql ? "SQL" : "NOTIFY",
+					 Max(GetCurrentTimestamp() - began, 0) / 1e6);
+}
+
+static void
+local_body(TimestampTz at, void *arg)
+{
+	LocalStep *step = arg;
+	StringInfoData done;
+
+	initStringInfo(&done);
+	if (step->entry)
+		deliver_entry(at, step->entry, &done);
+	else
+		for (int i = 0; i < MAX_IN_FLIGHT; i++)
+			if (in_flight[i].local && !in_flight[i].local->sql)
+				deliver_entry(at, &in_flight[i], &done);
+	record_outcomes(GetCurrentTimestamp(), &done);
+}
+
+/* Try later what waits behind a call that hung. */
+static void
+postpone_others(const InFlight *hung)
+{
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight *f = &in_flight[i];
+
+		if (f == hung || !f->local || strcmp(f->receiver, hung->receiver) != 0)
+			continue;
+		add_outcome(&outcomes, f, "postponed", "another call of the function took too long");
+		clear_entry(f);
+	}
+}
+
+/* A transaction that fails did nothing: its deliveries are tried later, without a fault of theirs. */
+static void
+deliver_and_record(LocalStep *step)
+{
+	StepResult result = transaction(local_body, step);
+
+	if (result == STEP_BUSY)
+		next_step = now_ms() + BUSY_MS;
+	if (result == STEP_BUSY || ShutdownRequestPending)
+		return;
+	if (step->entry && step->entry->local->hung)
+		postpone_others(step->entry);
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight *f = &in_flight[i];
+
+		if (!f->local || (step->entry ? f != step->entry : f->local->sql))
+			continue;
+		if (result == STEP_FAILED)
+			add_outcome(&outcomes, f, "postponed",
+						"the transaction of the delivery failed; see the server's log");
+		clear_entry(f);
+	}
+}
+
+/* The oldest call, or NOTIFY if that is all there is to do; false if there is nothing. */
+static bool
+next_local(LocalStep *step)
+{
+	step->entry = NULL;
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight *f = &in_flight[i];
+
+		if (f->local && !f->local->sql)
+		{
+			step->entry = NULL;
+			return true;
+		}
+		if (f->local && (!step->entry || (int32) (f->serial - step->entry->serial) < 0))
+			step->entry = f;
+	}
+	return step->entry != NULL;
+}
+
+/* For a while, or for one call that takes longer. */
+static void
+deliver_local(void)
+{
+	int64 until = now_ms() + LOCAL_BUDGET_MS;
+	LocalStep step;
+
+	while (now_ms() < until && now_ms() >= next_step && !ShutdownRequestPending &&
+		   next_local(&step))
+		deliver_and_record(&step);
+}
+
+/* Told to go: what is left is for the next notifier. */
+static void
+leave_local(void)
+{
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+		if (in_flight[i].local)
+		{
+			add_outcome(&outcomes, &in_flight[i], "postponed", "the notifier was told to end");
+			clear_entry(&in_flight[i]);
+		}
 }
 
 /* ---- the worker ---- */
@@ -889,11 +1078,18 @@ deliver(void)
 					sender_write();
 			}
 		}
+		if (n_local > 0)
+		{
+			deliver_local();
+			last_work = now_ms();
+		}
 
 		if (n_in_flight == 0 && outcomes.len == 0 && now_ms() - last_work > IDLE_EXIT_MS)
 			return;
 		if (result == STEP_BUSY)
-			timeout = 100;
+			timeout = BUSY_MS;
+		else if ((n_local > 0 || outcomes.len > 0) && now_ms() >= next_step)
+			timeout = 0;
 		else if (now_ms() < next_step)
 			timeout = Min(timeout, next_step - now_ms());
 		wait_for_event(timeout);
@@ -907,6 +1103,7 @@ take_last_answers(void)
 	int64 until = now_ms() + LAST_ANSWERS_MS;
 	int claimed;
 
+	leave_local();
 	while (n_in_flight > 0 && sender.pid != 0 && now_ms() < until)
 	{
 		handle_signals();

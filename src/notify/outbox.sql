@@ -63,12 +63,12 @@ COMMENT ON COLUMN monitoring.delivery_attempts.at IS 'When the attempt ended.';
 COMMENT ON COLUMN monitoring.delivery_attempts.notification_id IS 'The notification (notifications.id).';
 COMMENT ON COLUMN monitoring.delivery_attempts.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.delivery_attempts.attempt IS 'Number of the attempt, from 1.';
-COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
+COMMENT ON COLUMN monitoring.delivery_attempts.outcome IS 'response (http_status says which), network (no response), refused (against the outbound rules), delivered (in this database: NOTIFY, or the function returned), raised (the function failed, and may not the next time), rejected (it failed for good), nothing (the formatter had nothing to send), unformattable (the formatter failed; call it by hand for its message), unformatted (it failed, or a secret could not be read, but may work the next time), postponed (formatters of other notifications took too long), lost (the sender or the notifier ended before the outcome was known).';
 COMMENT ON COLUMN monitoring.delivery_attempts.http_status IS 'Status of the response, of a mail server its last reply; null if none came.';
 COMMENT ON COLUMN monitoring.delivery_attempts.latency IS 'Seconds the attempt took; null if nothing was sent.';
 COMMENT ON COLUMN monitoring.delivery_attempts.error IS 'Why it failed; holds no secrets.';
 COMMENT ON COLUMN monitoring.delivery_attempts.bytes IS 'Bytes of the response that were read, headers included; null if none came.';
-COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; null if none came.';
+COMMENT ON COLUMN monitoring.delivery_attempts.protocol IS 'What the response came by: HTTP/1.0, HTTP/1.1, HTTP/2, HTTP/3 or SMTP; NOTIFY or SQL of what was done in the database; null if none came.';
 
 -- Of the outbox only unfinished rows are in the indexes besides the key: their size follows the backlog, not the
 -- history. They serve a receiver's rows in order, other rows of a group, rows that become too old, and what is being sent.

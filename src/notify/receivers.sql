@@ -15,12 +15,13 @@ CREATE TABLE monitoring.receiver_kinds (
 	ambiguous text NOT NULL DEFAULT 'repeat' CHECK (ambiguous IN ('repeat', 'never')),
 	tell_acknowledged boolean NOT NULL DEFAULT false,
 	keep_alive interval CHECK (keep_alive > '0'),
+	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
 	description text NOT NULL DEFAULT '',
 	owner name NOT NULL DEFAULT current_user,
 	builtin boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with one row, or none when there is nothing to be sent; it runs with the rights of the row''s owner. Methods are those of HTTP, and SMTP (headers From and To are the envelope), NOTIFY (the url is a channel) and SQL (the url is a function). Add a kind with CREATE FUNCTION and INSERT.';
+COMMENT ON TABLE monitoring.receiver_kinds IS 'Kinds of receivers. Each names a formatter function(receiver jsonb, notification jsonb) returning TABLE (method text, url text, headers jsonb, body text) with one row, or none when there is nothing to be sent; it runs with the rights of the row''s owner. Methods are those of HTTP, and SMTP (headers From and To are the envelope), NOTIFY (the url is a channel, the body its payload) and SQL (the url is the name of a function(jsonb), the body its argument; it runs as the receiver''s owner). Add a kind with CREATE FUNCTION and INSERT.';
 COMMENT ON COLUMN monitoring.receiver_kinds.kind IS 'Name of the kind, as given to create_receiver.';
 COMMENT ON COLUMN monitoring.receiver_kinds.function IS 'Schema-qualified name of the formatter.';
 COMMENT ON COLUMN monitoring.receiver_kinds.config_keys IS 'Keys that a receiver''s config may hold besides those every kind takes.';
@@ -31,6 +32,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified na
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
+COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
 COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules pass them over.';
 COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
 COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
@@ -75,7 +77,8 @@ CREATE TABLE monitoring.receiver_defs (
 	url text,
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
-	created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	owner name NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
 COMMENT ON COLUMN monitoring.receiver_defs.name IS 'Name of the receiver.';
@@ -84,6 +87,7 @@ COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may h
 COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receiver_defs.owner IS 'Role that said where notifications go: functions that they call run as it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 
 -- Written out rather than in functions: who may read a view need not be able to call what it calls.
@@ -99,7 +103,7 @@ CREATE VIEW monitoring.receivers AS
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
 			FROM jsonb_each(r.config) AS e) AS config,
-		r.enabled, r.created_at
+		r.enabled, r.created_at, r.owner
 	FROM monitoring.receiver_defs AS r
 	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind;
 COMMENT ON VIEW monitoring.receivers IS 'Receivers of notifications, secrets redacted.';
@@ -109,6 +113,7 @@ COMMENT ON COLUMN monitoring.receivers.url IS 'Scheme and host; null: where the 
 COMMENT ON COLUMN monitoring.receivers.config IS 'Options; values that may be secrets show as ***, {"secret": key} is one of the view secrets.';
 COMMENT ON COLUMN monitoring.receivers.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receivers.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receivers.owner IS 'Role that created it, or was the last to change url or config beyond the keys that every kind takes: functions that notifications call (kind sql) run as it.';
 
 CREATE FUNCTION monitoring.max_age(config jsonb) RETURNS interval
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -262,8 +267,8 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
 	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
-	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config)
-	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped)
+	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config, owner)
+	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped, monitoring.calling_role())
 	ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" already exists', name USING ERRCODE = 'duplicate_object';
@@ -272,7 +277,7 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -297,13 +302,19 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(r.config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind));
 	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
-	UPDATE monitoring.receiver_defs AS d SET url = r.url, config = taken.stripped WHERE d.name = alter_receiver.name;
+	-- Who says where notifications go answers for it: a function that they call runs with their rights.
+	UPDATE monitoring.receiver_defs AS d
+	SET url = r.url, config = taken.stripped, owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
+			SELECT FROM monitoring.receiver_kinds AS k CROSS JOIN LATERAL unnest(k.config_keys || k.secret_keys || '{url,headers}') AS e (key)
+			WHERE k.kind = d.kind AND d.config -> e.key IS DISTINCT FROM taken.stripped -> e.key)
+		THEN monitoring.calling_role() ELSE d.owner END
+	WHERE d.name = alter_receiver.name;
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	DELETE FROM monitoring.receiver_secrets AS s
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Errors: 42704 if it does not exist, and those of create_receiver.';
+COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

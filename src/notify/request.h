@@ -4,8 +4,8 @@
  *	  From a claimed notification to a request with its secrets in place.
  *
  * mon_request_make() calls the formatter and puts the secrets where their
- * markers stand; mon_request_frame() packs the result for the sender.  What the
- * notifier does itself (methods without a sender) takes the request as it is.
+ * markers stand; mon_request_frame() packs the result for the sender, and
+ * mon_local_make() keeps what the notifier does itself (NOTIFY, calls).
  *
  *-------------------------------------------------------------------------
  */
@@ -19,10 +19,11 @@
 /* What the claim says about one notification. */
 typedef struct MonRequestSource
 {
-	Oid function;       /* the formatter; InvalidOid if there is none of that name */
-	const char *owner;  /* the role that it runs as */
-	Jsonb *receiver;    /* name, kind, url, config */
-	Datum notification; /* jsonb */
+	Oid function;               /* the formatter; InvalidOid if there is none of that name */
+	const char *owner;          /* the role that it runs as */
+	const char *receiver_owner; /* the role that a receiver's own function runs as */
+	Jsonb *receiver;            /* name, kind, url, config */
+	Datum notification;         /* jsonb */
 	uint32 connect_ms;
 	uint32 total_ms;
 } MonRequestSource;
@@ -66,6 +67,28 @@ extern bool mon_request_frame(const MonRequestSource *source, const MonRequest *
 /* Fields of a frame. */
 extern void mon_frame_u32(StringInfo frame, uint32 v);
 extern void mon_frame_str(StringInfo frame, const char *s, int len);
+
+/* ---- deliveries without a sender (local.c) ---- */
+
+typedef struct MonLocal
+{
+	bool sql;     /* a call, otherwise NOTIFY */
+	bool hung;    /* took longer than it may */
+	char *owner;  /* the role that a function runs as */
+	char *target; /* function or channel */
+	char *body;
+	uint32 timeout_ms;
+} MonLocal;
+
+/* What is to be done for a request, to be freed; NULL if it is for the sender. */
+extern MonLocal *mon_local_make(const MonRequest *request, const char *owner, uint32 timeout_ms);
+extern void mon_local_free(MonLocal *local);
+
+/*
+ * Do it, in a transaction with a snapshot and an SPI connection.  Returns the
+ * outcome, with *error a text without secrets, palloc'd.
+ */
+extern const char *mon_local_deliver(MonLocal *local, char **error);
 
 /* ---- secrets (secrets.c) ---- */
 
