@@ -1,0 +1,85 @@
+/*-------------------------------------------------------------------------
+ *
+ * notifier.h
+ *	  Shared by the files of the notifier worker: what is in flight (in_flight.c),
+ *	  and the sender program at the other end of its socket (link.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef MONITORING_NOTIFY_NOTIFIER_H
+#define MONITORING_NOTIFY_NOTIFIER_H
+
+#include "notify/request.h"
+
+#include "lib/stringinfo.h"
+#include "utils/timestamp.h"
+
+#include "notify/sender/protocol.h"
+
+#define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
+
+/* ---- what is claimed (in_flight.c) ---- */
+
+typedef struct InFlight
+{
+	bool used;
+	uint32 serial; /* tells a late outcome from that of the entry's new use */
+	TimestampTz created_at;
+	int64 id;
+	int32 attempt;
+	uint32 total_ms;
+	int64 deadline;  /* the sender is stuck if it has not answered by then */
+	MonLocal *local; /* to be done here; NULL: the sender does it */
+	char *receiver;  /* if so, whose it is */
+} InFlight;
+
+extern InFlight mon_in_flight[MAX_IN_FLIGHT];
+extern int mon_n_in_flight;
+extern int mon_n_local; /* of them */
+
+/* JSON array under construction; kept until its transaction has committed. */
+extern StringInfoData mon_outcomes;
+
+/* An entry that is not used, with a serial number of its own; it is used once its `used` is set and it is counted. */
+extern InFlight *mon_entry_new(void);
+extern void mon_entry_use(InFlight *f);
+extern void mon_entry_clear(InFlight *f);
+
+/* The last serial number given. */
+extern uint32 mon_last_serial(void);
+
+/* What was queued since the serial number: its time begins now, or it never was. */
+extern void mon_entries_settle(uint32 serial, bool committed);
+
+/* Append an outcome: what the sender says, what it has nothing to say to, what was done here. */
+extern void mon_outcome_answer(StringInfo to, const InFlight *f, const SenderOutcome *o);
+extern void mon_outcome_add(StringInfo to, const InFlight *f, const char *outcome,
+							const char *error);
+extern void mon_outcome_local(StringInfo to, const InFlight *f, const char *outcome,
+							  const char *error, double seconds);
+
+/* Monotonic milliseconds: intervals must not follow the wall clock's jumps. */
+extern int64 mon_now_ms(void);
+
+/* How long to wait after so many failures. */
+extern int64 mon_backoff_ms(int failures);
+
+/* ---- the sender (link.c) ---- */
+
+extern void mon_link_init(void);
+
+/* Start the sender if it may be; end it if it does not do its work; move bytes.  True if it has just become ready. */
+extern bool mon_link_tend(void);
+extern void mon_link_write(void);
+
+/* It has said hello, or not yet or no more; it runs. */
+extern bool mon_link_ready(void);
+extern bool mon_link_running(void);
+
+/* Frames for the sender: added to within a transaction, written after it, or cut off again. */
+extern StringInfo mon_link_frames(void);
+
+/* Wait for it, the latch or the timeout. */
+extern void mon_link_wait(long timeout);
+
+#endif /* MONITORING_NOTIFY_NOTIFIER_H */
