@@ -5577,31 +5577,50 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 $$;
 COMMENT ON FUNCTION monitoring.component_periods(timestamptz, timestamptz) IS 'When each component was in which status but operational, within a time; of several at once the one with the highest rank.';
 
+-- However many spans are asked for, history is read once, from the earliest on.
+CREATE FUNCTION monitoring.component_spans(since timestamptz[], until timestamptz)
+RETURNS TABLE (component text, span bigint, uptime float8, downtime float8, maintenance float8, outages bigint, status text, status_since timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH span AS MATERIALIZED (
+		SELECT s.since, s.n FROM unnest(component_spans.since) WITH ORDINALITY AS s (since, n)
+	), period AS MATERIALIZED (
+		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, upper(r) AS ends
+		-- the moment itself belongs to what is the case then
+		FROM monitoring.component_periods((SELECT min(s.since) FROM span AS s), component_spans.until + interval '1 microsecond') AS p
+		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
+		CROSS JOIN unnest(p.periods) AS r
+	), part AS (
+		SELECT s.n, p.component, p.status, p.downtime_weight,
+			extract(epoch FROM least(p.ends, component_spans.until) - greatest(p.starts, s.since, d.created_at))::float8 AS seconds
+		FROM span AS s
+		CROSS JOIN period AS p
+		-- an alert may have fired before there was the component
+		JOIN monitoring.component_defs AS d ON d.name = p.component
+		WHERE least(p.ends, component_spans.until) > greatest(p.starts, s.since, d.created_at)
+	), total AS (
+		SELECT c.name, s.n, coalesce(sum(p.seconds * p.downtime_weight), 0) AS down,
+			coalesce(sum(p.seconds) FILTER (WHERE p.status = 'under_maintenance'), 0) AS maintained,
+			count(p.seconds) FILTER (WHERE p.downtime_weight > 0) AS outages,
+			extract(epoch FROM component_spans.until - greatest(s.since, c.created_at))::float8 AS watched
+		FROM monitoring.component_defs AS c
+		CROSS JOIN span AS s
+		LEFT JOIN part AS p ON p.component = c.name AND p.n = s.n
+		GROUP BY c.name, s.n, s.since
+	)
+	SELECT t.name, t.n, CASE WHEN t.watched > t.maintained THEN 1 - t.down / (t.watched - t.maintained) END, t.down, t.maintained, t.outages,
+		o.status, o.starts
+	FROM total AS t
+	LEFT JOIN period AS o ON o.component = t.name AND o.starts <= component_spans.until AND o.ends > component_spans.until
+$$;
+COMMENT ON FUNCTION monitoring.component_spans(timestamptz[], timestamptz) IS 'Of every component and span, each from its since until the same time: uptime, seconds of downtime and maintenance, periods with downtime; and its status at that time with its begin, as far as the longest span tells (null: operational).';
+
 CREATE FUNCTION monitoring.component_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, uptime float8, downtime interval, maintenance interval, outages bigint, objective float8, met boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	WITH span AS (
-		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
-		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
-		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
-		JOIN monitoring.component_defs AS d ON d.name = p.component
-		-- an alert may have fired before there was the component
-		CROSS JOIN unnest(p.periods * multirange(tstzrange(d.created_at, NULL))) AS r
-	), total AS (
-		SELECT c.name, c.place, c.objective,
-			coalesce(sum(s.seconds * s.downtime_weight), 0) AS down,
-			coalesce(sum(s.seconds) FILTER (WHERE s.status = 'under_maintenance'), 0) AS maintained,
-			count(s.starts) FILTER (WHERE s.downtime_weight > 0) AS outages,
-			extract(epoch FROM component_uptime.until - greatest(component_uptime.since, c.created_at))::float8 AS watched
-		FROM monitoring.component_defs AS c
-		LEFT JOIN span AS s ON s.component = c.name
-		GROUP BY c.name
-	)
-	SELECT t.name, u.uptime, make_interval(secs => t.down), make_interval(secs => t.maintained), t.outages, t.objective,
-		u.uptime >= t.objective
-	FROM total AS t
-	CROSS JOIN LATERAL (SELECT CASE WHEN t.watched > t.maintained THEN 1 - t.down / (t.watched - t.maintained) END AS uptime) AS u
-	ORDER BY t.place, t.name
+	SELECT c.name, s.uptime, make_interval(secs => s.downtime), make_interval(secs => s.maintenance), s.outages, c.objective, s.uptime >= c.objective
+	FROM monitoring.component_spans(ARRAY[component_uptime.since], component_uptime.until) AS s
+	JOIN monitoring.component_defs AS c ON c.name = s.component
+	ORDER BY c.place, c.name
 $$;
 COMMENT ON FUNCTION monitoring.component_uptime(timestamptz, timestamptz) IS 'Uptime of every component between two times: 1 - downtime / (time - maintenance), where downtime is the time in each status times its weight (component_status_kinds: a major outage in full, a partial one 0.3). Time before the component was created is left out; null when nothing remains. outages counts the periods with downtime.';
 
@@ -5609,25 +5628,20 @@ CREATE FUNCTION monitoring.status_page(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, description text, status text, since timestamptz, message text,
 	uptime_24h float8, uptime_7d float8, uptime_30d float8, uptime_90d float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	SELECT c.name, c.description, k.status, n.since, m.message, d1.uptime, d7.uptime, d30.uptime, d90.uptime
-	FROM monitoring.component_defs AS c
 	-- the latest 90 days say since when it has been so
+	SELECT c.name, c.description, coalesce(min(s.status), k.status), min(s.status_since), m.message,
+		min(s.uptime) FILTER (WHERE s.span = 1), min(s.uptime) FILTER (WHERE s.span = 2), min(s.uptime) FILTER (WHERE s.span = 3),
+		min(s.uptime) FILTER (WHERE s.span = 4)
+	FROM monitoring.component_defs AS c
+	JOIN monitoring.component_spans(ARRAY[status_page.at - interval '1 day', status_page.at - interval '7 days',
+		status_page.at - interval '30 days', status_page.at - interval '90 days'], status_page.at) AS s ON s.component = c.name
+	JOIN monitoring.component_status_kinds AS k ON k.rank = 0
 	LEFT JOIN LATERAL (
-		SELECT p.rank, lower(r) AS since
-		FROM monitoring.component_periods(status_page.at - interval '90 days', status_page.at + interval '1 microsecond') AS p
-		CROSS JOIN unnest(p.periods) AS r
-		WHERE p.component = c.name AND r @> status_page.at
-	) AS n ON true
-	JOIN monitoring.component_status_kinds AS k ON k.rank = coalesce(n.rank, 0)
-	LEFT JOIN LATERAL (
-		SELECT s.message FROM monitoring.component_statuses AS s
-		WHERE s.component = c.name AND s.since <= status_page.at
-		ORDER BY s.since DESC LIMIT 1
+		SELECT o.message FROM monitoring.component_statuses AS o
+		WHERE o.component = c.name AND o.since <= status_page.at
+		ORDER BY o.since DESC LIMIT 1
 	) AS m ON true
-	JOIN monitoring.component_uptime(status_page.at - interval '1 day', status_page.at) AS d1 ON d1.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '7 days', status_page.at) AS d7 ON d7.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '30 days', status_page.at) AS d30 ON d30.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '90 days', status_page.at) AS d90 ON d90.component = c.name
+	GROUP BY c.name, k.status, m.message
 	ORDER BY c.place, c.name
 $$;
 COMMENT ON FUNCTION monitoring.status_page(timestamptz) IS 'The status page: every component with its status, since when it has been so (null when operational), the latest message, and its uptime over 24 hours and 7, 30 and 90 days.';
@@ -5792,17 +5806,20 @@ INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('settings'
 -- alerts, evidence: what the server was doing at the moment when alerts fired, taken in the transaction that makes them fire.
 --
 -- There is one snapshot for all alerts that fire in an evaluation, and a bound on its size, so that a storm of alerts costs
--- no more than a single one. Texts of statements are kept without their literals.
+-- no more than a single one. An alert that fires again and again has five in an hour, and all of an hour take no more than a
+-- megabyte: what is left out says so. Texts of statements are kept without their literals.
 
 CREATE TABLE monitoring.alert_evidence (
 	at timestamptz NOT NULL,
 	alert_ids bigint[] NOT NULL,
-	evidence jsonb NOT NULL
+	evidence jsonb NOT NULL,
+	fingerprints text[] COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.alert_evidence IS 'What the server was doing when alerts fired, kept as long as retention_policies says (90 days). See evidence_of().';
 COMMENT ON COLUMN monitoring.alert_evidence.at IS 'Time of the evaluation in which they fired.';
-COMMENT ON COLUMN monitoring.alert_evidence.alert_ids IS 'The alerts (alerts.alert_id) that fired; of more than 1000 the first.';
-COMMENT ON COLUMN monitoring.alert_evidence.evidence IS 'The snapshot: activity, waits, blockers, slow_statements, errors, deployments, settings; failed names parts that could not be read.';
+COMMENT ON COLUMN monitoring.alert_evidence.alert_ids IS 'The alerts (alerts.alert_id) that fired; of more than 1000 those of the highest severities.';
+COMMENT ON COLUMN monitoring.alert_evidence.evidence IS 'The snapshot: activity, waits, blockers, slow_statements, errors, deployments, settings; failed names parts that could not be read.; left_out says why there is no snapshot, alerts_left_out how many alerts beyond those of alert_ids fired.';
+COMMENT ON COLUMN monitoring.alert_evidence.fingerprints IS 'Which alerts these are, the same in every episode; empty without a snapshot.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
 VALUES ('alert_evidence', '1 day', 2, '90 days', '{(at)}');
@@ -6005,15 +6022,37 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error. Each function has a second, all have three, and none can change anything.';
 
+-- Sizes are those that are stored, so nothing is read to know them.
+CREATE FUNCTION monitoring.evidence_left_out(fingerprints text[], at timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH latest AS MATERIALIZED (
+		SELECT pg_column_size(e.evidence) + pg_column_size(e.alert_ids) + pg_column_size(e.fingerprints) AS bytes, e.fingerprints
+		FROM monitoring.alert_evidence AS e
+		WHERE e.at > evidence_left_out.at - interval '1 hour' AND e.at <= evidence_left_out.at
+	), had AS MATERIALIZED (
+		SELECT u.fingerprint FROM latest AS l CROSS JOIN LATERAL unnest(l.fingerprints) AS u (fingerprint) GROUP BY u.fingerprint HAVING count(*) >= 5
+	)
+	SELECT CASE
+		WHEN (SELECT sum(l.bytes) FROM latest AS l) >= 1048576 THEN 'the evidence of the last hour takes a megabyte'
+		WHEN NOT EXISTS (SELECT unnest(evidence_left_out.fingerprints) EXCEPT SELECT h.fingerprint FROM had AS h)
+			THEN 'there is evidence of five times within the last hour that it fired' END
+$$;
+COMMENT ON FUNCTION monitoring.evidence_left_out(text[], timestamptz) IS 'Why no evidence is taken of alerts that fire at a time: each has that of five times within the hour, or all of the hour takes a megabyte; null: it is taken.';
+
 CREATE FUNCTION monitoring.capture_evidence(transitions bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
 	fired bigint[];
+	fingerprints text[];
+	number bigint;
+	reason text;
 BEGIN
-	SELECT array_agg(f.alert_id ORDER BY f.alert_id) INTO fired
-	FROM (SELECT h.alert_id FROM monitoring.alert_history AS h
-		WHERE h.at = capture_evidence.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
-		ORDER BY h.id LIMIT 1000) AS f;
+	SELECT array_agg(f.alert_id ORDER BY f.alert_id), array_agg(f.fingerprint ORDER BY f.alert_id), max(f.number) INTO fired, fingerprints, number
+	FROM (SELECT h.alert_id, h.fingerprint, count(*) OVER () AS number
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = capture_evidence.at AND h.to_state = 'firing'
+		ORDER BY array_position('{critical,high,medium,low,info}', h.severity), h.id LIMIT 1000) AS f;
 	IF fired IS NULL THEN
 		RETURN;
 	END IF;
@@ -6028,8 +6067,12 @@ BEGIN
 	END;
 	BEGIN
 		PERFORM monitoring.ensure_partition('alert_evidence', at);
-		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence)
-		VALUES (capture_evidence.at, fired, monitoring.take_evidence(at));
+		reason := monitoring.evidence_left_out(fingerprints, at);
+		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence, fingerprints)
+		VALUES (capture_evidence.at, fired,
+			CASE WHEN reason IS NULL THEN monitoring.take_evidence(at) ELSE jsonb_build_object('left_out', reason) END
+				|| CASE WHEN number > 1000 THEN jsonb_build_object('alerts_left_out', number - 1000) ELSE '{}' END,
+			CASE WHEN reason IS NULL THEN fingerprints ELSE '{}' END);
 	EXCEPTION WHEN OTHERS THEN
 		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
 			RAISE;
@@ -6037,17 +6080,22 @@ BEGIN
 		RAISE WARNING 'could not take evidence for alerts: %', SQLERRM;
 	END;
 END $$;
-COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time. An error in it becomes a warning.';
+COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time; of more than 1000 for those of the highest severities. An error in it becomes a warning.';
 
 CREATE FUNCTION monitoring.evidence_of(alert_id bigint) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	SELECT e.evidence || jsonb_build_object('at', e.at)
+	SELECT jsonb_build_object('at', e.at)
+		|| CASE WHEN k.known THEN e.evidence
+			ELSE '{"left_out": "more than 1000 alerts fired at once, and evidence is kept of those of the highest severities"}' END
 	FROM (SELECT min(h.at) AS at FROM monitoring.alert_history AS h
 		WHERE h.alert_id = evidence_of.alert_id AND h.to_state = 'firing') AS f
-	JOIN monitoring.alert_evidence AS e ON e.at = f.at AND evidence_of.alert_id = ANY (e.alert_ids)
+	JOIN monitoring.alert_evidence AS e ON e.at = f.at
+	CROSS JOIN LATERAL (SELECT evidence_of.alert_id = ANY (e.alert_ids) AS known) AS k
+	WHERE k.known OR e.evidence ? 'alerts_left_out'
+	ORDER BY k.known DESC
 	LIMIT 1
 $$;
-COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; null if it has not fired or the evidence is gone.';
+COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; left_out says why that was not taken; null if it has not fired or the evidence is gone.';
 -- alerts, incidents: what belongs together of the alerts that fire, what people do about it, and what is learned from it.
 --
 -- A policy says of which alerts incidents are opened and which labels tell that two alerts have one cause. An alert that fires
@@ -6103,7 +6151,8 @@ CREATE TABLE monitoring.incident_defs (
 	resolved_at timestamptz,
 	latest_alert_at timestamptz,
 	post_mortem text,
-	created_by text NOT NULL
+	created_by text NOT NULL,
+	forgotten_alerts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE monitoring.incident_defs IS 'Incidents; read the view incidents.';
 COMMENT ON COLUMN monitoring.incident_defs.id IS 'Number of the incident.';
@@ -6122,6 +6171,7 @@ COMMENT ON COLUMN monitoring.incident_defs.resolved_at IS 'When it was resolved.
 COMMENT ON COLUMN monitoring.incident_defs.latest_alert_at IS 'When an alert last joined it.';
 COMMENT ON COLUMN monitoring.incident_defs.post_mortem IS 'What was learned.';
 COMMENT ON COLUMN monitoring.incident_defs.created_by IS 'Role that opened it; monitoring for those opened by alerts.';
+COMMENT ON COLUMN monitoring.incident_defs.forgotten_alerts IS 'How many of its alerts incident_alerts no longer has.';
 CREATE INDEX incident_defs_open ON monitoring.incident_defs (id) WHERE resolved_at IS NULL;
 CREATE INDEX incident_defs_detected_at ON monitoring.incident_defs (detected_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
@@ -6134,7 +6184,7 @@ CREATE TABLE monitoring.incident_alerts (
 	ended_at timestamptz
 ) WITH (fillfactor = 50); -- room for the end of all alerts of a page, which then touches no index
 CREATE INDEX incident_alerts_incident ON monitoring.incident_alerts (incident_id);
-COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents.';
+COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents; of one that is resolved as long as alert_history keeps its rows.';
 COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
 COMMENT ON COLUMN monitoring.incident_alerts.joined_at IS 'When it joined.';
@@ -6190,7 +6240,7 @@ COMMENT ON TRIGGER restore ON monitoring.incident_policies IS 'When a dump is re
 CREATE VIEW monitoring.incidents AS
 	SELECT i.id, i.title, i.severity, i.status, i.source, i.labels, i.summary, i.started_at, i.detected_at,
 		LEAST(i.acknowledged_at, a.acknowledged_at) AS acknowledged_at, i.mitigated_at, i.resolved_at,
-		COALESCE(a.firing, 0) AS firing, COALESCE(a.alerts, 0) AS alerts,
+		COALESCE(a.firing, 0) AS firing, COALESCE(a.alerts, 0) OPERATOR(pg_catalog.+) i.forgotten_alerts AS alerts,
 		(SELECT pg_catalog.jsonb_object_agg(r.role, r.person) FROM monitoring.incident_roles AS r
 			WHERE r.incident_id OPERATOR(pg_catalog.=) i.id) AS roles,
 		i.post_mortem IS NOT NULL AS reviewed, i.created_by
@@ -8177,19 +8227,35 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 				AND NOT EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = o.alert_id)
 			LIMIT 10000)
 		RETURNING a.alert_id, a.first_acknowledged_at
+	), alerts AS (
+		-- what was done about them goes first
+		DELETE FROM monitoring.incident_alerts AS m
+		WHERE m.alert_id IN (
+			SELECT o.alert_id
+			FROM monitoring.incident_defs AS i
+			JOIN monitoring.incident_alerts AS o ON o.incident_id = i.id
+			WHERE i.resolved_at < (SELECT h.since FROM history AS h) AND o.ended_at < (SELECT h.since FROM history AS h)
+				AND NOT EXISTS (SELECT FROM monitoring.alert_handling AS a WHERE a.alert_id = o.alert_id)
+			LIMIT 10000)
+		RETURNING m.incident_id
 	)
-	-- incidents are kept, and with them when somebody first acknowledged one of their alerts
+	-- incidents are kept, and with them how many alerts they had and when somebody first acknowledged one
 	UPDATE monitoring.incident_defs AS i
-	SET acknowledged_at = least(i.acknowledged_at, a.acknowledged_at)
+	SET acknowledged_at = least(i.acknowledged_at, f.acknowledged_at), forgotten_alerts = i.forgotten_alerts + f.alerts
 	FROM (
-		SELECT m.incident_id, min(d.first_acknowledged_at) AS acknowledged_at
-		FROM handling AS d
-		JOIN monitoring.incident_alerts AS m ON m.alert_id = d.alert_id
-		GROUP BY m.incident_id
-	) AS a
-	WHERE i.id = a.incident_id AND a.acknowledged_at IS NOT NULL
+		SELECT k.incident_id, min(k.acknowledged_at) AS acknowledged_at, count(*) FILTER (WHERE k.alert) AS alerts
+		FROM (
+			SELECT m.incident_id, d.first_acknowledged_at AS acknowledged_at, false AS alert
+			FROM handling AS d
+			JOIN monitoring.incident_alerts AS m ON m.alert_id = d.alert_id
+			UNION ALL
+			SELECT a.incident_id, NULL, true FROM alerts AS a
+		) AS k
+		GROUP BY k.incident_id
+	) AS f
+	WHERE i.id = f.incident_id AND (f.acknowledged_at IS NOT NULL OR f.alerts > 0)
 $$;
-COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
+COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences, what was done about alerts, and the alerts of resolved incidents, once alert_history has forgotten them. Incidents stay.';
 
 INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_alerts', 'monitoring.forget_alerts', '1 hour', 200);
 -- alerts, routing: the tree of routes, as Alertmanager has it, and which of them an alert takes. groups.sql and
@@ -9069,7 +9135,8 @@ BEGIN
 	SELECT history_ids || array_agg(h.id), history_ats || array_agg(h.at) INTO history_ids, history_ats
 	FROM monitoring.alert_states AS s
 	CROSS JOIN LATERAL (
-		SELECT x.id, x.at FROM monitoring.alert_history AS x WHERE x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
+		SELECT x.id, x.at FROM monitoring.alert_history AS x
+		WHERE x.at = s.fired_at AND x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
 	WHERE s.state = 'firing' AND (rule_ids IS NULL OR s.rule_id = ANY (rule_ids)) AND NOT EXISTS (
 		SELECT FROM monitoring.alert_group_members AS m WHERE m.alert_id = s.alert_id);
 

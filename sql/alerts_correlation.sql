@@ -68,6 +68,28 @@ SELECT pg_temp.evaluate('5 days');
 SELECT monitoring.forget_alerts('2030-05-01');
 SELECT (SELECT count(*) FROM monitoring.alert_handling JOIN monitoring.incident_alerts USING (alert_id)) AS handled, acknowledged_at AT TIME ZONE 'UTC' AS acknowledged
 FROM monitoring.incidents WHERE labels = '{"service": "old"}';
+-- an incident that is over stays when its alerts are forgotten, and knows how many it had: what was done about them goes first
+CREATE VIEW pg_temp.old AS
+	SELECT i.alerts, i.firing, i.acknowledged_at IS NOT NULL AS acknowledged, (SELECT count(*) FROM monitoring.incident_alerts AS m WHERE m.incident_id = i.id) AS listed
+	FROM monitoring.incidents AS i WHERE i.labels = '{"service": "old"}';
+TABLE pg_temp.old;
+SELECT monitoring.forget_alerts('2030-05-01');
+TABLE pg_temp.old;
+SELECT monitoring.forget_alerts('2030-05-01');
+TABLE pg_temp.old;
+-- one that is open keeps them all, and so does one that was resolved lately, or of which an alert still fires
+SELECT pg_temp.fires('CorA', '{"service": "open"}', '{"service": "closed"}', '{"service": "late"}');
+SELECT pg_temp.evaluate('5 days 1 min');
+DELETE FROM pg_temp.breach WHERE labels ->> 'service' <> 'closed';
+SELECT pg_temp.evaluate('5 days 2 min');
+SELECT monitoring.update_incident(id, 'investigating', at => '2030-01-12 00:03') FROM monitoring.incidents WHERE labels = '{"service": "open"}';
+SELECT monitoring.resolve_incident(id, at => '2030-01-12 00:03') FROM monitoring.incidents WHERE labels = '{"service": "closed"}';
+UPDATE monitoring.incident_defs SET resolved_at = '2030-04-30' WHERE labels = '{"service": "late"}';
+SELECT monitoring.forget_alerts('2030-05-01');
+SELECT i.labels ->> 'service' AS service, count(m.alert_id) AS listed FROM monitoring.incidents AS i LEFT JOIN monitoring.incident_alerts AS m ON m.incident_id = i.id
+WHERE i.labels ->> 'service' IN ('open', 'closed', 'late') GROUP BY 1 ORDER BY 1;
+DELETE FROM pg_temp.breach;
+SELECT pg_temp.evaluate('5 days 3 min');
 
 -- thousands of hosts fall over, chains among them: an incident each, at once, and a bounded number of statements
 SELECT pg_temp.fires('CorA', VARIADIC (SELECT array_agg(jsonb_build_object('host', 'n' || g)) FROM generate_series(1, 8000) AS g)),

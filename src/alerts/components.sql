@@ -162,31 +162,50 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 $$;
 COMMENT ON FUNCTION monitoring.component_periods(timestamptz, timestamptz) IS 'When each component was in which status but operational, within a time; of several at once the one with the highest rank.';
 
+-- However many spans are asked for, history is read once, from the earliest on.
+CREATE FUNCTION monitoring.component_spans(since timestamptz[], until timestamptz)
+RETURNS TABLE (component text, span bigint, uptime float8, downtime float8, maintenance float8, outages bigint, status text, status_since timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH span AS MATERIALIZED (
+		SELECT s.since, s.n FROM unnest(component_spans.since) WITH ORDINALITY AS s (since, n)
+	), period AS MATERIALIZED (
+		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, upper(r) AS ends
+		-- the moment itself belongs to what is the case then
+		FROM monitoring.component_periods((SELECT min(s.since) FROM span AS s), component_spans.until + interval '1 microsecond') AS p
+		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
+		CROSS JOIN unnest(p.periods) AS r
+	), part AS (
+		SELECT s.n, p.component, p.status, p.downtime_weight,
+			extract(epoch FROM least(p.ends, component_spans.until) - greatest(p.starts, s.since, d.created_at))::float8 AS seconds
+		FROM span AS s
+		CROSS JOIN period AS p
+		-- an alert may have fired before there was the component
+		JOIN monitoring.component_defs AS d ON d.name = p.component
+		WHERE least(p.ends, component_spans.until) > greatest(p.starts, s.since, d.created_at)
+	), total AS (
+		SELECT c.name, s.n, coalesce(sum(p.seconds * p.downtime_weight), 0) AS down,
+			coalesce(sum(p.seconds) FILTER (WHERE p.status = 'under_maintenance'), 0) AS maintained,
+			count(p.seconds) FILTER (WHERE p.downtime_weight > 0) AS outages,
+			extract(epoch FROM component_spans.until - greatest(s.since, c.created_at))::float8 AS watched
+		FROM monitoring.component_defs AS c
+		CROSS JOIN span AS s
+		LEFT JOIN part AS p ON p.component = c.name AND p.n = s.n
+		GROUP BY c.name, s.n, s.since
+	)
+	SELECT t.name, t.n, CASE WHEN t.watched > t.maintained THEN 1 - t.down / (t.watched - t.maintained) END, t.down, t.maintained, t.outages,
+		o.status, o.starts
+	FROM total AS t
+	LEFT JOIN period AS o ON o.component = t.name AND o.starts <= component_spans.until AND o.ends > component_spans.until
+$$;
+COMMENT ON FUNCTION monitoring.component_spans(timestamptz[], timestamptz) IS 'Of every component and span, each from its since until the same time: uptime, seconds of downtime and maintenance, periods with downtime; and its status at that time with its begin, as far as the longest span tells (null: operational).';
+
 CREATE FUNCTION monitoring.component_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, uptime float8, downtime interval, maintenance interval, outages bigint, objective float8, met boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	WITH span AS (
-		SELECT p.component, k.status, k.downtime_weight, lower(r) AS starts, extract(epoch FROM upper(r) - lower(r))::float8 AS seconds
-		FROM monitoring.component_periods(component_uptime.since, component_uptime.until) AS p
-		JOIN monitoring.component_status_kinds AS k ON k.rank = p.rank
-		JOIN monitoring.component_defs AS d ON d.name = p.component
-		-- an alert may have fired before there was the component
-		CROSS JOIN unnest(p.periods * multirange(tstzrange(d.created_at, NULL))) AS r
-	), total AS (
-		SELECT c.name, c.place, c.objective,
-			coalesce(sum(s.seconds * s.downtime_weight), 0) AS down,
-			coalesce(sum(s.seconds) FILTER (WHERE s.status = 'under_maintenance'), 0) AS maintained,
-			count(s.starts) FILTER (WHERE s.downtime_weight > 0) AS outages,
-			extract(epoch FROM component_uptime.until - greatest(component_uptime.since, c.created_at))::float8 AS watched
-		FROM monitoring.component_defs AS c
-		LEFT JOIN span AS s ON s.component = c.name
-		GROUP BY c.name
-	)
-	SELECT t.name, u.uptime, make_interval(secs => t.down), make_interval(secs => t.maintained), t.outages, t.objective,
-		u.uptime >= t.objective
-	FROM total AS t
-	CROSS JOIN LATERAL (SELECT CASE WHEN t.watched > t.maintained THEN 1 - t.down / (t.watched - t.maintained) END AS uptime) AS u
-	ORDER BY t.place, t.name
+	SELECT c.name, s.uptime, make_interval(secs => s.downtime), make_interval(secs => s.maintenance), s.outages, c.objective, s.uptime >= c.objective
+	FROM monitoring.component_spans(ARRAY[component_uptime.since], component_uptime.until) AS s
+	JOIN monitoring.component_defs AS c ON c.name = s.component
+	ORDER BY c.place, c.name
 $$;
 COMMENT ON FUNCTION monitoring.component_uptime(timestamptz, timestamptz) IS 'Uptime of every component between two times: 1 - downtime / (time - maintenance), where downtime is the time in each status times its weight (component_status_kinds: a major outage in full, a partial one 0.3). Time before the component was created is left out; null when nothing remains. outages counts the periods with downtime.';
 
@@ -194,25 +213,20 @@ CREATE FUNCTION monitoring.status_page(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (component text, description text, status text, since timestamptz, message text,
 	uptime_24h float8, uptime_7d float8, uptime_30d float8, uptime_90d float8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	SELECT c.name, c.description, k.status, n.since, m.message, d1.uptime, d7.uptime, d30.uptime, d90.uptime
-	FROM monitoring.component_defs AS c
 	-- the latest 90 days say since when it has been so
+	SELECT c.name, c.description, coalesce(min(s.status), k.status), min(s.status_since), m.message,
+		min(s.uptime) FILTER (WHERE s.span = 1), min(s.uptime) FILTER (WHERE s.span = 2), min(s.uptime) FILTER (WHERE s.span = 3),
+		min(s.uptime) FILTER (WHERE s.span = 4)
+	FROM monitoring.component_defs AS c
+	JOIN monitoring.component_spans(ARRAY[status_page.at - interval '1 day', status_page.at - interval '7 days',
+		status_page.at - interval '30 days', status_page.at - interval '90 days'], status_page.at) AS s ON s.component = c.name
+	JOIN monitoring.component_status_kinds AS k ON k.rank = 0
 	LEFT JOIN LATERAL (
-		SELECT p.rank, lower(r) AS since
-		FROM monitoring.component_periods(status_page.at - interval '90 days', status_page.at + interval '1 microsecond') AS p
-		CROSS JOIN unnest(p.periods) AS r
-		WHERE p.component = c.name AND r @> status_page.at
-	) AS n ON true
-	JOIN monitoring.component_status_kinds AS k ON k.rank = coalesce(n.rank, 0)
-	LEFT JOIN LATERAL (
-		SELECT s.message FROM monitoring.component_statuses AS s
-		WHERE s.component = c.name AND s.since <= status_page.at
-		ORDER BY s.since DESC LIMIT 1
+		SELECT o.message FROM monitoring.component_statuses AS o
+		WHERE o.component = c.name AND o.since <= status_page.at
+		ORDER BY o.since DESC LIMIT 1
 	) AS m ON true
-	JOIN monitoring.component_uptime(status_page.at - interval '1 day', status_page.at) AS d1 ON d1.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '7 days', status_page.at) AS d7 ON d7.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '30 days', status_page.at) AS d30 ON d30.component = c.name
-	JOIN monitoring.component_uptime(status_page.at - interval '90 days', status_page.at) AS d90 ON d90.component = c.name
+	GROUP BY c.name, k.status, m.message
 	ORDER BY c.place, c.name
 $$;
 COMMENT ON FUNCTION monitoring.status_page(timestamptz) IS 'The status page: every component with its status, since when it has been so (null when operational), the latest message, and its uptime over 24 hours and 7, 30 and 90 days.';

@@ -1,17 +1,20 @@
 -- alerts, evidence: what the server was doing at the moment when alerts fired, taken in the transaction that makes them fire.
 --
 -- There is one snapshot for all alerts that fire in an evaluation, and a bound on its size, so that a storm of alerts costs
--- no more than a single one. Texts of statements are kept without their literals.
+-- no more than a single one. An alert that fires again and again has five in an hour, and all of an hour take no more than a
+-- megabyte: what is left out says so. Texts of statements are kept without their literals.
 
 CREATE TABLE monitoring.alert_evidence (
 	at timestamptz NOT NULL,
 	alert_ids bigint[] NOT NULL,
-	evidence jsonb NOT NULL
+	evidence jsonb NOT NULL,
+	fingerprints text[] COLLATE "C" NOT NULL
 ) PARTITION BY RANGE (at);
 COMMENT ON TABLE monitoring.alert_evidence IS 'What the server was doing when alerts fired, kept as long as retention_policies says (90 days). See evidence_of().';
 COMMENT ON COLUMN monitoring.alert_evidence.at IS 'Time of the evaluation in which they fired.';
-COMMENT ON COLUMN monitoring.alert_evidence.alert_ids IS 'The alerts (alerts.alert_id) that fired; of more than 1000 the first.';
-COMMENT ON COLUMN monitoring.alert_evidence.evidence IS 'The snapshot: activity, waits, blockers, slow_statements, errors, deployments, settings; failed names parts that could not be read.';
+COMMENT ON COLUMN monitoring.alert_evidence.alert_ids IS 'The alerts (alerts.alert_id) that fired; of more than 1000 those of the highest severities.';
+COMMENT ON COLUMN monitoring.alert_evidence.evidence IS 'The snapshot: activity, waits, blockers, slow_statements, errors, deployments, settings; failed names parts that could not be read.; left_out says why there is no snapshot, alerts_left_out how many alerts beyond those of alert_ids fired.';
+COMMENT ON COLUMN monitoring.alert_evidence.fingerprints IS 'Which alerts these are, the same in every episode; empty without a snapshot.';
 
 INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes)
 VALUES ('alert_evidence', '1 day', 2, '90 days', '{(at)}');
@@ -214,15 +217,37 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.take_evidence(timestamptz) IS 'What the server is doing, as it is kept when an alert fires: one key for each of evidence_kinds, at most 32 kB; truncated names what had no room, failed what could not be read, with the error. Each function has a second, all have three, and none can change anything.';
 
+-- Sizes are those that are stored, so nothing is read to know them.
+CREATE FUNCTION monitoring.evidence_left_out(fingerprints text[], at timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH latest AS MATERIALIZED (
+		SELECT pg_column_size(e.evidence) + pg_column_size(e.alert_ids) + pg_column_size(e.fingerprints) AS bytes, e.fingerprints
+		FROM monitoring.alert_evidence AS e
+		WHERE e.at > evidence_left_out.at - interval '1 hour' AND e.at <= evidence_left_out.at
+	), had AS MATERIALIZED (
+		SELECT u.fingerprint FROM latest AS l CROSS JOIN LATERAL unnest(l.fingerprints) AS u (fingerprint) GROUP BY u.fingerprint HAVING count(*) >= 5
+	)
+	SELECT CASE
+		WHEN (SELECT sum(l.bytes) FROM latest AS l) >= 1048576 THEN 'the evidence of the last hour takes a megabyte'
+		WHEN NOT EXISTS (SELECT unnest(evidence_left_out.fingerprints) EXCEPT SELECT h.fingerprint FROM had AS h)
+			THEN 'there is evidence of five times within the last hour that it fired' END
+$$;
+COMMENT ON FUNCTION monitoring.evidence_left_out(text[], timestamptz) IS 'Why no evidence is taken of alerts that fire at a time: each has that of five times within the hour, or all of the hour takes a megabyte; null: it is taken.';
+
 CREATE FUNCTION monitoring.capture_evidence(transitions bigint[], at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 DECLARE
 	fired bigint[];
+	fingerprints text[];
+	number bigint;
+	reason text;
 BEGIN
-	SELECT array_agg(f.alert_id ORDER BY f.alert_id) INTO fired
-	FROM (SELECT h.alert_id FROM monitoring.alert_history AS h
-		WHERE h.at = capture_evidence.at AND h.id = ANY (transitions) AND h.to_state = 'firing'
-		ORDER BY h.id LIMIT 1000) AS f;
+	SELECT array_agg(f.alert_id ORDER BY f.alert_id), array_agg(f.fingerprint ORDER BY f.alert_id), max(f.number) INTO fired, fingerprints, number
+	FROM (SELECT h.alert_id, h.fingerprint, count(*) OVER () AS number
+		FROM unnest(transitions) AS t (id)
+		JOIN monitoring.alert_history AS h ON h.id = t.id
+		WHERE h.at = capture_evidence.at AND h.to_state = 'firing'
+		ORDER BY array_position('{critical,high,medium,low,info}', h.severity), h.id LIMIT 1000) AS f;
 	IF fired IS NULL THEN
 		RETURN;
 	END IF;
@@ -237,8 +262,12 @@ BEGIN
 	END;
 	BEGIN
 		PERFORM monitoring.ensure_partition('alert_evidence', at);
-		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence)
-		VALUES (capture_evidence.at, fired, monitoring.take_evidence(at));
+		reason := monitoring.evidence_left_out(fingerprints, at);
+		INSERT INTO monitoring.alert_evidence (at, alert_ids, evidence, fingerprints)
+		VALUES (capture_evidence.at, fired,
+			CASE WHEN reason IS NULL THEN monitoring.take_evidence(at) ELSE jsonb_build_object('left_out', reason) END
+				|| CASE WHEN number > 1000 THEN jsonb_build_object('alerts_left_out', number - 1000) ELSE '{}' END,
+			CASE WHEN reason IS NULL THEN fingerprints ELSE '{}' END);
 	EXCEPTION WHEN OTHERS THEN
 		IF left(SQLSTATE, 2) IN ('25', '40', '53', '57', '58') THEN
 			RAISE;
@@ -246,14 +275,19 @@ BEGIN
 		RAISE WARNING 'could not take evidence for alerts: %', SQLERRM;
 	END;
 END $$;
-COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time. An error in it becomes a warning.';
+COMMENT ON FUNCTION monitoring.capture_evidence(bigint[], timestamptz) IS 'Take evidence for the alerts that fired in these transitions (alert_history.id), all made at that time; of more than 1000 for those of the highest severities. An error in it becomes a warning.';
 
 CREATE FUNCTION monitoring.evidence_of(alert_id bigint) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	SELECT e.evidence || jsonb_build_object('at', e.at)
+	SELECT jsonb_build_object('at', e.at)
+		|| CASE WHEN k.known THEN e.evidence
+			ELSE '{"left_out": "more than 1000 alerts fired at once, and evidence is kept of those of the highest severities"}' END
 	FROM (SELECT min(h.at) AS at FROM monitoring.alert_history AS h
 		WHERE h.alert_id = evidence_of.alert_id AND h.to_state = 'firing') AS f
-	JOIN monitoring.alert_evidence AS e ON e.at = f.at AND evidence_of.alert_id = ANY (e.alert_ids)
+	JOIN monitoring.alert_evidence AS e ON e.at = f.at
+	CROSS JOIN LATERAL (SELECT evidence_of.alert_id = ANY (e.alert_ids) AS known) AS k
+	WHERE k.known OR e.evidence ? 'alerts_left_out'
+	ORDER BY k.known DESC
 	LIMIT 1
 $$;
-COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; null if it has not fired or the evidence is gone.';
+COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; left_out says why that was not taken; null if it has not fired or the evidence is gone.';

@@ -361,7 +361,8 @@ BEGIN
 	SELECT history_ids || array_agg(h.id), history_ats || array_agg(h.at) INTO history_ids, history_ats
 	FROM monitoring.alert_states AS s
 	CROSS JOIN LATERAL (
-		SELECT x.id, x.at FROM monitoring.alert_history AS x WHERE x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
+		SELECT x.id, x.at FROM monitoring.alert_history AS x
+		WHERE x.at = s.fired_at AND x.alert_id = s.alert_id AND x.to_state = 'firing' LIMIT 1) AS h
 	WHERE s.state = 'firing' AND (rule_ids IS NULL OR s.rule_id = ANY (rule_ids)) AND NOT EXISTS (
 		SELECT FROM monitoring.alert_group_members AS m WHERE m.alert_id = s.alert_id);
 

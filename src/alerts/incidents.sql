@@ -53,7 +53,8 @@ CREATE TABLE monitoring.incident_defs (
 	resolved_at timestamptz,
 	latest_alert_at timestamptz,
 	post_mortem text,
-	created_by text NOT NULL
+	created_by text NOT NULL,
+	forgotten_alerts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE monitoring.incident_defs IS 'Incidents; read the view incidents.';
 COMMENT ON COLUMN monitoring.incident_defs.id IS 'Number of the incident.';
@@ -72,6 +73,7 @@ COMMENT ON COLUMN monitoring.incident_defs.resolved_at IS 'When it was resolved.
 COMMENT ON COLUMN monitoring.incident_defs.latest_alert_at IS 'When an alert last joined it.';
 COMMENT ON COLUMN monitoring.incident_defs.post_mortem IS 'What was learned.';
 COMMENT ON COLUMN monitoring.incident_defs.created_by IS 'Role that opened it; monitoring for those opened by alerts.';
+COMMENT ON COLUMN monitoring.incident_defs.forgotten_alerts IS 'How many of its alerts incident_alerts no longer has.';
 CREATE INDEX incident_defs_open ON monitoring.incident_defs (id) WHERE resolved_at IS NULL;
 CREATE INDEX incident_defs_detected_at ON monitoring.incident_defs (detected_at);
 SELECT pg_catalog.pg_extension_config_dump('monitoring.incident_defs', '');
@@ -84,7 +86,7 @@ CREATE TABLE monitoring.incident_alerts (
 	ended_at timestamptz
 ) WITH (fillfactor = 50); -- room for the end of all alerts of a page, which then touches no index
 CREATE INDEX incident_alerts_incident ON monitoring.incident_alerts (incident_id);
-COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents.';
+COMMENT ON TABLE monitoring.incident_alerts IS 'Alerts of incidents; of one that is resolved as long as alert_history keeps its rows.';
 COMMENT ON COLUMN monitoring.incident_alerts.incident_id IS 'The incident.';
 COMMENT ON COLUMN monitoring.incident_alerts.alert_id IS 'The alert (alerts.alert_id).';
 COMMENT ON COLUMN monitoring.incident_alerts.joined_at IS 'When it joined.';
@@ -140,7 +142,7 @@ COMMENT ON TRIGGER restore ON monitoring.incident_policies IS 'When a dump is re
 CREATE VIEW monitoring.incidents AS
 	SELECT i.id, i.title, i.severity, i.status, i.source, i.labels, i.summary, i.started_at, i.detected_at,
 		LEAST(i.acknowledged_at, a.acknowledged_at) AS acknowledged_at, i.mitigated_at, i.resolved_at,
-		COALESCE(a.firing, 0) AS firing, COALESCE(a.alerts, 0) AS alerts,
+		COALESCE(a.firing, 0) AS firing, COALESCE(a.alerts, 0) OPERATOR(pg_catalog.+) i.forgotten_alerts AS alerts,
 		(SELECT pg_catalog.jsonb_object_agg(r.role, r.person) FROM monitoring.incident_roles AS r
 			WHERE r.incident_id OPERATOR(pg_catalog.=) i.id) AS roles,
 		i.post_mortem IS NOT NULL AS reviewed, i.created_by

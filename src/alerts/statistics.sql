@@ -201,18 +201,34 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 				AND NOT EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = o.alert_id)
 			LIMIT 10000)
 		RETURNING a.alert_id, a.first_acknowledged_at
+	), alerts AS (
+		-- what was done about them goes first
+		DELETE FROM monitoring.incident_alerts AS m
+		WHERE m.alert_id IN (
+			SELECT o.alert_id
+			FROM monitoring.incident_defs AS i
+			JOIN monitoring.incident_alerts AS o ON o.incident_id = i.id
+			WHERE i.resolved_at < (SELECT h.since FROM history AS h) AND o.ended_at < (SELECT h.since FROM history AS h)
+				AND NOT EXISTS (SELECT FROM monitoring.alert_handling AS a WHERE a.alert_id = o.alert_id)
+			LIMIT 10000)
+		RETURNING m.incident_id
 	)
-	-- incidents are kept, and with them when somebody first acknowledged one of their alerts
+	-- incidents are kept, and with them how many alerts they had and when somebody first acknowledged one
 	UPDATE monitoring.incident_defs AS i
-	SET acknowledged_at = least(i.acknowledged_at, a.acknowledged_at)
+	SET acknowledged_at = least(i.acknowledged_at, f.acknowledged_at), forgotten_alerts = i.forgotten_alerts + f.alerts
 	FROM (
-		SELECT m.incident_id, min(d.first_acknowledged_at) AS acknowledged_at
-		FROM handling AS d
-		JOIN monitoring.incident_alerts AS m ON m.alert_id = d.alert_id
-		GROUP BY m.incident_id
-	) AS a
-	WHERE i.id = a.incident_id AND a.acknowledged_at IS NOT NULL
+		SELECT k.incident_id, min(k.acknowledged_at) AS acknowledged_at, count(*) FILTER (WHERE k.alert) AS alerts
+		FROM (
+			SELECT m.incident_id, d.first_acknowledged_at AS acknowledged_at, false AS alert
+			FROM handling AS d
+			JOIN monitoring.incident_alerts AS m ON m.alert_id = d.alert_id
+			UNION ALL
+			SELECT a.incident_id, NULL, true FROM alerts AS a
+		) AS k
+		GROUP BY k.incident_id
+	) AS f
+	WHERE i.id = f.incident_id AND (f.acknowledged_at IS NOT NULL OR f.alerts > 0)
 $$;
-COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences and what was done about alerts once alert_history has forgotten them.';
+COMMENT ON FUNCTION monitoring.forget_alerts(timestamptz) IS 'The periodic job that deletes silences, what was done about alerts, and the alerts of resolved incidents, once alert_history has forgotten them. Incidents stay.';
 
 INSERT INTO monitoring.jobs (name, function, every, priority) VALUES ('forget_alerts', 'monitoring.forget_alerts', '1 hour', 200);
