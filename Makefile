@@ -21,7 +21,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
-                 $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql) \
+                 $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \

@@ -30,6 +30,8 @@ extern char *mon_allowed_hosts; /* hosts that notifications may go to; '' = none
 extern bool mon_allow_private_networks; /* loopback and private addresses too */
 extern char *mon_proxy;                 /* through which notifications go; '' = directly */
 extern char *mon_secrets_directory;     /* where files with secrets are; '' = nowhere */
+extern int mon_emergency_interval;      /* ms between messages about an emergency */
+extern int mon_min_free_disk; /* kB free on a volume below which there is one; 0 = never */
 
 /* First in _PG_init; mon_settings_finish() last, when every slice has defined its own. */
 extern void mon_settings_init(void);

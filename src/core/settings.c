@@ -29,6 +29,8 @@ char *mon_allowed_hosts = NULL;
 bool mon_allow_private_networks = false;
 char *mon_proxy = NULL;
 char *mon_secrets_directory = NULL;
+int mon_emergency_interval = 300 * 1000;
+int mon_min_free_disk = 64 * 1024;
 static bool dump_secrets = false; /* read by the condition of a dump */
 static char *mon_external_url = NULL;
 
@@ -118,6 +120,19 @@ mon_settings_init(void)
 		"No file elsewhere is read for a secret or a private key. Empty "
 		"allows none.",
 		&mon_secrets_directory, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(
+		"monitoring.emergency_interval",
+		"Time between two messages that the database cannot write.",
+		"Receivers whose config has emergency get them from the notifier's memory.",
+		&mon_emergency_interval, 300 * 1000, 1000, 24 * 3600 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL,
+		NULL, NULL);
+
+	DefineCustomIntVariable(
+		"monitoring.min_free_disk",
+		"Free space on a volume of the database below which there is an emergency.",
+		"When the volume of the WAL is full, the server stops. 0 turns this off.",
+		&mon_min_free_disk, 64 * 1024, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("monitoring.dump_secrets",
 							 "pg_dump takes along secrets that are stored in the database.",

@@ -218,9 +218,11 @@ BEGIN
 		OR (NOT running AND EXISTS (
 			SELECT FROM monitoring.receiver_defs AS r
 			JOIN monitoring.outbox AS o ON o.receiver = r.name
-			WHERE o.state = 'sending'));
+			WHERE o.state = 'sending'))
+		-- It keeps messages ready.
+		OR (NOT running AND EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.enabled AND r.config -> 'emergency' = 'true'));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz, boolean) IS 'Is a notification due, or too old, at that time? When no notifier is running, what is marked as being sent is work too: its notifier is gone.';
+COMMENT ON FUNCTION monitoring.notify_has_work(timestamptz, boolean) IS 'Is a notification due, or too old, at that time? When no notifier is running, what is marked as being sent is work too: its notifier is gone; and so are receivers that are to be told of emergencies.';
 
 CREATE FUNCTION monitoring.notify_give_up(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off

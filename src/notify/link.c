@@ -201,6 +201,7 @@ sender_lost(const char *why)
 		mon_outcome_add(&mon_outcomes, f, "lost", "the sender ended before it answered");
 		mon_entry_clear(f);
 	}
+	mon_emergency_lost();
 	sender_back_off();
 }
 
@@ -214,6 +215,8 @@ take_outcome(SenderReader *r)
 	if (!sender_get_outcome(r, &o))
 		return false;
 	slot = (uint32) o.tag;
+	if (slot >= MON_EMERGENCY_TAG)
+		return mon_emergency_outcome(&o);
 	if (slot >= MAX_IN_FLIGHT)
 		return false;
 	f = &mon_in_flight[slot];
@@ -351,6 +354,11 @@ tend(void)
 			sender_lost("did not answer in time");
 			return;
 		}
+	if (mon_emergency_stuck())
+	{
+		sender_lost("did not answer in time");
+		return;
+	}
 	mon_link_write();
 }
 

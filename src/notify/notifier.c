@@ -239,6 +239,12 @@ hold_extension(void)
 	return get_extension_oid("monitoring", true) == extension ? STEP_DONE : STEP_GONE;
 }
 
+bool
+mon_hold_extension(void)
+{
+	return hold_extension() == STEP_DONE;
+}
+
 typedef struct Step
 {
 	bool first;
@@ -318,7 +324,7 @@ transaction(void (*body)(TimestampTz at, void *arg), void *arg)
 		RESUME_INTERRUPTS();
 
 		next_step = mon_now_ms() + mon_backoff_ms(failures);
-		if (failures++ >= MAX_STEP_FAILURES)
+		if (failures++ >= MAX_STEP_FAILURES && !mon_emergency_armed())
 			proc_exit(1);
 	}
 	PG_END_TRY();
@@ -546,6 +552,7 @@ deliver(void)
 		handle_signals();
 		if (mon_link_tend())
 			claim_now = true;
+		mon_emergency_tend();
 
 		if (mon_now_ms() >= next_step &&
 			(mon_outcomes.len > 0 || first || woken || claim_now || mon_now_ms() >= next_claim))
@@ -575,7 +582,7 @@ deliver(void)
 		}
 
 		if (mon_n_in_flight == 0 && mon_outcomes.len == 0 &&
-			mon_now_ms() - last_work > IDLE_EXIT_MS)
+			mon_now_ms() - last_work > IDLE_EXIT_MS && !mon_emergency_armed())
 			return;
 		if (result == STEP_BUSY)
 			timeout = BUSY_MS;

@@ -2,7 +2,7 @@
  *
  * notifier.h
  *	  Shared by the files of the notifier worker: what is in flight (in_flight.c),
- *	  and the sender program at the other end of its socket (link.c).
+ *	  the sender program at the other end of its socket (link.c), emergencies (emergency.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -64,6 +64,9 @@ extern int64 mon_now_ms(void);
 /* How long to wait after so many failures. */
 extern int64 mon_backoff_ms(int failures);
 
+/* Hold the extension until the transaction ends; false if somebody alters it or it is gone (notifier.c). */
+extern bool mon_hold_extension(void);
+
 /* ---- the sender (link.c) ---- */
 
 extern void mon_link_init(void);
@@ -81,5 +84,25 @@ extern StringInfo mon_link_frames(void);
 
 /* Wait for it, the latch or the timeout. */
 extern void mon_link_wait(long timeout);
+
+/* ---- emergencies (emergency.c) ---- */
+
+#define MON_KEY_LEN 36            /* of an idempotency key */
+#define MON_EMERGENCY_TAG 0x10000 /* tags of its requests begin here; lower ones are entries in flight */
+
+/* Look after the database if it is time, and send what is to be sent. */
+extern void mon_emergency_tend(void);
+
+/* There is somebody to tell: the notifier stays. */
+extern bool mon_emergency_armed(void);
+
+/* An answer to one of its requests; false if there is no such request. */
+extern bool mon_emergency_outcome(const SenderOutcome *o);
+
+/* The sender ended: nobody will answer what is under way. */
+extern void mon_emergency_lost(void);
+
+/* Has the sender left one unanswered for too long? */
+extern bool mon_emergency_stuck(void);
 
 #endif /* MONITORING_NOTIFY_NOTIFIER_H */

@@ -98,7 +98,7 @@ CREATE VIEW monitoring.receivers AS
 				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
-				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds}'::text[])
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
 					OR jsonb_typeof(e.value) = 'object' AND jsonb_typeof(e.value -> 'secret') = 'string' AND e.value - 'secret' = '{}'
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
@@ -150,7 +150,7 @@ COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds}'::text[] || kind_keys;
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[] || kind_keys;
 	bad text;
 BEGIN
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
@@ -178,7 +178,7 @@ BEGIN
 	END IF;
 
 	SELECT min(e.key) INTO bad FROM jsonb_each(config) AS e
-	WHERE e.key = ANY ('{send_resolved,http2}'::text[]) AND jsonb_typeof(e.value) <> 'boolean';
+	WHERE e.key = ANY ('{send_resolved,http2,emergency}'::text[]) AND jsonb_typeof(e.value) <> 'boolean';
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'key "%" in the receiver''s config must be true or false', bad
 			USING ERRCODE = 'invalid_parameter_value';
@@ -249,6 +249,12 @@ BEGIN
 		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
 	END IF;
+	IF config -> 'emergency' = 'true' THEN
+		IF NOT monitoring.can_be_told_of_emergencies(k, url, config) THEN
+			RAISE EXCEPTION 'a receiver of kind "%" cannot be told of emergencies', kind
+				USING ERRCODE = 'invalid_parameter_value', HINT = 'It needs the database itself, or takes no alerts.';
+		END IF;
+	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}, and 42704 if its fallback does not exist.';
 
@@ -277,7 +283,7 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -80,6 +80,7 @@ typedef struct Job
 	char *last_error;
 	TimestampTz at;    /* of this run */
 	const char *error; /* of this run */
+	int code;          /* its SQLSTATE */
 } Job;
 
 typedef enum ExtensionState
@@ -685,7 +686,10 @@ run_job(Job *job, TimestampTz due, int timeout)
 		job->error = psprintf("setting \"%s\" %s", job->setting ? job->setting : "",
 							  job->no_interval ? job->no_interval : "does not exist");
 	else if ((error = in_transaction(job_body, job, timeout)) != NULL)
+	{
 		job->error = error->message;
+		job->code = error->sqlerrcode;
+	}
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	my_slot->state = MON_SLOT_IDLE;
@@ -695,6 +699,7 @@ run_job(Job *job, TimestampTz due, int timeout)
 	stats->duration = (double) Max(GetCurrentTimestamp() - start, 0) / USECS_PER_SEC;
 	stats->lag = (double) Max(start - due, 0) / USECS_PER_SEC;
 	stats->failed = job->error != NULL;
+	stats->code = job->code;
 	if (stats->failed)
 		stats->failures++;
 	/* Keep the beat, but make up for no more than one missed run. */

@@ -19,6 +19,12 @@ extern void mon_worker_init(void);
 extern void mon_worker_wake(Oid dboid);
 
 /*
+ * The SQLSTATE of a job of this database that failed, the last time it ran, as
+ * a disk is full or gives errors; 0 if there is none.
+ */
+extern int mon_worker_disk_error(Oid dboid);
+
+/*
  * Another slice's worker that is connected to a database and must get out of
  * DDL's way with the database worker: stop() tells it to, active() says whether
  * it is still there.  Call from X_init().

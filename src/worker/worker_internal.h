@@ -47,6 +47,7 @@ typedef struct MonJobStats
 	TimestampTz anchor;   /* when the latest run was due; the next is an interval later */
 	int64 interval;       /* microseconds, 0 while unknown */
 	bool failed;          /* outcome of the latest run */
+	int code;             /* SQLSTATE of its error */
 	uint32 told;          /* hash of the error that was last logged and to be recorded, 0 none */
 	TimestampTz told_at;
 } MonJobStats;

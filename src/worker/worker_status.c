@@ -89,6 +89,27 @@ mon_worker_wake(Oid dboid)
 	LWLockRelease(mon_workers->lock);
 }
 
+int
+mon_worker_disk_error(Oid dboid)
+{
+	int code = 0;
+
+	if (mon_workers == NULL)
+		return 0;
+	LWLockAcquire(mon_workers->lock, LW_SHARED);
+	for (int i = 0; i < MON_MAX_DATABASES; i++)
+	{
+		MonWorkerSlot *slot = &mon_workers->slots[i];
+
+		for (int j = 0; slot->dboid == dboid && j < slot->njobs; j++)
+			if (slot->jobs[j].failed &&
+				(slot->jobs[j].code == ERRCODE_DISK_FULL || slot->jobs[j].code == ERRCODE_IO_ERROR))
+				code = slot->jobs[j].code;
+	}
+	LWLockRelease(mon_workers->lock);
+	return code;
+}
+
 #define POSTMASTER_PID_FILE "postmaster.pid" /* relative to the data directory, where we run */
 
 /*
