@@ -56,7 +56,7 @@ typedef struct Message
 	char *cause;
 	char *sqlstates;         /* errors that have this cause, with blanks between them */
 	MonRequestSource source; /* its timeouts */
-	MonRequest request;
+	MonRequest *request;
 } Message;
 
 typedef struct Target
@@ -196,16 +196,16 @@ copy_pairs(const List *pairs)
 	return copy;
 }
 
-static MonRequest
+static MonRequest *
 copy_request(const MonRequest *from)
 {
-	MonRequest to = {0};
+	MonRequest *to = palloc0(sizeof(MonRequest));
 
-	to.method = pstrdup(from->method);
-	to.url = pstrdup(from->url);
-	to.body = pstrdup(from->body);
-	to.headers = copy_pairs(from->headers);
-	to.options = copy_pairs(from->options);
+	to->method = pstrdup(from->method);
+	to->url = pstrdup(from->url);
+	to->body = pstrdup(from->body);
+	to->headers = copy_pairs(from->headers);
+	to->options = copy_pairs(from->options);
 	return to;
 }
 
@@ -627,7 +627,7 @@ send_to(int index, int64 now, StringInfo out)
 {
 	Target *target = &targets[index];
 	Message *message = message_for(target);
-	MonRequest request;
+	MonRequest *request;
 	char new_key[MON_KEY_LEN + 1];
 	StringInfoData frame;
 	ListCell *cell;
@@ -637,16 +637,20 @@ send_to(int index, int64 now, StringInfo out)
 		target->next_at = PG_INT64_MAX;
 		return;
 	}
-	request = copy_request(&message->request);
+	request = copy_request(message->request);
 	make_key(new_key);
-	foreach (cell, request.headers)
-		replace_key(((MonPair *) lfirst(cell))->value, new_key);
-	if (strcmp(request.method, "SMTP") == 0)
-		replace_key(request.body, new_key);
+	foreach (cell, request->headers)
+	{
+		MonPair *header = lfirst(cell);
+
+		replace_key(header->value, new_key);
+	}
+	if (strcmp(request->method, "SMTP") == 0)
+		replace_key(request->body, new_key);
 
 	initStringInfo(&frame);
 	target->serial = ++last_serial;
-	if (!mon_request_frame(&message->source, &request,
+	if (!mon_request_frame(&message->source, request,
 						   (uint64) target->serial << 32 | (uint32) (MON_EMERGENCY_TAG + index),
 						   &frame))
 	{
