@@ -691,8 +691,7 @@ mon_emergency_outcome(const SenderOutcome *o)
 	{
 		target->delivered++;
 		target->tries = 0;
-		target->next_at = phase == ENDING ? PG_INT64_MAX
-										  : mon_now_ms() + mon_emergency_interval;
+		target->next_at = phase == ENDING ? PG_INT64_MAX : mon_now_ms() + mon_emergency_interval;
 	}
 	else if (o->kind == SENDER_NETWORK || o->status == 408 || o->status == 425 ||
 			 o->status == 429 || o->status >= 500)

@@ -88,7 +88,7 @@ extern void mon_link_wait(long timeout);
 /* ---- emergencies (emergency.c) ---- */
 
 #define MON_KEY_LEN 36            /* of an idempotency key */
-#define MON_EMERGENCY_TAG 0x10000 /* tags of its requests begin here; lower ones are entries in flight */
+#define MON_EMERGENCY_TAG 0x10000 /* their tags begin here */
 
 /* Look after the database if it is time, and send what is to be sent. */
 extern void mon_emergency_tend(void);
