@@ -19,7 +19,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
-                 oncall.sql escalation.sql packs.sql prometheus.sql) \
+                 oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \
                src/core/grants.sql

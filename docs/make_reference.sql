@@ -34,7 +34,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('On call and escalation', 'Guide: [alerts.md](alerts.md#escalation).',
 	'{set_contact,drop_contact,create_schedule,drop_schedule,set_schedule_layer,override_schedule,drop_override,who_is_on_call,on_call_shifts,on_call_gaps,set_escalation_policy,drop_escalation_policy,contacts,schedules,schedule_layers,schedule_overrides,escalation_policies,escalation_steps}'),
 ('Packs and files of rules', 'Guide: [alerts.md](alerts.md#packs-export-and-import).',
-	'{list_packs,install_rules,remove_rules,export_rules,import_rules,import_prometheus_rules,translate_promql,rule_packs}'),
+	'{list_packs,install_rules,remove_rules,export_rules,import_rules,import_prometheus_rules,export_prometheus_rules,prometheus_rule_file,translate_promql,rule_packs}'),
 ('Incidents and evidence', 'Guide: [incidents.md](incidents.md).',
 	'{open_incident,update_incident,acknowledge_incident,resolve_incident,set_incident_role,note_incident,link_incident,attach_alert,write_post_mortem,incidents,incident_timeline,incident_report,incident_report_markdown,incident_metrics,set_incident_policy,drop_incident_policy,incident_policies,mark_deployment,deployment_metrics,deployments,setting_changes,evidence_of,take_evidence,evidence_kinds}'),
 ('Objectives and the status page', 'Guide: [objectives.md](objectives.md).',

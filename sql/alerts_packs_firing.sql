@@ -214,6 +214,14 @@ SELECT sum(monitoring.evaluate_alerts(:'t0'::timestamptz + n * interval '3 minut
 SELECT rule, state, labels, value FROM monitoring.alerts;
 SELECT name, last_error FROM monitoring.alert_rules WHERE last_error IS NOT NULL;
 
+-- where nothing succeeds any more, nothing is counted as a success: its share is zero, not unknown
+SELECT count(monitoring.delete_series(m)) AS metrics FROM unnest('{payments_total,bookings_total,booking_steps_total}'::text[]) AS m;
+SELECT count(monitoring.record_at(m.metric, 10, :'t0'::timestamptz + n * interval '1 minute', m.labels, 'counter')) AS recorded
+FROM (VALUES ('payments_total', '{"provider": "x", "outcome": "failed"}'::jsonb), ('booking_steps_total', '{"step": "start"}')) AS m (metric, labels)
+CROSS JOIN generate_series(31, 99) AS n;
+SELECT monitoring.evaluate_alerts(:'t0'::timestamptz + n * interval '5 minutes') > 0 AS transitions FROM generate_series(20, 20) AS n;
+SELECT rule, state, value FROM monitoring.alerts WHERE rule ~ '^(Payment|Booking)' ORDER BY rule;
+
 SELECT count(monitoring.drop_alert_rule(name)) AS rules FROM monitoring.alert_rules;
 SELECT count(monitoring.delete_series(m)) AS metrics FROM (SELECT DISTINCT h.metric AS m FROM apf.healthy AS h) AS n;
 DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling;

@@ -271,6 +271,22 @@ for my $rule (@rules)
 }
 ok($good, 'Prometheus has the same alerts with the same labels since the same times at every step') or diag(substr($said, 0, 4000));
 
+# ---- and back again ----
+
+# Our rules as a rule file of ours: Prometheus has the same alerts by it.
+is($node->safe_psql('postgres', q{SELECT string_agg(rule || ': ' || status || coalesce(', ' || reason, ''), E'\n') FROM monitoring.export_prometheus_rules() WHERE status <> 'exported' OR reason IS NOT NULL}),
+	'', 'every rule is exported');
+my $exported = $node->safe_psql('postgres', 'SELECT monitoring.prometheus_rule_file()');
+my %ours = map { $_->{alert} => $_->{expr} } map { @{ $_->{rules} } } @{ decode_json($exported)->{groups} };
+($good, $said) = promtool('exported', $exported, expectations(@$seen));
+%differs = ();
+for my $block (split /(?=expr: ")/, $said)
+{
+	$differs{$1} //= $block if $block =~ /case=\\?"(Case\d+)/;
+}
+is(join("\n", map { "$_->{alert}: $_->{expr} became $ours{ $_->{alert} }: $differs{ $_->{alert} }" } grep { $differs{ $_->{alert} } } @rules), '', 'what was exported says the same to Prometheus');
+ok($good, 'all of it') or diag(substr($said, 0, 2000));
+
 # ---- that this can fail, and that it was about something ----
 
 my %states = map { $_ => scalar grep { $_->{state} eq 'pending' } @$seen } 'pending';
@@ -321,6 +337,22 @@ for my $number (0 .. $#differences)
 	ok($same, "$what, in Prometheus") or diag($got);
 	is_deeply([ map { $_->{labels} } grep { $_->{rule} eq "Differ$number" } @$seen ], [ $ours ? { %$ours, %more } : () ], "$what, here");
 }
+
+# ---- packs ----
+
+# Whatever of the packs can be said in PromQL is a rule file that Prometheus takes.
+$node->safe_psql('postgres', q{SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules});
+$node->safe_psql('postgres', q{SELECT count(monitoring.define_metric(m, CASE WHEN m ~ '_total$' THEN 'counter' WHEN m ~ '_seconds$' AND fn IN ('count', 'avg') THEN 'distribution' ELSE 'gauge' END))
+	FROM (SELECT DISTINCT ON (1) n.m, n.fn FROM monitoring.rule_packs AS p CROSS JOIN LATERAL jsonb_array_elements(p.document -> 'rules') AS r (rule)
+		CROSS JOIN LATERAL (VALUES (r.rule ->> 'metric', r.rule ->> 'fn'), (r.rule -> 'params' ->> 'metric', r.rule -> 'params' ->> 'fn')) AS n (m, fn)
+		WHERE n.m IS NOT NULL AND n.fn !~ '^p[0-9]' AND n.m !~ '^(page|web_vitals)' ORDER BY 1, n.fn = 'count' DESC) AS k});
+$node->safe_psql('postgres', q{SELECT count(r) FROM monitoring.rule_packs AS p CROSS JOIN LATERAL monitoring.install_rules(p.pack) AS r});
+my $number = $node->safe_psql('postgres', q{SELECT count(*) FROM monitoring.export_prometheus_rules() WHERE status = 'exported'});
+cmp_ok($number, '>', 60, 'most rules of the packs are exported');
+PostgreSQL::Test::Utils::append_to_file("$directory/packs.yml", $node->safe_psql('postgres', 'SELECT monitoring.prometheus_rule_file()'));
+my ($checked, $complaint);
+IPC::Run::run([ 'promtool', 'check', 'rules', "$directory/packs.yml" ], '<', \undef, '>', \$checked, '2>', \$complaint, IPC::Run::timeout(60));
+like($checked, qr/SUCCESS: $number rules found/, 'Prometheus takes all of them') or diag("$checked$complaint");
 
 $node->stop;
 done_testing();
