@@ -16,7 +16,8 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
-               src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/server/server.sql \
+               src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql \
+               $(addprefix src/signals/,signals.sql issues.sql) src/server/server.sql \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql slo.sql components.sql \
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
@@ -26,7 +27,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
 
 OBJS         = src/monitoring.o \
                $(patsubst %.c,%.o,$(wildcard src/core/*.c src/sketch/*.c src/metrics/*.c src/worker/*.c \
-                 src/server/*.c src/alerts/*.c src/notify/*.c))
+                 src/signals/*.c src/server/*.c src/alerts/*.c src/notify/*.c))
 
 # The program that talks to strangers: a crash in libcurl must not restart the server.
 SENDER       = monitoring_sender

@@ -1276,6 +1276,550 @@ COMMENT ON COLUMN monitoring.status.failures IS 'Failed runs since the server st
 COMMENT ON COLUMN monitoring.status.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.status.last_error_at IS 'When that failure was first seen.';
 COMMENT ON COLUMN monitoring.status.lag IS 'Seconds by which the latest run started late or by which the next one is overdue, whichever is more.';
+
+-- signals: errors, log-ins and changes that the server itself saw, on their way from shared memory into tables.
+--
+-- Hooks write into a buffer; the worker of each database takes what belongs to it every second. What belongs to no
+-- database (log-ins, errors of the postmaster and of databases without the extension) goes to the database at work with
+-- the lowest oid.
+
+CREATE TABLE monitoring.signal_state (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	seq bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE monitoring.signal_state IS 'One row: the number of the latest drain. What shared memory has of drains up to it is stored. Its lock is held during a drain.';
+COMMENT ON COLUMN monitoring.signal_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.signal_state.seq IS 'Number of the latest drain that committed.';
+INSERT INTO monitoring.signal_state DEFAULT VALUES;
+
+CREATE TYPE monitoring.signal AS (
+	kind text, at timestamptz, level text, code text, issue bigint, title text, place text, queryid bigint, dbid oid, userid oid,
+	pid integer, backend_type text, number bigint,
+	template text, message text, detail text, hint text, statement text, context text, schema_name text, table_name text,
+	column_name text, datatype_name text, constraint_name text, login text, database text, application text, client text
+);
+COMMENT ON TYPE monitoring.signal IS 'What a hook has seen, as take_signals() gives it.';
+
+CREATE FUNCTION monitoring.signals_waiting() RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'mon_signals_waiting_sql';
+COMMENT ON FUNCTION monitoring.signals_waiting() IS 'Whether there may be something to drain. Tells the server that this database has a worker. Error 55000: not preloaded.';
+
+CREATE FUNCTION monitoring.take_signals(stored bigint, max integer) RETURNS SETOF monitoring.signal
+LANGUAGE C STRICT VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'mon_take_signals';
+COMMENT ON FUNCTION monitoring.take_signals(bigint, integer) IS 'Takes at most max signals of this database out of shared memory, for drain number stored + 1, in their order. They are gone once that number has committed in signal_state; until then the next drain gets them again. Call with the row of signal_state locked only.';
+
+CREATE FUNCTION monitoring.signal_counts(everything boolean,
+	OUT place integer, OUT kind text, OUT level text, OUT code text, OUT dbid oid, OUT total bigint, OUT dropped bigint,
+	OUT fresh bigint, OUT fresh_dropped bigint)
+RETURNS SETOF record
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_counts_sql';
+COMMENT ON FUNCTION monitoring.signal_counts(boolean) IS 'Signals counted since the server started, by kind, level (severity; of failed log-ins the SQLSTATE), code (SQLSTATE; outcome; class of change) and database: all of the server, or those that this database''s worker has to record. fresh is what is not recorded yet. An empty code of errors: too many different ones.';
+
+CREATE FUNCTION monitoring.signal_recorded(place integer, total bigint, dropped bigint) RETURNS void
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_recorded';
+COMMENT ON FUNCTION monitoring.signal_recorded(integer, bigint, bigint) IS 'Notes that a row of signal_counts() is recorded up to these numbers.';
+
+CREATE FUNCTION monitoring.signal_buffer(OUT capacity integer, OUT in_use integer) RETURNS record
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_buffer';
+COMMENT ON FUNCTION monitoring.signal_buffer() IS 'Places of monitoring.log_buffer, and how many hold something that is not stored yet.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Tables
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.server_errors (
+	at timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	occurrences integer NOT NULL,
+	issue bigint NOT NULL,
+	severity text NOT NULL,
+	sqlstate text NOT NULL,
+	message text NOT NULL,
+	detail text,
+	hint text,
+	statement text,
+	context text,
+	schema_name text,
+	table_name text,
+	column_name text,
+	datatype_name text,
+	constraint_name text,
+	userid oid,
+	username text,
+	database text,
+	application text,
+	client text,
+	pid integer NOT NULL,
+	backend_type text NOT NULL,
+	queryid bigint
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.server_errors IS 'Errors that the server logged. Granted to nobody; see the view recent_errors, which also explains the columns.';
+COMMENT ON COLUMN monitoring.server_errors.at IS 'When it happened; of several alike, the first.';
+COMMENT ON COLUMN monitoring.server_errors.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.server_errors.occurrences IS 'How many the row stands for: one session''s errors alike in everything, stored by the same drain.';
+COMMENT ON COLUMN monitoring.server_errors.issue IS 'What it is an instance of: error_issues.issue.';
+COMMENT ON COLUMN monitoring.server_errors.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.server_errors.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.server_errors.message IS 'Message, at most 1000 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.detail IS 'Detail, at most 400 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.hint IS 'Hint, at most 200 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.statement IS 'What the client had sent, without literals, at most 1000 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.context IS 'Where in functions it happened, without texts in quotes, at most 600 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.schema_name IS 'Schema of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.table_name IS 'Table of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.column_name IS 'Column of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.datatype_name IS 'Data type that it is about.';
+COMMENT ON COLUMN monitoring.server_errors.constraint_name IS 'Constraint that it is about.';
+COMMENT ON COLUMN monitoring.server_errors.userid IS 'Role with whose rights it ran; null for none.';
+COMMENT ON COLUMN monitoring.server_errors.username IS 'Name of that role, or else the name that the client gave.';
+COMMENT ON COLUMN monitoring.server_errors.database IS 'Database.';
+COMMENT ON COLUMN monitoring.server_errors.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.server_errors.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.server_errors.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.server_errors.backend_type IS 'Kind of process, as in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.server_errors.queryid IS 'Identity of the statement, as in pg_stat_statements.';
+
+CREATE TABLE monitoring.error_issue_states (
+	issue bigint NOT NULL,
+	database text NOT NULL,
+	severity text NOT NULL,
+	sqlstate text NOT NULL,
+	title text NOT NULL,
+	place text,
+	first_seen timestamptz NOT NULL,
+	last_seen timestamptz NOT NULL,
+	occurrences bigint NOT NULL,
+	users text[] NOT NULL,
+	last_message text,
+	last_userid oid,
+	state text NOT NULL DEFAULT 'unresolved' CHECK (state IN ('unresolved', 'resolved', 'ignored')),
+	state_at timestamptz,
+	state_by text,
+	comment text,
+	regressions integer NOT NULL DEFAULT 0,
+	regressed_at timestamptz,
+	PRIMARY KEY (issue, database)
+);
+COMMENT ON TABLE monitoring.error_issue_states IS 'Errors alike, as one row each. Granted to nobody; see the view error_issues, which also explains the columns.';
+COMMENT ON COLUMN monitoring.error_issue_states.issue IS 'Fingerprint of what they have in common.';
+COMMENT ON COLUMN monitoring.error_issue_states.database IS 'Database; empty for none.';
+COMMENT ON COLUMN monitoring.error_issue_states.severity IS 'Severity of the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.error_issue_states.title IS 'The message without values.';
+COMMENT ON COLUMN monitoring.error_issue_states.place IS 'Constraint, table, type or function.';
+COMMENT ON COLUMN monitoring.error_issue_states.first_seen IS 'First time.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_seen IS 'Latest time.';
+COMMENT ON COLUMN monitoring.error_issue_states.occurrences IS 'How often.';
+COMMENT ON COLUMN monitoring.error_issue_states.users IS 'Roles that met it, at most 100.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_message IS 'Message of the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_userid IS 'Role that met the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.state IS 'unresolved, resolved or ignored.';
+COMMENT ON COLUMN monitoring.error_issue_states.state_at IS 'When somebody decided that.';
+COMMENT ON COLUMN monitoring.error_issue_states.state_by IS 'Who did.';
+COMMENT ON COLUMN monitoring.error_issue_states.comment IS 'What he said.';
+COMMENT ON COLUMN monitoring.error_issue_states.regressions IS 'How often it came back after it had been resolved.';
+COMMENT ON COLUMN monitoring.error_issue_states.regressed_at IS 'When it did last.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.error_issue_states', '');
+
+CREATE TABLE monitoring.login_attempts (
+	at timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	attempts integer NOT NULL,
+	outcome text NOT NULL,
+	reason text NOT NULL,
+	sqlstate text,
+	message text,
+	username text,
+	database text,
+	client text,
+	application text,
+	pid integer NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.login_attempts IS 'Log-ins to the server. Granted to nobody; see the view logins, which also explains the columns.';
+COMMENT ON COLUMN monitoring.login_attempts.at IS 'The first of those that the row stands for.';
+COMMENT ON COLUMN monitoring.login_attempts.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.login_attempts.attempts IS 'How many: alike in all but the process, and stored by the same drain.';
+COMMENT ON COLUMN monitoring.login_attempts.outcome IS 'ok or failed.';
+COMMENT ON COLUMN monitoring.login_attempts.reason IS 'Why it failed; of others the method of authentication.';
+COMMENT ON COLUMN monitoring.login_attempts.sqlstate IS 'SQLSTATE of the error.';
+COMMENT ON COLUMN monitoring.login_attempts.message IS 'The error.';
+COMMENT ON COLUMN monitoring.login_attempts.username IS 'Name given.';
+COMMENT ON COLUMN monitoring.login_attempts.database IS 'Database asked for.';
+COMMENT ON COLUMN monitoring.login_attempts.client IS 'Address it came from.';
+COMMENT ON COLUMN monitoring.login_attempts.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.login_attempts.pid IS 'Process of the last.';
+
+CREATE TABLE monitoring.change_log (
+	at timestamptz NOT NULL,
+	class text NOT NULL,
+	command text NOT NULL,
+	statement text NOT NULL,
+	value text,
+	userid oid,
+	username text,
+	login text,
+	database text,
+	application text,
+	client text,
+	pid integer NOT NULL,
+	number bigint NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.change_log IS 'Changes of schema, rights, roles, settings and databases. Granted to nobody; see the view changes, which also explains the columns.';
+COMMENT ON COLUMN monitoring.change_log.at IS 'When it was committed.';
+COMMENT ON COLUMN monitoring.change_log.class IS 'schema, grant, role, setting or database.';
+COMMENT ON COLUMN monitoring.change_log.command IS 'The command, such as ALTER TABLE.';
+COMMENT ON COLUMN monitoring.change_log.statement IS 'Its text without literals.';
+COMMENT ON COLUMN monitoring.change_log.value IS 'New value of a setting, if it is a number or a boolean.';
+COMMENT ON COLUMN monitoring.change_log.userid IS 'Role with whose rights it ran.';
+COMMENT ON COLUMN monitoring.change_log.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.change_log.login IS 'Role that had logged in.';
+COMMENT ON COLUMN monitoring.change_log.database IS 'Database it was made in.';
+COMMENT ON COLUMN monitoring.change_log.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.change_log.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.change_log.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.change_log.number IS 'Order within the same instant.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes) VALUES
+	('server_errors', '1 day', '30 days', '{(at),"(issue, at)"}'),
+	('login_attempts', '1 day', '90 days', '{(at)}'),
+	('change_log', '7 days', '400 days', '{(at)}');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Draining
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.login_failure_reason(sqlstate text, template text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN sqlstate = '28P01' THEN 'password'
+		WHEN sqlstate = '28000' AND template ~ 'pg_hba.conf|host rejected' THEN 'pg_hba'
+		WHEN sqlstate = '28000' AND template ~ '^role .* does not exist' THEN 'role'
+		WHEN sqlstate = '28000' AND template ~ 'not permitted to log in' THEN 'nologin'
+		WHEN sqlstate = '28000' THEN 'authentication'
+		WHEN sqlstate = '3D000' THEN 'database'
+		WHEN sqlstate = '53300' THEN 'too_many_connections'
+		WHEN sqlstate = '42501' THEN 'not_permitted'
+		WHEN sqlstate IN ('57P03', '57P01', '57P02') THEN 'server_not_ready'
+		WHEN sqlstate LIKE '08%' THEN 'protocol'
+		WHEN sqlstate = '57014' THEN 'timeout'
+		ELSE 'other'
+	END
+$$;
+COMMENT ON FUNCTION monitoring.login_failure_reason(text, text) IS 'Why a log-in failed, by the SQLSTATE of the error and the format of its message: password, role, nologin, pg_hba, authentication, database, not_permitted, too_many_connections, server_not_ready, protocol, timeout, other.';
+
+CREATE FUNCTION monitoring.login_refusal_reason(method text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN method IN ('password', 'md5', 'scram-sha-256') THEN 'password' ELSE 'authentication' END
+$$;
+COMMENT ON FUNCTION monitoring.login_refusal_reason(text) IS 'Why authentication with this method failed: password, or authentication for methods without one.';
+
+CREATE FUNCTION monitoring.record_signal_counts() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET monitoring.transactional = off AS $$
+DECLARE
+	c record;
+	labels jsonb;
+BEGIN
+	-- What is recorded stays recorded whatever becomes of the transaction, and so does the note that it is.
+	FOR c IN SELECT s.*, d.datname FROM monitoring.signal_counts(false) AS s LEFT JOIN pg_database AS d ON d.oid = s.dbid LOOP
+		CASE c.kind
+		WHEN 'error' THEN
+			labels := jsonb_build_object('database', coalesce(c.datname, ''), 'severity', c.level, 'sqlstate', c.code, 'sqlstate_class', left(c.code, 2));
+			PERFORM monitoring.increment('pg_errors_total', c.fresh, labels);
+			IF c.fresh_dropped > 0 THEN
+				PERFORM monitoring.increment('pg_errors_not_stored_total', c.fresh_dropped, labels);
+			END IF;
+		WHEN 'login' THEN
+			PERFORM monitoring.increment('pg_logins_total', c.fresh, jsonb_build_object('outcome', CASE c.code WHEN 'ok' THEN 'ok' ELSE 'failed' END));
+			IF c.code <> 'ok' THEN
+				PERFORM monitoring.increment('pg_login_failures_total', c.fresh, jsonb_build_object('reason',
+					CASE c.code WHEN 'refused' THEN 'password' ELSE monitoring.login_failure_reason(c.level, '') END));
+			END IF;
+		ELSE
+			PERFORM monitoring.increment('pg_changes_total', c.fresh, jsonb_build_object('database', coalesce(c.datname, ''), 'class', c.code));
+		END CASE;
+		PERFORM monitoring.signal_recorded(c.place, c.total, c.dropped);
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.record_signal_counts() IS 'Records as metrics what has been counted since the last time: pg_errors_total, pg_errors_not_stored_total, pg_logins_total, pg_login_failures_total, pg_changes_total.';
+
+CREATE FUNCTION monitoring.store_signals(taken monitoring.signal[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH named AS MATERIALIZED (
+		SELECT s.*, coalesce(d.datname, s.database, '') AS dbname, CASE s.userid WHEN 0 THEN s.login ELSE pg_get_userbyid(s.userid) END AS username, nullif(s.userid, 0) AS role
+		FROM unnest(taken) AS s
+		LEFT JOIN pg_database AS d ON d.oid = s.dbid
+	), stored AS (
+		INSERT INTO monitoring.server_errors (at, last_at, occurrences, issue, severity, sqlstate, message, detail, hint, statement, context,
+			schema_name, table_name, column_name, datatype_name, constraint_name, userid, username, database, application, client, pid,
+			backend_type, queryid)
+		SELECT min(n.at), max(n.at), count(*), n.issue, n.level, n.code, coalesce(n.message, ''), n.detail, n.hint, n.statement, n.context,
+			n.schema_name, n.table_name, n.column_name, n.datatype_name, n.constraint_name, n.role, n.username, n.dbname,
+			n.application, n.client, n.pid, n.backend_type, n.queryid
+		FROM named AS n
+		WHERE n.kind = 'error'
+		GROUP BY n.issue, n.level, n.code, n.message, n.detail, n.hint, n.statement, n.context, n.schema_name, n.table_name, n.column_name,
+			n.datatype_name, n.constraint_name, n.role, n.username, n.dbname, n.application, n.client, n.pid, n.backend_type, n.queryid
+		ORDER BY min(n.number)
+	), grouped AS (
+		INSERT INTO monitoring.error_issue_states AS i (issue, database, severity, sqlstate, title, place, first_seen, last_seen, occurrences,
+			users, last_message, last_userid)
+		SELECT n.issue, n.dbname, (array_agg(n.level ORDER BY n.number DESC))[1], n.code, min(n.title),
+			coalesce(min(n.constraint_name), min(concat_ws('.', n.schema_name, n.table_name, n.column_name)) FILTER (WHERE n.table_name IS NOT NULL),
+				min(concat_ws('.', n.schema_name, n.datatype_name)) FILTER (WHERE n.datatype_name IS NOT NULL), min(n.place)),
+			min(n.at), max(n.at), count(*), (array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100],
+			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1]
+		FROM (SELECT m.*, max(m.number) OVER (PARTITION BY m.issue, m.dbname) AS last FROM named AS m WHERE m.kind = 'error') AS n
+		GROUP BY n.issue, n.dbname, n.code
+		ON CONFLICT (issue, database) DO UPDATE SET
+			severity = excluded.severity,
+			first_seen = least(i.first_seen, excluded.first_seen), last_seen = greatest(i.last_seen, excluded.last_seen),
+			occurrences = i.occurrences + excluded.occurrences,
+			users = ARRAY(SELECT u FROM unnest(i.users || excluded.users) AS u GROUP BY u ORDER BY u LIMIT 100),
+			last_message = excluded.last_message, last_userid = excluded.last_userid,
+			-- what happened before somebody said that it was resolved does not count
+			regressions = i.regressions + (i.state = 'resolved' AND excluded.last_seen > i.state_at)::integer,
+			regressed_at = CASE WHEN i.state = 'resolved' AND excluded.last_seen > i.state_at THEN excluded.last_seen ELSE i.regressed_at END,
+			state = CASE WHEN i.state = 'resolved' AND excluded.last_seen > i.state_at THEN 'unresolved' ELSE i.state END
+	), logins AS (
+		INSERT INTO monitoring.login_attempts (at, last_at, attempts, outcome, reason, sqlstate, message, username, database, client, application, pid)
+		SELECT min(n.at), max(n.at), count(*), CASE n.code WHEN 'ok' THEN 'ok' ELSE 'failed' END,
+			CASE n.code WHEN 'ok' THEN coalesce(n.template, '') WHEN 'refused' THEN monitoring.login_refusal_reason(n.template)
+				ELSE monitoring.login_failure_reason(n.level, n.template) END,
+			nullif(n.level, ''), n.message, n.login, n.database, n.client, n.application, max(n.pid)
+		FROM named AS n
+		WHERE n.kind = 'login'
+		GROUP BY n.code, n.level, n.template, n.message, n.login, n.database, n.client, n.application
+	)
+	INSERT INTO monitoring.change_log (at, class, command, statement, value, userid, username, login, database, application, client, pid, number)
+	SELECT n.at, n.code, coalesce(n.template, ''), coalesce(n.statement, ''), n.detail, n.role, n.username, n.login, n.dbname, n.application,
+		n.client, n.pid, n.number
+	FROM named AS n
+	WHERE n.kind = 'change'
+$$;
+COMMENT ON FUNCTION monitoring.store_signals(monitoring.signal[]) IS 'Writes signals into server_errors, error_issue_states, login_attempts and change_log. An issue that was resolved before it happened again is unresolved from then on, and counted as a regression.';
+
+CREATE FUNCTION monitoring.drain_signals(max integer DEFAULT 4096) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+	stored bigint;
+	taken monitoring.signal[];
+BEGIN
+	SELECT s.seq INTO stored FROM monitoring.signal_state AS s FOR UPDATE SKIP LOCKED;
+	IF NOT FOUND THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.record_signal_counts();
+	SELECT array_agg(t) INTO taken FROM monitoring.take_signals(stored, max) AS t;
+	IF taken IS NULL THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.ensure_partition(p.relation, p.day)
+	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts' ELSE 'change_log' END AS relation,
+			date_trunc('day', s.at, 'UTC') AS day
+		FROM unnest(taken) AS s) AS p;
+	PERFORM monitoring.store_signals(taken);
+	UPDATE monitoring.signal_state AS s SET seq = stored + 1;
+	RETURN cardinality(taken);
+END $$;
+COMMENT ON FUNCTION monitoring.drain_signals(integer) IS 'Stores at most max of the errors, log-ins and changes that this database''s worker has to store, and records how many there were; returns how many were stored, 0 also while another session is at it. The worker does it every second.';
+
+CREATE FUNCTION monitoring.drain_signals_job(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF monitoring.signals_waiting() THEN
+		PERFORM monitoring.drain_signals();
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drain_signals_job(timestamptz) IS 'Job of the worker: drain_signals() if there may be something.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority, durable, run_at_shutdown)
+	VALUES ('signals', 'monitoring.drain_signals_job', '1 second', 8, false, true);
+
+-- signals, what people read: errors, issues, log-ins, changes. Texts with values in them are shown as PostgreSQL shows
+-- statements: to those who ran them, and to pg_read_all_stats.
+
+CREATE VIEW monitoring.recent_errors AS
+	SELECT e.at, e.last_at, e.occurrences, e.issue, e.severity, e.sqlstate,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.message ELSE '<insufficient privilege>' END AS message,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.detail END AS detail,
+		e.hint,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.statement ELSE '<insufficient privilege>' END AS statement,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.context END AS context,
+		e.schema_name, e.table_name, e.column_name, e.datatype_name, e.constraint_name, e.username, e.database, e.application,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.client END AS client, e.pid, e.backend_type, e.queryid
+	FROM monitoring.server_errors AS e
+	CROSS JOIN (
+		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
+		FROM pg_catalog.pg_roles AS r
+		WHERE r.rolname = current_user
+	) AS a;
+COMMENT ON VIEW monitoring.recent_errors IS 'Errors that the server logged, for 30 days; those of this database, and in one database those of none. Others'' texts are shown with the rights of pg_read_all_stats only. Ask for a range of at.';
+COMMENT ON COLUMN monitoring.recent_errors.at IS 'When it happened; of several alike, the first.';
+COMMENT ON COLUMN monitoring.recent_errors.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.recent_errors.occurrences IS 'How many the row stands for: one session''s errors within about a second, alike in everything.';
+COMMENT ON COLUMN monitoring.recent_errors.issue IS 'What it is an instance of: error_issues.issue.';
+COMMENT ON COLUMN monitoring.recent_errors.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.recent_errors.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.recent_errors.message IS 'Message, at most 1000 bytes; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.recent_errors.detail IS 'Detail, at most 400 bytes.';
+COMMENT ON COLUMN monitoring.recent_errors.hint IS 'Hint, at most 200 bytes.';
+COMMENT ON COLUMN monitoring.recent_errors.statement IS 'What the client had sent, without literals, at most 1000 bytes; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.recent_errors.context IS 'Where in functions it happened, without texts in quotes, at most 600 bytes.';
+COMMENT ON COLUMN monitoring.recent_errors.schema_name IS 'Schema of what it is about.';
+COMMENT ON COLUMN monitoring.recent_errors.table_name IS 'Table of what it is about.';
+COMMENT ON COLUMN monitoring.recent_errors.column_name IS 'Column of what it is about.';
+COMMENT ON COLUMN monitoring.recent_errors.datatype_name IS 'Data type that it is about.';
+COMMENT ON COLUMN monitoring.recent_errors.constraint_name IS 'Constraint that it is about.';
+COMMENT ON COLUMN monitoring.recent_errors.username IS 'Role with whose rights it ran; before there was one, the name that the client gave.';
+COMMENT ON COLUMN monitoring.recent_errors.database IS 'Database; before there was one, that which the client asked for; empty for none.';
+COMMENT ON COLUMN monitoring.recent_errors.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.recent_errors.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.recent_errors.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.recent_errors.backend_type IS 'Kind of process, as in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.recent_errors.queryid IS 'Identity of the statement, as in pg_stat_statements.';
+
+CREATE VIEW monitoring.error_issues AS
+	SELECT i.issue, i.database, i.severity, i.sqlstate, i.title, i.place, i.state, i.first_seen, i.last_seen, i.occurrences,
+		cardinality(i.users) AS user_count, i.users,
+		CASE WHEN a.everything OR i.last_userid = a.userid THEN i.last_message ELSE '<insufficient privilege>' END AS last_message,
+		i.regressions, i.regressed_at, i.state_at, i.state_by, i.comment
+	FROM monitoring.error_issue_states AS i
+	CROSS JOIN (
+		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
+		FROM pg_catalog.pg_roles AS r
+		WHERE r.rolname = current_user
+	) AS a;
+COMMENT ON VIEW monitoring.error_issues IS 'Errors alike in SQLSTATE, format of the message, table, column, type and constraint are one issue.';
+COMMENT ON COLUMN monitoring.error_issues.issue IS 'Its number, from what they have in common: the same on every server of this version of PostgreSQL.';
+COMMENT ON COLUMN monitoring.error_issues.database IS 'Database; empty for none.';
+COMMENT ON COLUMN monitoring.error_issues.severity IS 'Severity of the latest.';
+COMMENT ON COLUMN monitoring.error_issues.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.error_issues.title IS 'The message without values: its format in the source, untranslated, or what is left of a message that has none, such as that of RAISE.';
+COMMENT ON COLUMN monitoring.error_issues.place IS 'Constraint, table, type or function.';
+COMMENT ON COLUMN monitoring.error_issues.state IS 'unresolved, resolved or ignored.';
+COMMENT ON COLUMN monitoring.error_issues.first_seen IS 'First time.';
+COMMENT ON COLUMN monitoring.error_issues.last_seen IS 'Latest time.';
+COMMENT ON COLUMN monitoring.error_issues.occurrences IS 'How often it was stored.';
+COMMENT ON COLUMN monitoring.error_issues.user_count IS 'Roles that met it; counted up to 100.';
+COMMENT ON COLUMN monitoring.error_issues.users IS 'These roles.';
+COMMENT ON COLUMN monitoring.error_issues.last_message IS 'Message of the latest; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.error_issues.regressions IS 'How often it came back after it had been resolved.';
+COMMENT ON COLUMN monitoring.error_issues.regressed_at IS 'When it did last.';
+COMMENT ON COLUMN monitoring.error_issues.state_at IS 'When somebody decided its state.';
+COMMENT ON COLUMN monitoring.error_issues.state_by IS 'Who did.';
+COMMENT ON COLUMN monitoring.error_issues.comment IS 'What he said.';
+
+CREATE FUNCTION monitoring.set_error_issue_state(issue bigint, state text, comment text, at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'the time must be finite' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	UPDATE monitoring.error_issue_states AS i
+	SET state = set_error_issue_state.state, state_at = set_error_issue_state.at, state_by = monitoring.calling_role(),
+		comment = left(set_error_issue_state.comment, 1000)
+	WHERE i.issue = set_error_issue_state.issue;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no issue %', issue USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.set_error_issue_state(bigint, text, text, timestamptz) IS 'Sets the state of an issue: unresolved, resolved or ignored. Errors: no such issue (42704), no finite time (22023).';
+
+CREATE FUNCTION monitoring.resolve_error_issue(issue bigint, comment text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT monitoring.set_error_issue_state(issue, 'resolved', comment, at) $$;
+COMMENT ON FUNCTION monitoring.resolve_error_issue(bigint, text, timestamptz) IS 'The cause of an issue is gone, as of that time. If it happens again later, it is unresolved and counted as a regression. Error 42704: no such issue.';
+
+CREATE FUNCTION monitoring.ignore_error_issue(issue bigint, comment text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT monitoring.set_error_issue_state(issue, 'ignored', comment, at) $$;
+COMMENT ON FUNCTION monitoring.ignore_error_issue(bigint, text, timestamptz) IS 'Nobody is going to do anything about an issue; it stays ignored when it happens again. Error 42704: no such issue.';
+
+CREATE FUNCTION monitoring.reopen_error_issue(issue bigint, comment text DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$ SELECT monitoring.set_error_issue_state(issue, 'unresolved', comment, at) $$;
+COMMENT ON FUNCTION monitoring.reopen_error_issue(bigint, text, timestamptz) IS 'An issue is unresolved after all. Error 42704: no such issue.';
+
+CREATE FUNCTION monitoring.error_counts("by" text[] DEFAULT '{severity,sqlstate}', over interval DEFAULT '1 hour', at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (error_labels jsonb, occurrences bigint, issues bigint, first_at timestamptz, last_at timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	allowed CONSTANT text[] := '{severity,sqlstate,username,database,application,backend_type,schema_name,table_name,column_name,datatype_name,constraint_name,issue,queryid}';
+BEGIN
+	IF "by" IS NULL OR NOT "by" <@ allowed THEN
+		RAISE EXCEPTION 'errors cannot be counted by %', "by"
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'They can be by ' || array_to_string(allowed, ', ') || '.';
+	END IF;
+	RETURN QUERY
+	SELECT l.labels, sum(e.occurrences)::bigint, count(DISTINCT e.issue), min(e.at), max(e.last_at)
+	FROM monitoring.recent_errors AS e
+	CROSS JOIN LATERAL (
+		SELECT coalesce(jsonb_object_agg(k.key, k.value), '{}') AS labels
+		FROM jsonb_each(jsonb_build_object('severity', e.severity, 'sqlstate', e.sqlstate, 'username', e.username, 'database', e.database,
+			'application', e.application, 'backend_type', e.backend_type, 'schema_name', e.schema_name, 'table_name', e.table_name,
+			'column_name', e.column_name, 'datatype_name', e.datatype_name, 'constraint_name', e.constraint_name, 'issue', e.issue,
+			'queryid', e.queryid)) AS k
+		WHERE k.key = ANY ("by")
+	) AS l
+	WHERE e.at > error_counts.at - over AND e.at <= error_counts.at
+	GROUP BY l.labels
+	ORDER BY 2 DESC, 1;
+END $$;
+COMMENT ON FUNCTION monitoring.error_counts(text[], interval, timestamptz) IS 'How many errors were stored in (at - over, at], by what is given: severity, sqlstate, username, database, application, backend_type, schema_name, table_name, column_name, datatype_name, constraint_name, issue, queryid. Most first. Error 22023 for anything else.';
+
+CREATE VIEW monitoring.error_totals AS
+	SELECT coalesce(d.datname, '') AS database, c.level AS severity, c.code AS sqlstate, sum(c.total)::bigint AS total, sum(c.dropped)::bigint AS not_stored
+	FROM monitoring.signal_counts(true) AS c
+	LEFT JOIN pg_catalog.pg_database AS d ON d.oid = c.dbid
+	WHERE c.kind = 'error'
+	GROUP BY 1, 2, 3;
+COMMENT ON VIEW monitoring.error_totals IS 'Errors of the whole server since it started, as shared memory counts them.';
+COMMENT ON COLUMN monitoring.error_totals.database IS 'Database; empty for none.';
+COMMENT ON COLUMN monitoring.error_totals.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.error_totals.sqlstate IS 'SQLSTATE; empty if there were too many different ones to be counted apart.';
+COMMENT ON COLUMN monitoring.error_totals.total IS 'How many there were.';
+COMMENT ON COLUMN monitoring.error_totals.not_stored IS 'How many of them found no room in monitoring.log_buffer, so that there is no row of them.';
+
+CREATE VIEW monitoring.logins AS
+	SELECT l.at, l.last_at, l.attempts, l.outcome, l.reason, l.sqlstate, l.message, l.username, l.database, l.client, l.application, l.pid
+	FROM monitoring.login_attempts AS l
+	WHERE pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW monitoring.logins IS 'Log-ins to the server and those that failed, for 90 days, in one database of the server; empty without the rights of pg_read_all_stats.';
+COMMENT ON COLUMN monitoring.logins.at IS 'The first of those that the row stands for.';
+COMMENT ON COLUMN monitoring.logins.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.logins.attempts IS 'How many: alike in all but the process, within about a second.';
+COMMENT ON COLUMN monitoring.logins.outcome IS 'ok (authenticated) or failed.';
+COMMENT ON COLUMN monitoring.logins.reason IS 'Why it failed: password, role, nologin, pg_hba, authentication, database, not_permitted, too_many_connections, server_not_ready, protocol, timeout, other. Of the others the method of authentication.';
+COMMENT ON COLUMN monitoring.logins.sqlstate IS 'SQLSTATE of the error, if it was not authentication that failed.';
+COMMENT ON COLUMN monitoring.logins.message IS 'That error.';
+COMMENT ON COLUMN monitoring.logins.username IS 'Name given.';
+COMMENT ON COLUMN monitoring.logins.database IS 'Database asked for.';
+COMMENT ON COLUMN monitoring.logins.client IS 'Address it came from; [local] for a socket.';
+COMMENT ON COLUMN monitoring.logins.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.logins.pid IS 'Process of the last.';
+
+CREATE VIEW monitoring.changes AS
+	SELECT c.at, c.class, c.command,
+		CASE WHEN a.everything OR c.userid = a.userid THEN c.statement ELSE '<insufficient privilege>' END AS statement,
+		CASE WHEN a.everything OR c.userid = a.userid THEN c.value END AS value,
+		c.username, c.login, c.database, c.application,
+		CASE WHEN a.everything OR c.userid = a.userid THEN c.client END AS client, c.pid, c.number
+	FROM monitoring.change_log AS c
+	CROSS JOIN (
+		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
+		FROM pg_catalog.pg_roles AS r
+		WHERE r.rolname = current_user
+	) AS a;
+COMMENT ON VIEW monitoring.changes IS 'Changes of schema, rights, roles, settings and databases that were made in this database: who, when, what; for 400 days.';
+COMMENT ON COLUMN monitoring.changes.at IS 'When it was committed.';
+COMMENT ON COLUMN monitoring.changes.class IS 'schema, grant, role, setting or database.';
+COMMENT ON COLUMN monitoring.changes.command IS 'The command, such as ALTER TABLE.';
+COMMENT ON COLUMN monitoring.changes.statement IS 'Its text, at most 1000 bytes, without literals and so without passwords; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.changes.value IS 'New value of a setting, if it is a number or a boolean; others may be secret.';
+COMMENT ON COLUMN monitoring.changes.username IS 'Role with whose rights it ran.';
+COMMENT ON COLUMN monitoring.changes.login IS 'Role that had logged in; null for workers.';
+COMMENT ON COLUMN monitoring.changes.database IS 'Database it was made in.';
+COMMENT ON COLUMN monitoring.changes.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.changes.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.changes.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.changes.number IS 'Order within the same instant.';
 -- server: what pg_stat_statements knows, as history. Every snapshot writes, for the statements of this database, what
 -- was added to their counters since the snapshot before. The row of statement_state is locked by every snapshot, so
 -- that two at once cannot count the same increase twice; nothing else here takes a lock.
@@ -14285,7 +14829,7 @@ INSERT INTO monitoring.access_levels VALUES
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   slow_queries_over,slow_query_values,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
+   slow_queries_over,slow_query_values,error_counts,signal_counts,signal_buffer,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
@@ -14297,7 +14841,8 @@ INSERT INTO monitoring.access_levels VALUES
    raise_alert,resolve_alert,send}', '{ingest}',
  'records metrics, raises alerts, sends messages'),
 ('responder', '{viewer}', '{}',
- '{enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
+ '{resolve_error_issue,ignore_error_issue,reopen_error_issue,set_error_issue_state,
+   enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,close_alert,close_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,

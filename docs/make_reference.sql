@@ -25,6 +25,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error}'),
 ('Statements', 'Guide: [statements.md](statements.md).',
 	'{slow_queries,slow_queries_over,statements,statement_history,statement_queries,statement_source,snapshot_statements,slow_query_values}'),
+('Errors and changes', 'Guide: [errors.md](errors.md).',
+	'{recent_errors,error_issues,error_counts,error_totals,resolve_error_issue,ignore_error_issue,reopen_error_issue,logins,changes,drain_signals,signal_buffer}'),
 ('Alerts', 'Guide: [alerts.md](alerts.md).',
 	'{create_alert_rule,raise_alert,resolve_alert,create_slow_query_rule,create_anomaly_rule,create_forecast_rule,update_alert_rule,enable_alert_rule,drop_alert_rule,preview_rule,backtest_rule,evaluate_alerts,alerts,alert_history,alert_rules,alert_rule_kinds}'),
 ('Working on alerts', 'Guide: [alerts.md](alerts.md#working-on-alerts).',

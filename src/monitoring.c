@@ -16,6 +16,7 @@
 #include "core/core.h"
 #include "metrics/metrics.h"
 #include "notify/notify.h"
+#include "signals/signals.h"
 #include "worker/worker.h"
 
 MON_MODULE_MAGIC;
@@ -31,6 +32,8 @@ _PG_init(void)
 	{
 		mon_shmem_init();
 		mon_metrics_init();
+		/* Before those whose log hooks redact: theirs run first then. */
+		mon_signals_init();
 		mon_worker_init();
 		mon_notify_init();
 	}

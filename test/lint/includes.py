@@ -16,7 +16,7 @@ LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "serve
 # Compiled without the server: file or directory below src -> what it may include besides system headers.
 PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/chunk_codec", "sketch/expo_"),
            "metrics/segment_codec": ("metrics/segment_codec", "sketch/expo_"),
-           "core/normalize": ("core/normalize.h",),
+           "core/normalize": ("core/normalize.h",), "signals/fingerprint": ("signals/fingerprint.h",),
            "notify/sender/": ("notify/sender/",), "alerts/seasonal.c": ("alerts/seasonal.h",),
            "alerts/promql": ("alerts/promql.h",), "alerts/yaml/yaml_json": ("alerts/yaml/yaml_json.h",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)

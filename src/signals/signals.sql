@@ -1,0 +1,358 @@
+
+-- signals: errors, log-ins and changes that the server itself saw, on their way from shared memory into tables.
+--
+-- Hooks write into a buffer; the worker of each database takes what belongs to it every second. What belongs to no
+-- database (log-ins, errors of the postmaster and of databases without the extension) goes to the database at work with
+-- the lowest oid.
+
+CREATE TABLE monitoring.signal_state (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	seq bigint NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE monitoring.signal_state IS 'One row: the number of the latest drain. What shared memory has of drains up to it is stored. Its lock is held during a drain.';
+COMMENT ON COLUMN monitoring.signal_state.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.signal_state.seq IS 'Number of the latest drain that committed.';
+INSERT INTO monitoring.signal_state DEFAULT VALUES;
+
+CREATE TYPE monitoring.signal AS (
+	kind text, at timestamptz, level text, code text, issue bigint, title text, place text, queryid bigint, dbid oid, userid oid,
+	pid integer, backend_type text, number bigint,
+	template text, message text, detail text, hint text, statement text, context text, schema_name text, table_name text,
+	column_name text, datatype_name text, constraint_name text, login text, database text, application text, client text
+);
+COMMENT ON TYPE monitoring.signal IS 'What a hook has seen, as take_signals() gives it.';
+
+CREATE FUNCTION monitoring.signals_waiting() RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'mon_signals_waiting_sql';
+COMMENT ON FUNCTION monitoring.signals_waiting() IS 'Whether there may be something to drain. Tells the server that this database has a worker. Error 55000: not preloaded.';
+
+CREATE FUNCTION monitoring.take_signals(stored bigint, max integer) RETURNS SETOF monitoring.signal
+LANGUAGE C STRICT VOLATILE ROWS 100 AS 'MODULE_PATHNAME', 'mon_take_signals';
+COMMENT ON FUNCTION monitoring.take_signals(bigint, integer) IS 'Takes at most max signals of this database out of shared memory, for drain number stored + 1, in their order. They are gone once that number has committed in signal_state; until then the next drain gets them again. Call with the row of signal_state locked only.';
+
+CREATE FUNCTION monitoring.signal_counts(everything boolean,
+	OUT place integer, OUT kind text, OUT level text, OUT code text, OUT dbid oid, OUT total bigint, OUT dropped bigint,
+	OUT fresh bigint, OUT fresh_dropped bigint)
+RETURNS SETOF record
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_counts_sql';
+COMMENT ON FUNCTION monitoring.signal_counts(boolean) IS 'Signals counted since the server started, by kind, level (severity; of failed log-ins the SQLSTATE), code (SQLSTATE; outcome; class of change) and database: all of the server, or those that this database''s worker has to record. fresh is what is not recorded yet. An empty code of errors: too many different ones.';
+
+CREATE FUNCTION monitoring.signal_recorded(place integer, total bigint, dropped bigint) RETURNS void
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_recorded';
+COMMENT ON FUNCTION monitoring.signal_recorded(integer, bigint, bigint) IS 'Notes that a row of signal_counts() is recorded up to these numbers.';
+
+CREATE FUNCTION monitoring.signal_buffer(OUT capacity integer, OUT in_use integer) RETURNS record
+LANGUAGE C STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_signal_buffer';
+COMMENT ON FUNCTION monitoring.signal_buffer() IS 'Places of monitoring.log_buffer, and how many hold something that is not stored yet.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Tables
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.server_errors (
+	at timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	occurrences integer NOT NULL,
+	issue bigint NOT NULL,
+	severity text NOT NULL,
+	sqlstate text NOT NULL,
+	message text NOT NULL,
+	detail text,
+	hint text,
+	statement text,
+	context text,
+	schema_name text,
+	table_name text,
+	column_name text,
+	datatype_name text,
+	constraint_name text,
+	userid oid,
+	username text,
+	database text,
+	application text,
+	client text,
+	pid integer NOT NULL,
+	backend_type text NOT NULL,
+	queryid bigint
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.server_errors IS 'Errors that the server logged. Granted to nobody; see the view recent_errors, which also explains the columns.';
+COMMENT ON COLUMN monitoring.server_errors.at IS 'When it happened; of several alike, the first.';
+COMMENT ON COLUMN monitoring.server_errors.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.server_errors.occurrences IS 'How many the row stands for: one session''s errors alike in everything, stored by the same drain.';
+COMMENT ON COLUMN monitoring.server_errors.issue IS 'What it is an instance of: error_issues.issue.';
+COMMENT ON COLUMN monitoring.server_errors.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.server_errors.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.server_errors.message IS 'Message, at most 1000 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.detail IS 'Detail, at most 400 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.hint IS 'Hint, at most 200 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.statement IS 'What the client had sent, without literals, at most 1000 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.context IS 'Where in functions it happened, without texts in quotes, at most 600 bytes.';
+COMMENT ON COLUMN monitoring.server_errors.schema_name IS 'Schema of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.table_name IS 'Table of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.column_name IS 'Column of what it is about.';
+COMMENT ON COLUMN monitoring.server_errors.datatype_name IS 'Data type that it is about.';
+COMMENT ON COLUMN monitoring.server_errors.constraint_name IS 'Constraint that it is about.';
+COMMENT ON COLUMN monitoring.server_errors.userid IS 'Role with whose rights it ran; null for none.';
+COMMENT ON COLUMN monitoring.server_errors.username IS 'Name of that role, or else the name that the client gave.';
+COMMENT ON COLUMN monitoring.server_errors.database IS 'Database.';
+COMMENT ON COLUMN monitoring.server_errors.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.server_errors.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.server_errors.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.server_errors.backend_type IS 'Kind of process, as in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.server_errors.queryid IS 'Identity of the statement, as in pg_stat_statements.';
+
+CREATE TABLE monitoring.error_issue_states (
+	issue bigint NOT NULL,
+	database text NOT NULL,
+	severity text NOT NULL,
+	sqlstate text NOT NULL,
+	title text NOT NULL,
+	place text,
+	first_seen timestamptz NOT NULL,
+	last_seen timestamptz NOT NULL,
+	occurrences bigint NOT NULL,
+	users text[] NOT NULL,
+	last_message text,
+	last_userid oid,
+	state text NOT NULL DEFAULT 'unresolved' CHECK (state IN ('unresolved', 'resolved', 'ignored')),
+	state_at timestamptz,
+	state_by text,
+	comment text,
+	regressions integer NOT NULL DEFAULT 0,
+	regressed_at timestamptz,
+	PRIMARY KEY (issue, database)
+);
+COMMENT ON TABLE monitoring.error_issue_states IS 'Errors alike, as one row each. Granted to nobody; see the view error_issues, which also explains the columns.';
+COMMENT ON COLUMN monitoring.error_issue_states.issue IS 'Fingerprint of what they have in common.';
+COMMENT ON COLUMN monitoring.error_issue_states.database IS 'Database; empty for none.';
+COMMENT ON COLUMN monitoring.error_issue_states.severity IS 'Severity of the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.sqlstate IS 'SQLSTATE.';
+COMMENT ON COLUMN monitoring.error_issue_states.title IS 'The message without values.';
+COMMENT ON COLUMN monitoring.error_issue_states.place IS 'Constraint, table, type or function.';
+COMMENT ON COLUMN monitoring.error_issue_states.first_seen IS 'First time.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_seen IS 'Latest time.';
+COMMENT ON COLUMN monitoring.error_issue_states.occurrences IS 'How often.';
+COMMENT ON COLUMN monitoring.error_issue_states.users IS 'Roles that met it, at most 100.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_message IS 'Message of the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.last_userid IS 'Role that met the latest.';
+COMMENT ON COLUMN monitoring.error_issue_states.state IS 'unresolved, resolved or ignored.';
+COMMENT ON COLUMN monitoring.error_issue_states.state_at IS 'When somebody decided that.';
+COMMENT ON COLUMN monitoring.error_issue_states.state_by IS 'Who did.';
+COMMENT ON COLUMN monitoring.error_issue_states.comment IS 'What he said.';
+COMMENT ON COLUMN monitoring.error_issue_states.regressions IS 'How often it came back after it had been resolved.';
+COMMENT ON COLUMN monitoring.error_issue_states.regressed_at IS 'When it did last.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.error_issue_states', '');
+
+CREATE TABLE monitoring.login_attempts (
+	at timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	attempts integer NOT NULL,
+	outcome text NOT NULL,
+	reason text NOT NULL,
+	sqlstate text,
+	message text,
+	username text,
+	database text,
+	client text,
+	application text,
+	pid integer NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.login_attempts IS 'Log-ins to the server. Granted to nobody; see the view logins, which also explains the columns.';
+COMMENT ON COLUMN monitoring.login_attempts.at IS 'The first of those that the row stands for.';
+COMMENT ON COLUMN monitoring.login_attempts.last_at IS 'The last of them.';
+COMMENT ON COLUMN monitoring.login_attempts.attempts IS 'How many: alike in all but the process, and stored by the same drain.';
+COMMENT ON COLUMN monitoring.login_attempts.outcome IS 'ok or failed.';
+COMMENT ON COLUMN monitoring.login_attempts.reason IS 'Why it failed; of others the method of authentication.';
+COMMENT ON COLUMN monitoring.login_attempts.sqlstate IS 'SQLSTATE of the error.';
+COMMENT ON COLUMN monitoring.login_attempts.message IS 'The error.';
+COMMENT ON COLUMN monitoring.login_attempts.username IS 'Name given.';
+COMMENT ON COLUMN monitoring.login_attempts.database IS 'Database asked for.';
+COMMENT ON COLUMN monitoring.login_attempts.client IS 'Address it came from.';
+COMMENT ON COLUMN monitoring.login_attempts.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.login_attempts.pid IS 'Process of the last.';
+
+CREATE TABLE monitoring.change_log (
+	at timestamptz NOT NULL,
+	class text NOT NULL,
+	command text NOT NULL,
+	statement text NOT NULL,
+	value text,
+	userid oid,
+	username text,
+	login text,
+	database text,
+	application text,
+	client text,
+	pid integer NOT NULL,
+	number bigint NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.change_log IS 'Changes of schema, rights, roles, settings and databases. Granted to nobody; see the view changes, which also explains the columns.';
+COMMENT ON COLUMN monitoring.change_log.at IS 'When it was committed.';
+COMMENT ON COLUMN monitoring.change_log.class IS 'schema, grant, role, setting or database.';
+COMMENT ON COLUMN monitoring.change_log.command IS 'The command, such as ALTER TABLE.';
+COMMENT ON COLUMN monitoring.change_log.statement IS 'Its text without literals.';
+COMMENT ON COLUMN monitoring.change_log.value IS 'New value of a setting, if it is a number or a boolean.';
+COMMENT ON COLUMN monitoring.change_log.userid IS 'Role with whose rights it ran.';
+COMMENT ON COLUMN monitoring.change_log.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.change_log.login IS 'Role that had logged in.';
+COMMENT ON COLUMN monitoring.change_log.database IS 'Database it was made in.';
+COMMENT ON COLUMN monitoring.change_log.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.change_log.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.change_log.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.change_log.number IS 'Order within the same instant.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes) VALUES
+	('server_errors', '1 day', '30 days', '{(at),"(issue, at)"}'),
+	('login_attempts', '1 day', '90 days', '{(at)}'),
+	('change_log', '7 days', '400 days', '{(at)}');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Draining
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.login_failure_reason(sqlstate text, template text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN sqlstate = '28P01' THEN 'password'
+		WHEN sqlstate = '28000' AND template ~ 'pg_hba.conf|host rejected' THEN 'pg_hba'
+		WHEN sqlstate = '28000' AND template ~ '^role .* does not exist' THEN 'role'
+		WHEN sqlstate = '28000' AND template ~ 'not permitted to log in' THEN 'nologin'
+		WHEN sqlstate = '28000' THEN 'authentication'
+		WHEN sqlstate = '3D000' THEN 'database'
+		WHEN sqlstate = '53300' THEN 'too_many_connections'
+		WHEN sqlstate = '42501' THEN 'not_permitted'
+		WHEN sqlstate IN ('57P03', '57P01', '57P02') THEN 'server_not_ready'
+		WHEN sqlstate LIKE '08%' THEN 'protocol'
+		WHEN sqlstate = '57014' THEN 'timeout'
+		ELSE 'other'
+	END
+$$;
+COMMENT ON FUNCTION monitoring.login_failure_reason(text, text) IS 'Why a log-in failed, by the SQLSTATE of the error and the format of its message: password, role, nologin, pg_hba, authentication, database, not_permitted, too_many_connections, server_not_ready, protocol, timeout, other.';
+
+CREATE FUNCTION monitoring.login_refusal_reason(method text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN method IN ('password', 'md5', 'scram-sha-256') THEN 'password' ELSE 'authentication' END
+$$;
+COMMENT ON FUNCTION monitoring.login_refusal_reason(text) IS 'Why authentication with this method failed: password, or authentication for methods without one.';
+
+CREATE FUNCTION monitoring.record_signal_counts() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET monitoring.transactional = off AS $$
+DECLARE
+	c record;
+	labels jsonb;
+BEGIN
+	-- What is recorded stays recorded whatever becomes of the transaction, and so does the note that it is.
+	FOR c IN SELECT s.*, d.datname FROM monitoring.signal_counts(false) AS s LEFT JOIN pg_database AS d ON d.oid = s.dbid LOOP
+		CASE c.kind
+		WHEN 'error' THEN
+			labels := jsonb_build_object('database', coalesce(c.datname, ''), 'severity', c.level, 'sqlstate', c.code, 'sqlstate_class', left(c.code, 2));
+			PERFORM monitoring.increment('pg_errors_total', c.fresh, labels);
+			IF c.fresh_dropped > 0 THEN
+				PERFORM monitoring.increment('pg_errors_not_stored_total', c.fresh_dropped, labels);
+			END IF;
+		WHEN 'login' THEN
+			PERFORM monitoring.increment('pg_logins_total', c.fresh, jsonb_build_object('outcome', CASE c.code WHEN 'ok' THEN 'ok' ELSE 'failed' END));
+			IF c.code <> 'ok' THEN
+				PERFORM monitoring.increment('pg_login_failures_total', c.fresh, jsonb_build_object('reason',
+					CASE c.code WHEN 'refused' THEN 'password' ELSE monitoring.login_failure_reason(c.level, '') END));
+			END IF;
+		ELSE
+			PERFORM monitoring.increment('pg_changes_total', c.fresh, jsonb_build_object('database', coalesce(c.datname, ''), 'class', c.code));
+		END CASE;
+		PERFORM monitoring.signal_recorded(c.place, c.total, c.dropped);
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.record_signal_counts() IS 'Records as metrics what has been counted since the last time: pg_errors_total, pg_errors_not_stored_total, pg_logins_total, pg_login_failures_total, pg_changes_total.';
+
+CREATE FUNCTION monitoring.store_signals(taken monitoring.signal[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH named AS MATERIALIZED (
+		SELECT s.*, coalesce(d.datname, s.database, '') AS dbname, CASE s.userid WHEN 0 THEN s.login ELSE pg_get_userbyid(s.userid) END AS username, nullif(s.userid, 0) AS role
+		FROM unnest(taken) AS s
+		LEFT JOIN pg_database AS d ON d.oid = s.dbid
+	), stored AS (
+		INSERT INTO monitoring.server_errors (at, last_at, occurrences, issue, severity, sqlstate, message, detail, hint, statement, context,
+			schema_name, table_name, column_name, datatype_name, constraint_name, userid, username, database, application, client, pid,
+			backend_type, queryid)
+		SELECT min(n.at), max(n.at), count(*), n.issue, n.level, n.code, coalesce(n.message, ''), n.detail, n.hint, n.statement, n.context,
+			n.schema_name, n.table_name, n.column_name, n.datatype_name, n.constraint_name, n.role, n.username, n.dbname,
+			n.application, n.client, n.pid, n.backend_type, n.queryid
+		FROM named AS n
+		WHERE n.kind = 'error'
+		GROUP BY n.issue, n.level, n.code, n.message, n.detail, n.hint, n.statement, n.context, n.schema_name, n.table_name, n.column_name,
+			n.datatype_name, n.constraint_name, n.role, n.username, n.dbname, n.application, n.client, n.pid, n.backend_type, n.queryid
+		ORDER BY min(n.number)
+	), grouped AS (
+		INSERT INTO monitoring.error_issue_states AS i (issue, database, severity, sqlstate, title, place, first_seen, last_seen, occurrences,
+			users, last_message, last_userid)
+		SELECT n.issue, n.dbname, (array_agg(n.level ORDER BY n.number DESC))[1], n.code, min(n.title),
+			coalesce(min(n.constraint_name), min(concat_ws('.', n.schema_name, n.table_name, n.column_name)) FILTER (WHERE n.table_name IS NOT NULL),
+				min(concat_ws('.', n.schema_name, n.datatype_name)) FILTER (WHERE n.datatype_name IS NOT NULL), min(n.place)),
+			min(n.at), max(n.at), count(*), (array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100],
+			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1]
+		FROM (SELECT m.*, max(m.number) OVER (PARTITION BY m.issue, m.dbname) AS last FROM named AS m WHERE m.kind = 'error') AS n
+		GROUP BY n.issue, n.dbname, n.code
+		ON CONFLICT (issue, database) DO UPDATE SET
+			severity = excluded.severity,
+			first_seen = least(i.first_seen, excluded.first_seen), last_seen = greatest(i.last_seen, excluded.last_seen),
+			occurrences = i.occurrences + excluded.occurrences,
+			users = ARRAY(SELECT u FROM unnest(i.users || excluded.users) AS u GROUP BY u ORDER BY u LIMIT 100),
+			last_message = excluded.last_message, last_userid = excluded.last_userid,
+			-- what happened before somebody said that it was resolved does not count
+			regressions = i.regressions + (i.state = 'resolved' AND excluded.last_seen > i.state_at)::integer,
+			regressed_at = CASE WHEN i.state = 'resolved' AND excluded.last_seen > i.state_at THEN excluded.last_seen ELSE i.regressed_at END,
+			state = CASE WHEN i.state = 'resolved' AND excluded.last_seen > i.state_at THEN 'unresolved' ELSE i.state END
+	), logins AS (
+		INSERT INTO monitoring.login_attempts (at, last_at, attempts, outcome, reason, sqlstate, message, username, database, client, application, pid)
+		SELECT min(n.at), max(n.at), count(*), CASE n.code WHEN 'ok' THEN 'ok' ELSE 'failed' END,
+			CASE n.code WHEN 'ok' THEN coalesce(n.template, '') WHEN 'refused' THEN monitoring.login_refusal_reason(n.template)
+				ELSE monitoring.login_failure_reason(n.level, n.template) END,
+			nullif(n.level, ''), n.message, n.login, n.database, n.client, n.application, max(n.pid)
+		FROM named AS n
+		WHERE n.kind = 'login'
+		GROUP BY n.code, n.level, n.template, n.message, n.login, n.database, n.client, n.application
+	)
+	INSERT INTO monitoring.change_log (at, class, command, statement, value, userid, username, login, database, application, client, pid, number)
+	SELECT n.at, n.code, coalesce(n.template, ''), coalesce(n.statement, ''), n.detail, n.role, n.username, n.login, n.dbname, n.application,
+		n.client, n.pid, n.number
+	FROM named AS n
+	WHERE n.kind = 'change'
+$$;
+COMMENT ON FUNCTION monitoring.store_signals(monitoring.signal[]) IS 'Writes signals into server_errors, error_issue_states, login_attempts and change_log. An issue that was resolved before it happened again is unresolved from then on, and counted as a regression.';
+
+CREATE FUNCTION monitoring.drain_signals(max integer DEFAULT 4096) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+	stored bigint;
+	taken monitoring.signal[];
+BEGIN
+	SELECT s.seq INTO stored FROM monitoring.signal_state AS s FOR UPDATE SKIP LOCKED;
+	IF NOT FOUND THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.record_signal_counts();
+	SELECT array_agg(t) INTO taken FROM monitoring.take_signals(stored, max) AS t;
+	IF taken IS NULL THEN
+		RETURN 0;
+	END IF;
+	PERFORM monitoring.ensure_partition(p.relation, p.day)
+	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts' ELSE 'change_log' END AS relation,
+			date_trunc('day', s.at, 'UTC') AS day
+		FROM unnest(taken) AS s) AS p;
+	PERFORM monitoring.store_signals(taken);
+	UPDATE monitoring.signal_state AS s SET seq = stored + 1;
+	RETURN cardinality(taken);
+END $$;
+COMMENT ON FUNCTION monitoring.drain_signals(integer) IS 'Stores at most max of the errors, log-ins and changes that this database''s worker has to store, and records how many there were; returns how many were stored, 0 also while another session is at it. The worker does it every second.';
+
+CREATE FUNCTION monitoring.drain_signals_job(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF monitoring.signals_waiting() THEN
+		PERFORM monitoring.drain_signals();
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drain_signals_job(timestamptz) IS 'Job of the worker: drain_signals() if there may be something.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority, durable, run_at_shutdown)
+	VALUES ('signals', 'monitoring.drain_signals_job', '1 second', 8, false, true);
