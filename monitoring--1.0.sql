@@ -1566,7 +1566,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT n.issue, n.dbname, (array_agg(n.level ORDER BY n.number DESC))[1], n.code, min(n.title),
 			coalesce(min(n.constraint_name), min(concat_ws('.', n.schema_name, n.table_name, n.column_name)) FILTER (WHERE n.table_name IS NOT NULL),
 				min(concat_ws('.', n.schema_name, n.datatype_name)) FILTER (WHERE n.datatype_name IS NOT NULL), min(n.place)),
-			min(n.at), max(n.at), count(*), (array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100],
+			min(n.at), max(n.at), count(*), coalesce((array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100], '{}'),
 			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1]
 		FROM (SELECT m.*, max(m.number) OVER (PARTITION BY m.issue, m.dbname) AS last FROM named AS m WHERE m.kind = 'error') AS n
 		GROUP BY n.issue, n.dbname, n.code
@@ -1603,6 +1603,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
 	stored bigint;
 	taken monitoring.signal[];
+	one monitoring.signal;
 BEGIN
 	SELECT s.seq INTO stored FROM monitoring.signal_state AS s FOR UPDATE SKIP LOCKED;
 	IF NOT FOUND THEN
@@ -1617,7 +1618,18 @@ BEGIN
 	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts' ELSE 'change_log' END AS relation,
 			date_trunc('day', s.at, 'UTC') AS day
 		FROM unnest(taken) AS s) AS p;
-	PERFORM monitoring.store_signals(taken);
+	BEGIN
+		PERFORM monitoring.store_signals(taken);
+	-- one that cannot be stored must not keep the others in memory for ever
+	EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+		FOREACH one IN ARRAY taken LOOP
+			BEGIN
+				PERFORM monitoring.store_signals(ARRAY[one]);
+			EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+				RAISE WARNING 'a signal (%) could not be stored: %', one.kind, SQLERRM;
+			END;
+		END LOOP;
+	END;
 	UPDATE monitoring.signal_state AS s SET seq = stored + 1;
 	RETURN cardinality(taken);
 END $$;
@@ -6479,10 +6491,24 @@ COMMENT ON FUNCTION monitoring.statement_evidence(timestamptz) IS 'Evidence: the
 
 CREATE FUNCTION monitoring.error_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_agg(v.series_labels || jsonb_build_object('count', v.value))
-	FROM monitoring.top('errors_total', 'increase', '{service,type}', '10 minutes', 5, '{}', error_evidence.at) AS v
+	SELECT jsonb_agg(e.part)
+	FROM (
+		SELECT v.series_labels || jsonb_build_object('count', v.value) AS part
+		FROM monitoring.top('errors_total', 'increase', '{service,type}', '10 minutes', 5, '{}', error_evidence.at) AS v
+		UNION ALL
+		SELECT s.part FROM (
+			SELECT jsonb_build_object('issue', i.issue, 'database', i.database, 'severity', i.severity, 'sqlstate', i.sqlstate,
+				'title', left(i.title, 200), 'place', i.place, 'new', i.first_seen > error_evidence.at - interval '10 minutes',
+				'count', sum(e.occurrences)) AS part
+			FROM monitoring.server_errors AS e
+			JOIN monitoring.error_issue_states AS i ON i.issue = e.issue AND i.database = e.database
+			WHERE e.at > error_evidence.at - interval '10 minutes' AND e.at <= error_evidence.at AND i.state <> 'ignored'
+			GROUP BY i.issue, i.database
+			ORDER BY sum(e.occurrences) DESC, i.issue
+			LIMIT 5) AS s
+	) AS e
 $$;
-COMMENT ON FUNCTION monitoring.error_evidence(timestamptz) IS 'Evidence: the types of error that errors_total counted most in the last ten minutes.';
+COMMENT ON FUNCTION monitoring.error_evidence(timestamptz) IS 'Evidence: of the last ten minutes, the five types of error that errors_total counted most, and the five issues of the server that happened most, but for ignored ones; new ones began in that time.';
 
 CREATE FUNCTION monitoring.deployment_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -16196,7 +16222,61 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('security', 
       "annotations": {
         "summary": "{{value}} log-ins to the database server failed within 5 minutes.",
         "impact": "Somebody may be guessing, or a service has a wrong password.",
-        "runbook": "The server's log has users and addresses; restrict pg_hba.conf."
+        "runbook": "monitoring.logins has users and addresses; restrict pg_hba.conf."
+      }
+    },
+    {
+      "name": "LoginBruteForce",
+      "kind": "sql",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 10,
+      "every": "10 seconds",
+      "max_age": "0",
+      "params": {
+        "query": "SELECT coalesce(l.client, '') AS client, sum(l.attempts)::float8 AS attempts FROM monitoring.logins AS l WHERE l.outcome = 'failed' AND l.reason IN ('password', 'authentication', 'role') AND l.at > $1 - $2 AND l.at <= $1 GROUP BY 1"
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{value}} log-ins from {{client}} failed within 5 minutes.",
+        "impact": "Somebody may be guessing passwords, or a service has a wrong one.",
+        "runbook": "monitoring.logins has the names that were tried; block the address, and look for a log-in that worked."
+      }
+    },
+    {
+      "name": "LoginAfterFailures",
+      "kind": "sql",
+      "over": "15 minutes",
+      "op": ">=",
+      "threshold": 10,
+      "every": "10 seconds",
+      "max_age": "0",
+      "params": {
+        "query": "SELECT coalesce(f.client, '') AS client, coalesce(f.username, '') AS username, sum(f.attempts)::float8 AS attempts FROM monitoring.logins AS f WHERE f.outcome = 'failed' AND f.reason = 'password' AND f.at > $1 - $2 AND f.at <= $1 AND EXISTS (SELECT FROM monitoring.logins AS o WHERE o.outcome = 'ok' AND o.reason <> 'trust' AND o.username = f.username AND o.client = f.client AND o.last_at > f.at AND o.at > $1 - $2 AND o.at <= $1) GROUP BY 1, 2"
+      },
+      "severity": "critical",
+      "annotations": {
+        "summary": "{{username}} logged in from {{client}} after {{value}} wrong passwords.",
+        "impact": "A password may have been guessed.",
+        "runbook": "Ask who it was; if nobody knows, end the session, change the password, and look at monitoring.changes."
+      }
+    },
+    {
+      "name": "PrivilegeEscalation",
+      "kind": "sql",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0,
+      "every": "10 seconds",
+      "max_age": "0",
+      "params": {
+        "query": "SELECT coalesce(c.username, '') AS username, count(*)::float8 AS commands FROM monitoring.changes AS c WHERE (c.command IN ('CREATE ROLE', 'ALTER ROLE') AND c.statement ~* '\\m(superuser|createrole|bypassrls|replication)\\M' OR c.command = 'GRANT ROLE' AND c.statement ~* '\\mpg_') AND c.at > $1 - $2 AND c.at <= $1 GROUP BY 1"
+      },
+      "severity": "high",
+      "annotations": {
+        "summary": "{{username}} gave a role rights over the server, with {{value}} commands within 5 minutes.",
+        "impact": "A role can now do more than its own work needs.",
+        "runbook": "monitoring.changes has the commands; take back what nobody asked for."
       }
     },
     {
@@ -16216,7 +16296,7 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('security', 
       "annotations": {
         "summary": "{{value}} statements of database {{database}} failed for their syntax or missing rights within 5 minutes.",
         "impact": "Somebody may be probing for injection, or a release brought broken SQL.",
-        "runbook": "Look at the statements in the log and at who sent them."
+        "runbook": "monitoring.recent_errors has the statements and who sent them."
       }
     },
     {

@@ -56,6 +56,8 @@ DECLARE
 BEGIN
 	PERFORM monitoring.delete_series(m) FROM unnest(ARRAY[r.metric, r.params ->> 'metric', 'nps_score', 'certificate_expiry_timestamp_seconds']) AS m WHERE m IS NOT NULL;
 	DELETE FROM monitoring.statement_deltas AS s WHERE s.queryid = 7002;
+	DELETE FROM monitoring.login_attempts AS l WHERE l.username = 'apf';
+	DELETE FROM monitoring.change_log AS c WHERE c.username = 'apf';
 	COMMIT;
 	CASE
 	WHEN r.kind = 'metric' AND r.op IN ('<', '<=') AND value <= 0 AND apf.kind_for(r.fn) = 'counter' THEN
@@ -86,6 +88,16 @@ BEGIN
 		PERFORM monitoring.ensure_partition('statement_deltas', since);
 		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds)
 		VALUES (since - interval '1 minute', since - interval '2 minutes', 7002, 10, true, 10, value * 10);
+	WHEN r.name LIKE 'Login%' AND r.kind = 'sql' THEN
+		-- failures of another kind do not count, and what worked came after them
+		PERFORM monitoring.ensure_partition('login_attempts', since);
+		INSERT INTO monitoring.login_attempts (at, last_at, attempts, outcome, reason, username, client, pid)
+		SELECT since - o.ago, since - o.ago, o.attempts, o.outcome, o.reason, 'apf', '192.0.2.1', 1
+		FROM (VALUES ('failed', 'password', value::integer, interval '2 minutes'), ('failed', 'database', 100, '2 minutes'), ('ok', 'md5', 100, '1 minute')) AS o (outcome, reason, attempts, ago);
+	WHEN r.name = 'PrivilegeEscalation' THEN
+		PERFORM monitoring.ensure_partition('change_log', since);
+		INSERT INTO monitoring.change_log (at, class, command, statement, username, pid, number)
+		SELECT since - interval '1 minute', 'role', 'ALTER ROLE', CASE WHEN n <= value THEN 'ALTER ROLE a SUPERUSER' ELSE 'ALTER ROLE a NOSUPERUSER' END, 'apf', 1, n FROM generate_series(1, 3) AS n;
 	WHEN r.name LIKE 'Certificate%' THEN
 		PERFORM monitoring.record_at('certificate_expiry_timestamp_seconds', extract(epoch FROM since) + value, since - interval '1 hour', '{"check": "shop"}', 'gauge');
 	WHEN r.name = 'NpsLow' THEN

@@ -130,10 +130,24 @@ COMMENT ON FUNCTION monitoring.statement_evidence(timestamptz) IS 'Evidence: the
 
 CREATE FUNCTION monitoring.error_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_agg(v.series_labels || jsonb_build_object('count', v.value))
-	FROM monitoring.top('errors_total', 'increase', '{service,type}', '10 minutes', 5, '{}', error_evidence.at) AS v
+	SELECT jsonb_agg(e.part)
+	FROM (
+		SELECT v.series_labels || jsonb_build_object('count', v.value) AS part
+		FROM monitoring.top('errors_total', 'increase', '{service,type}', '10 minutes', 5, '{}', error_evidence.at) AS v
+		UNION ALL
+		SELECT s.part FROM (
+			SELECT jsonb_build_object('issue', i.issue, 'database', i.database, 'severity', i.severity, 'sqlstate', i.sqlstate,
+				'title', left(i.title, 200), 'place', i.place, 'new', i.first_seen > error_evidence.at - interval '10 minutes',
+				'count', sum(e.occurrences)) AS part
+			FROM monitoring.server_errors AS e
+			JOIN monitoring.error_issue_states AS i ON i.issue = e.issue AND i.database = e.database
+			WHERE e.at > error_evidence.at - interval '10 minutes' AND e.at <= error_evidence.at AND i.state <> 'ignored'
+			GROUP BY i.issue, i.database
+			ORDER BY sum(e.occurrences) DESC, i.issue
+			LIMIT 5) AS s
+	) AS e
 $$;
-COMMENT ON FUNCTION monitoring.error_evidence(timestamptz) IS 'Evidence: the types of error that errors_total counted most in the last ten minutes.';
+COMMENT ON FUNCTION monitoring.error_evidence(timestamptz) IS 'Evidence: of the last ten minutes, the five types of error that errors_total counted most, and the five issues of the server that happened most, but for ignored ones; new ones began in that time.';
 
 CREATE FUNCTION monitoring.deployment_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -288,7 +288,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT n.issue, n.dbname, (array_agg(n.level ORDER BY n.number DESC))[1], n.code, min(n.title),
 			coalesce(min(n.constraint_name), min(concat_ws('.', n.schema_name, n.table_name, n.column_name)) FILTER (WHERE n.table_name IS NOT NULL),
 				min(concat_ws('.', n.schema_name, n.datatype_name)) FILTER (WHERE n.datatype_name IS NOT NULL), min(n.place)),
-			min(n.at), max(n.at), count(*), (array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100],
+			min(n.at), max(n.at), count(*), coalesce((array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100], '{}'),
 			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1]
 		FROM (SELECT m.*, max(m.number) OVER (PARTITION BY m.issue, m.dbname) AS last FROM named AS m WHERE m.kind = 'error') AS n
 		GROUP BY n.issue, n.dbname, n.code
@@ -325,6 +325,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
 	stored bigint;
 	taken monitoring.signal[];
+	one monitoring.signal;
 BEGIN
 	SELECT s.seq INTO stored FROM monitoring.signal_state AS s FOR UPDATE SKIP LOCKED;
 	IF NOT FOUND THEN
@@ -339,7 +340,18 @@ BEGIN
 	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts' ELSE 'change_log' END AS relation,
 			date_trunc('day', s.at, 'UTC') AS day
 		FROM unnest(taken) AS s) AS p;
-	PERFORM monitoring.store_signals(taken);
+	BEGIN
+		PERFORM monitoring.store_signals(taken);
+	-- one that cannot be stored must not keep the others in memory for ever
+	EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+		FOREACH one IN ARRAY taken LOOP
+			BEGIN
+				PERFORM monitoring.store_signals(ARRAY[one]);
+			EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+				RAISE WARNING 'a signal (%) could not be stored: %', one.kind, SQLERRM;
+			END;
+		END LOOP;
+	END;
 	UPDATE monitoring.signal_state AS s SET seq = stored + 1;
 	RETURN cardinality(taken);
 END $$;

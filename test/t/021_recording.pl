@@ -12,6 +12,9 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.capture_errors = off
+monitoring.capture_logins = off
+monitoring.capture_changes = off
 monitoring.shared_memory = 16MB
 max_prepared_transactions = 4
 CONF

@@ -21,6 +21,9 @@ my $node = PostgreSQL::Test::Cluster->new('crash');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.capture_errors = off
+monitoring.capture_logins = off
+monitoring.capture_changes = off
 monitoring.shared_memory = 16MB
 monitoring.flush_interval = 100ms
 restart_after_crash = on

@@ -14,6 +14,9 @@ my $node = PostgreSQL::Test::Cluster->new('faults');
 $node->init(extra => ['--wal-segsize=1']);
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.capture_errors = off
+monitoring.capture_logins = off
+monitoring.capture_changes = off
 monitoring.shared_memory = 16MB
 monitoring.flush_interval = 100ms
 monitoring.max_series = 20000

@@ -16,6 +16,9 @@ my $node = PostgreSQL::Test::Cluster->new('backlog');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.capture_errors = off
+monitoring.capture_logins = off
+monitoring.capture_changes = off
 monitoring.shared_memory = 32MB
 monitoring.max_series = 20000
 monitoring.flush_interval = 1h

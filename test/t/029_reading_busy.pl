@@ -13,6 +13,9 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.capture_errors = off
+monitoring.capture_logins = off
+monitoring.capture_changes = off
 monitoring.shared_memory = 16MB
 fsync = off
 CONF

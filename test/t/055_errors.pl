@@ -19,6 +19,10 @@ max_worker_processes = 16
 max_connections = 20
 log_statement = none
 log_line_prefix = ''
+restart_after_crash = on
+wal_level = replica
+archive_mode = on
+archive_command = 'true'
 CONF
 $node->start;
 my $name = 'errors_test';
@@ -198,6 +202,13 @@ drain();
 is(sql("SELECT sum(occurrences) - $before, count(*) FILTER (WHERE message ~ '\"unknown_') FROM monitoring.server_errors"), '7|5', 'everything is stored once');
 is(sql('SELECT in_use < 4 FROM monitoring.signal_buffer()'), 't', 'and its room is free again');
 
+# what cannot be stored does not keep others from it
+sql("ALTER TABLE monitoring.server_errors ADD CONSTRAINT unlucky CHECK (message !~ 'poison')");
+fails("SELECT $_") foreach qw(good_one poison good_two);
+drain();
+is(recent("string_agg(message, '; ' ORDER BY at)", "message ~ 'good_|poison'"), 'column "good_one" does not exist; column "good_two" does not exist', 'what cannot be stored is left out');
+sql('ALTER TABLE monitoring.server_errors DROP CONSTRAINT unlucky');
+
 # ---- metrics ----
 
 sql('SELECT monitoring.flush()');
@@ -255,9 +266,40 @@ fails("SET client_encoding = 'UTF8'; SELECT \"grün\" FROM \"weiß\"", database 
 $node->safe_psql('postgres', "CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'");
 fails("SET client_encoding = 'SQL_ASCII'; SELECT \"\xff\xfe\xc3(\"", database => 'ascii');
 drain();
-is(recent('count(*), bool_and(octet_length(message) <= 1000 AND octet_length(statement) < 1000)', "message ~ '€|^column' AND at > now() - interval '1 minute' AND message !~ 'nosuch_[a-h]\"|unknown_|mine'"), '4|t', 'long texts are cut between characters');
+is(recent('count(*), bool_and(octet_length(message) <= 1000 AND octet_length(statement) < 1000)', "message ~ '€|^column' AND at > now() - interval '1 minute' AND message !~ 'nosuch_[a-h]\"|unknown_|mine|good_'"), '4|t', 'long texts are cut between characters');
 is(sql("SELECT message, database FROM monitoring.recent_errors WHERE database IN ('latin', 'ascii') ORDER BY at"), "relation \"wei?\" does not exist|latin\ncolumn \"???(\" does not exist|ascii",
 	'texts of other encodings are made valid, and errors of databases without the extension kept');
+
+fails('CREATE FUNCTION deep(i integer) RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RETURN deep(i + 1); END $$; SELECT deep(1)');
+drain();
+is(recent('count(*), max(octet_length(context)) > 500', "sqlstate = '54001'"), '1|t', 'an error at the end of the stack, with a context of thousands of lines');
+
+# ---- processes without a database, and after a crash ----
+
+sql("ALTER SYSTEM SET archive_command = 'false'");
+sql('ALTER SYSTEM SET monitoring.capture_errors = warning');
+$node->reload;
+sql('CREATE TABLE written AS SELECT 1; SELECT pg_switch_wal()');
+$node->poll_query_until($name, "SELECT sum(total) > 0 FROM monitoring.error_totals WHERE database = '' AND severity = 'WARNING'") or die;
+drain();
+like(recent("concat_ws('|', severity, backend_type, database, username, message)", "backend_type = 'archiver' LIMIT 1"), qr/^WARNING\|archiver\|\|archiving write-ahead log file /,
+	'a warning of an auxiliary process');
+sql("ALTER SYSTEM RESET archive_command");
+sql("ALTER SYSTEM RESET monitoring.capture_errors");
+$node->reload;
+
+my $victim = $node->background_psql($name);
+my $victim_pid = $victim->query('SELECT pg_backend_pid()');
+like($victim_pid, qr/^[1-9]\d+$/, 'a backend') or die;
+kill 'KILL', $victim_pid;
+eval { $victim->quit };
+# counters begin anew
+$node->poll_query_until($name, "SELECT coalesce(sum(total), 0) < 100 AND (SELECT count(*) FROM monitoring.status WHERE database = '$name' AND job IS NOT NULL) > 0
+	FROM monitoring.error_totals") or die;
+drain();
+fails('SELECT after_the_crash');
+drain();
+is(recent('occurrences', "message ~ 'after_the_crash'"), '1', 'after a crash of the server errors are stored as before');
 
 # ---- log-ins ----
 
@@ -289,6 +331,19 @@ is(sql("SELECT concat_ws('|', outcome, reason, sum(attempts), min(username), min
 is(recent("string_agg(message, '; ' ORDER BY at)", "severity = 'FATAL' AND username IN ('guarded', 'few') AND at > now() - interval '1 minute'") =~ /^password authentication failed .*; database "nosuchdb" does not exist; too many connections for role "few"$/,
 	1, 'their errors are errors, too');
 is(sql("SELECT monitoring.value('pg_login_failures_total', 'increase', '1 hour', '{\"reason\": \"password\"}')"), '3', 'failed log-ins as a metric');
+like(sql("SELECT monitoring.error_evidence(clock_timestamp())"), qr/"title": "password authentication failed for user/, 'errors are evidence of alerts');
+
+# somebody guesses, and gets in
+sql("SELECT count(*) FROM monitoring.install_rules('security')");
+connect_as('guarded', $name, "guess $_") foreach 1 .. 11;
+connect_as('guarded', $name, 'right');
+sql('CREATE ROLE climber; ALTER ROLE climber SUPERUSER');
+drain();
+sql('SELECT monitoring.evaluate_alerts()');
+is(sql("SELECT string_agg(concat_ws(' ', rule, labels ->> 'client', labels ->> 'username', value), '; ' ORDER BY rule) FROM monitoring.alerts
+		WHERE state = 'firing' AND rule IN ('LoginBruteForce', 'LoginAfterFailures', 'PrivilegeEscalation')"),
+	"LoginAfterFailures [local] guarded 14; LoginBruteForce [local] 15; PrivilegeEscalation $me 1", 'the rules of the pack security fire');
+sql("UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts'");
 
 # all connections in use: the postmaster's children say so before they have anything
 my $held = $node->background_psql($name);
