@@ -12156,6 +12156,8 @@ BEGIN
 					ELSE 'Put them into the config, as in {"headers": {"Authorization": {"value": "..."}}}.' END;
 	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
 		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(substring(authority FROM ':([0-9]+)$')::integer NOT BETWEEN 1 AND 65535, false) THEN
+		RAISE EXCEPTION 'the port in the receiver''s url is not one of 1 to 65535' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF scheme ~ '^smtp' AND url !~ '^[^/]*//[^/?#]*/?$' THEN
 		RAISE EXCEPTION 'the url of a mail server is scheme, host and port only' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
@@ -12228,7 +12230,7 @@ BEGIN
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
 				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A header''s value is text without control characters; headers that frame, route or identify the request cannot be set.';
+					HINT = 'A header''s value is text of at most 8192 bytes without control characters; headers that frame, route or identify the request cannot be set.';
 		END IF;
 	END IF;
 END $$;
@@ -13217,6 +13219,7 @@ BEGIN
 	END IF;
 	request := monitoring.run_formatter(k.function, k.owner, redacted,
 		CASE WHEN alert_id IS NULL THEN monitoring.test_notification(r.name, 0, clock_timestamp()) ELSE monitoring.notification_of_alert(r.name, alert_id) END
+			|| CASE WHEN k.takes_alerts THEN '{}' ELSE '{"status": "heartbeat"}' END::jsonb
 			|| jsonb_build_object('id', 0, 'idempotencyKey', '00000000-0000-0000-0000-000000000000'));
 	-- path and query of a url are often all that one needs to know to write there
 	secret_url := rtrim(r.url, '/');
@@ -13748,9 +13751,13 @@ CREATE FUNCTION monitoring.parse_mailboxes(list text) RETURNS TABLE (display tex
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	rest text := btrim(list);
+	n integer := 0;
 	m text[];
 BEGIN
-	IF list ~ '[\x01-\x1f\x7f]' THEN
+	-- a hundred addresses, each with a name
+	IF octet_length(list) > 65536 THEN
+		RAISE EXCEPTION 'a list of e-mail addresses must not take more than 65536 bytes' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF list ~ '[\x01-\x1f\x7f]' THEN
 		RAISE EXCEPTION 'a list of e-mail addresses holds a control character' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	LOOP
@@ -13774,6 +13781,10 @@ BEGIN
 			display := regexp_replace(substr(display, 2, length(display) - 2), '\\(.)', '\1', 'g');
 		END IF;
 		address := m[2];
+		n := n + 1;
+		IF n > 100 THEN
+			RAISE EXCEPTION 'a list has more than 100 e-mail addresses' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
 		RETURN NEXT;
 		EXIT WHEN m[3] = '';
 		rest := btrim(m[4]);

@@ -73,6 +73,13 @@ FROM (VALUES ('slack', '{"title": "{{sumary}}"}', NULL), ('slack', '{"title": "{
 	('email', '{"cc": "Ä. Öz <a@example.com>"}', NULL), ('email', '{"cc": "ä@example.com"}', NULL), ('email', '{"cc": "a@exämple.com"}', NULL), ('email', '{"cc": "a@b@c"}', NULL), ('email', '{"cc": "a@-x.com"}', NULL),
 	('email', '{"cc": "<a@example.com"}', NULL), ('email', '{"cc": "\"x <a@example.com>"}', NULL), ('email', '{"cc": "a..b@example.com"}', NULL), ('email', '{"cc": "a@example.com,"}', NULL), ('email', '{"cc": "a b"}', NULL), ('email', '{"cc": "undisclosed-recipients:;"}', NULL),
 	('email', '{}', 'https://mail.example.com'), ('email', '{}', 'smtp://u:p@mail.example.com'), ('email', '{}', 'smtp://mail.example.com/x'), ('email', '{}', 'smtps://mail.example.com:465')) AS v (kind, change, url);
+-- far too much of it, and ports that are none: a clear error, and at once
+SELECT v.kind, pg_temp.try(format('SELECT monitoring.alter_receiver(%L, %L, %L)', 'good ' || v.kind, v.change, v.url)) AS outcome
+FROM (VALUES ('email', jsonb_build_object('to', repeat('a@b.c, ', 100000) || 'd@e.f'), NULL), ('email', jsonb_build_object('to', repeat('a@b.c, ', 5000) || 'd@e.f'), NULL),
+	('email', jsonb_build_object('to', repeat('x', 1000000)), NULL), ('email', jsonb_build_object('to', repeat('"', 60000)), NULL),
+	('slack', jsonb_build_object('text', repeat('x', 10000000)), NULL), ('slack', jsonb_build_object('headers', jsonb_build_object('X-A', repeat('x', 10000000))), NULL),
+	('slack', '{}', 'https://a.example.com/' || repeat('x', 10000000)), ('slack', '{}', 'https://a.example.com:99999/'), ('slack', '{}', 'https://a.example.com:0/'),
+	('slack', '{}', 'https://[::1]:65536/'), ('email', '{}', 'smtp://mail.example.com:70000')) AS v (kind, change, url);
 SELECT url, config FROM monitoring.receivers WHERE name ~ '^good (slack|email|twilio|telegram|sentry)$' ORDER BY name;
 SELECT b.* FROM monitoring.parse_mailboxes(' a@x.de,"B \"b\", \\" <b@x.de> , Ünal Öz<c@x.de>,<d@x.de>') AS b;
 

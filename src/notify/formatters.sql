@@ -138,6 +138,7 @@ BEGIN
 	END IF;
 	request := monitoring.run_formatter(k.function, k.owner, redacted,
 		CASE WHEN alert_id IS NULL THEN monitoring.test_notification(r.name, 0, clock_timestamp()) ELSE monitoring.notification_of_alert(r.name, alert_id) END
+			|| CASE WHEN k.takes_alerts THEN '{}' ELSE '{"status": "heartbeat"}' END::jsonb
 			|| jsonb_build_object('id', 0, 'idempotencyKey', '00000000-0000-0000-0000-000000000000'));
 	-- path and query of a url are often all that one needs to know to write there
 	secret_url := rtrim(r.url, '/');

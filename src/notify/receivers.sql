@@ -141,6 +141,8 @@ BEGIN
 					ELSE 'Put them into the config, as in {"headers": {"Authorization": {"value": "..."}}}.' END;
 	ELSIF authority !~ '^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$' THEN
 		RAISE EXCEPTION 'the receiver''s url has no valid host' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(substring(authority FROM ':([0-9]+)$')::integer NOT BETWEEN 1 AND 65535, false) THEN
+		RAISE EXCEPTION 'the port in the receiver''s url is not one of 1 to 65535' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF scheme ~ '^smtp' AND url !~ '^[^/]*//[^/?#]*/?$' THEN
 		RAISE EXCEPTION 'the url of a mail server is scheme, host and port only' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
@@ -213,7 +215,7 @@ BEGIN
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'header "%" in the receiver''s config is not allowed', regexp_replace(left(bad, 128), '[^!-~]', '?', 'g')
 				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A header''s value is text without control characters; headers that frame, route or identify the request cannot be set.';
+					HINT = 'A header''s value is text of at most 8192 bytes without control characters; headers that frame, route or identify the request cannot be set.';
 		END IF;
 	END IF;
 END $$;

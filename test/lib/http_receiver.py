@@ -22,6 +22,7 @@ chooses the answer:
   /bigheaders        200 and a megabyte of headers
   /reset             closes the connection without an answer
   /garbage           an answer that is not HTTP
+  /latin             503 with reason, headers and a body that are not UTF-8
   /drip              200 and a body that comes byte by byte
   /dripheaders       headers that come byte by byte
   /endlessheaders    headers without end
@@ -118,6 +119,10 @@ class Receiver(BaseHTTPRequestHandler):
         elif mode == "garbage":
             self.close_connection = True
             self.wfile.write(b"\x00\xff not http \r\n\r\n")
+        elif mode == "latin":
+            body = b'{"error": "\xe4\xff\x00\xc0\x80"}'
+            self.start_raw(b"HTTP/1.1 503 Nicht verf\xfcgbar\r\nX-Why: \xff\xfe\r\nContent-Length: %d\r\n\r\n%s"
+                           % (len(body), body))
         elif mode == "drip":
             self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
             self.repeat(b"x", 0.05)

@@ -57,6 +57,7 @@ my @hostile = (
 	[ 'endless headers', "$url/endlessheaders",         qr/^dead\|\|the response has more than 64 kB of headers\Q$given_up\E$/ ],
 	[ '1 MB of headers', "$url/bigheaders",             qr/^dead\|\|the response has more than 64 kB of headers\Q$given_up\E$/ ],
 	[ 'not HTTP',        "$url/garbage",                qr/^dead\|\|.+\Q$given_up\E$/ ],
+	[ 'not UTF-8',       "$url/latin",                  qr/^dead\|503\|HTTP status 503\Q$given_up\E$/ ],
 	[ '429 in seconds',  "$url/retry/2",                qr/^sent\|200\|$/, 2 ],
 	[ '429 with a date', "$url/retry-date/3",           qr/^sent\|200\|$/, 1.5 ],
 	[ '429 as discord',  "$url/later/discord",          qr/^sent\|200\|$/, 1.2 ],
@@ -105,6 +106,21 @@ for my $case (@hostile)
 	cmp_ok($second->{time} - $first->{time}, '>=', $pause, '... and not before it said so');
 }
 is(scalar(requests('/latest/meta-data/')), 0, 'no redirect was followed');
+
+# A burst of 500: what fails does not wait for what fails, no attempt is made in vain while it lasts, and all of it arrives.
+sql("SELECT monitoring.create_receiver('bursts', 'webhook', '$url/fail/12/500', '{\"breaker_failures\": 8, \"max_attempts\": 50}')");
+sql(q{SELECT monitoring.send('bursts', 'message ' || i) FROM generate_series(1, 30) AS i});
+my $end = time() + $timeout;
+usleep(50_000) until sql(q{SELECT state FROM monitoring.receiver_health WHERE receiver = 'bursts'}) eq 'broken' || time() > $end;
+cmp_ok(scalar(requests('/fail/12/500')), '<', 30, 'a burst of 500 opens the breaker before all have been tried');
+my $before = requests('/good');
+sql("SELECT monitoring.test_receiver('good')");
+usleep(50_000) until requests('/good') > $before || time() > $end;
+is(scalar(requests('/good')), $before + 1, '... and holds up nobody else');
+usleep(100_000) until sql(q{SELECT count(*) FROM monitoring.notifications WHERE receiver = 'bursts' AND state = 'sent'}) == 30 || time() > $end;
+is(sql(q{SELECT count(*) FILTER (WHERE state = 'sent'), sum(attempts), max(http_status) FROM monitoring.notifications WHERE receiver = 'bursts'}), '30|42|200',
+	'all of them arrive, after no more attempts than failures');
+is(sql(q{SELECT state, failures FROM monitoring.receiver_health WHERE receiver = 'bursts'}), 'ok|0', '... and the breaker is closed');
 
 # Names that resolve to what is not public, once that is forbidden.
 sql(q{ALTER SYSTEM SET monitoring.allow_private_networks = off});

@@ -7,9 +7,13 @@ CREATE FUNCTION monitoring.parse_mailboxes(list text) RETURNS TABLE (display tex
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	rest text := btrim(list);
+	n integer := 0;
 	m text[];
 BEGIN
-	IF list ~ '[\x01-\x1f\x7f]' THEN
+	-- a hundred addresses, each with a name
+	IF octet_length(list) > 65536 THEN
+		RAISE EXCEPTION 'a list of e-mail addresses must not take more than 65536 bytes' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF list ~ '[\x01-\x1f\x7f]' THEN
 		RAISE EXCEPTION 'a list of e-mail addresses holds a control character' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 	LOOP
@@ -33,6 +37,10 @@ BEGIN
 			display := regexp_replace(substr(display, 2, length(display) - 2), '\\(.)', '\1', 'g');
 		END IF;
 		address := m[2];
+		n := n + 1;
+		IF n > 100 THEN
+			RAISE EXCEPTION 'a list has more than 100 e-mail addresses' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
 		RETURN NEXT;
 		EXIT WHEN m[3] = '';
 		rest := btrim(m[4]);
