@@ -42,7 +42,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Objectives and the status page', 'Guide: [objectives.md](objectives.md).',
 	'{create_slo,update_slo,drop_slo,slos,slo_status,slo_history,sla_report,create_component,drop_component,set_component_status,status_page,component_uptime,component_status_kinds}'),
 ('Anomalies and forecasts', 'Guide: [alerts.md](alerts.md#anomaly-not-as-usual-at-this-time).',
-	'{anomalies,trend,forecast,crosses_at}'),
+	'{anomalies,trend,forecast,crosses_at,capacity,capacity_resources}'),
 ('Routing of alerts', 'Guide: [alerts.md](alerts.md#routing).',
 	'{create_route,update_route,move_route,drop_route,route_tree,test_route,notification_groups,explain_alert,simulate_alert}'),
 ('Notifications', 'Guides: [howto.md](howto.md#notifications), [receivers.md](receivers.md).',

@@ -211,6 +211,22 @@ SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules;
 SELECT monitoring.delete_series('af_disk') > 0;
 TRUNCATE raw;
 
+-- capacity: what is used up when. One disk grows by 0.04 a day, one is full, one only changes with the day; connections are steady.
+SELECT metric, fn, at_most, by_labels, over FROM monitoring.capacity_resources ORDER BY resource;
+SELECT count(monitoring.record_at(m.metric, m.value, pg_temp.at(n * '1 hour'::interval), m.labels, 'gauge'))
+FROM generate_series(-168, 0) AS n CROSS JOIN LATERAL (VALUES
+	('host_disk_used_ratio', 0.5 + (n + 168) / 24.0 * 0.04, '{"host": "af", "mount": "/data"}'::jsonb), ('host_disk_used_ratio', 1, '{"host": "af", "mount": "/full"}'),
+	('host_disk_used_ratio', 0.5 + 0.2 * sin(n / 12.0 * pi()), '{"host": "af", "mount": "/tmp"}'), ('pg_connections_used_ratio', 0.25, '{}'),
+	('pg_xid_age', 144483647 + (n + 168) / 24.0 * 1e8, '{"database": "af"}'), ('pg_table_bytes', 1e9 - (n + 168) * 1e6, '{"database": "af", "table": "shrinks"}')) AS m (metric, value, labels);
+SELECT resource, labels, round(used::numeric, 3) AS used, at_most, round(growth_per_day::numeric, 3) AS growth, round((extract(epoch FROM exhausted_at - pg_temp.at('0')) / 86400)::numeric, 2) AS days
+FROM monitoring.capacity(at => pg_temp.at('0'));
+SELECT resource, labels ->> 'mount' AS mount FROM monitoring.capacity('disk', pg_temp.at('0'));
+SELECT count(*) FROM monitoring.capacity('nothing');
+INSERT INTO monitoring.capacity_resources (resource, metric, fn, at_most, by_labels, over) VALUES ('af', 'pg_xid_age', 'max', 1e9, '{}', '3 days');
+SELECT resource, used >= 8e8 AS used, round((extract(epoch FROM exhausted_at - pg_temp.at('0')) / 86400)::numeric, 1) AS days FROM monitoring.capacity('af', pg_temp.at('0'));
+DELETE FROM monitoring.capacity_resources WHERE NOT builtin;
+SELECT count(monitoring.delete_series(m)) FROM unnest('{host_disk_used_ratio,pg_connections_used_ratio,pg_xid_age,pg_table_bytes}'::text[]) AS m;
+
 ----------------------------------------------------------------------------------------------------------------------
 -- how often they are wrong, by the defaults
 ----------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts,setting_changes}',
- '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,rolling,top,compare,sketch_over,sketches,
+ '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
