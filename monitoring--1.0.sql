@@ -3303,8 +3303,9 @@ RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('run
 			coalesce(state.details, '{}')
 			|| CASE WHEN jsonb_typeof(state.details -> 'impact') = 'object' THEN state.details -> 'impact' ELSE '{}' END
 			|| monitoring.alert_labels(rule, state.series_labels)
-			|| jsonb_build_object('value', coalesce(monitoring.short_number(state.value), 'no value'),
-				'threshold', monitoring.short_number(state.threshold), 'severity', rule.severity, 'alertname', rule.name)) END
+			-- half the time of jsonb_build_object
+			|| jsonb_object('{value,threshold,severity,alertname}', ARRAY[coalesce(monitoring.short_number(state.value), 'no value'),
+				monitoring.short_number(state.threshold), rule.severity, rule.name])) END
 	|| CASE state.origin WHEN 'value' THEN '{}'
 		WHEN 'no_data' THEN jsonb_build_object('summary', format('Rule "%s" finds no data.', rule.name))
 		ELSE jsonb_build_object('summary', format('Rule "%s" cannot be evaluated: %s', rule.name, state.details ->> 'error')) END;
@@ -7192,15 +7193,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			AND (NOT late OR EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = h.alert_id AND s.state = 'firing'))
 	), chosen AS MATERIALIZED (
 		SELECT DISTINCT ON (f.severity, f.rule_name, f.asked) f.severity, f.rule_name, f.asked, p.name AS policy, p.within, p.correlate_by,
-			array_position('{critical,high,medium,low,info}', f.severity) AS rank
+			array_position('{critical,high,medium,low,info}', f.severity)::bigint AS rank
 		FROM (SELECT DISTINCT o.severity, o.rule_name, o.asked FROM fired AS o) AS f
 		CROSS JOIN policies AS p
 		WHERE f.severity = ANY (p.severities)
 			AND (p.selector = '{}' OR monitoring.labels_match(f.asked || jsonb_build_object('alertname', f.rule_name), p.selector))
 		ORDER BY f.severity, f.rule_name, f.asked, p.turn
+	-- gravest: the rank of the severity above, the transition below
 	), totals AS MATERIALIZED (
 		SELECT s.policy, s.within, s.labels, array_agg(s.id) AS history_ids, array_agg(s.alert_id) AS alert_ids,
-			min(s.active_at) AS started_at, min(s.id) AS first_id, min(ARRAY[s.rank, s.id]) AS gravest
+			min(s.active_at) AS started_at, min(s.id) AS first_id, min(s.rank << 56 | s.id) AS gravest
 		FROM (SELECT f.id, f.alert_id, f.active_at, c.policy, c.within, c.rank, monitoring.pick_labels(f.labels, c.correlate_by) AS labels
 			FROM fired AS f
 			JOIN chosen AS c ON c.severity = f.severity AND c.rule_name = f.rule_name AND c.asked = f.asked) AS s
@@ -7210,7 +7212,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	SELECT t.policy, t.within, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each_text(t.labels) AS l),
 		t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(coalesce(f.annotations ->> 'summary', f.rule_name), 500)
 	FROM totals AS t
-	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest[2] LIMIT 1) AS f
+	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest & (1::bigint << 56) - 1 LIMIT 1) AS f
 	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.first_id
 $$;
 COMMENT ON FUNCTION monitoring.alike_alerts(bigint[], timestamptz, boolean) IS 'The alerts that fired in these transitions (alert_history.id), all made at that time, and of which incidents are opened, taken together by their correlating labels. late: only those that still fire.';
@@ -7984,7 +7986,7 @@ BEGIN
 	), locked AS MATERIALIZED (
 		SELECT d.id, d.version
 		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
+		WHERE d.id IN (SELECT DISTINCT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
 		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
@@ -8030,8 +8032,8 @@ BEGIN
 		FROM transitions AS t
 		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE purpose = 'record'
-		-- as text, which compares faster than jsonb; {} before what has labels, these before the same with more
-		ORDER BY d.id, rtrim(t.series_labels::text, '}') COLLATE "C"
+		-- by rule and labels, these before the same with more: one text, since a second key is dug out of its row for each comparison
+		ORDER BY (lpad(d.id::text, 19, '0') || rtrim(t.series_labels::text, '}')) COLLATE "C"
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),
@@ -9645,13 +9647,21 @@ DECLARE
 	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
 	names CONSTANT text[] := monitoring.routing_labels();
 BEGIN
+	-- an evaluation lets an alert fire once; sessions may have done so too
+	IF cardinality(times) > 1 THEN
+		SELECT array_agg(f.id), array_agg(f.at) INTO history_ids, history_ats
+		FROM (SELECT DISTINCT ON (h.fingerprint) h.id, h.at
+			FROM unnest(history_ids, history_ats) AS t (id, at)
+			JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+			WHERE h.at = ANY (times) AND h.to_state = 'firing'
+			ORDER BY h.fingerprint, h.id DESC) AS f;
+	END IF;
 	WITH fired AS MATERIALIZED (
-		SELECT DISTINCT ON (h.fingerprint) h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
+		SELECT h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
 			coalesce(h.fired_at, h.at) AS fired_at, monitoring.pick_labels(h.labels, names) AS labels
 		FROM unnest(history_ids, history_ats) AS t (id, at)
 		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
 		WHERE h.at = ANY (times) AND h.to_state = 'firing'
-		ORDER BY h.fingerprint, h.id DESC
 	), alike AS MATERIALIZED (
 		SELECT row_number() OVER () AS n, f.rule_id, f.rule_name, f.severity, f.labels
 		FROM (SELECT DISTINCT o.rule_id, o.rule_name, o.severity, o.labels FROM fired AS o) AS f
@@ -10039,34 +10049,34 @@ BEGIN
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.acknowledged, l.history_at, l.history_id,
+		SELECT l.group_id, l.alert_id, l.state = 'firing' AS firing, l.acknowledged, l.history_at, l.history_id,
 			CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END AS news
 		FROM monitoring.listed_members(group_ids, enqueue_decisions.at) AS l
 	-- the first hundred of a group are among the first hundred of each state
 	), first_ones AS (
 		SELECT s.*, row_number() OVER (PARTITION BY s.group_id ORDER BY s.news, s.history_at, s.history_id) AS place
 		FROM (
-			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
+			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.firing ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
 			FROM listed AS l) AS s
 		WHERE s.place_in_state <= 100
 	), totals AS MATERIALIZED (
-		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		SELECT l.group_id, count(*) FILTER (WHERE l.firing) AS firing, count(*) FILTER (WHERE NOT l.firing) AS resolved
 		FROM listed AS l
 		GROUP BY l.group_id
 	), documents AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
-		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.state = 'firing') AS l
-		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, l.state, l.history_at, l.history_id, l.acknowledged) AS x
+		SELECT l.group_id, l.alert_id, l.firing, l.place, x.document, octet_length(x.document::text) AS bytes
+		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.firing) AS l
+		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, CASE WHEN l.firing THEN 'firing' ELSE 'resolved' END, l.history_at, l.history_id, l.acknowledged) AS x
 	), chosen AS MATERIALIZED (
-		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
+		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.firing) AS firing,
 			array_agg(c.alert_id ORDER BY c.place) AS alert_ids, jsonb_agg(c.document ORDER BY c.place) AS alerts,
 			CASE WHEN min(c.document -> 'labels' ->> 'alertname') = max(c.document -> 'labels' ->> 'alertname')
 				THEN min(c.document -> 'labels' ->> 'alertname') END AS alert
-		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.state, x.place, x.document,
+		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.firing, x.place, x.document,
 				sum(x.bytes) OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS bytes,
 				row_number() OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS n
 			FROM decided AS d
-			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.state = 'firing')) AS c
+			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.firing)) AS c
 		WHERE c.n <= 100 AND (c.bytes <= 262144 OR c.n = 1)
 		GROUP BY c.group_id, c.receiver, c.send_resolved
 	)
@@ -10091,25 +10101,7 @@ COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], ti
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
-DECLARE
-	decided CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d);
 BEGIN
-	WITH listed AS (
-		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
-			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
-		FROM monitoring.listed_members(decided, record_decisions.at) AS l
-		GROUP BY l.group_id
-	)
-	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
-	SELECT d.group_id, d.receiver, d.reason, s.tick,
-		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
-	FROM unnest(decisions) AS d
-	JOIN listed AS l ON l.group_id = d.group_id
-	JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = d.group_id
-	ON CONFLICT (group_id, receiver) DO UPDATE
-	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved,
-		kept_at = NULL, acknowledged = e.acknowledged AND excluded.firing <> '{}';
-
 	-- An alert that ended and fired again before its group was due is no news to anybody.
 	WITH told AS MATERIALIZED (
 		SELECT d.group_id, bool_or(d.reason <> 'new alerts added' AND d.reason !~ 'resolved$') AS whole_group,
@@ -10128,7 +10120,7 @@ BEGIN
 		FROM monitoring.group_about(group_ids) AS a
 		LEFT JOIN told AS t ON t.group_id = a.group_id
 	), listed AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.tick, l.place, t.kind,
+		SELECT l.group_id, l.fingerprint, l.alert_id, l.state, l.tick, l.place, t.kind, t.group_id IS NOT NULL AS decided,
 			coalesce(CASE WHEN l.state = 'resolved' THEN t.of_resolved IS NOT NULL
 				ELSE t.of_firing IS NOT NULL AND (l.news OR t.whole_group) END, false) AS told
 		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
@@ -10140,6 +10132,21 @@ BEGIN
 		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM listed AS o WHERE o.state = 'firing')) AND m.ctid = l.place
 			AND (l.told OR m.told_alert_id <> m.alert_id)
 		RETURNING m.group_id, m.alert_id, l.told
+	), known AS (
+		SELECT l.group_id, l.tick, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
+			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
+		FROM listed AS l
+		WHERE l.decided
+		GROUP BY l.group_id, l.tick
+	), noted AS (
+		INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
+		SELECT d.group_id, d.receiver, d.reason, k.tick,
+			CASE WHEN d.reason = 'digest' THEN '{}' ELSE k.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE k.resolved END
+		FROM unnest(decisions) AS d
+		JOIN known AS k ON k.group_id = d.group_id
+		ON CONFLICT (group_id, receiver) DO UPDATE
+		SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved,
+			kept_at = NULL, acknowledged = e.acknowledged AND excluded.firing <> '{}'
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
 	SELECT record_decisions.at, e.alert_id, e.kind,
@@ -10150,7 +10157,7 @@ BEGIN
 		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE NOT m.told
 	) AS e
 	JOIN texts AS t ON t.group_id = e.group_id
-	ORDER BY e.alert_id, e.group_id;
+	ORDER BY e.group_id;
 END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 

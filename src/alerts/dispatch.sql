@@ -231,34 +231,34 @@ BEGIN
 	WITH decided AS MATERIALIZED (
 		SELECT d.* FROM unnest(decisions) AS d WHERE d.sends
 	), listed AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.acknowledged, l.history_at, l.history_id,
+		SELECT l.group_id, l.alert_id, l.state = 'firing' AS firing, l.acknowledged, l.history_at, l.history_id,
 			CASE WHEN NOT l.news THEN 3 WHEN l.state = 'resolved' THEN 2 ELSE 1 END AS news
 		FROM monitoring.listed_members(group_ids, enqueue_decisions.at) AS l
 	-- the first hundred of a group are among the first hundred of each state
 	), first_ones AS (
 		SELECT s.*, row_number() OVER (PARTITION BY s.group_id ORDER BY s.news, s.history_at, s.history_id) AS place
 		FROM (
-			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.state ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
+			SELECT l.*, row_number() OVER (PARTITION BY l.group_id, l.firing ORDER BY l.news, l.history_at, l.history_id) AS place_in_state
 			FROM listed AS l) AS s
 		WHERE s.place_in_state <= 100
 	), totals AS MATERIALIZED (
-		SELECT l.group_id, count(*) FILTER (WHERE l.state = 'firing') AS firing, count(*) FILTER (WHERE l.state = 'resolved') AS resolved
+		SELECT l.group_id, count(*) FILTER (WHERE l.firing) AS firing, count(*) FILTER (WHERE NOT l.firing) AS resolved
 		FROM listed AS l
 		GROUP BY l.group_id
 	), documents AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.place, l.place_in_state, x.document, octet_length(x.document::text) AS bytes
-		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.state = 'firing') AS l
-		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, l.state, l.history_at, l.history_id, l.acknowledged) AS x
+		SELECT l.group_id, l.alert_id, l.firing, l.place, x.document, octet_length(x.document::text) AS bytes
+		FROM (SELECT * FROM first_ones AS i WHERE i.place <= 100 OR i.firing) AS l
+		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, CASE WHEN l.firing THEN 'firing' ELSE 'resolved' END, l.history_at, l.history_id, l.acknowledged) AS x
 	), chosen AS MATERIALIZED (
-		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.state = 'firing') AS firing,
+		SELECT c.group_id, c.receiver, c.send_resolved, count(*) AS listed, bool_or(c.firing) AS firing,
 			array_agg(c.alert_id ORDER BY c.place) AS alert_ids, jsonb_agg(c.document ORDER BY c.place) AS alerts,
 			CASE WHEN min(c.document -> 'labels' ->> 'alertname') = max(c.document -> 'labels' ->> 'alertname')
 				THEN min(c.document -> 'labels' ->> 'alertname') END AS alert
-		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.state, x.place, x.document,
+		FROM (SELECT d.group_id, d.receiver, d.send_resolved, x.alert_id, x.firing, x.place, x.document,
 				sum(x.bytes) OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS bytes,
 				row_number() OVER (PARTITION BY d.group_id, d.receiver ORDER BY x.place) AS n
 			FROM decided AS d
-			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.state = 'firing')) AS c
+			JOIN documents AS x ON x.group_id = d.group_id AND (d.send_resolved OR x.firing)) AS c
 		WHERE c.n <= 100 AND (c.bytes <= 262144 OR c.n = 1)
 		GROUP BY c.group_id, c.receiver, c.send_resolved
 	)
@@ -283,25 +283,7 @@ COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], ti
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
-DECLARE
-	decided CONSTANT bigint[] := ARRAY(SELECT DISTINCT d.group_id FROM unnest(decisions) AS d);
 BEGIN
-	WITH listed AS (
-		SELECT l.group_id, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
-			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
-		FROM monitoring.listed_members(decided, record_decisions.at) AS l
-		GROUP BY l.group_id
-	)
-	INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
-	SELECT d.group_id, d.receiver, d.reason, s.tick,
-		CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE l.resolved END
-	FROM unnest(decisions) AS d
-	JOIN listed AS l ON l.group_id = d.group_id
-	JOIN monitoring.group_settings(group_ids, record_decisions.at) AS s ON s.group_id = d.group_id
-	ON CONFLICT (group_id, receiver) DO UPDATE
-	SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved,
-		kept_at = NULL, acknowledged = e.acknowledged AND excluded.firing <> '{}';
-
 	-- An alert that ended and fired again before its group was due is no news to anybody.
 	WITH told AS MATERIALIZED (
 		SELECT d.group_id, bool_or(d.reason <> 'new alerts added' AND d.reason !~ 'resolved$') AS whole_group,
@@ -320,7 +302,7 @@ BEGIN
 		FROM monitoring.group_about(group_ids) AS a
 		LEFT JOIN told AS t ON t.group_id = a.group_id
 	), listed AS MATERIALIZED (
-		SELECT l.group_id, l.alert_id, l.state, l.tick, l.place, t.kind,
+		SELECT l.group_id, l.fingerprint, l.alert_id, l.state, l.tick, l.place, t.kind, t.group_id IS NOT NULL AS decided,
 			coalesce(CASE WHEN l.state = 'resolved' THEN t.of_resolved IS NOT NULL
 				ELSE t.of_firing IS NOT NULL AND (l.news OR t.whole_group) END, false) AS told
 		FROM monitoring.listed_members(group_ids, record_decisions.at) AS l
@@ -332,6 +314,21 @@ BEGIN
 		WHERE m.ctid = ANY (ARRAY(SELECT o.place FROM listed AS o WHERE o.state = 'firing')) AND m.ctid = l.place
 			AND (l.told OR m.told_alert_id <> m.alert_id)
 		RETURNING m.group_id, m.alert_id, l.told
+	), known AS (
+		SELECT l.group_id, l.tick, coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'firing'), '{}') AS firing,
+			coalesce(array_agg(l.fingerprint) FILTER (WHERE l.state = 'resolved'), '{}') AS resolved
+		FROM listed AS l
+		WHERE l.decided
+		GROUP BY l.group_id, l.tick
+	), noted AS (
+		INSERT INTO monitoring.alert_group_receivers AS e (group_id, receiver, reason, notified_at, firing, resolved)
+		SELECT d.group_id, d.receiver, d.reason, k.tick,
+			CASE WHEN d.reason = 'digest' THEN '{}' ELSE k.firing END, CASE WHEN d.reason = 'digest' THEN '{}' ELSE k.resolved END
+		FROM unnest(decisions) AS d
+		JOIN known AS k ON k.group_id = d.group_id
+		ON CONFLICT (group_id, receiver) DO UPDATE
+		SET reason = excluded.reason, notified_at = excluded.notified_at, firing = excluded.firing, resolved = excluded.resolved,
+			kept_at = NULL, acknowledged = e.acknowledged AND excluded.firing <> '{}'
 	)
 	INSERT INTO monitoring.alert_events (at, alert_id, kind, details)
 	SELECT record_decisions.at, e.alert_id, e.kind,
@@ -342,7 +339,7 @@ BEGIN
 		SELECT m.alert_id, m.group_id, 'known', 'known' FROM marked AS m WHERE NOT m.told
 	) AS e
 	JOIN texts AS t ON t.group_id = e.group_id
-	ORDER BY e.alert_id, e.group_id;
+	ORDER BY e.group_id;
 END $$;
 COMMENT ON FUNCTION monitoring.record_decisions(bigint[], monitoring.group_decision[], timestamptz, timestamptz) IS 'Note what the receivers know of groups once decisions have been carried out; what an alert''s receivers were told becomes an event of the alert. now_at is the real time at which that was enqueued.';
 

@@ -251,7 +251,7 @@ BEGIN
 	), locked AS MATERIALIZED (
 		SELECT d.id, d.version
 		FROM monitoring.alert_rule_defs AS d
-		WHERE d.id IN (SELECT c.rule_id FROM changed AS c) AND d.enabled
+		WHERE d.id IN (SELECT DISTINCT c.rule_id FROM changed AS c) AND d.enabled
 		FOR SHARE SKIP LOCKED
 	), ready AS MATERIALIZED (
 		SELECT c.rule_id, c.place, c.series_labels, c.origin, c.old_state, c.active, c.to_state, c.reason, c.fingerprint,
@@ -297,8 +297,8 @@ BEGIN
 		FROM transitions AS t
 		JOIN monitoring.alert_rule_defs AS d ON d.id = t.rule_id
 		WHERE purpose = 'record'
-		-- as text, which compares faster than jsonb; {} before what has labels, these before the same with more
-		ORDER BY d.id, rtrim(t.series_labels::text, '}') COLLATE "C"
+		-- by rule and labels, these before the same with more: one text, since a second key is dug out of its row for each comparison
+		ORDER BY (lpad(d.id::text, 19, '0') || rtrim(t.series_labels::text, '}')) COLLATE "C"
 		RETURNING id
 	)
 	SELECT (SELECT coalesce(array_agg(w.id ORDER BY w.id), '{}') FROM written AS w),

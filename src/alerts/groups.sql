@@ -243,13 +243,21 @@ DECLARE
 	times CONSTANT timestamptz[] := ARRAY(SELECT DISTINCT t FROM unnest(history_ats) AS t);
 	names CONSTANT text[] := monitoring.routing_labels();
 BEGIN
+	-- an evaluation lets an alert fire once; sessions may have done so too
+	IF cardinality(times) > 1 THEN
+		SELECT array_agg(f.id), array_agg(f.at) INTO history_ids, history_ats
+		FROM (SELECT DISTINCT ON (h.fingerprint) h.id, h.at
+			FROM unnest(history_ids, history_ats) AS t (id, at)
+			JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
+			WHERE h.at = ANY (times) AND h.to_state = 'firing'
+			ORDER BY h.fingerprint, h.id DESC) AS f;
+	END IF;
 	WITH fired AS MATERIALIZED (
-		SELECT DISTINCT ON (h.fingerprint) h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
+		SELECT h.id, h.at, h.alert_id, h.rule_id, h.rule_name, h.severity, h.fingerprint,
 			coalesce(h.fired_at, h.at) AS fired_at, monitoring.pick_labels(h.labels, names) AS labels
 		FROM unnest(history_ids, history_ats) AS t (id, at)
 		JOIN monitoring.alert_history AS h ON h.id = t.id AND h.at = t.at
 		WHERE h.at = ANY (times) AND h.to_state = 'firing'
-		ORDER BY h.fingerprint, h.id DESC
 	), alike AS MATERIALIZED (
 		SELECT row_number() OVER () AS n, f.rule_id, f.rule_name, f.severity, f.labels
 		FROM (SELECT DISTINCT o.rule_id, o.rule_name, o.severity, o.labels FROM fired AS o) AS f

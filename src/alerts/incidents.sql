@@ -466,15 +466,16 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			AND (NOT late OR EXISTS (SELECT FROM monitoring.alert_states AS s WHERE s.alert_id = h.alert_id AND s.state = 'firing'))
 	), chosen AS MATERIALIZED (
 		SELECT DISTINCT ON (f.severity, f.rule_name, f.asked) f.severity, f.rule_name, f.asked, p.name AS policy, p.within, p.correlate_by,
-			array_position('{critical,high,medium,low,info}', f.severity) AS rank
+			array_position('{critical,high,medium,low,info}', f.severity)::bigint AS rank
 		FROM (SELECT DISTINCT o.severity, o.rule_name, o.asked FROM fired AS o) AS f
 		CROSS JOIN policies AS p
 		WHERE f.severity = ANY (p.severities)
 			AND (p.selector = '{}' OR monitoring.labels_match(f.asked || jsonb_build_object('alertname', f.rule_name), p.selector))
 		ORDER BY f.severity, f.rule_name, f.asked, p.turn
+	-- gravest: the rank of the severity above, the transition below
 	), totals AS MATERIALIZED (
 		SELECT s.policy, s.within, s.labels, array_agg(s.id) AS history_ids, array_agg(s.alert_id) AS alert_ids,
-			min(s.active_at) AS started_at, min(s.id) AS first_id, min(ARRAY[s.rank, s.id]) AS gravest
+			min(s.active_at) AS started_at, min(s.id) AS first_id, min(s.rank << 56 | s.id) AS gravest
 		FROM (SELECT f.id, f.alert_id, f.active_at, c.policy, c.within, c.rank, monitoring.pick_labels(f.labels, c.correlate_by) AS labels
 			FROM fired AS f
 			JOIN chosen AS c ON c.severity = f.severity AND c.rule_name = f.rule_name AND c.asked = f.asked) AS s
@@ -484,7 +485,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	SELECT t.policy, t.within, (SELECT coalesce(jsonb_object_agg(l.key, l.value), '{}') FROM jsonb_each_text(t.labels) AS l),
 		t.history_ids, t.alert_ids, t.started_at, f.severity, f.rule_name, left(coalesce(f.annotations ->> 'summary', f.rule_name), 500)
 	FROM totals AS t
-	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest[2] LIMIT 1) AS f
+	CROSS JOIN LATERAL (SELECT * FROM monitoring.alert_history AS h WHERE h.at = alike_alerts.at AND h.id = t.gravest & (1::bigint << 56) - 1 LIMIT 1) AS f
 	ORDER BY cardinality(ARRAY(SELECT jsonb_object_keys(t.labels))) DESC, t.first_id
 $$;
 COMMENT ON FUNCTION monitoring.alike_alerts(bigint[], timestamptz, boolean) IS 'The alerts that fired in these transitions (alert_history.id), all made at that time, and of which incidents are opened, taken together by their correlating labels. late: only those that still fire.';
