@@ -46,6 +46,14 @@
 #define MON_EXECUTOR_RUN_ARGS queryDesc, direction, count
 #endif
 
+/* 19 has no other literals than those of the standard. */
+#include "parser/parser.h"
+#if PG_VERSION_NUM < 190000
+#define MON_BACKSLASH_IN_LITERALS (!standard_conforming_strings)
+#else
+#define MON_BACKSLASH_IN_LITERALS false
+#endif
+
 /* 18 spells it in front of the declaration. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

@@ -16,6 +16,7 @@
 #include "signals/fingerprint.h"
 #include "signals/signals_internal.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "common/hashfn.h"
 #include "core/core.h"
@@ -25,6 +26,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/tuplestore.h"
 
 PG_FUNCTION_INFO_V1(mon_signals_waiting_sql);
 PG_FUNCTION_INFO_V1(mon_take_signals);
@@ -337,14 +339,15 @@ mon_signal_buffer(PG_FUNCTION_ARGS)
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 
+/* What a prepared transaction has taken stays so until the table shows how it ended. */
 static void
 drain_xact_callback(XactEvent event, void *arg)
 {
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
 	if (event == XACT_EVENT_COMMIT && completing_seq > 0)
 		mon_signals_free_taken(completing_seq);
-	if (event == XACT_EVENT_ABORT)
+	else if (event != XACT_EVENT_COMMIT)
 		mon_signals_drain_failed();
 	completing_seq = 0;
 }

@@ -20,7 +20,6 @@
 #include "core/normalize.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "parser/parser.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/pg_shmem.h"
@@ -369,7 +368,7 @@ void
 mon_signal_statement(Signal *s, const char *sql, size_t len, bool keep_numbers)
 {
 	NormalizeOptions options = {.keep_numbers = keep_numbers,
-								.backslash_in_literals = !standard_conforming_strings};
+								.backslash_in_literals = MON_BACKSLASH_IN_LITERALS};
 	char *out = s->texts + s->used;
 	size_t n = mon_normalize_statement(sql, Min(len, SCANNED_OF_STATEMENT), &options, out,
 									   text_limit[TEXT_STATEMENT]);

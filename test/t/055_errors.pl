@@ -17,6 +17,7 @@ shared_preload_libraries = 'monitoring'
 monitoring.log_buffer = 512kB
 max_worker_processes = 16
 max_connections = 20
+max_prepared_transactions = 2
 log_statement = none
 log_line_prefix = ''
 restart_after_crash = on
@@ -197,9 +198,13 @@ sql("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE '
 like(fails('SELECT monitoring.drain_signals()'), qr/no room/, 'one that cannot write');
 sql('DROP TRIGGER refuse ON monitoring.error_issue_states; DROP FUNCTION refuse()');
 sql('BEGIN; SAVEPOINT s; SELECT monitoring.drain_signals(); RELEASE s; COMMIT');
+fails('SELECT unknown_6');
+sql("BEGIN; SELECT monitoring.drain_signals(); PREPARE TRANSACTION 'taken'; SELECT 1");
+is(sql('SELECT monitoring.drain_signals()'), '0', 'nobody drains while a prepared transaction has');
+sql("ROLLBACK PREPARED 'taken'");
 drain();
 drain();
-is(sql("SELECT sum(occurrences) - $before, count(*) FILTER (WHERE message ~ '\"unknown_') FROM monitoring.server_errors"), '7|5', 'everything is stored once');
+is(sql("SELECT sum(occurrences) - $before, count(*) FILTER (WHERE message ~ '\"unknown_') FROM monitoring.server_errors"), '8|6', 'everything is stored once');
 is(sql('SELECT in_use < 4 FROM monitoring.signal_buffer()'), 't', 'and its room is free again');
 
 # what cannot be stored does not keep others from it
@@ -300,6 +305,17 @@ drain();
 fails('SELECT after_the_crash');
 drain();
 is(recent('occurrences', "message ~ 'after_the_crash'"), '1', 'after a crash of the server errors are stored as before');
+
+# ---- two databases, each with its own worker ----
+
+$node->safe_psql('postgres', 'CREATE DATABASE another');
+$node->safe_psql('another', 'CREATE EXTENSION monitoring');
+fails('SELECT of_another', database => 'another');
+$node->poll_query_until('another', "SELECT count(*) > 0 FROM monitoring.recent_errors WHERE message ~ 'of_another'") or die;
+drain();
+is(recent('count(*)', "message ~ 'of_another'"), '0', 'each database has its own errors');
+is($node->safe_psql('another', 'SELECT count(*) FROM monitoring.login_attempts') . '|' . sql("SELECT count(*) > 0 FROM monitoring.logins WHERE database = 'another'"), '0|t', 'and one those of the server');
+$node->safe_psql('postgres', 'DROP DATABASE another');
 
 # ---- log-ins ----
 
