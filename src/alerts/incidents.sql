@@ -576,6 +576,8 @@ BEGIN
 		LEFT JOIN fresh AS w ON w.leader = e.leader AND e.incident_id IS NULL
 	), members AS MATERIALIZED (
 		SELECT p.id, m.alert_id FROM placed AS p CROSS JOIN LATERAL unnest(p.alert_ids) AS m (alert_id) WHERE p.id IS NOT NULL
+	), taken AS MATERIALIZED (
+		SELECT a.alert_id FROM monitoring.incident_alerts AS a WHERE a.alert_id = ANY (ARRAY(SELECT m.alert_id FROM members AS m))
 	-- of each incident: the gravest that join it, of these the first; their labels; their alerts
 	), leads AS (
 		SELECT DISTINCT ON (p.id) p.id, p.is_new, p.old_severity, p.policy, p.severity, p.rank, p.rule, p.title, min(p.started_at) OVER (PARTITION BY p.id) AS started_at
@@ -606,8 +608,7 @@ BEGIN
 	), joined_now AS (
 		INSERT INTO monitoring.incident_alerts (incident_id, alert_id, joined_at)
 		SELECT m.id, m.alert_id, take_into_incidents.at FROM members AS m
-		WHERE m.alert_id <> ALL (ARRAY(
-			SELECT a.alert_id FROM monitoring.incident_alerts AS a WHERE a.alert_id = ANY (ARRAY(SELECT o.alert_id FROM members AS o))))
+		WHERE NOT EXISTS (SELECT FROM taken AS t WHERE t.alert_id = m.alert_id)
 	), postponed AS (
 		INSERT INTO monitoring.routing_queue (kind, history_at, history_id)
 		SELECT 'incident', take_into_incidents.at, h.id FROM placed AS p CROSS JOIN LATERAL unnest(p.history_ids) AS h (id) WHERE p.id IS NULL
