@@ -24,7 +24,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Interchange', 'Guide: [interchange.md](interchange.md).',
 	'{to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error}'),
 ('Statements', 'Guide: [statements.md](statements.md).',
-	'{slow_queries,slow_queries_over,statements,statement_history,statement_queries,statement_source,snapshot_statements,slow_query_values}'),
+	'{statements_over,slow_queries,slow_queries_over,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
 ('Errors and changes', 'Guide: [errors.md](errors.md).',
 	'{recent_errors,error_issues,error_counts,error_totals,resolve_error_issue,ignore_error_issue,reopen_error_issue,logins,changes,drain_signals,signal_buffer}'),
 ('Alerts', 'Guide: [alerts.md](alerts.md).',

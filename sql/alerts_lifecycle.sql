@@ -176,8 +176,8 @@ SELECT monitoring.create_slow_query_rule('slow', '1 second', '10 seconds', keep_
 	annotations => '{"summary": "{{query}} {{value}}"}') > 0;
 SELECT count(monitoring.ensure_partition('statement_deltas', :'t0'::timestamptz + n * '20 seconds'::interval)) FROM generate_series(0, 1) AS n;
 INSERT INTO monitoring.statement_texts VALUES (7001, 10, 'select seven', :'t0');
-INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds)
-SELECT :'t0'::timestamptz + n * '10 seconds'::interval, :'t0'::timestamptz + (n - 1) * '10 seconds'::interval, 7001, 10, true, 4, s
+INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds)
+SELECT :'t0'::timestamptz + n * '10 seconds'::interval, :'t0'::timestamptz + (n - 1) * '10 seconds'::interval, 7001, 10, true, 4, s, s / 4.0
 FROM (VALUES (1, 8), (2, 2)) AS v (n, s);
 SELECT n, monitoring.evaluate_alerts(:'t0'::timestamptz + n * '10 seconds'::interval) AS transitions FROM generate_series(1, 5) AS n;
 SELECT from_state, to_state, reason, value, annotations ->> 'summary' AS summary FROM monitoring.alert_history ORDER BY id;

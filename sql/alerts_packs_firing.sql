@@ -86,8 +86,8 @@ BEGIN
 		FROM generate_series(since - r.over - interval '1 hour', until - interval '1 minute', r.over / 120) AS t;
 	WHEN r.kind = 'slow_query' THEN
 		PERFORM monitoring.ensure_partition('statement_deltas', since);
-		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds)
-		VALUES (since - interval '1 minute', since - interval '2 minutes', 7002, 10, true, 10, value * 10);
+		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds)
+		VALUES (since - interval '1 minute', since - interval '2 minutes', 7002, 10, true, 10, value * 10, value);
 	WHEN r.name LIKE 'Login%' AND r.kind = 'sql' THEN
 		-- failures of another kind do not count, and what worked came after them
 		PERFORM monitoring.ensure_partition('login_attempts', since);

@@ -26,6 +26,15 @@
 #include "varatt.h"
 #endif
 
+/* 16 moved it to the nodes, and looks at the tree of commands, too, instead of their text. */
+#if PG_VERSION_NUM < 160000
+#include "utils/queryjumble.h"
+#define MON_JUMBLE_QUERY(query, text) JumbleQuery(query, text)
+#else
+#include "nodes/queryjumble.h"
+#define MON_JUMBLE_QUERY(query, text) JumbleQuery(query)
+#endif
+
 /* 17 renamed the process number and moved it out of PGPROC. */
 #if PG_VERSION_NUM < 170000
 #include "storage/proc.h"
@@ -46,12 +55,52 @@
 #define MON_EXECUTOR_RUN_ARGS queryDesc, direction, count
 #endif
 
+/* 17 tells local blocks from shared ones in the time of reading and writing. */
+#include "executor/instrument.h"
+static inline double
+mon_read_seconds(const BufferUsage *b)
+{
+#if PG_VERSION_NUM < 170000
+	double seconds = INSTR_TIME_GET_DOUBLE(b->blk_read_time);
+#else
+	double seconds = INSTR_TIME_GET_DOUBLE(b->shared_blk_read_time) +
+		INSTR_TIME_GET_DOUBLE(b->local_blk_read_time);
+#endif
+
+	return seconds + INSTR_TIME_GET_DOUBLE(b->temp_blk_read_time);
+}
+
+static inline double
+mon_write_seconds(const BufferUsage *b)
+{
+#if PG_VERSION_NUM < 170000
+	double seconds = INSTR_TIME_GET_DOUBLE(b->blk_write_time);
+#else
+	double seconds = INSTR_TIME_GET_DOUBLE(b->shared_blk_write_time) +
+		INSTR_TIME_GET_DOUBLE(b->local_blk_write_time);
+#endif
+
+	return seconds + INSTR_TIME_GET_DOUBLE(b->temp_blk_write_time);
+}
+
 /* 19 has no other literals than those of the standard. */
 #include "parser/parser.h"
 #if PG_VERSION_NUM < 190000
 #define MON_BACKSLASH_IN_LITERALS (!standard_conforming_strings)
 #else
 #define MON_BACKSLASH_IN_LITERALS false
+#endif
+
+/* 19 passes the state of EXPLAIN to the planner. */
+#if PG_VERSION_NUM < 190000
+#define MON_PLANNER_PARAMS                                                                         \
+	Query *parse, const char *query_string, int cursorOptions, ParamListInfo boundParams
+#define MON_PLANNER_ARGS parse, query_string, cursorOptions, boundParams
+#else
+#define MON_PLANNER_PARAMS                                                                         \
+	Query *parse, const char *query_string, int cursorOptions, ParamListInfo boundParams,          \
+		ExplainState *es
+#define MON_PLANNER_ARGS parse, query_string, cursorOptions, boundParams, es
 #endif
 
 /* 18 spells it in front of the declaration. */

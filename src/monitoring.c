@@ -16,6 +16,7 @@
 #include "core/core.h"
 #include "metrics/metrics.h"
 #include "notify/notify.h"
+#include "server/server.h"
 #include "signals/signals.h"
 #include "worker/worker.h"
 
@@ -31,6 +32,7 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		mon_shmem_init();
+		mon_server_init(); /* its hooks are to be inside those of metrics */
 		mon_metrics_init();
 		/* Before those whose log hooks redact: theirs run first then. */
 		mon_signals_init();

@@ -555,11 +555,11 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 		extract(epoch FROM coalesce(threshold, current_setting('monitoring.slow_query_threshold')::interval))::float8,
 		pending_for, severity, labels, '{}',
 		coalesce(annotations, jsonb_build_object(
-			'summary', 'A statement in database {{database}} took {{value}} seconds on average.',
+			'summary', 'A statement in database {{database}} took {{value}} seconds.',
 			'query', '{{query}}')),
 		NULL, keep_firing_for, receivers, 'slow_query', '0', extra_labels)
 $$;
-COMMENT ON FUNCTION monitoring.create_slow_query_rule(text, interval, interval, text, interval, jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule that raises an alert for each statement whose mean execution time in some interval within the window `over` was at or above the threshold (default: monitoring.slow_query_threshold as it is now), and return its id. Alerts carry the labels database and queryid; labels such as {"database": "shop"} choose among them. Annotations may use {{query}} and {{calls}}. An alert ends when no interval within the window was slow any more. Needs pg_stat_statements. Errors as create_alert_rule.';
+COMMENT ON FUNCTION monitoring.create_slow_query_rule(text, interval, interval, text, interval, jsonb, jsonb, interval, text[], jsonb) IS 'Create a rule that raises an alert for each statement of which an execution within the window `over` took as long as the threshold or longer (default: monitoring.slow_query_threshold as it is now), and return its id. Alerts carry the labels database and queryid; labels such as {"database": "shop"} choose among them. Annotations may use {{query}} and {{calls}}. An alert ends when there was no slow execution within the window any more. Errors as create_alert_rule.';
 
 CREATE FUNCTION monitoring.lock_alert_rule(name text) RETURNS monitoring.alert_rule_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

@@ -121,12 +121,12 @@ COMMENT ON FUNCTION monitoring.blocker_evidence(timestamptz) IS 'Evidence: the f
 CREATE FUNCTION monitoring.statement_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_agg(to_jsonb(q)) FROM (
-		SELECT v.queryid, v.database, v.mean_seconds, v.calls, left(v.query, 500) AS query
+		SELECT v.queryid, v.database, v.max_seconds, v.calls, left(v.query, 500) AS query
 		FROM monitoring.slow_query_values(statement_evidence.at, '10 minutes') AS v
-		ORDER BY v.mean_seconds DESC
+		ORDER BY v.max_seconds DESC
 		LIMIT 5) AS q
 $$;
-COMMENT ON FUNCTION monitoring.statement_evidence(timestamptz) IS 'Evidence: the five statements with the highest mean execution time in an interval of the last ten minutes.';
+COMMENT ON FUNCTION monitoring.statement_evidence(timestamptz) IS 'Evidence: the five statements with the longest executions of the last ten minutes.';
 
 CREATE FUNCTION monitoring.error_evidence(at timestamptz) RETURNS jsonb
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$

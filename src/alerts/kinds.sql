@@ -256,13 +256,13 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		FROM rules AS r
 		JOIN monitoring.alert_states AS s ON s.rule_id = r.id AND s.state <> 'resolved' AND s.origin = 'value'
 	), statements AS MATERIALIZED (
-		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.mean_seconds,
+		SELECT r.over, jsonb_build_object('database', v.database, 'queryid', v.queryid::text) AS series_labels, v.max_seconds,
 			jsonb_build_object('query', left(v.query, 1000), 'calls', v.calls) AS details
 		FROM (SELECT d.over, min(d.threshold) AS at_least FROM rules AS d GROUP BY d.over) AS r
 		CROSS JOIN LATERAL monitoring.slow_query_values(slow_query_rule_values.at, r.over, r.at_least,
 			ARRAY(SELECT (a.series_labels ->> 'queryid')::bigint FROM active AS a WHERE a.over = r.over)) AS v
 	)
-	SELECT r.id, s.series_labels, s.mean_seconds, s.details, NULL::text
+	SELECT r.id, s.series_labels, s.max_seconds, s.details, NULL::text
 	FROM rules AS r
 	JOIN statements AS s ON s.over = r.over AND s.series_labels @> r.selector
 	UNION ALL
@@ -272,7 +272,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WHERE a.threshold > 0 AND NOT EXISTS (
 		SELECT FROM statements AS s WHERE s.over = a.over AND s.series_labels = a.series_labels)
 $$;
-COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: mean seconds of each statement in its slowest interval within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
+COMMENT ON FUNCTION monitoring.slow_query_rule_values(timestamptz, bigint[]) IS 'Rule kind slow_query: seconds of each statement''s longest execution within the window that ends at `at`, with labels database and queryid and details query and calls. Statements below every threshold are left out unless they have an alert; that of one that did not run at all gets 0.';
 
 CREATE FUNCTION monitoring.check_slow_query_rule(rule jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -628,7 +628,7 @@ COMMENT ON FUNCTION monitoring.check_composite_rule(jsonb) IS 'Raises 22023 for 
 
 INSERT INTO monitoring.alert_rule_kinds (kind, function, check_function, description, builtin, evaluation_order, every) VALUES
 	('metric', 'monitoring.metric_rule_values', 'monitoring.check_metric_rule', 'A function of a metric''s values in the window. params: where (conditions on labels), across (sum, avg, min, max or count of the series), multiply (1), add (0).', true, 0, NULL),
-	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The mean execution time of each statement in its slowest interval within the window, in seconds.', true, 0, NULL),
+	('slow_query', 'monitoring.slow_query_rule_values', 'monitoring.check_slow_query_rule', 'The longest execution of each statement within the window, in seconds.', true, 0, NULL),
 	('sql', 'monitoring.sql_rule_values', 'monitoring.check_sql_rule', 'What a query gives: a numeric column is the value, the others are labels. params: query, timeout (1 second).', true, 0, '10 seconds'),
 	('absence', 'monitoring.absence_rule_values', 'monitoring.check_absence_rule', 'Seconds since the metric was last observed.', true, 0, '10 seconds'),
 	('change', 'monitoring.change_rule_values', 'monitoring.check_change_rule', 'A function of a metric''s values in the window compared with the same window earlier. params: shift (7 days), mode (ratio, difference or percent).', true, 0, NULL),

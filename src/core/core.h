@@ -64,6 +64,11 @@ extern bool mon_preloaded;
 /* ereport(ERROR) 55000 with a hint unless the library was preloaded. */
 extern void mon_require_preload(void);
 
+/* ---- executor (the hooks of the server slice) ---- */
+
+/* Calls of the executor that the current one is within: 0 at the end of a statement that a client sent. */
+extern int mon_executor_depth;
+
 /* ---- labels (labels.c) ---- */
 
 /*

@@ -18,6 +18,8 @@
 #define URL_CHARACTERS                                                                             \
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&*+,;=%"
 
+int mon_executor_depth = 0;
+
 int mon_shared_memory = 64 * 1024;
 int mon_flush_interval = 10 * 1000;
 int mon_evaluation_interval = 1000;

@@ -19,4 +19,12 @@ typedef enum MonMetricKind
 
 extern void mon_metrics_init(void);
 
+/*
+ * memory.c: a block of the memory reserved by monitoring.shared_memory, or NULL
+ * if there is none.  Its true size, needed to free it, goes to *actual; `reserve`
+ * allows drawing on what is kept for totals.  Raises no error.
+ */
+extern void *mon_memory_alloc(Size size, Size *actual, bool reserve);
+extern void mon_memory_free(void *ptr, Size actual);
+
 #endif /* MONITORING_METRICS_H */

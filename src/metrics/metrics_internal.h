@@ -156,8 +156,6 @@ typedef enum MonStart
 extern Size mon_memory_overhead(Size area);
 extern void mon_memory_setup(char *area, Size size);
 extern void mon_memory_attach(char *area, LWLock *lock);
-extern void *mon_memory_alloc(Size size, Size *actual, bool reserve);
-extern void mon_memory_free(void *ptr, Size actual);
 extern void mon_memory_usage(Size *used, Size *total);
 
 /* ---- registry.c, reclaim.c ---- */

@@ -52,10 +52,8 @@ static TransPending *trans_list = NULL;
 static uint32 seen_tick = 0;
 static int clock_countdown = CLOCK_EVERY;
 static TimestampTz last_push_at = 0;
-static int run_depth = 0;
 
 static ExecutorRun_hook_type prev_ExecutorRun = NULL;
-static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
 static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 
 /* ---- pushing to the registry ---- */
@@ -470,7 +468,6 @@ xact_callback(XactEvent event, void *arg)
 		case XACT_EVENT_ABORT:
 			mon_record_push();
 			abort_level(0);
-			run_depth = 0;
 			break;
 		case XACT_EVENT_PRE_PREPARE:
 			if (trans_list)
@@ -501,40 +498,14 @@ subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId 
 static void
 record_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 {
-	run_depth++;
-	PG_TRY();
-	{
-		if (prev_ExecutorRun)
-			prev_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
-		else
-			standard_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
-	}
-	PG_FINALLY();
-	{
-		run_depth--;
-	}
-	PG_END_TRY();
-	/* A portal may be left open here for as long as the client likes. */
-	if (dirty_list && run_depth == 0)
-		mon_record_push();
-}
+	if (prev_ExecutorRun)
+		prev_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
+	else
+		standard_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
 
-static void
-record_ExecutorFinish(QueryDesc *queryDesc)
-{
-	run_depth++;
-	PG_TRY();
-	{
-		if (prev_ExecutorFinish)
-			prev_ExecutorFinish(queryDesc);
-		else
-			standard_ExecutorFinish(queryDesc);
-	}
-	PG_FINALLY();
-	{
-		run_depth--;
-	}
-	PG_END_TRY();
+	/* A portal may be left open here for as long as the client likes. */
+	if (dirty_list && mon_executor_depth == 0)
+		mon_record_push();
 }
 
 static void
@@ -545,7 +516,7 @@ record_ExecutorEnd(QueryDesc *queryDesc)
 	else
 		standard_ExecutorEnd(queryDesc);
 
-	if (dirty_list && run_depth == 0)
+	if (dirty_list && mon_executor_depth == 0)
 		mon_record_push();
 }
 
@@ -556,8 +527,6 @@ mon_record_init(void)
 	RegisterSubXactCallback(subxact_callback, NULL);
 	prev_ExecutorRun = ExecutorRun_hook;
 	ExecutorRun_hook = record_ExecutorRun;
-	prev_ExecutorFinish = ExecutorFinish_hook;
-	ExecutorFinish_hook = record_ExecutorFinish;
 	prev_ExecutorEnd = ExecutorEnd_hook;
 	ExecutorEnd_hook = record_ExecutorEnd;
 }

@@ -1,9 +1,10 @@
--- server: what pg_stat_statements knows, as history. Every snapshot writes, for the statements of this database, what
--- was added to their counters since the snapshot before. The row of statement_state is locked by every snapshot, so
--- that two at once cannot count the same increase twice; nothing else here takes a lock.
+-- server: statements. The library's hooks count every execution in shared memory (src/server/statement_registry.c); a snapshot
+-- writes what was counted since the one before, with a sketch of the latencies, and views add what no snapshot has yet.
 --
--- Roles are stored by oid, databases not at all: pg_stat_statements shows the whole cluster, but each database keeps
--- only its own statements. A copy of the database (CREATE DATABASE ... TEMPLATE) is recognised by its oid.
+-- A snapshot hands over what is in memory under its number, which it stores in statement_state in the same transaction: memory
+-- keeps it until the next one finds that number committed. The row's lock is held during a snapshot, so there is one at a time.
+--
+-- Roles are stored by oid, databases not at all: each database keeps its own statements.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -11,102 +12,22 @@
 
 CREATE TABLE monitoring.statement_state (
 	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-	dbid oid,
-	version text,
-	baseline_at timestamptz,
+	seq bigint NOT NULL DEFAULT 0,
+	watching_since timestamptz,
 	snapshot_at timestamptz,
 	statements integer NOT NULL DEFAULT 0,
-	stats_reset timestamptz,
-	resets bigint NOT NULL DEFAULT 0,
-	dealloc bigint,
-	evictions bigint NOT NULL DEFAULT 0,
-	evicted_at timestamptz,
-	texts_at timestamptz,
-	texts_seconds float8 NOT NULL DEFAULT 0,
-	texts_error text,
+	rolled_up_to timestamptz,
 	purged_at timestamptz
 );
-COMMENT ON TABLE monitoring.statement_state IS 'One row: how far the snapshots of pg_stat_statements have come. Its lock is held during a snapshot. See the view statement_source.';
+COMMENT ON TABLE monitoring.statement_state IS 'One row: how far snapshots of statements have come. Its lock is held during a snapshot.';
 COMMENT ON COLUMN monitoring.statement_state.only_row IS 'Always true.';
-COMMENT ON COLUMN monitoring.statement_state.dbid IS 'Database that the counters are from; another one means that this database is a copy.';
-COMMENT ON COLUMN monitoring.statement_state.version IS 'Version of pg_stat_statements that they are from; each counts other things.';
-COMMENT ON COLUMN monitoring.statement_state.baseline_at IS 'Time of the first snapshot, before which nothing was watched.';
-COMMENT ON COLUMN monitoring.statement_state.snapshot_at IS 'Time of the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_state.statements IS 'Statements of this database in the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_state.stats_reset IS 'Time of the last reset of all of pg_stat_statements, as of the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_state.resets IS 'Resets of all statements noticed.';
-COMMENT ON COLUMN monitoring.statement_state.dealloc IS 'Counter dealloc of pg_stat_statements_info as of the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_state.evictions IS 'Times that pg_stat_statements threw its least used entries out to make room, since the baseline.';
-COMMENT ON COLUMN monitoring.statement_state.evicted_at IS 'Snapshot that last noticed evictions.';
-COMMENT ON COLUMN monitoring.statement_state.texts_at IS 'Snapshot that last read query texts.';
-COMMENT ON COLUMN monitoring.statement_state.texts_seconds IS 'How long that took.';
-COMMENT ON COLUMN monitoring.statement_state.texts_error IS 'Why it could not; null: it could.';
+COMMENT ON COLUMN monitoring.statement_state.seq IS 'Number of the latest snapshot.';
+COMMENT ON COLUMN monitoring.statement_state.watching_since IS 'When the extension was created.';
+COMMENT ON COLUMN monitoring.statement_state.snapshot_at IS 'Time of the latest snapshot; null before the first.';
+COMMENT ON COLUMN monitoring.statement_state.statements IS 'Statements that ran before the latest snapshot and after the one before.';
+COMMENT ON COLUMN monitoring.statement_state.rolled_up_to IS 'Everything before is in statement_hours and statement_totals.';
 COMMENT ON COLUMN monitoring.statement_state.purged_at IS 'Snapshot that last removed forgotten statements.';
-INSERT INTO monitoring.statement_state DEFAULT VALUES;
-
--- Half of each page is left free, so that every snapshot's updates stay in their page and touch no index.
-CREATE TABLE monitoring.statement_counters (
-	queryid bigint NOT NULL,
-	userid oid NOT NULL,
-	toplevel boolean NOT NULL,
-	present boolean NOT NULL DEFAULT true,
-	stats_since timestamptz,
-	calls bigint NOT NULL,
-	total_seconds float8 NOT NULL,
-	min_seconds float8 NOT NULL,
-	max_seconds float8 NOT NULL,
-	rows bigint NOT NULL,
-	planning_seconds float8 NOT NULL,
-	shared_hit_bytes bigint NOT NULL,
-	shared_read_bytes bigint NOT NULL,
-	shared_dirtied_bytes bigint NOT NULL,
-	shared_written_bytes bigint NOT NULL,
-	temp_read_bytes bigint NOT NULL,
-	temp_written_bytes bigint NOT NULL,
-	io_read_seconds float8 NOT NULL,
-	io_write_seconds float8 NOT NULL,
-	wal_bytes bigint NOT NULL,
-	jit_seconds float8 NOT NULL,
-	watched_calls bigint NOT NULL,
-	watched_seconds float8 NOT NULL,
-	watched_rows bigint NOT NULL,
-	watched_max_seconds float8 NOT NULL,
-	slowest_interval_seconds float8 NOT NULL,
-	slowest_interval_at timestamptz,
-	first_seen timestamptz NOT NULL,
-	last_seen timestamptz,
-	PRIMARY KEY (queryid, userid, toplevel)
-) WITH (fillfactor = 45);
-COMMENT ON TABLE monitoring.statement_counters IS 'Statements of this database: the counters of pg_stat_statements as last read, which the next snapshot is compared with, and what was watched since. Granted to nobody; see the views statements and slow_queries.';
-COMMENT ON COLUMN monitoring.statement_counters.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.statement_counters.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_counters.toplevel IS 'True if sent by a client, false if run inside a function; always true before pg_stat_statements 1.9.';
-COMMENT ON COLUMN monitoring.statement_counters.present IS 'False once pg_stat_statements no longer has the entry; when it comes back, it counts from zero.';
-COMMENT ON COLUMN monitoring.statement_counters.stats_since IS 'When the entry began to count; null before pg_stat_statements 1.11.';
-COMMENT ON COLUMN monitoring.statement_counters.calls IS 'Executions, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.total_seconds IS 'Execution time, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.min_seconds IS 'Shortest execution of the entry, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.max_seconds IS 'Longest execution of the entry, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.rows IS 'Rows returned or affected, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.planning_seconds IS 'Planning time (pg_stat_statements.track_planning), as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.shared_hit_bytes IS 'Bytes found in shared buffers, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.shared_read_bytes IS 'Bytes read into shared buffers, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.shared_written_bytes IS 'Bytes of shared buffers written, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.temp_read_bytes IS 'Bytes read from temporary files, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.temp_written_bytes IS 'Bytes written to temporary files, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.io_read_seconds IS 'Time spent reading blocks (track_io_timing), as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.io_write_seconds IS 'Time spent writing blocks (track_io_timing), as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.wal_bytes IS 'Bytes of write-ahead log, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.jit_seconds IS 'Time spent in just-in-time compilation, as last read.';
-COMMENT ON COLUMN monitoring.statement_counters.watched_calls IS 'Executions since first_seen.';
-COMMENT ON COLUMN monitoring.statement_counters.watched_seconds IS 'Execution time since first_seen.';
-COMMENT ON COLUMN monitoring.statement_counters.watched_rows IS 'Rows since first_seen.';
-COMMENT ON COLUMN monitoring.statement_counters.watched_max_seconds IS 'Longest execution known to have happened since first_seen.';
-COMMENT ON COLUMN monitoring.statement_counters.slowest_interval_seconds IS 'Largest mean execution time of one interval since first_seen.';
-COMMENT ON COLUMN monitoring.statement_counters.slowest_interval_at IS 'End of that interval.';
-COMMENT ON COLUMN monitoring.statement_counters.first_seen IS 'First snapshot that had the statement.';
-COMMENT ON COLUMN monitoring.statement_counters.last_seen IS 'Last snapshot before which it had run; null if it has not run since the baseline.';
+INSERT INTO monitoring.statement_state (watching_since) VALUES (clock_timestamp());
 
 -- What is zero is stored as null, which takes no room.
 CREATE TABLE monitoring.statement_deltas (
@@ -115,49 +36,116 @@ CREATE TABLE monitoring.statement_deltas (
 	queryid bigint NOT NULL,
 	userid oid NOT NULL,
 	toplevel boolean NOT NULL,
-	calls bigint NOT NULL CHECK (calls > 0),
-	total_seconds float8 NOT NULL,
 	max_seconds float8,
-	rows bigint,
-	planning_seconds float8,
-	shared_hit_bytes bigint,
-	shared_read_bytes bigint,
-	shared_dirtied_bytes bigint,
-	shared_written_bytes bigint,
-	temp_read_bytes bigint,
-	temp_written_bytes bigint,
-	io_read_seconds float8,
-	io_write_seconds float8,
-	wal_bytes bigint,
-	jit_seconds float8
+	latency monitoring.sketch,
+	calls bigint, errors bigint, cancels bigint, plans bigint, rows bigint, shared_hit_bytes bigint,
+	shared_read_bytes bigint, shared_dirtied_bytes bigint, shared_written_bytes bigint, local_hit_bytes bigint,
+	local_read_bytes bigint, local_dirtied_bytes bigint, local_written_bytes bigint, temp_read_bytes bigint,
+	temp_written_bytes bigint, wal_records bigint, wal_full_page_images bigint, wal_bytes bigint,
+	jit_functions bigint, total_seconds float8, failed_seconds float8, planning_seconds float8,
+	io_read_seconds float8, io_write_seconds float8, jit_seconds float8
 ) PARTITION BY RANGE (bucket);
-COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran added to its counters between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
-COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval: the time of the snapshot.';
-COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval: the time of the snapshot before.';
-COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement.';
+COMMENT ON TABLE monitoring.statement_deltas IS 'What each statement that ran did between two snapshots. Zero is stored as null. Granted to nobody; see the view statement_history, which also explains the columns.';
+CREATE TABLE monitoring.statement_hours (LIKE monitoring.statement_deltas) PARTITION BY RANGE (bucket);
+COMMENT ON TABLE monitoring.statement_hours IS 'The same by the hour, kept for longer. Granted to nobody; see the view statement_hourly.';
+COMMENT ON COLUMN monitoring.statement_deltas.bucket IS 'End of the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.since IS 'Start of the interval.';
+COMMENT ON COLUMN monitoring.statement_deltas.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
 COMMENT ON COLUMN monitoring.statement_deltas.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function.';
-COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended in the interval.';
-COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Their time together.';
-COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution, where it can be told.';
+COMMENT ON COLUMN monitoring.statement_deltas.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_deltas.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_deltas.latency IS 'Sketch of the execution times (seconds).';
+COMMENT ON COLUMN monitoring.statement_deltas.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_deltas.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_deltas.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_deltas.plans IS 'Times it was planned.';
 COMMENT ON COLUMN monitoring.statement_deltas.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Planning time.';
 COMMENT ON COLUMN monitoring.statement_deltas.shared_hit_bytes IS 'Bytes found in shared buffers.';
 COMMENT ON COLUMN monitoring.statement_deltas.shared_read_bytes IS 'Bytes read into shared buffers.';
 COMMENT ON COLUMN monitoring.statement_deltas.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
 COMMENT ON COLUMN monitoring.statement_deltas.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_deltas.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
+COMMENT ON COLUMN monitoring.statement_deltas.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.statement_deltas.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_deltas.local_written_bytes IS 'Bytes of temporary tables written.';
 COMMENT ON COLUMN monitoring.statement_deltas.temp_read_bytes IS 'Bytes read from temporary files.';
 COMMENT ON COLUMN monitoring.statement_deltas.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks.';
-COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_records IS 'Records of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.wal_full_page_images IS 'Full page images in it.';
 COMMENT ON COLUMN monitoring.statement_deltas.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_deltas.jit_functions IS 'Functions compiled just in time.';
+COMMENT ON COLUMN monitoring.statement_deltas.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_deltas.failed_seconds IS 'Time of those that did not.';
+COMMENT ON COLUMN monitoring.statement_deltas.planning_seconds IS 'Time of planning.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
+COMMENT ON COLUMN monitoring.statement_hours.bucket IS 'End of the hour.';
+COMMENT ON COLUMN monitoring.statement_hours.since IS 'Start of the hour.';
+COMMENT ON COLUMN monitoring.statement_hours.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statement_hours.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_hours.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_hours.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_hours.latency IS 'Sketch of the execution times (seconds).';
+COMMENT ON COLUMN monitoring.statement_hours.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_hours.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_hours.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_hours.plans IS 'Times it was planned.';
+COMMENT ON COLUMN monitoring.statement_hours.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_hours.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_hours.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_hours.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_hours.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_hours.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
+COMMENT ON COLUMN monitoring.statement_hours.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.statement_hours.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_hours.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.statement_hours.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_hours.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_hours.wal_records IS 'Records of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_hours.wal_full_page_images IS 'Full page images in it.';
+COMMENT ON COLUMN monitoring.statement_hours.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_hours.jit_functions IS 'Functions compiled just in time.';
+COMMENT ON COLUMN monitoring.statement_hours.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_hours.failed_seconds IS 'Time of those that did not.';
+COMMENT ON COLUMN monitoring.statement_hours.planning_seconds IS 'Time of planning.';
+COMMENT ON COLUMN monitoring.statement_hours.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_hours.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_hours.jit_seconds IS 'Time spent in just-in-time compilation.';
 
--- Windows of time (equal values share one entry), and the statements of 0.1 seconds or more on average, which alert rules
--- ask for every second.
+-- Equal buckets share one entry of the index; alert rules ask every second for what took 0.1 seconds or more.
 INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
-VALUES ('statement_deltas', '1 day', '7 days',
-        ARRAY['(bucket)', '(bucket) WHERE total_seconds >= calls * 0.1::float8']);
+VALUES ('statement_deltas', '1 day', '7 days', ARRAY['(bucket)', '(bucket) WHERE max_seconds >= 0.1::float8']),
+	('statement_hours', '7 days', '60 days', ARRAY['(bucket)']);
+
+CREATE TABLE monitoring.statement_totals (
+	queryid bigint NOT NULL,
+	userid oid NOT NULL,
+	toplevel boolean NOT NULL,
+	first_seen timestamptz NOT NULL,
+	last_seen timestamptz,
+	calls bigint NOT NULL DEFAULT 0,
+	errors bigint NOT NULL DEFAULT 0,
+	cancels bigint NOT NULL DEFAULT 0,
+	rows bigint NOT NULL DEFAULT 0,
+	total_seconds float8 NOT NULL DEFAULT 0,
+	max_seconds float8,
+	slowest_at timestamptz,
+	PRIMARY KEY (queryid, userid, toplevel)
+);
+COMMENT ON TABLE monitoring.statement_totals IS 'Statements of this database since they were first seen, up to statement_state.rolled_up_to. Granted to nobody; see the view statements, which also explains the columns.';
+COMMENT ON COLUMN monitoring.statement_totals.queryid IS 'Identity of the normalised statement; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statement_totals.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_totals.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_totals.first_seen IS 'Snapshot that first had it.';
+COMMENT ON COLUMN monitoring.statement_totals.last_seen IS 'End of the last interval in which it ran.';
+COMMENT ON COLUMN monitoring.statement_totals.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_totals.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_totals.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_totals.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_totals.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_totals.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_totals.slowest_at IS 'End of the interval that had it.';
 
 CREATE TABLE monitoring.statement_texts (
 	queryid bigint NOT NULL,
@@ -166,55 +154,591 @@ CREATE TABLE monitoring.statement_texts (
 	first_seen timestamptz NOT NULL,
 	PRIMARY KEY (queryid, userid)
 );
-COMMENT ON TABLE monitoring.statement_texts IS 'Text of each statement, once, as the role ran it first: at most 8192 bytes, passwords removed. Granted to nobody; see the view statement_queries.';
+COMMENT ON TABLE monitoring.statement_texts IS 'Text of each statement, once, as the role ran it first: at most 8192 bytes, without literals. Granted to nobody; see the view statement_queries.';
 COMMENT ON COLUMN monitoring.statement_texts.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.statement_texts.userid IS 'Role that ran it: texts that differ only in comments or names have the same queryid, and PostgreSQL shows each role its own.';
+COMMENT ON COLUMN monitoring.statement_texts.userid IS 'Role that ran it: texts that differ only in comments or names have the same queryid, and each role sees its own.';
 COMMENT ON COLUMN monitoring.statement_texts.query IS 'The normalised text.';
 COMMENT ON COLUMN monitoring.statement_texts.first_seen IS 'Snapshot that stored it.';
 
 ----------------------------------------------------------------------------------------------------------------------
--- The source
+-- Memory
 ----------------------------------------------------------------------------------------------------------------------
 
+CREATE FUNCTION monitoring.take_statements(stored bigint, seq bigint)
+RETURNS TABLE (queryid bigint, userid oid, toplevel boolean, calls bigint, errors bigint, cancels bigint, plans bigint, rows bigint, shared_hit_bytes bigint,
+	shared_read_bytes bigint, shared_dirtied_bytes bigint, shared_written_bytes bigint, local_hit_bytes bigint,
+	local_read_bytes bigint, local_dirtied_bytes bigint, local_written_bytes bigint, temp_read_bytes bigint,
+	temp_written_bytes bigint, wal_records bigint, wal_full_page_images bigint, wal_bytes bigint,
+	jit_functions bigint, total_seconds float8, failed_seconds float8, planning_seconds float8,
+	io_read_seconds float8, io_write_seconds float8, jit_seconds float8,
+	latency monitoring.sketch, query text)
+LANGUAGE c VOLATILE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_take_statements';
+COMMENT ON FUNCTION monitoring.take_statements(bigint, bigint) IS 'What was counted of statements of this database and is in no snapshot up to the number `stored`, handed over to snapshot `seq`; and the texts of statements that have none in the tables. For snapshot_statements(), which sees to it that there is one at a time. Without the library preloaded: 55000.';
+
+CREATE FUNCTION monitoring.live_statements(stored bigint)
+RETURNS TABLE (queryid bigint, userid oid, toplevel boolean, calls bigint, errors bigint, cancels bigint, plans bigint, rows bigint, shared_hit_bytes bigint,
+	shared_read_bytes bigint, shared_dirtied_bytes bigint, shared_written_bytes bigint, local_hit_bytes bigint,
+	local_read_bytes bigint, local_dirtied_bytes bigint, local_written_bytes bigint, temp_read_bytes bigint,
+	temp_written_bytes bigint, wal_records bigint, wal_full_page_images bigint, wal_bytes bigint,
+	jit_functions bigint, total_seconds float8, failed_seconds float8, planning_seconds float8,
+	io_read_seconds float8, io_write_seconds float8, jit_seconds float8,
+	latency monitoring.sketch, query text)
+LANGUAGE c VOLATILE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_live_statements';
+COMMENT ON FUNCTION monitoring.live_statements(bigint) IS 'What was counted of statements of this database and is in no snapshot up to the number `stored`, as take_statements() would give it; changes nothing. Texts of other roles'' statements are null without the rights of pg_read_all_stats. Without the library preloaded there are no rows.';
+
+CREATE FUNCTION monitoring.forget_statements() RETURNS void
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_forget_statements';
+COMMENT ON FUNCTION monitoring.forget_statements() IS 'Forget what is in memory of statements of this database and not stored.';
+-- left by an extension of this database that was dropped
+SELECT monitoring.forget_statements();
+
+CREATE FUNCTION monitoring.statement_registry(OUT capacity integer, OUT entries integer, OUT evictions bigint, OUT lost bigint)
+LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_statement_registry';
+COMMENT ON FUNCTION monitoring.statement_registry() IS 'Statements that memory is for and that it holds, of all databases; entries whose counts were added to those of others to make room, and executions that could not be counted at all, since the server started. Null without the library preloaded.';
+
 CREATE VIEW monitoring.statement_source AS
-	SELECT e.oid IS NOT NULL AS installed, e.extversion AS version, n.nspname AS schema,
-		p.setting IS NOT NULL AS preloaded, p.setting::integer AS capacity, t.setting AS track,
-		s.baseline_at AS watching_since, s.snapshot_at, s.statements, s.resets, s.evictions, s.evicted_at,
+	SELECT r.capacity, r.entries, r.evictions, r.lost, t.setting AS track, s.watching_since, s.snapshot_at, s.statements,
+		e.extversion AS pg_stat_statements,
 		CASE
-			WHEN p.setting IS NULL THEN
-				'Add pg_stat_statements to shared_preload_libraries and restart the server.'
-			WHEN e.oid IS NULL THEN
-				'Run CREATE EXTENSION pg_stat_statements in this database.'
-			WHEN q.setting = 'off' THEN
-				'Set compute_query_id to auto or on: statements have no identity without it.'
-			WHEN t.setting = 'none' AND t.source <> 'session' THEN
-				'Set pg_stat_statements.track to top or all.'
-			WHEN s.evicted_at > s.snapshot_at - interval '1 hour' THEN
-				'Raise pg_stat_statements.max: entries are thrown out to make room, so statements that run rarely may be missed.'
-			WHEN s.texts_error IS NOT NULL THEN
-				'Texts of statements cannot be read: ' || s.texts_error
+			WHEN r.capacity IS NULL THEN 'Add monitoring to shared_preload_libraries and restart the server.'
+			WHEN q.setting = 'off' THEN 'Set compute_query_id to auto or on: statements have no identity without it.'
+			WHEN t.setting = 'none' AND t.source <> 'session' THEN 'Set monitoring.track_statements to top or all.'
+			WHEN r.evictions > 0 THEN 'Raise monitoring.max_statements: rare statements are counted together as others.'
 		END AS hint
 	FROM monitoring.statement_state AS s
-	LEFT JOIN pg_catalog.pg_extension AS e ON e.extname = 'pg_stat_statements'
-	LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-	-- settings that only a loaded library has are not in pg_settings otherwise
-	LEFT JOIN pg_catalog.pg_settings AS p ON p.name = 'pg_stat_statements.max'
-	LEFT JOIN pg_catalog.pg_settings AS t ON t.name = 'pg_stat_statements.track'
-	LEFT JOIN pg_catalog.pg_settings AS q ON q.name = 'compute_query_id';
-COMMENT ON VIEW monitoring.statement_source IS 'One row: whether statements of this database can be watched, and what to do if not.';
-COMMENT ON COLUMN monitoring.statement_source.installed IS 'True if the extension pg_stat_statements is installed in this database.';
-COMMENT ON COLUMN monitoring.statement_source.version IS 'Its version.';
-COMMENT ON COLUMN monitoring.statement_source.schema IS 'Its schema.';
-COMMENT ON COLUMN monitoring.statement_source.preloaded IS 'True if the server has loaded its library.';
-COMMENT ON COLUMN monitoring.statement_source.capacity IS 'Statements it keeps for the whole server: pg_stat_statements.max.';
-COMMENT ON COLUMN monitoring.statement_source.track IS 'Which statements it counts: pg_stat_statements.track as this session has it.';
-COMMENT ON COLUMN monitoring.statement_source.watching_since IS 'First snapshot; null before.';
+	CROSS JOIN monitoring.statement_registry() AS r
+	LEFT JOIN pg_catalog.pg_settings AS t ON t.name = 'monitoring.track_statements'
+	LEFT JOIN pg_catalog.pg_settings AS q ON q.name = 'compute_query_id'
+	LEFT JOIN pg_catalog.pg_extension AS e ON e.extname = 'pg_stat_statements';
+COMMENT ON VIEW monitoring.statement_source IS 'One row: how statements are watched, and what to do if they are not.';
+COMMENT ON COLUMN monitoring.statement_source.capacity IS 'Statements of the whole server that memory is for: monitoring.max_statements.';
+COMMENT ON COLUMN monitoring.statement_source.entries IS 'Statements that it holds: those that ran within the hour.';
+COMMENT ON COLUMN monitoring.statement_source.evictions IS 'Entries whose counts were added to those of others (queryid 0) to make room, since the server started.';
+COMMENT ON COLUMN monitoring.statement_source.lost IS 'Executions that could not be counted at all since then.';
+COMMENT ON COLUMN monitoring.statement_source.track IS 'Which statements are counted: monitoring.track_statements as this session has it.';
+COMMENT ON COLUMN monitoring.statement_source.watching_since IS 'When the extension was created.';
 COMMENT ON COLUMN monitoring.statement_source.snapshot_at IS 'Latest snapshot; null before the first.';
-COMMENT ON COLUMN monitoring.statement_source.statements IS 'Statements of this database in the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_source.resets IS 'Resets of all statements noticed since.';
-COMMENT ON COLUMN monitoring.statement_source.evictions IS 'Times that pg_stat_statements made room by throwing entries out, since then; counted from version 1.9 on.';
-COMMENT ON COLUMN monitoring.statement_source.evicted_at IS 'Snapshot that last noticed evictions.';
+COMMENT ON COLUMN monitoring.statement_source.statements IS 'Statements that ran before it and after the one before.';
+COMMENT ON COLUMN monitoring.statement_source.pg_stat_statements IS 'Version of that extension in this database, if any; see compare_statements().';
 COMMENT ON COLUMN monitoring.statement_source.hint IS 'What to do; null if all is well.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Snapshots
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.purge_statements(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	purged integer;
+BEGIN
+	DELETE FROM monitoring.statement_totals AS t
+	WHERE coalesce(t.last_seen, t.first_seen) < at - (
+		SELECT r.keep FROM monitoring.retention_policies AS r WHERE r.relation = 'statement_hours');
+	GET DIAGNOSTICS purged = ROW_COUNT;
+
+	DELETE FROM monitoring.statement_texts AS x
+	WHERE NOT EXISTS (SELECT FROM monitoring.statement_totals AS t WHERE t.queryid = x.queryid AND t.userid = x.userid);
+	RETURN purged;
+END $$;
+COMMENT ON FUNCTION monitoring.purge_statements(timestamptz) IS 'Removes statements, with their texts, that have not run for as long as history by the hour is kept. Returns how many. Snapshots do it once an hour.';
+
+-- The hours that are over become rows of statement_hours, and are added to the totals.
+CREATE FUNCTION monitoring.roll_up_statements(since timestamptz, until timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+BEGIN
+	PERFORM monitoring.ensure_partition('statement_hours', h.bucket)
+	FROM (SELECT DISTINCT date_trunc('hour', d.bucket - interval '1 microsecond', 'UTC') + interval '1 hour' AS bucket
+		FROM monitoring.statement_deltas AS d
+		WHERE d.bucket > roll_up_statements.since AND d.bucket <= roll_up_statements.until) AS h;
+
+	INSERT INTO monitoring.statement_hours (bucket, since, queryid, userid, toplevel, max_seconds, latency,
+		calls, errors, cancels, plans, rows, shared_hit_bytes, shared_read_bytes, shared_dirtied_bytes,
+		shared_written_bytes, local_hit_bytes, local_read_bytes, local_dirtied_bytes, local_written_bytes,
+		temp_read_bytes, temp_written_bytes, wal_records, wal_full_page_images, wal_bytes, jit_functions, total_seconds,
+		failed_seconds, planning_seconds, io_read_seconds, io_write_seconds, jit_seconds)
+	SELECT h.hour + interval '1 hour', h.hour, d.queryid, d.userid, d.toplevel, max(d.max_seconds), monitoring.merge(d.latency),
+		nullif(sum(d.calls)::bigint, 0), nullif(sum(d.errors)::bigint, 0), nullif(sum(d.cancels)::bigint, 0),
+			nullif(sum(d.plans)::bigint, 0), nullif(sum(d.rows)::bigint, 0), nullif(sum(d.shared_hit_bytes)::bigint, 0),
+			nullif(sum(d.shared_read_bytes)::bigint, 0), nullif(sum(d.shared_dirtied_bytes)::bigint, 0),
+			nullif(sum(d.shared_written_bytes)::bigint, 0), nullif(sum(d.local_hit_bytes)::bigint, 0),
+			nullif(sum(d.local_read_bytes)::bigint, 0), nullif(sum(d.local_dirtied_bytes)::bigint, 0),
+			nullif(sum(d.local_written_bytes)::bigint, 0), nullif(sum(d.temp_read_bytes)::bigint, 0),
+			nullif(sum(d.temp_written_bytes)::bigint, 0), nullif(sum(d.wal_records)::bigint, 0),
+			nullif(sum(d.wal_full_page_images)::bigint, 0), nullif(sum(d.wal_bytes)::bigint, 0),
+			nullif(sum(d.jit_functions)::bigint, 0), nullif(sum(d.total_seconds), 0), nullif(sum(d.failed_seconds), 0),
+			nullif(sum(d.planning_seconds), 0), nullif(sum(d.io_read_seconds), 0), nullif(sum(d.io_write_seconds), 0),
+			nullif(sum(d.jit_seconds), 0)
+	FROM monitoring.statement_deltas AS d
+	-- an interval belongs to the hour in which it ended
+	CROSS JOIN LATERAL (SELECT date_trunc('hour', d.bucket - interval '1 microsecond', 'UTC') AS hour) AS h
+	WHERE d.bucket > roll_up_statements.since AND d.bucket <= roll_up_statements.until
+	GROUP BY h.hour, d.queryid, d.userid, d.toplevel;
+
+	INSERT INTO monitoring.statement_totals AS t (queryid, userid, toplevel, first_seen, last_seen,
+		calls, errors, cancels, rows, total_seconds, max_seconds, slowest_at)
+	SELECT d.queryid, d.userid, d.toplevel, min(d.bucket), max(d.bucket),
+		coalesce(sum(d.calls), 0), coalesce(sum(d.errors), 0), coalesce(sum(d.cancels), 0), coalesce(sum(d.rows), 0),
+		coalesce(sum(d.total_seconds), 0), max(d.max_seconds), (array_agg(d.bucket ORDER BY d.max_seconds DESC NULLS LAST))[1]
+	FROM monitoring.statement_deltas AS d
+	WHERE d.bucket > roll_up_statements.since AND d.bucket <= roll_up_statements.until
+	GROUP BY d.queryid, d.userid, d.toplevel
+	ON CONFLICT (queryid, userid, toplevel) DO UPDATE SET
+		last_seen = excluded.last_seen, calls = t.calls + excluded.calls, errors = t.errors + excluded.errors,
+		cancels = t.cancels + excluded.cancels, rows = t.rows + excluded.rows,
+		total_seconds = t.total_seconds + excluded.total_seconds, max_seconds = greatest(t.max_seconds, excluded.max_seconds),
+		slowest_at = CASE WHEN excluded.max_seconds > coalesce(t.max_seconds, -1) THEN excluded.slowest_at ELSE t.slowest_at END;
+END $$;
+COMMENT ON FUNCTION monitoring.roll_up_statements(timestamptz, timestamptz) IS 'Part of a snapshot: the intervals that ended in (since, until], both full hours, become rows of statement_hours and are added to statement_totals.';
+
+CREATE FUNCTION monitoring.snapshot_statements(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off SET lock_timeout = '10s' AS $$
+DECLARE
+	state monitoring.statement_state;
+	hour timestamptz := date_trunc('hour', at, 'UTC');
+	written integer;
+BEGIN
+	IF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'the time of a snapshot must be a finite timestamp' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT * INTO STRICT state FROM monitoring.statement_state FOR UPDATE;
+
+	PERFORM monitoring.ensure_partition('statement_deltas', at);
+	WITH taken AS MATERIALIZED (
+		SELECT t.* FROM monitoring.take_statements(state.seq, state.seq + 1) AS t
+	), texts AS (
+		INSERT INTO monitoring.statement_texts (queryid, userid, query, first_seen)
+		SELECT DISTINCT ON (t.queryid, t.userid) t.queryid, t.userid, t.query, at
+		FROM taken AS t
+		WHERE t.query IS NOT NULL
+		ON CONFLICT DO NOTHING
+	), new AS (
+		INSERT INTO monitoring.statement_totals (queryid, userid, toplevel, first_seen)
+		SELECT t.queryid, t.userid, t.toplevel, at
+		FROM taken AS t
+		WHERE t.query IS NOT NULL OR t.queryid = 0
+		ON CONFLICT DO NOTHING
+	), deltas AS (
+		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, max_seconds, latency,
+			calls, errors, cancels, plans, rows, shared_hit_bytes, shared_read_bytes, shared_dirtied_bytes,
+			shared_written_bytes, local_hit_bytes, local_read_bytes, local_dirtied_bytes, local_written_bytes,
+			temp_read_bytes, temp_written_bytes, wal_records, wal_full_page_images, wal_bytes, jit_functions,
+			total_seconds, failed_seconds, planning_seconds, io_read_seconds, io_write_seconds, jit_seconds)
+		SELECT at, least(coalesce(state.snapshot_at, state.watching_since), at), t.queryid, t.userid, t.toplevel,
+			monitoring.sketch_max(t.latency), t.latency,
+			nullif(t.calls, 0), nullif(t.errors, 0), nullif(t.cancels, 0), nullif(t.plans, 0), nullif(t.rows, 0),
+			nullif(t.shared_hit_bytes, 0), nullif(t.shared_read_bytes, 0), nullif(t.shared_dirtied_bytes, 0),
+			nullif(t.shared_written_bytes, 0), nullif(t.local_hit_bytes, 0), nullif(t.local_read_bytes, 0),
+			nullif(t.local_dirtied_bytes, 0), nullif(t.local_written_bytes, 0), nullif(t.temp_read_bytes, 0),
+			nullif(t.temp_written_bytes, 0), nullif(t.wal_records, 0), nullif(t.wal_full_page_images, 0), nullif(t.wal_bytes, 0),
+			nullif(t.jit_functions, 0), nullif(t.total_seconds, 0), nullif(t.failed_seconds, 0), nullif(t.planning_seconds, 0),
+			nullif(t.io_read_seconds, 0), nullif(t.io_write_seconds, 0), nullif(t.jit_seconds, 0)
+		FROM taken AS t
+		WHERE t.calls > 0 OR t.errors > 0 OR t.cancels > 0 OR t.plans > 0
+		RETURNING 1
+	)
+	SELECT count(*) INTO written FROM deltas;
+
+	IF state.rolled_up_to IS NULL THEN
+		state.rolled_up_to := hour;
+	ELSIF hour > state.rolled_up_to THEN
+		PERFORM monitoring.roll_up_statements(state.rolled_up_to, hour);
+		state.rolled_up_to := hour;
+	END IF;
+	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN
+		PERFORM monitoring.purge_statements(at);
+		state.purged_at := at;
+	END IF;
+	UPDATE monitoring.statement_state AS s SET
+		seq = state.seq + 1, snapshot_at = at, statements = written, rolled_up_to = state.rolled_up_to, purged_at = state.purged_at;
+	RETURN written;
+END $$;
+COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database did since the last snapshot, and the texts of new ones; returns the number of statements that ran. Raises 22023 for a null or infinite time, 55P03 if another snapshot takes longer than 10 s, 55000 without the library preloaded.';
+
+CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.snapshot_statements(at);
+END $$;
+COMMENT ON FUNCTION monitoring.snapshot_statements_job(timestamptz) IS 'Job of the worker: snapshot_statements(at).';
+
+INSERT INTO monitoring.jobs (name, function, every, priority)
+	VALUES ('statements', 'monitoring.snapshot_statements_job', '1 minute', 30);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW monitoring.statement_queries AS
+	SELECT t.queryid, t.userid, pg_catalog.pg_get_userbyid(t.userid) AS username,
+		CASE WHEN a.everything OR t.userid = a.userid THEN t.query ELSE '<insufficient privilege>' END AS query, t.first_seen
+	FROM monitoring.statement_texts AS t
+	CROSS JOIN (
+		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
+		FROM pg_catalog.pg_roles AS r
+		WHERE r.rolname = current_user
+	) AS a;
+COMMENT ON VIEW monitoring.statement_queries IS 'Texts of statements. As in pg_stat_statements, you see those that you ran; with the rights of pg_read_all_stats, all.';
+COMMENT ON COLUMN monitoring.statement_queries.queryid IS 'Identity of the normalised statement, as in pg_stat_statements and pg_stat_activity.';
+COMMENT ON COLUMN monitoring.statement_queries.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_queries.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.statement_queries.query IS 'Text without literals, at most 8192 bytes; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.statement_queries.first_seen IS 'Snapshot that stored it.';
+
+CREATE VIEW monitoring.statement_history AS
+	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
+		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
+		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
+		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
+		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
+		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
+		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
+		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
+		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
+		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
+		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
+		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
+		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
+		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
+		coalesce(d.jit_seconds, 0) AS jit_seconds
+	FROM monitoring.statement_deltas AS d;
+COMMENT ON VIEW monitoring.statement_history IS 'What every statement that ran did between two snapshots, a minute apart by default, for 7 days. What came after the latest snapshot is in statement_live.';
+COMMENT ON COLUMN monitoring.statement_history.bucket IS 'End of the interval.';
+COMMENT ON COLUMN monitoring.statement_history.since IS 'Start of the interval.';
+COMMENT ON COLUMN monitoring.statement_history.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statement_history.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_history.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.statement_history.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_history.mean_seconds IS 'Mean time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_history.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_history.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
+COMMENT ON COLUMN monitoring.statement_history.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_history.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_history.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_history.plans IS 'Times it was planned.';
+COMMENT ON COLUMN monitoring.statement_history.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_history.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_history.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_history.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_history.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_history.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
+COMMENT ON COLUMN monitoring.statement_history.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.statement_history.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_history.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.statement_history.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_history.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_history.wal_records IS 'Records of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_history.wal_full_page_images IS 'Full page images in it.';
+COMMENT ON COLUMN monitoring.statement_history.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_history.jit_functions IS 'Functions compiled just in time.';
+COMMENT ON COLUMN monitoring.statement_history.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_history.failed_seconds IS 'Time of those that did not.';
+COMMENT ON COLUMN monitoring.statement_history.planning_seconds IS 'Time of planning.';
+COMMENT ON COLUMN monitoring.statement_history.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_history.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_history.jit_seconds IS 'Time spent in just-in-time compilation.';
+
+CREATE VIEW monitoring.statement_hourly AS
+	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
+		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
+		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
+		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
+		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
+		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
+		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
+		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
+		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
+		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
+		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
+		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
+		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
+		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
+		coalesce(d.jit_seconds, 0) AS jit_seconds
+	FROM monitoring.statement_hours AS d;
+COMMENT ON VIEW monitoring.statement_hourly IS 'What every statement that ran did in an hour, for 60 days.';
+COMMENT ON COLUMN monitoring.statement_hourly.bucket IS 'End of the hour.';
+COMMENT ON COLUMN monitoring.statement_hourly.since IS 'Start of the hour.';
+COMMENT ON COLUMN monitoring.statement_hourly.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statement_hourly.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_hourly.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.statement_hourly.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_hourly.mean_seconds IS 'Mean time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_hourly.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_hourly.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
+COMMENT ON COLUMN monitoring.statement_hourly.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_hourly.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_hourly.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_hourly.plans IS 'Times it was planned.';
+COMMENT ON COLUMN monitoring.statement_hourly.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_hourly.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_hourly.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_hourly.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_hourly.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_hourly.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
+COMMENT ON COLUMN monitoring.statement_hourly.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.statement_hourly.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_hourly.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.statement_hourly.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_hourly.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_hourly.wal_records IS 'Records of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_hourly.wal_full_page_images IS 'Full page images in it.';
+COMMENT ON COLUMN monitoring.statement_hourly.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_hourly.jit_functions IS 'Functions compiled just in time.';
+COMMENT ON COLUMN monitoring.statement_hourly.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_hourly.failed_seconds IS 'Time of those that did not.';
+COMMENT ON COLUMN monitoring.statement_hourly.planning_seconds IS 'Time of planning.';
+COMMENT ON COLUMN monitoring.statement_hourly.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_hourly.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_hourly.jit_seconds IS 'Time spent in just-in-time compilation.';
+
+CREATE VIEW monitoring.statement_live AS
+	SELECT statement_timestamp() AS bucket,
+		(SELECT coalesce(s.snapshot_at, s.watching_since) FROM monitoring.statement_state AS s) AS since, l.queryid, l.userid,
+		pg_catalog.pg_get_userbyid(l.userid) AS username, l.toplevel, l.total_seconds / nullif(l.calls, 0) AS mean_seconds,
+		monitoring.sketch_max(l.latency) AS max_seconds, l.latency,
+		l.calls, l.errors, l.cancels, l.plans, l.rows, l.shared_hit_bytes, l.shared_read_bytes, l.shared_dirtied_bytes,
+		l.shared_written_bytes, l.local_hit_bytes, l.local_read_bytes, l.local_dirtied_bytes, l.local_written_bytes,
+		l.temp_read_bytes, l.temp_written_bytes, l.wal_records, l.wal_full_page_images, l.wal_bytes, l.jit_functions,
+		l.total_seconds, l.failed_seconds, l.planning_seconds, l.io_read_seconds, l.io_write_seconds, l.jit_seconds, l.query
+	FROM monitoring.live_statements((SELECT s.seq FROM monitoring.statement_state AS s)) AS l
+	WHERE l.calls > 0 OR l.errors > 0 OR l.cancels > 0 OR l.plans > 0;
+COMMENT ON VIEW monitoring.statement_live IS 'What statements did since the latest snapshot, from memory, in the shape of statement_history.';
+COMMENT ON COLUMN monitoring.statement_live.bucket IS 'Now.';
+COMMENT ON COLUMN monitoring.statement_live.since IS 'Time of the latest snapshot.';
+COMMENT ON COLUMN monitoring.statement_live.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statement_live.userid IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statement_live.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.statement_live.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.statement_live.mean_seconds IS 'Mean time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_live.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statement_live.latency IS 'Sketch of the execution times (seconds).';
+COMMENT ON COLUMN monitoring.statement_live.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_live.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statement_live.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statement_live.plans IS 'Times it was planned.';
+COMMENT ON COLUMN monitoring.statement_live.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statement_live.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.statement_live.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.statement_live.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_live.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
+COMMENT ON COLUMN monitoring.statement_live.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
+COMMENT ON COLUMN monitoring.statement_live.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.statement_live.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
+COMMENT ON COLUMN monitoring.statement_live.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.statement_live.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.statement_live.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.statement_live.wal_records IS 'Records of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_live.wal_full_page_images IS 'Full page images in it.';
+COMMENT ON COLUMN monitoring.statement_live.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.statement_live.jit_functions IS 'Functions compiled just in time.';
+COMMENT ON COLUMN monitoring.statement_live.total_seconds IS 'Time of the executions that ended well.';
+COMMENT ON COLUMN monitoring.statement_live.failed_seconds IS 'Time of those that did not.';
+COMMENT ON COLUMN monitoring.statement_live.planning_seconds IS 'Time of planning.';
+COMMENT ON COLUMN monitoring.statement_live.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_live.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.statement_live.jit_seconds IS 'Time spent in just-in-time compilation.';
+COMMENT ON COLUMN monitoring.statement_live.query IS 'Text of a statement that has none in statement_queries yet; null otherwise, and for other roles'' statements without the rights of pg_read_all_stats.';
+
+CREATE VIEW monitoring.statement_clock AS
+	SELECT s.snapshot_at, s.rolled_up_to, r.keep AS intervals_kept
+	FROM monitoring.statement_state AS s
+	LEFT JOIN monitoring.retention_policies AS r ON r.relation = 'statement_deltas';
+COMMENT ON VIEW monitoring.statement_clock IS 'One row: how far the history of statements goes.';
+COMMENT ON COLUMN monitoring.statement_clock.snapshot_at IS 'Latest snapshot; null before the first. What came later is in statement_live.';
+COMMENT ON COLUMN monitoring.statement_clock.rolled_up_to IS 'Hours that ended by then are in statement_hourly.';
+COMMENT ON COLUMN monitoring.statement_clock.intervals_kept IS 'How long statement_history goes back.';
+
+CREATE FUNCTION monitoring.statements_over(over interval, at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (queryid bigint, username name, query text, calls bigint, errors bigint, cancels bigint, mean_seconds float8,
+	p50_seconds float8, p95_seconds float8, p99_seconds float8, max_seconds float8, total_seconds float8, share_of_total_time float8,
+	planning_seconds float8, rows bigint, shared_hit_bytes bigint, shared_read_bytes bigint, temp_written_bytes bigint,
+	wal_bytes bigint, io_read_seconds float8, io_write_seconds float8, last_seen timestamptz, slowest_at timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	-- full hours come from statement_hourly so far as it goes, and where the intervals are not kept any more
+	WITH bounds AS (
+		SELECT b.since,
+			CASE WHEN b.since < statements_over.at - s.intervals_kept THEN date_trunc('hour', b.since, 'UTC')
+				ELSE date_trunc('hour', b.since - interval '1 microsecond', 'UTC') + interval '1 hour' END AS hours_from,
+			least(date_trunc('hour', statements_over.at, 'UTC'), s.rolled_up_to) AS hours_to
+		FROM monitoring.statement_clock AS s
+		CROSS JOIN (SELECT greatest(statements_over.at - statements_over.over, '2000-01-01 00:00Z') AS since) AS b
+	), parts AS (
+		SELECT h.bucket, h.queryid, h.userid, h.calls, h.errors, h.cancels, h.max_seconds, h.latency, h.total_seconds,
+			h.planning_seconds, h.rows, h.shared_hit_bytes, h.shared_read_bytes, h.temp_written_bytes, h.wal_bytes,
+			h.io_read_seconds, h.io_write_seconds, NULL AS query
+		FROM bounds AS b
+		JOIN monitoring.statement_hourly AS h ON h.bucket > b.hours_from AND h.bucket <= b.hours_to
+		UNION ALL
+		SELECT d.bucket, d.queryid, d.userid, d.calls, d.errors, d.cancels, d.max_seconds, d.latency, d.total_seconds,
+			d.planning_seconds, d.rows, d.shared_hit_bytes, d.shared_read_bytes, d.temp_written_bytes, d.wal_bytes,
+			d.io_read_seconds, d.io_write_seconds, NULL
+		FROM bounds AS b
+		JOIN monitoring.statement_history AS d ON d.bucket > b.since AND d.bucket <= statements_over.at
+			AND (b.hours_from < b.hours_to AND d.bucket > b.hours_from AND d.bucket <= b.hours_to) IS NOT TRUE
+		UNION ALL
+		SELECT statements_over.at, l.queryid, l.userid, l.calls, l.errors, l.cancels, l.max_seconds, l.latency, l.total_seconds,
+			l.planning_seconds, l.rows, l.shared_hit_bytes, l.shared_read_bytes, l.temp_written_bytes, l.wal_bytes,
+			l.io_read_seconds, l.io_write_seconds, l.query
+		FROM bounds AS b
+		-- the clock goes on between the caller's look at it and ours
+		JOIN monitoring.statement_live AS l ON l.since < statements_over.at AND l.bucket > b.since
+			AND l.bucket <= statements_over.at + interval '1 minute'
+	), sums AS (
+		SELECT p.queryid, p.userid, sum(p.calls)::bigint AS calls, sum(p.errors)::bigint AS errors, sum(p.cancels)::bigint AS cancels,
+			monitoring.merge(p.latency) AS latency, max(p.max_seconds) AS max_seconds, sum(p.total_seconds) AS total_seconds,
+			sum(p.planning_seconds) AS planning_seconds, sum(p.rows)::bigint AS rows, sum(p.shared_hit_bytes)::bigint AS shared_hit_bytes,
+			sum(p.shared_read_bytes)::bigint AS shared_read_bytes, sum(p.temp_written_bytes)::bigint AS temp_written_bytes,
+			sum(p.wal_bytes)::bigint AS wal_bytes, sum(p.io_read_seconds) AS io_read_seconds, sum(p.io_write_seconds) AS io_write_seconds,
+			max(p.bucket) AS last_seen, (array_agg(p.bucket ORDER BY p.max_seconds DESC NULLS LAST))[1] AS slowest_at,
+			max(p.query) AS query, sum(sum(p.total_seconds)) OVER () AS everything
+		FROM parts AS p
+		GROUP BY p.queryid, p.userid
+	)
+	SELECT s.queryid, pg_get_userbyid(s.userid),
+		CASE WHEN s.queryid = 0 THEN '<others>' ELSE coalesce(q.query, s.query) END,
+		s.calls, s.errors, s.cancels, s.total_seconds / nullif(s.calls, 0), p.p[1], p.p[2], p.p[3], s.max_seconds, s.total_seconds,
+		s.total_seconds / nullif(s.everything, 0), s.planning_seconds, s.rows, s.shared_hit_bytes, s.shared_read_bytes,
+		s.temp_written_bytes, s.wal_bytes, s.io_read_seconds, s.io_write_seconds, s.last_seen, s.slowest_at
+	FROM sums AS s
+	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
+	CROSS JOIN LATERAL monitoring.percentiles(s.latency, '{0.5,0.95,0.99}') AS p (p)
+	ORDER BY s.total_seconds DESC
+$$;
+COMMENT ON FUNCTION monitoring.statements_over(interval, timestamptz) IS 'What each statement did in a window of time, (at - over, at], per role, costliest first: executions, errors, percentiles with the sketch''s error of 0.55 %, share of the time of all (ratio 0..1), resources. What was counted a moment ago is in it. Intervals belong to the window in which they end; beyond 7 days the window is widened to full hours.';
+
+CREATE VIEW monitoring.statements AS
+	WITH parts AS (
+		SELECT t.queryid, t.userid, t.calls, t.errors, t.cancels, t.rows, t.total_seconds, t.max_seconds, t.first_seen, t.last_seen,
+			t.slowest_at, NULL AS query
+		FROM monitoring.statement_totals AS t
+		UNION ALL
+		SELECT d.queryid, d.userid, d.calls, d.errors, d.cancels, d.rows, d.total_seconds, d.max_seconds, d.bucket, d.bucket, d.bucket, NULL
+		FROM monitoring.statement_history AS d
+		WHERE d.bucket > (SELECT s.rolled_up_to FROM monitoring.statement_state AS s)
+		UNION ALL
+		SELECT l.queryid, l.userid, l.calls, l.errors, l.cancels, l.rows, l.total_seconds, l.max_seconds, l.bucket, l.bucket, l.bucket, l.query
+		FROM monitoring.statement_live AS l
+	), sums AS (
+		SELECT p.queryid, p.userid, sum(p.calls)::bigint AS calls, sum(p.errors)::bigint AS errors, sum(p.cancels)::bigint AS cancels,
+			sum(p.rows)::bigint AS rows, sum(p.total_seconds) AS total_seconds, max(p.max_seconds) AS max_seconds,
+			min(p.first_seen) AS first_seen, max(p.last_seen) AS last_seen,
+			(array_agg(p.slowest_at ORDER BY p.max_seconds DESC NULLS LAST))[1] AS slowest_at, max(p.query) AS query
+		FROM parts AS p
+		GROUP BY p.queryid, p.userid
+	)
+	SELECT s.queryid, pg_catalog.current_database()::text AS database, pg_catalog.pg_get_userbyid(s.userid) AS username,
+		CASE WHEN s.queryid = 0 THEN '<others>' ELSE coalesce(q.query, s.query) END AS query,
+		s.calls, s.errors, s.cancels, s.total_seconds / nullif(s.calls, 0) AS mean_seconds, s.max_seconds, s.total_seconds, s.rows,
+		s.total_seconds / nullif(sum(s.total_seconds) OVER (), 0) AS share_of_total_time, s.first_seen, s.last_seen, s.slowest_at
+	FROM sums AS s
+	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
+	WHERE s.calls > 0 OR s.errors > 0 OR s.cancels > 0;
+COMMENT ON VIEW monitoring.statements IS 'Every statement of this database that ran while being watched, one row per statement and role, since first_seen. For percentiles and resources of a window of time see statements_over().';
+COMMENT ON COLUMN monitoring.statements.queryid IS 'Identity of the normalised statement; 0: statements that had no room of their own.';
+COMMENT ON COLUMN monitoring.statements.database IS 'This database.';
+COMMENT ON COLUMN monitoring.statements.username IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.statements.query IS 'Its text, as in the view statement_queries.';
+COMMENT ON COLUMN monitoring.statements.calls IS 'Executions that ended well.';
+COMMENT ON COLUMN monitoring.statements.errors IS 'Executions that ended with an error.';
+COMMENT ON COLUMN monitoring.statements.cancels IS 'Executions that were cancelled, or ran into a timeout.';
+COMMENT ON COLUMN monitoring.statements.mean_seconds IS 'Mean time of an execution.';
+COMMENT ON COLUMN monitoring.statements.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.statements.total_seconds IS 'Time of all executions.';
+COMMENT ON COLUMN monitoring.statements.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.statements.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements watched.';
+COMMENT ON COLUMN monitoring.statements.first_seen IS 'Snapshot that first had the statement.';
+COMMENT ON COLUMN monitoring.statements.last_seen IS 'End of the last interval in which it ran.';
+COMMENT ON COLUMN monitoring.statements.slowest_at IS 'End of the interval that had its longest execution.';
+
+CREATE FUNCTION monitoring.slow_queries_over(over interval, at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (queryid bigint, database text, username name, query text, calls bigint, mean_seconds float8, p95_seconds float8,
+	max_seconds float8, total_seconds float8, rows bigint, share_of_total_time float8, last_seen timestamptz, slowest_at timestamptz)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.queryid, current_database()::text, s.username, s.query, s.calls, s.mean_seconds, s.p95_seconds, s.max_seconds,
+		s.total_seconds, s.rows, s.share_of_total_time, s.last_seen, s.slowest_at
+	FROM monitoring.statements_over(slow_queries_over.over, slow_queries_over.at) AS s
+	WHERE s.max_seconds >= extract(epoch FROM
+		coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)
+	ORDER BY s.total_seconds DESC
+$$;
+COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'Statements of which an execution in the window (at - over, at] took monitoring.slow_query_threshold or longer, costliest first. Columns as in statements_over().';
+
+CREATE VIEW monitoring.slow_queries AS
+	SELECT s.queryid, s.database, s.username, s.query, s.calls, s.mean_seconds, s.p95_seconds, s.max_seconds, s.total_seconds, s.rows,
+		s.share_of_total_time, s.last_seen, s.slowest_at
+	FROM monitoring.slow_queries_over('1 day') AS s;
+COMMENT ON VIEW monitoring.slow_queries IS 'Statements of which an execution in the last 24 hours took monitoring.slow_query_threshold or longer. For other windows see slow_queries_over().';
+COMMENT ON COLUMN monitoring.slow_queries.queryid IS 'Identity of the normalised statement.';
+COMMENT ON COLUMN monitoring.slow_queries.database IS 'This database.';
+COMMENT ON COLUMN monitoring.slow_queries.username IS 'Role that ran it.';
+COMMENT ON COLUMN monitoring.slow_queries.query IS 'Its text, as in the view statement_queries.';
+COMMENT ON COLUMN monitoring.slow_queries.calls IS 'Executions.';
+COMMENT ON COLUMN monitoring.slow_queries.mean_seconds IS 'Mean time of an execution.';
+COMMENT ON COLUMN monitoring.slow_queries.p95_seconds IS '95th percentile of the time of an execution, within 0.55 %.';
+COMMENT ON COLUMN monitoring.slow_queries.max_seconds IS 'Longest execution.';
+COMMENT ON COLUMN monitoring.slow_queries.total_seconds IS 'Time of all executions.';
+COMMENT ON COLUMN monitoring.slow_queries.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.slow_queries.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements.';
+COMMENT ON COLUMN monitoring.slow_queries.last_seen IS 'End of the last interval in which it ran.';
+COMMENT ON COLUMN monitoring.slow_queries.slowest_at IS 'End of the interval that had its longest execution.';
+
+-- How many statements are in memory the planner does not know: a nested loop over them would be slow.
+CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
+	also bigint[] DEFAULT '{}')
+RETURNS TABLE (queryid bigint, database text, max_seconds float8, calls bigint, query text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH live AS MATERIALIZED (
+		SELECT l.queryid, l.max_seconds, l.calls, l.query
+		FROM monitoring.statement_live AS l
+		-- the clock goes on between the caller's look at it and ours
+		WHERE l.since < slow_query_values.at AND l.bucket > slow_query_values.at - slow_query_values.over
+			AND l.bucket <= slow_query_values.at + interval '1 minute' AND l.calls > 0
+	), candidate AS MATERIALIZED (
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE slow_query_values.at_least >= 0.1 AND h.max_seconds >= 0.1::float8
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.max_seconds >= slow_query_values.at_least
+		UNION
+		SELECT h.queryid
+		FROM monitoring.statement_history AS h
+		WHERE (slow_query_values.at_least >= 0.1) IS NOT TRUE
+			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			AND h.max_seconds >= slow_query_values.at_least
+		UNION
+		SELECT l.queryid FROM live AS l WHERE l.max_seconds >= slow_query_values.at_least
+		UNION
+		SELECT unnest(slow_query_values.also)
+	)
+	SELECT w.queryid, current_database()::text, w.max_seconds, w.calls,
+		CASE WHEN w.queryid = 0 THEN '<others>' ELSE coalesce(q.query, w.query) END
+	FROM (
+		SELECT i.queryid, max(i.max_seconds) AS max_seconds, sum(i.calls)::bigint AS calls, max(i.query) AS query
+		FROM (
+			SELECT h.queryid, h.max_seconds, h.calls, NULL AS query
+			FROM candidate AS c
+			JOIN monitoring.statement_history AS h ON h.queryid = c.queryid
+			WHERE h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
+			UNION ALL
+			SELECT l.queryid, l.max_seconds, l.calls, l.query
+			FROM candidate AS c
+			JOIN live AS l ON l.queryid = c.queryid
+		) AS i
+		GROUP BY i.queryid
+	) AS w
+	LEFT JOIN LATERAL (
+		SELECT t.query
+		FROM monitoring.statement_queries AS t
+		WHERE t.queryid = w.queryid
+		ORDER BY t.query = '<insufficient privilege>', t.first_seen
+		LIMIT 1
+	) AS q ON true
+	WHERE w.max_seconds >= slow_query_values.at_least OR w.queryid = ANY (slow_query_values.also)
+$$;
+COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) IS 'For alert rules: per statement, over all roles, its longest execution (seconds) in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out, except those whose queryid is in also.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Beside pg_stat_statements
+----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.statement_source_function(name text, arguments text, OUT function text, OUT columns text[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -260,459 +784,37 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.statement_source_columns(text[]) IS 'Select list that turns the given columns of pg_stat_statements (alias s), which differ between versions, into ours: seconds and bytes, zero for what the version does not have. $6 is the block size. Without the column toplevel a statement may have two rows, which the list adds up.';
 
-----------------------------------------------------------------------------------------------------------------------
--- Snapshots
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE FUNCTION monitoring.statement_snapshot_query(source text, columns text[]) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT format($query$
-		WITH source AS MATERIALIZED (
-			SELECT s.userid, s.queryid, %1$s
-			FROM %2$s(false) AS s
-			WHERE s.dbid = $3 AND s.queryid IS NOT NULL
-			%3$s
-		),
-		-- a counter that continues the one we know; any that went back began anew
-		delta AS MATERIALIZED (
-			SELECT s.*, c.queryid IS NULL AS anew,
-				CASE WHEN $4 THEN 0 ELSE s.calls - coalesce(c.calls, 0) END AS d_calls,
-				CASE WHEN $4 THEN 0 ELSE s.total_seconds - coalesce(c.total_seconds, 0) END AS d_seconds,
-				CASE WHEN $4 THEN 0 ELSE s.rows - coalesce(c.rows, 0) END AS d_rows,
-				CASE WHEN NOT $4 AND (c.queryid IS NULL OR s.max_seconds > c.max_seconds) THEN s.max_seconds END AS d_max,
-				s.planning_seconds - coalesce(c.planning_seconds, 0) AS d_planning,
-				s.shared_hit_bytes - coalesce(c.shared_hit_bytes, 0) AS d_hit,
-				s.shared_read_bytes - coalesce(c.shared_read_bytes, 0) AS d_read,
-				s.shared_dirtied_bytes - coalesce(c.shared_dirtied_bytes, 0) AS d_dirtied,
-				s.shared_written_bytes - coalesce(c.shared_written_bytes, 0) AS d_written,
-				s.temp_read_bytes - coalesce(c.temp_read_bytes, 0) AS d_temp_read,
-				s.temp_written_bytes - coalesce(c.temp_written_bytes, 0) AS d_temp_written,
-				s.io_read_seconds - coalesce(c.io_read_seconds, 0) AS d_io_read,
-				s.io_write_seconds - coalesce(c.io_write_seconds, 0) AS d_io_write,
-				s.wal_bytes - coalesce(c.wal_bytes, 0) AS d_wal,
-				s.jit_seconds - coalesce(c.jit_seconds, 0) AS d_jit
-			FROM source AS s
-			LEFT JOIN monitoring.statement_counters AS c
-				ON c.queryid = s.queryid AND c.userid = s.userid AND c.toplevel = s.toplevel AND c.present AND NOT $5
-				AND CASE
-					WHEN s.stats_since IS NOT NULL THEN s.stats_since IS NOT DISTINCT FROM c.stats_since
-					ELSE s.total_seconds >= c.total_seconds AND s.min_seconds <= c.min_seconds AND s.max_seconds >= c.max_seconds
-				END
-				AND s.calls >= c.calls AND s.rows >= c.rows
-			WHERE $4 OR c.queryid IS NULL OR s.calls <> c.calls
-		),
-		known AS (
-			UPDATE monitoring.statement_counters AS c SET
-				present = true, stats_since = d.stats_since, calls = d.calls, total_seconds = d.total_seconds,
-				min_seconds = d.min_seconds, max_seconds = d.max_seconds, rows = d.rows,
-				planning_seconds = d.planning_seconds, shared_hit_bytes = d.shared_hit_bytes,
-				shared_read_bytes = d.shared_read_bytes, shared_dirtied_bytes = d.shared_dirtied_bytes,
-				shared_written_bytes = d.shared_written_bytes, temp_read_bytes = d.temp_read_bytes,
-				temp_written_bytes = d.temp_written_bytes, io_read_seconds = d.io_read_seconds,
-				io_write_seconds = d.io_write_seconds, wal_bytes = d.wal_bytes, jit_seconds = d.jit_seconds,
-				watched_calls = c.watched_calls + d.d_calls, watched_seconds = c.watched_seconds + d.d_seconds,
-				watched_rows = c.watched_rows + d.d_rows,
-				watched_max_seconds = greatest(c.watched_max_seconds, d.d_max),
-				slowest_interval_seconds = greatest(c.slowest_interval_seconds, d.d_seconds / nullif(d.d_calls, 0)),
-				slowest_interval_at = CASE WHEN d.d_calls > 0 AND (c.slowest_interval_at IS NULL
-					OR d.d_seconds / d.d_calls > c.slowest_interval_seconds) THEN $1 ELSE c.slowest_interval_at END,
-				last_seen = CASE WHEN d.d_calls > 0 THEN $1 ELSE c.last_seen END
-			FROM delta AS d
-			WHERE c.queryid = d.queryid AND c.userid = d.userid AND c.toplevel = d.toplevel
-		),
-		added AS (
-			INSERT INTO monitoring.statement_counters
-			SELECT d.queryid, d.userid, d.toplevel, true, d.stats_since, d.calls, d.total_seconds, d.min_seconds,
-				d.max_seconds, d.rows, d.planning_seconds, d.shared_hit_bytes, d.shared_read_bytes,
-				d.shared_dirtied_bytes, d.shared_written_bytes, d.temp_read_bytes, d.temp_written_bytes,
-				d.io_read_seconds, d.io_write_seconds, d.wal_bytes, d.jit_seconds,
-				d.d_calls, d.d_seconds, d.d_rows, CASE WHEN d.d_calls > 0 THEN d.d_max ELSE 0 END,
-				CASE WHEN d.d_calls > 0 THEN d.d_seconds / d.d_calls ELSE 0 END,
-				CASE WHEN d.d_calls > 0 THEN $1 END, $1, CASE WHEN d.d_calls > 0 THEN $1 END
-			FROM delta AS d
-			WHERE d.anew AND NOT EXISTS (SELECT FROM monitoring.statement_counters AS c
-				WHERE c.queryid = d.queryid AND c.userid = d.userid AND c.toplevel = d.toplevel)
-		),
-		gone AS (
-			UPDATE monitoring.statement_counters AS c SET present = false
-			WHERE c.present AND NOT EXISTS (SELECT FROM source AS s
-				WHERE s.queryid = c.queryid AND s.userid = c.userid AND s.toplevel = c.toplevel)
-		),
-		written AS (
-			INSERT INTO monitoring.statement_deltas
-			SELECT $1, $2, d.queryid, d.userid, d.toplevel, d.d_calls, d.d_seconds, d.d_max, nullif(d.d_rows, 0),
-				nullif(d.d_planning, 0), nullif(d.d_hit, 0), nullif(d.d_read, 0), nullif(d.d_dirtied, 0),
-				nullif(d.d_written, 0), nullif(d.d_temp_read, 0), nullif(d.d_temp_written, 0),
-				nullif(d.d_io_read, 0), nullif(d.d_io_write, 0), nullif(d.d_wal, 0), nullif(d.d_jit, 0)
-			FROM delta AS d
-			WHERE d.d_calls > 0
-			RETURNING 1
-		)
-		SELECT (SELECT count(*)::integer FROM source), (SELECT count(*)::integer FROM written)
-	$query$, monitoring.statement_source_columns(columns), source,
-		CASE WHEN 'toplevel' = ANY (columns) THEN '' ELSE 'GROUP BY s.userid, s.queryid' END)
-$$;
-COMMENT ON FUNCTION monitoring.statement_snapshot_query(text, text[]) IS 'The one statement that a snapshot is, for a source function with the given columns. Parameters: $1 time, $2 time of the snapshot before, $3 database, $4 baseline (note the counters, whatever they added), $5 everything was reset, $6 block size. Returns the numbers of statements read and of deltas written.';
-
-CREATE FUNCTION monitoring.clip_text(value text, max_bytes integer) RETURNS text
-LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION monitoring.compare_statements()
+RETURNS TABLE (queryid bigint, username name, toplevel boolean, query text, calls bigint, total_seconds float8, rows bigint,
+	pg_stat_statements_calls bigint, pg_stat_statements_seconds float8, pg_stat_statements_rows bigint, stats_since timestamptz)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	cut text := left(value, max_bytes);
-	excess integer;
-BEGIN
-	-- a character has at most four bytes, so this never cuts more than needed
-	LOOP
-		excess := octet_length(cut) - max_bytes;
-		EXIT WHEN excess <= 0 OR cut = '';
-		cut := left(cut, -((excess + 3) / 4));
-	END LOOP;
-	RETURN cut;
-END $$;
-COMMENT ON FUNCTION monitoring.clip_text(text, integer) IS 'The longest beginning of the text that has at most max_bytes (1 or more) bytes, cut between characters.';
-
--- Utility statements are not normalised, so that a password may stand in them.
-CREATE FUNCTION monitoring.redact_statement(query text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN strpos(query, '''') > 0 AND query ~* '(set_receiver_secret|create_receiver|alter_receiver)'
-		THEN lower(substring(query FROM '(?i)(set_receiver_secret|create_receiver|alter_receiver)')) || '***'
-		ELSE regexp_replace(regexp_replace(query,
-		-- PASSWORD 'x', e'x' with escapes, or dollar-quoted; to the end if the literal was cut off
-		'(\mpassword\s*)(''(''''|[^''])*(''|$)|e''(\\.|''''|[^''\\])*(''|$)|\$(\w*)\$.*(\$\7\$|$))', '\1''***''', 'gi'),
-		-- in a connection string
-		'(\mpassword=)(''''.*''''|[^\s'',;)$]+)', '\1***', 'gi')
-		END
-$$;
-COMMENT ON FUNCTION monitoring.redact_statement(text) IS 'The text of a statement with passwords, in PASSWORD clauses and connection strings, replaced by ***; of one that gives literals to set_receiver_secret, create_receiver or alter_receiver only that name.';
-
-CREATE FUNCTION monitoring.fetch_statement_texts(at timestamptz) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	source text := (SELECT f.function FROM monitoring.statement_source_function('pg_stat_statements', 'boolean') AS f);
-	fetched integer;
-BEGIN
-	IF source IS NULL THEN
-		RETURN 0;
-	END IF;
-	EXECUTE format($query$
-		INSERT INTO monitoring.statement_texts (queryid, userid, query, first_seen)
-		SELECT DISTINCT ON (s.queryid, s.userid) s.queryid, s.userid,
-			monitoring.clip_text(monitoring.redact_statement(monitoring.clip_text(s.query, 65536)), 8192), $1
-		FROM %s(true) AS s
-		WHERE s.dbid = $2 AND s.query IS NOT NULL
-		  AND EXISTS (SELECT FROM monitoring.statement_counters AS c
-			WHERE c.queryid = s.queryid AND c.userid = s.userid AND c.present)
-		  AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
-			WHERE t.queryid = s.queryid AND t.userid = s.userid)
-		ON CONFLICT DO NOTHING
-	$query$, source) USING at, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
-	GET DIAGNOSTICS fetched = ROW_COUNT;
-	RETURN fetched;
-END $$;
-COMMENT ON FUNCTION monitoring.fetch_statement_texts(timestamptz) IS 'Stores the texts of statements that have none yet; returns how many. Makes pg_stat_statements read its whole file of texts.';
-
-CREATE FUNCTION monitoring.purge_statements(at timestamptz, max_forgotten integer DEFAULT 20000) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	purged integer;
-BEGIN
-	WITH forgotten AS (
-		SELECT c.ctid, coalesce(c.last_seen, c.first_seen) AS seen,
-			row_number() OVER (ORDER BY coalesce(c.last_seen, c.first_seen) DESC) AS place
-		FROM monitoring.statement_counters AS c
-		WHERE NOT c.present
-	)
-	DELETE FROM monitoring.statement_counters AS c
-	USING forgotten AS f
-	WHERE c.ctid = f.ctid AND (f.place > max_forgotten OR f.seen < at - (
-		SELECT r.keep FROM monitoring.retention_policies AS r WHERE r.relation = 'statement_deltas'));
-	GET DIAGNOSTICS purged = ROW_COUNT;
-
-	DELETE FROM monitoring.statement_texts AS t
-	WHERE NOT EXISTS (SELECT FROM monitoring.statement_counters AS c WHERE c.queryid = t.queryid AND c.userid = t.userid);
-	RETURN purged;
-END $$;
-COMMENT ON FUNCTION monitoring.purge_statements(timestamptz, integer) IS 'Removes statements, with their texts, that pg_stat_statements no longer has and that have not run for as long as history is kept, or that are not among the max_forgotten last seen ones of these. Returns how many. Snapshots do it once an hour.';
-
--- A function's rows are estimated far too low here: nested loops over them would be slow, and compiling never pays.
-CREATE FUNCTION monitoring.snapshot_statements(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off SET lock_timeout = '10s' AS $$
-DECLARE
-	own oid := (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database());
-	state monitoring.statement_state;
 	source record;
-	info text;
-	reset_at timestamptz;
-	reset_after timestamptz;
-	dealloc_now bigint;
-	first boolean;
-	baseline boolean;
-	version_now text := (SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'pg_stat_statements');
-	was_reset boolean;
-	wanted boolean;
-	started timestamptz;
-	text_problem text;
-	found_statements integer;
-	written integer;
 BEGIN
-	IF at IS NULL OR NOT isfinite(at) THEN
-		RAISE EXCEPTION 'the time of a snapshot must be a finite timestamp' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF NOT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') THEN
-		RAISE EXCEPTION 'permission denied to read the statements of other roles'
-			USING ERRCODE = 'insufficient_privilege', HINT = 'Grant pg_read_all_stats to the role.';
-	END IF;
-
-	-- pg_settings has the setting only if the server has loaded the library
 	SELECT * INTO source FROM monitoring.statement_source_function('pg_stat_statements', 'boolean') AS f
 	WHERE f.function IS NOT NULL AND EXISTS (SELECT FROM pg_settings AS p WHERE p.name = 'pg_stat_statements.max');
 	IF source.function IS NULL THEN
-		RETURN 0;
+		RAISE EXCEPTION 'pg_stat_statements is not in use in this database' USING ERRCODE = 'object_not_in_prerequisite_state',
+			HINT = 'Add pg_stat_statements to shared_preload_libraries, restart the server, and run CREATE EXTENSION pg_stat_statements.';
 	END IF;
-
-	SELECT * INTO STRICT state FROM monitoring.statement_state FOR UPDATE;
-	SELECT f.function INTO info FROM monitoring.statement_source_function('pg_stat_statements_info', '') AS f;
-	IF info IS NOT NULL THEN
-		EXECUTE format('SELECT i.stats_reset, i.dealloc FROM %s() AS i', info) INTO reset_at, dealloc_now;
-	END IF;
-
-	first := state.dbid IS DISTINCT FROM own;
-	-- another version counts other things and splits entries differently: no difference to the old numbers is an increase
-	baseline := first OR state.version IS DISTINCT FROM version_now;
-	was_reset := NOT baseline AND reset_at IS DISTINCT FROM state.stats_reset AND reset_at IS NOT NULL;
-	IF first THEN
-		DELETE FROM monitoring.statement_counters;
-	END IF;
-
-	PERFORM monitoring.ensure_partition('statement_deltas', at);
-	EXECUTE monitoring.statement_snapshot_query(source.function, source.columns)
-		INTO found_statements, written
-		USING at, least(state.snapshot_at, at), own, baseline, was_reset, current_setting('block_size')::bigint;
-	IF info IS NOT NULL THEN
-		EXECUTE format('SELECT i.stats_reset FROM %s() AS i', info) INTO reset_after;
-		IF reset_after IS DISTINCT FROM reset_at THEN
-			RAISE EXCEPTION 'pg_stat_statements was reset during a snapshot'
-				USING ERRCODE = 'serialization_failure', DETAIL = 'Nothing was stored; the next snapshot will notice the reset.';
-		END IF;
-	END IF;
-
-	UPDATE monitoring.statement_state AS s SET
-		dbid = own, version = version_now, baseline_at = CASE WHEN first THEN at ELSE s.baseline_at END, snapshot_at = at,
-		statements = found_statements, stats_reset = reset_at, dealloc = dealloc_now,
-		resets = s.resets + was_reset::integer,
-		evictions = s.evictions + CASE WHEN first THEN 0 WHEN was_reset THEN dealloc_now
-			ELSE greatest(coalesce(dealloc_now - s.dealloc, 0), 0) END,
-		evicted_at = CASE WHEN NOT first AND dealloc_now > CASE WHEN was_reset THEN 0 ELSE s.dealloc END THEN at
-			ELSE s.evicted_at END;
-
-	-- Texts cost reading the file of all texts, so that takes at most a hundredth of the time.
-	wanted := EXISTS (
-		SELECT FROM monitoring.statement_counters AS c
-		WHERE c.present AND NOT EXISTS (SELECT FROM monitoring.statement_texts AS t
-			WHERE t.queryid = c.queryid AND t.userid = c.userid));
-	IF wanted AND (state.texts_at IS NULL OR at < state.texts_at
-		OR at >= state.texts_at + least(state.texts_seconds * 100, 3600) * interval '1 s') THEN
-		started := clock_timestamp();
-		BEGIN
-			PERFORM monitoring.fetch_statement_texts(at);
-			text_problem := NULL;
-		-- one text of another database that this one's encoding cannot hold makes all unreadable
-		EXCEPTION WHEN data_exception OR program_limit_exceeded OR out_of_memory THEN
-			text_problem := left(SQLERRM, 500);
-		END;
-		UPDATE monitoring.statement_state
-			SET texts_at = at, texts_seconds = extract(epoch FROM clock_timestamp() - started), texts_error = text_problem;
-	END IF;
-
-	IF state.purged_at IS NULL OR at >= state.purged_at + interval '1 hour' THEN
-		PERFORM monitoring.purge_statements(at);
-		UPDATE monitoring.statement_state SET purged_at = at;
-	END IF;
-	RETURN written;
+	RETURN QUERY EXECUTE format($query$
+		WITH theirs AS (
+			SELECT s.userid, s.queryid, %1$s
+			FROM %2$s(false) AS s
+			WHERE s.dbid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND s.queryid IS NOT NULL
+			%3$s
+		), ours AS (
+			SELECT t.queryid, t.username, sum(t.calls)::bigint AS calls, sum(t.total_seconds) AS total_seconds, sum(t.rows)::bigint AS rows,
+				max(t.query) AS query
+			FROM monitoring.statements AS t
+			GROUP BY t.queryid, t.username
+		)
+		SELECT coalesce(o.queryid, s.queryid), coalesce(o.username, pg_get_userbyid(s.userid)), s.toplevel, o.query, o.calls,
+			o.total_seconds, o.rows, s.calls, s.total_seconds, s.rows, s.stats_since
+		FROM ours AS o
+		FULL JOIN theirs AS s ON s.queryid = o.queryid AND pg_get_userbyid(s.userid) = o.username
+	$query$, monitoring.statement_source_columns(source.columns), source.function,
+		CASE WHEN 'toplevel' = ANY (source.columns) THEN '' ELSE 'GROUP BY s.userid, s.queryid' END)
+	USING NULL, NULL, NULL, NULL, NULL, current_setting('block_size')::bigint;
 END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what the statements of this database added to their counters in pg_stat_statements since the last snapshot, and the texts of new ones; returns the number of statements that ran. The first snapshot only notes the counters. Entries that were reset or evicted count from zero. Without pg_stat_statements it does nothing and returns 0; see the view statement_source. Raises 22023 for a null or infinite time, 40001 if pg_stat_statements is reset meanwhile, 42501 without the rights of pg_read_all_stats, 55P03 if another snapshot takes longer than 10 s.';
-
-CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	PERFORM monitoring.snapshot_statements(at);
-END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements_job(timestamptz) IS 'Job of the worker: snapshot_statements(at).';
-
-INSERT INTO monitoring.jobs (name, function, every, priority)
-	VALUES ('statements', 'monitoring.snapshot_statements_job', '10 seconds', 30);
-
-----------------------------------------------------------------------------------------------------------------------
--- Views
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE VIEW monitoring.statement_queries AS
-	SELECT t.queryid, t.userid, pg_catalog.pg_get_userbyid(t.userid) AS username,
-		CASE WHEN a.everything OR t.userid = a.userid THEN t.query ELSE '<insufficient privilege>' END AS query, t.first_seen
-	FROM monitoring.statement_texts AS t
-	CROSS JOIN (
-		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
-		FROM pg_catalog.pg_roles AS r
-		WHERE r.rolname = current_user
-	) AS a;
-COMMENT ON VIEW monitoring.statement_queries IS 'Texts of statements. As in pg_stat_statements, you see those that you ran; with the rights of pg_read_all_stats, all.';
-COMMENT ON COLUMN monitoring.statement_queries.queryid IS 'Identity of the normalised statement, as in pg_stat_statements and pg_stat_activity.';
-COMMENT ON COLUMN monitoring.statement_queries.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_queries.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_queries.query IS 'Normalised text, at most 8192 bytes, passwords replaced by ***; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.statement_queries.first_seen IS 'Snapshot that stored it.';
-
-CREATE VIEW monitoring.statement_history AS
-	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
-		d.calls, d.total_seconds / d.calls AS mean_seconds, d.max_seconds, d.total_seconds,
-		coalesce(d.rows, 0) AS rows, coalesce(d.planning_seconds, 0) AS planning_seconds,
-		coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes, coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
-		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
-		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes,
-		coalesce(d.temp_read_bytes, 0) AS temp_read_bytes, coalesce(d.temp_written_bytes, 0) AS temp_written_bytes,
-		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
-		coalesce(d.wal_bytes, 0) AS wal_bytes, coalesce(d.jit_seconds, 0) AS jit_seconds
-	FROM monitoring.statement_deltas AS d;
-COMMENT ON VIEW monitoring.statement_history IS 'What every statement that ran did between two snapshots, 10 s apart by default, for 7 days. What a version of pg_stat_statements does not count is 0.';
-COMMENT ON COLUMN monitoring.statement_history.bucket IS 'End of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.since IS 'Start of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.statement_history.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_history.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_history.toplevel IS 'True if sent by a client, false if run inside a function.';
-COMMENT ON COLUMN monitoring.statement_history.calls IS 'Executions that ended in the interval.';
-COMMENT ON COLUMN monitoring.statement_history.mean_seconds IS 'Their mean time.';
-COMMENT ON COLUMN monitoring.statement_history.max_seconds IS 'Longest execution, where it can be told: it was the longest since the entry began to count. Null otherwise.';
-COMMENT ON COLUMN monitoring.statement_history.total_seconds IS 'Their time together.';
-COMMENT ON COLUMN monitoring.statement_history.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_history.planning_seconds IS 'Planning time; needs pg_stat_statements.track_planning.';
-COMMENT ON COLUMN monitoring.statement_history.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_history.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_history.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_history.jit_seconds IS 'Time spent in just-in-time compilation.';
-
-CREATE VIEW monitoring.statements AS
-	SELECT c.queryid, pg_catalog.current_database()::text AS database, c.username, q.query, c.calls,
-		c.total_seconds / c.calls AS mean_seconds, c.max_interval_mean_seconds,
-		greatest(c.max_seconds, c.max_interval_mean_seconds) AS max_seconds, c.total_seconds, c.rows,
-		c.total_seconds / nullif(sum(c.total_seconds) OVER (), 0) AS share_of_total_time,
-		c.first_seen, c.last_seen, c.slowest_at
-	FROM (
-		SELECT c.queryid, c.userid, pg_catalog.pg_get_userbyid(c.userid) AS username, sum(c.watched_calls)::bigint AS calls,
-			sum(c.watched_seconds) AS total_seconds, sum(c.watched_rows)::bigint AS rows,
-			max(c.slowest_interval_seconds) AS max_interval_mean_seconds, max(c.watched_max_seconds) AS max_seconds,
-			min(c.first_seen) AS first_seen, max(c.last_seen) AS last_seen,
-			(array_agg(c.slowest_interval_at ORDER BY c.slowest_interval_seconds DESC))[1] AS slowest_at
-		FROM monitoring.statement_counters AS c
-		WHERE c.watched_calls > 0
-		GROUP BY c.queryid, c.userid
-	) AS c
-	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = c.queryid AND q.userid = c.userid;
-COMMENT ON VIEW monitoring.statements IS 'Every statement of this database that ran while being watched, one row per statement and role, since first_seen.';
-COMMENT ON COLUMN monitoring.statements.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.statements.database IS 'This database.';
-COMMENT ON COLUMN monitoring.statements.username IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statements.query IS 'Its text, as in the view statement_queries; null if not read yet.';
-COMMENT ON COLUMN monitoring.statements.calls IS 'Executions.';
-COMMENT ON COLUMN monitoring.statements.mean_seconds IS 'Mean time of an execution.';
-COMMENT ON COLUMN monitoring.statements.max_interval_mean_seconds IS 'Mean time of an execution in the slowest interval between two snapshots.';
-COMMENT ON COLUMN monitoring.statements.max_seconds IS 'Longest execution known: at least max_interval_mean_seconds, and exact when it was the longest since pg_stat_statements began to count the statement. What happened before first_seen does not enter.';
-COMMENT ON COLUMN monitoring.statements.total_seconds IS 'Time of all executions.';
-COMMENT ON COLUMN monitoring.statements.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statements.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements watched.';
-COMMENT ON COLUMN monitoring.statements.first_seen IS 'First snapshot that had the statement.';
-COMMENT ON COLUMN monitoring.statements.last_seen IS 'Last snapshot before which it had run.';
-COMMENT ON COLUMN monitoring.statements.slowest_at IS 'End of the slowest interval.';
-
-CREATE VIEW monitoring.slow_queries AS
-	SELECT s.queryid, s.database, s.username, s.query, s.calls, s.mean_seconds, s.max_interval_mean_seconds, s.max_seconds,
-		s.total_seconds, s.rows, s.share_of_total_time, s.first_seen, s.last_seen, s.slowest_at
-	FROM monitoring.statements AS s
-	WHERE s.max_interval_mean_seconds >= extract(epoch FROM
-		coalesce(nullif(pg_catalog.current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval);
-COMMENT ON VIEW monitoring.slow_queries IS 'Statements whose mean time in at least one interval between two snapshots reached monitoring.slow_query_threshold. A statement that has not run for as long as history is kept, and that pg_stat_statements forgot, leaves the view.';
-COMMENT ON COLUMN monitoring.slow_queries.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.slow_queries.database IS 'This database.';
-COMMENT ON COLUMN monitoring.slow_queries.username IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.slow_queries.query IS 'Its text, as in the view statement_queries; null if not read yet.';
-COMMENT ON COLUMN monitoring.slow_queries.calls IS 'Executions since first_seen.';
-COMMENT ON COLUMN monitoring.slow_queries.mean_seconds IS 'Mean time of an execution since first_seen.';
-COMMENT ON COLUMN monitoring.slow_queries.max_interval_mean_seconds IS 'Mean time of an execution in the slowest interval between two snapshots.';
-COMMENT ON COLUMN monitoring.slow_queries.max_seconds IS 'Longest execution known, as in the view statements.';
-COMMENT ON COLUMN monitoring.slow_queries.total_seconds IS 'Time of all executions since first_seen.';
-COMMENT ON COLUMN monitoring.slow_queries.rows IS 'Rows returned or affected since first_seen.';
-COMMENT ON COLUMN monitoring.slow_queries.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements watched.';
-COMMENT ON COLUMN monitoring.slow_queries.first_seen IS 'First snapshot that had the statement.';
-COMMENT ON COLUMN monitoring.slow_queries.last_seen IS 'Last snapshot before which it had run.';
-COMMENT ON COLUMN monitoring.slow_queries.slowest_at IS 'End of the slowest interval.';
-
-CREATE FUNCTION monitoring.slow_queries_over(over interval, at timestamptz DEFAULT clock_timestamp())
-RETURNS TABLE (queryid bigint, database text, username name, query text, calls bigint, mean_seconds float8,
-	max_interval_mean_seconds float8, max_seconds float8, total_seconds float8, rows bigint, share_of_total_time float8,
-	first_seen timestamptz, last_seen timestamptz, slowest_at timestamptz)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT w.queryid, current_database()::text, w.username, q.query, w.calls, w.total_seconds / w.calls, w.slowest,
-		greatest(w.max_seconds, w.slowest), w.total_seconds, w.rows, w.total_seconds / nullif(w.everything, 0),
-		w.first_seen, w.last_seen, w.slowest_at
-	FROM (
-		SELECT h.queryid, h.userid, h.username, sum(h.calls)::bigint AS calls, sum(h.total_seconds) AS total_seconds,
-			sum(h.rows)::bigint AS rows, max(h.mean_seconds) AS slowest, max(h.max_seconds) AS max_seconds,
-			sum(sum(h.total_seconds)) OVER () AS everything, min(h.bucket) AS first_seen, max(h.bucket) AS last_seen,
-			(array_agg(h.bucket ORDER BY h.mean_seconds DESC))[1] AS slowest_at
-		FROM monitoring.statement_history AS h
-		WHERE h.bucket > slow_queries_over.at - slow_queries_over.over AND h.bucket <= slow_queries_over.at
-		GROUP BY h.queryid, h.userid, h.username
-	) AS w
-	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = w.queryid AND q.userid = w.userid
-	WHERE w.slowest >= extract(epoch FROM
-		coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)
-	ORDER BY w.total_seconds DESC
-$$;
-COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'The view slow_queries for one window of time, the intervals that end in (at - over, at]: calls, times, share, first and last seen are those of the window. Costliest first.';
-
-CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
-	also bigint[] DEFAULT '{}')
-RETURNS TABLE (queryid bigint, database text, mean_seconds float8, calls bigint, query text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	-- A statement's mean over all roles can only be at_least if that of one of them is.
-	WITH candidate AS MATERIALIZED (
-		SELECT h.queryid
-		FROM monitoring.statement_history AS h
-		WHERE slow_query_values.at_least >= 0.1 AND h.total_seconds >= h.calls * 0.1::float8
-			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
-			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
-		UNION
-		SELECT h.queryid
-		FROM monitoring.statement_history AS h
-		WHERE (slow_query_values.at_least >= 0.1) IS NOT TRUE
-			AND h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
-			AND h.total_seconds >= h.calls * slow_query_values.at_least * (1 - 1e-9)
-		UNION
-		SELECT unnest(slow_query_values.also)
-	)
-	SELECT w.queryid, current_database()::text, w.slowest, w.calls, q.query
-	FROM (
-		SELECT i.queryid, max(i.mean_seconds) AS slowest, sum(i.calls)::bigint AS calls
-		FROM (
-			SELECT h.queryid, sum(h.calls) AS calls, sum(h.total_seconds) / sum(h.calls) AS mean_seconds
-			FROM candidate AS c
-			JOIN monitoring.statement_history AS h ON h.queryid = c.queryid
-			WHERE h.bucket > slow_query_values.at - slow_query_values.over AND h.bucket <= slow_query_values.at
-			GROUP BY h.queryid, h.bucket
-		) AS i
-		GROUP BY i.queryid
-	) AS w
-	LEFT JOIN LATERAL (
-		SELECT t.query
-		FROM monitoring.statement_queries AS t
-		WHERE t.queryid = w.queryid
-		ORDER BY t.query = '<insufficient privilege>', t.first_seen
-		LIMIT 1
-	) AS q ON true
-	WHERE w.slowest >= slow_query_values.at_least OR w.queryid = ANY (slow_query_values.also)
-$$;
-COMMENT ON FUNCTION monitoring.slow_query_values(timestamptz, interval, float8, bigint[]) IS 'For alert rules: per statement, over all roles, the mean execution time (seconds) of its slowest interval that ended in (at - over, at], the executions in the window, and the text. Statements below at_least seconds are left out, except those whose queryid is in also.';
+COMMENT ON FUNCTION monitoring.compare_statements() IS 'Every statement of this database as we counted it since first_seen, over both levels, beside what pg_stat_statements holds, a row for each of its levels. Needs the rights of pg_read_all_stats to see others'' statements there. Without pg_stat_statements: 55000.';

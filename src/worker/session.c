@@ -44,7 +44,8 @@ static const struct
 	{"idle_in_transaction_session_timeout", "0"},
 	{"idle_session_timeout", "0"},
 	{"transaction_timeout", "0"},            /* since 17 */
-	{"pg_stat_statements.track", "none"},    /* our own statements are not the users' */
+	{"monitoring.track_statements", "none"}, /* our own statements are not the users' */
+	{"pg_stat_statements.track", "none"},
 	{"auto_explain.log_min_duration", "-1"}, /* it would log parameters, which hold secrets */
 };
 

@@ -28,7 +28,7 @@ SELECT jsonb_build_object(
     'error', (SELECT monitoring.max_relative_error(monitoring.sketch(x)) FROM generate_series(1.0, 2.0) x),
     'alerts', (SELECT coalesce(jsonb_agg(a), '[]') FROM monitoring.alerts a),
     'slow', (SELECT coalesce(jsonb_agg(s), '[]') FROM
-             (SELECT * FROM monitoring.slow_queries ORDER BY mean_seconds DESC LIMIT 3) s),
+             (SELECT * FROM monitoring.slow_queries ORDER BY max_seconds DESC LIMIT 3) s),
     'notifications', (SELECT coalesce(jsonb_agg(n), '[]') FROM monitoring.notifications n))
 """
 
@@ -114,7 +114,7 @@ def panel(elapsed, seconds, live, state):
         "  slow statements (over 1 s):" if live["slow"] else "  slow statements (over 1 s): none seen yet",
     ]
     for slow in live["slow"]:
-        lines.append("    %5.2f s mean × %-4s %s" % (slow["mean_seconds"], number(slow["calls"]),
+        lines.append("    %5.2f s p95 × %-4s %s" % (slow["p95_seconds"], number(slow["calls"]),
                                                      shorten(slow["query"], 70)))
     plain = "%3.0f s  %6s transfers  %4s/s  p50 %s  p95 %s  p99 %s (%s)  alert %s" % (
         elapsed, number(live["total"]), number(live["rate"], "{:.0f}"), milliseconds(live["p50"]).strip(),

@@ -235,8 +235,8 @@ is("@telling", '', 'no table and no view has a secret but receiver_secrets');
 cmp_ok(scalar(@relations), '>', 50, '... of all there are');
 is(sql(qq{SELECT string_agg(query, E'\\n') FROM pg_stat_statements WHERE query ~ '$pattern' AND query !~ '^(DO|PREPARE|EXECUTE)'}), '',
 	'nor has pg_stat_statements, which stores DO as it is');
-sql('SELECT monitoring.snapshot_statements(); SELECT monitoring.fetch_statement_texts(clock_timestamp())');
-is(sql(qq{SELECT bool_or(query = 'set_receiver_secret***'), bool_or(query ~ '$pattern') FROM monitoring.statement_texts}), 't|f',
+sql('SELECT monitoring.snapshot_statements()');
+is(sql(qq{SELECT bool_or(strpos(query, 'set_receiver_secret(\$') > 0), bool_or(query ~ '$pattern') FROM monitoring.statement_texts}), 't|f',
 	'our own texts of statements have none');
 
 # ---- dumps ----

@@ -1,35 +1,40 @@
-# Statements of a real server: slow ones, resets, evictions, roles, versions
-# and schemas of pg_stat_statements, and its absence.  Snapshots are taken by
-# hand at given times; the worker's own job is off.
+# Statements of a real server: every kind of them, counted once, beside
+# pg_stat_statements; errors and cancellations; snapshots that fail, several
+# databases and roles, more statements than there is room for, a standby, and
+# the library that is not preloaded.  Snapshots are taken by hand; the worker's
+# own job is off.
 
 use strict;
 use warnings;
 
+use IO::Socket::UNIX;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('statements');
-$node->init;
+$node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'pg_stat_statements, monitoring'
-pg_stat_statements.max = 100
+pg_stat_statements.track = 'all'
 monitoring.slow_query_threshold = '100ms'
 max_worker_processes = 16
+max_prepared_transactions = 2
 CONF
 $node->start;
 
-# one session per call; snapshot at a virtual time, some seconds after noon
 sub sql
 {
-	my ($database, $query) = @_;
-	return $node->safe_psql($database, $query);
+	my ($database, $query, @more) = @_;
+	return $node->safe_psql($database, $query, @more);
 }
 
-sub snapshot
+# what fails is meant to
+sub fails
 {
-	my ($database, $second) = @_;
-	return sql($database, "SELECT monitoring.snapshot_statements('2031-01-01 12:00+00'::timestamptz + $second * interval '1 s')");
+	my ($database, $query) = @_;
+	my ($status, $out, $err) = $node->psql($database, $query, on_error_stop => 0);
+	return $err;
 }
 
 sub create_database
@@ -42,283 +47,322 @@ sub create_database
 	return;
 }
 
-my $slow = "FROM monitoring.slow_queries WHERE query LIKE '%pg_sleep%'";
+# one value of the statements whose text is like the pattern, stored or not
+sub counted
+{
+	my ($database, $pattern, $columns) = @_;
+	$columns //= 'calls';
+	return sql($database, "SELECT $columns FROM monitoring.statements_over('1 day') WHERE query LIKE '$pattern' AND query NOT LIKE '%statements_over%'");
+}
 
-# ---- absence ----
+my $levels = q{SELECT string_agg(toplevel || ' ' || calls, ', ' ORDER BY toplevel DESC) FROM (
+	SELECT toplevel, sum(calls) AS calls FROM (
+		SELECT queryid, toplevel, calls, query FROM monitoring.statement_live
+		UNION ALL SELECT h.queryid, h.toplevel, h.calls, q.query FROM monitoring.statement_history h
+			JOIN monitoring.statement_queries q USING (queryid, userid)) s
+	WHERE query LIKE '%s' GROUP BY toplevel) t};
 
-create_database('s1');
-is(sql('s1', 'SELECT installed, preloaded, hint FROM monitoring.statement_source'),
-	'f|t|Run CREATE EXTENSION pg_stat_statements in this database.', 'extension missing: a hint');
-is(snapshot('s1', 0), '0', 'extension missing: a snapshot does nothing');
-is(sql('s1', 'SELECT count(*) FROM monitoring.slow_queries'), '0', 'and there are no slow queries');
+create_database('s1', 'CREATE EXTENSION pg_stat_statements');
 
-# ---- in another schema, with a name that must be quoted ----
-
-sql('s1', 'CREATE SCHEMA "Odd ""schema"; CREATE EXTENSION pg_stat_statements SCHEMA "Odd ""schema"');
-my $odd = '"Odd ""schema".pg_stat_statements';
-sql('s1', 'SELECT pg_sleep(0.2)');
-is(snapshot('s1', 10), '0', 'the first snapshot stores no history');
-is(sql('s1', 'SELECT installed, schema, hint FROM monitoring.statement_source'), 't|Odd "schema|', 'found in its schema');
-is(sql('s1', "SELECT count(*) $slow"), '0', 'what happened before it is not slow now');
+# ---- the main job: what is slow is seen at once, and kept ----
 
 sql('s1', 'SELECT pg_sleep(0.2)');
 sql('s1', 'SELECT pg_sleep(0.01), 1') foreach 1 .. 3;
-cmp_ok(snapshot('s1', 20), '>=', 2, 'statements that ran are stored');
-is(sql('s1', "SELECT query, calls, mean_seconds BETWEEN 0.2 AND 5, max_interval_mean_seconds = mean_seconds,
-		abs(max_seconds - mean_seconds) < 0.000001, rows, database, username = current_user, last_seen - first_seen = '10 s', share_of_total_time BETWEEN 0.1 AND 1
-		FROM monitoring.slow_queries WHERE query = 'SELECT pg_sleep(\$1)'"),
-	'SELECT pg_sleep($1)|1|t|t|t|1|s1|t|t|t', 'the slow statement is found');
-is(sql('s1', "SELECT count(*) $slow AND query LIKE '%,%'"), '0', 'a fast one is not');
-is(sql('s1', "SELECT string_agg(calls::text, ',' ORDER BY bucket) FROM monitoring.statement_history h
-		JOIN monitoring.statement_queries q USING (queryid, userid) WHERE query LIKE 'SELECT pg_sleep(%), %'"),
-	'3', 'executions are counted');
+is(sql('s1', "SELECT query, calls, mean_seconds BETWEEN 0.2 AND 5, p95_seconds = max_seconds, rows, database, username = current_user, share_of_total_time > 0.1
+		FROM monitoring.slow_queries WHERE query LIKE '%pg_sleep%'"),
+	'SELECT pg_sleep($1)|1|t|t|1|s1|t|t', 'a slow statement is found before any snapshot, and only that one');
+is(counted('s1', 'SELECT pg_sleep($1), $2'), '3', 'executions are counted');
+cmp_ok(sql('s1', 'SELECT monitoring.snapshot_statements()'), '>=', 2, 'a snapshot stores them');
+is(counted('s1', 'SELECT pg_sleep($1), $2'), '3', 'once');
+sql('s1', 'SELECT pg_sleep(0.0), 1');
+is(counted('s1', 'SELECT pg_sleep($1), $2'), '4', 'with what came after');
+is(sql('s1', "SELECT calls, toplevel, monitoring.sketch_count(latency) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid)
+		WHERE query = 'SELECT pg_sleep(\$1), \$2'"), '3|t|3', 'and with its sketch');
 
-# a slow interval among fast ones is not averaged away; a slow past does not make a fast present slow
-sql('s1', 'SELECT pg_sleep(0.2), 1');
-snapshot('s1', 30);
-sql('s1', 'SELECT pg_sleep(0.0), 1') foreach 1 .. 40;
-snapshot('s1', 40);
-is(sql('s1', "SELECT calls, mean_seconds < 0.1, max_interval_mean_seconds >= 0.2, slowest_at = '2031-01-01 12:00:30+00',
-		last_seen = '2031-01-01 12:00:40+00' $slow AND query LIKE '%,%'"),
-	'44|t|t|t|t', 'slow in one interval');
-my $values = "FROM monitoring.slow_query_values('2031-01-01 12:00:40+00', %s) WHERE query LIKE 'SELECT pg_sleep(%%), %%'";
-is(sql('s1', 'SELECT mean_seconds >= 0.2, calls ' . sprintf($values, "'20 s'")), 't|41', 'a window with the slow interval');
-is(sql('s1', 'SELECT mean_seconds < 0.1, calls ' . sprintf($values, "'10 s'")), 't|40', 'the window after it');
-is(sql('s1', 'SELECT count(*) ' . sprintf($values, "'10 s', 0.1")), '0', 'values can be bounded below');
-snapshot('s1', 50);
-is(snapshot('s1', 60), '1', 'only what ran is stored');
+# ---- every kind of statement, beside pg_stat_statements ----
 
-# ---- passwords and long texts ----
+my $workload = <<'SQL';
+CREATE TABLE t (id int PRIMARY KEY, v text);
+INSERT INTO t SELECT n, 'x' || n FROM generate_series(1, 1000) n;
+UPDATE t SET v = 'y' WHERE id <= 10;
+DELETE FROM t WHERE id > 990;
+SELECT count(*) FROM t WHERE v LIKE 'x%';
+COPY t TO '/dev/null';
+COPY (SELECT * FROM t WHERE id < 7) TO '/dev/null';
+CREATE TABLE u AS SELECT * FROM t WHERE id < 50;
+CREATE MATERIALIZED VIEW m AS SELECT * FROM t;
+REFRESH MATERIALIZED VIEW m;
+PREPARE p (int) AS SELECT v FROM t WHERE id = $1;
+EXECUTE p(1);
+EXECUTE p(2);
+DEALLOCATE p;
+BEGIN;
+DECLARE c CURSOR FOR SELECT * FROM t ORDER BY id;
+FETCH 5 FROM c;
+FETCH 3 FROM c;
+CLOSE c;
+COMMIT;
+EXPLAIN SELECT * FROM t WHERE id = 1;
+EXPLAIN (ANALYZE, TIMING off) SELECT * FROM t WHERE id < 5;
+CREATE FUNCTION f(int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE r int; BEGIN SELECT count(*) INTO r FROM t WHERE id < $1; RETURN r; END $$;
+SELECT f(10);
+SELECT f(n) FROM generate_series(1, 3) n;
+CREATE FUNCTION g(int) RETURNS bigint LANGUAGE sql SET work_mem = '1MB' AS $$ SELECT count(*) FROM u WHERE id < $1 $$;
+SELECT g(10);
+CREATE PROCEDURE proc() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO u VALUES (1001, 'a'); COMMIT; INSERT INTO u VALUES (1002, 'b'); ROLLBACK; INSERT INTO u VALUES (1003, 'c'); END $$;
+CALL proc();
+DO $$ BEGIN FOR i IN 1..4 LOOP EXECUTE 'UPDATE u SET v = v WHERE id = 1'; END LOOP; END $$;
+CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO u VALUES (new.id + 5000, 'from trigger'); RETURN new; END $$;
+CREATE TRIGGER tr AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION trg();
+INSERT INTO t VALUES (2001, 'a'), (2002, 'b');
+BEGIN; SAVEPOINT a; SELECT 1 AS in_savepoint; ROLLBACK TO a; COMMIT;
+BEGIN; INSERT INTO t VALUES (3001, 'two phases'); PREPARE TRANSACTION 'x';
+COMMIT PREPARED 'x';
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0; SET max_parallel_workers_per_gather = 2;
+SELECT count(*) AS parallel FROM t AS a JOIN t AS b USING (v);
+SET debug_parallel_query = on;
+SELECT max(id) AS forced FROM t;
+SELECT 1 AS twice, 2 AS both\; SELECT 1 AS twice, 2 AS both;
+VACUUM t;
+ANALYZE t;
+SELECT pg_sleep(0.001) UNION ALL SELECT pg_sleep(0.002);
+WITH w AS (INSERT INTO u VALUES (7, 'w') RETURNING *) SELECT * FROM w;
+TABLE u;
+VALUES (1, 'x'), (2, 'y');
+SQL
+$workload =~ s/debug_parallel_query/force_parallel_mode/ if $node->pg_version < 16;
+sub start_counting
+{
+	sql('s1', 'SELECT monitoring.snapshot_statements()');
+	sql('s1', 'SELECT monitoring.forget_statements(); SELECT pg_stat_statements_reset()');
+	return;
+}
+start_counting();
+sql('s1', $workload);
+my $compare = q{SELECT count(*) AS compared,
+		count(*) FILTER (WHERE o.calls IS DISTINCT FROM s.calls OR o.rows IS DISTINCT FROM s.rows),
+		string_agg(format('%s: %s/%s calls, %s/%s rows', left(s.query, 60), o.calls, s.calls, o.rows, s.rows), '; ')
+			FILTER (WHERE o.calls IS DISTINCT FROM s.calls OR o.rows IS DISTINCT FROM s.rows)
+	FROM pg_stat_statements s
+	LEFT JOIN (SELECT l.queryid, l.userid, l.toplevel, l.calls, l.rows FROM monitoring.statement_live l) o USING (queryid, userid, toplevel)
+	WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query !~ 'monitoring\.|pg_stat_statements|set_config|^SET |^EXPLAIN SELECT.*;$'};
+my ($compared, $different, $how) = split /\|/, sql('s1', $compare), 3;
+cmp_ok($compared, '>', 45, "every kind of statement: $compared compared with pg_stat_statements");
+is($different, '0', 'calls and rows agree') or diag($how);
+is(sql('s1', sprintf($levels, 'SELECT count(*) FROM t WHERE id < $1')), 'false 4', 'what a function runs is nested');
+is(sql('s1', sprintf($levels, 'UPDATE u SET v = v WHERE id = $1')), 'false 4', 'and what DO executes');
+is(sql('s1', sprintf($levels, '%SELECT v FROM t WHERE id = $1')), 'true 2', 'EXECUTE counts for its statement');
+is(sql('s1', sprintf($levels, 'SELECT $1 AS twice, $2 AS both')), 'true 2', 'statements of one string are counted each, each with its own text');
+is(sql('s1', q{SELECT string_agg(format('%s: %s/%s blocks, %s/%s bytes of log, %s/%s s', left(s.query, 20), o.shared_hit_bytes / 8192, s.shared_blks_hit,
+			o.wal_bytes, s.wal_bytes, o.total_seconds, s.total_exec_time / 1000), '; ') FILTER (WHERE o.shared_hit_bytes / 8192 - s.shared_blks_hit NOT BETWEEN 0 AND 30 -- those of planning
+			OR o.wal_bytes <> s.wal_bytes OR abs(o.total_seconds - s.total_exec_time / 1000) > 0.002 + 0.1 * o.total_seconds), count(*)
+		FROM pg_stat_statements s JOIN monitoring.statement_live o USING (queryid, userid, toplevel) WHERE s.query ~ '^(INSERT INTO t|UPDATE t|DELETE FROM t)'}),
+	'|5', 'so do buffers, log and time');
+
+# ---- errors and cancellations, at every depth ----
+
+fails('s1', 'SELECT 1 / 0 AS at_planning');
+fails('s1', 'SELECT 1 / (id - 5) AS at_run FROM t') foreach 1 .. 3;
+fails('s1', q{DO $$ BEGIN PERFORM 1 / (id - 5) AS nested FROM t WHERE id > 0; EXCEPTION WHEN division_by_zero THEN PERFORM 'caught'; END $$});
+fails('s1', q{SET statement_timeout = '50ms'; SELECT pg_sleep(5) AS timed_out});
+fails('s1', 'INSERT INTO t VALUES (1)');
+fails('s1', 'DROP TABLE no_such_table');
+fails('s1', q{CREATE ROLE nobody; GRANT CONNECT ON DATABASE s1 TO nobody; SET ROLE nobody; SELECT count(*) AS denied FROM t});
+fails('s1', q{CREATE FUNCTION deep(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN IF $1 = 0 THEN RETURN (SELECT 1 / (id - 1) AS deepest FROM t WHERE id = 1); END IF; RETURN deep($1 - 1); END $$;
+	SELECT deep(20); SELECT 'level after errors'});
+is(counted('s1', 'SELECT $1 / $2 AS at_planning', 'calls, errors, cancels'), '0|1|0', 'an error of the planner');
+is(counted('s1', 'SELECT $1 / (id - $2) AS at_run FROM t', 'calls, errors, cancels'), '0|3|0', 'errors of the executor');
+is(counted('s1', '%AS nested FROM t WHERE%', 'calls, errors, cancels'), '0|1|0', 'one that is caught');
+is(counted('s1', 'SELECT pg_sleep($1) AS timed_out', 'calls, errors, cancels'), '0|0|1', 'a timeout');
+is(counted('s1', 'INSERT INTO t VALUES ($1)', 'calls, errors'), '0|1', 'a constraint');
+is(counted('s1', 'DROP TABLE no_such_table', 'calls, errors'), '0|1', 'a command');
+is(sql('s1', "SELECT username, errors FROM monitoring.statements WHERE query = 'SELECT count(*) AS denied FROM t'"), 'nobody|1', 'a right that is missing, with the role');
+is(counted('s1', 'SELECT deep($1)', 'calls, errors'), '0|1', 'a recursion that fails');
+is(counted('s1', '%AS deepest FROM t WHERE id = %', 'errors'), '1', 'where it failed');
+is(sql('s1', sprintf($levels, 'SELECT $1')), 'true 1', 'and the next statement of the session is at top level');
+
+# ---- portals that are suspended, over the wire ----
+
+{
+	my $socket = IO::Socket::UNIX->new(Peer => $node->host . '/.s.PGSQL.' . $node->port) or die "cannot connect: $!";
+	my $send = sub { my ($type, $body) = @_; print $socket $type . pack('N', length($body) + 4) . $body; $socket->flush };
+	my $read_until = sub {
+		my ($wanted) = @_;
+		my $seen = '';
+		while (index($seen, $wanted) < 0)
+		{
+			my ($head, $body) = ('', '');
+			read($socket, $head, 5) == 5 or die 'the server closed the connection';
+			my ($type, $len) = unpack('aN', $head);
+			read($socket, $body, $len - 4) == $len - 4 or die 'the server closed the connection' if $len > 4;
+			$seen .= $type;
+		}
+		return $seen;
+	};
+	local $SIG{ALRM} = sub { die 'no answer' };
+	alarm($PostgreSQL::Test::Utils::timeout_default);
+	my $user = sql('postgres', 'SELECT current_user');
+	$send->('', pack('N', 196608) . "user\0$user\0database\0s1\0\0");
+	$read_until->('Z');
+	$send->('P', "\0SELECT n AS portal FROM generate_series(1, 10) n\0" . pack('n', 0));
+	$send->('B', "\0\0" . pack('nnn', 0, 0, 0));
+	$send->('E', "\0" . pack('N', 3));
+	$send->('H', '');
+	is(($read_until->('s') =~ tr/D//), 3, 'a portal gives three rows and waits');
+	$send->('E', "\0" . pack('N', 4));
+	$send->('H', '');
+	$read_until->('s');
+	$send->('E', "\0" . pack('N', 0));
+	$send->('S', '');
+	$read_until->('Z');
+	# and one that is never finished
+	$send->('P', "\0SELECT n AS abandoned FROM generate_series(1, 10) n WHERE n > 0\0" . pack('n', 0));
+	$send->('B', "\0\0" . pack('nnn', 0, 0, 0));
+	$send->('E', "\0" . pack('N', 2));
+	$send->('H', '');
+	$read_until->('s');
+	$send->('S', '');
+	$read_until->('Z');
+	$send->('Q', "SELECT 'after portals'\0");
+	$read_until->('Z');
+	$send->('X', '');
+	alarm(0);
+	close $socket;
+}
+is(counted('s1', 'SELECT n AS portal FROM generate_series($1, $2) n', 'calls, rows'), '1|10', 'a portal is one execution, with all its rows');
+is(counted('s1', 'SELECT n AS abandoned FROM generate_series%', 'calls, rows'), '1|2', 'one that is closed early, too');
+is(sql('s1', sprintf($levels, 'SELECT $1')), 'true 2', 'and nesting is at zero');
+
+# ---- texts ----
 
 sql('s1', "CREATE ROLE someone PASSWORD 'se''cret\$x'; ALTER ROLE someone ENCRYPTED PASSWORD E'se\\'cret2' VALID UNTIL '2031-01-01'");
-sql('s1', 'SELECT pg_sleep(0.15) /* ' . ('ü' x 100_000) . ' */, true');
-snapshot('s1', 130);
-is(sql('s1', "SELECT count(*), count(*) FILTER (WHERE query ~ 'cret') FROM monitoring.statement_queries WHERE query ~* 'role someone'"),
-	'2|0', 'passwords are not stored');
-is(sql('s1', "SELECT octet_length(query) BETWEEN 8189 AND 8192 $slow AND query LIKE '%ü%'"), 't', 'texts are cut');
+sql('s1', q{SELECT 'secret3', E'secret4', $$secret5$$, 123454321});
+sql('s1', 'SELECT 1 AS "' . ('ü' x 20) . '" /* ' . ('ü' x 100_000) . ' */, true AS long, 0' . (' + "ü"' x 4000) . ' FROM (SELECT 1 AS "ü") x');
 sql('s1', 'DROP ROLE someone');
+sql('s1', 'SELECT monitoring.snapshot_statements()');
+is(sql('s1', "SELECT count(*), count(*) FILTER (WHERE query ~ 'cret') FROM monitoring.statement_queries WHERE query ~* 'role someone'"),
+	'3|0', 'passwords are not stored');
+is(sql('s1', "SELECT count(*) FROM monitoring.statement_queries WHERE query ~ 'secret[0-9]|123454321'"), '0', 'nor other literals');
+is(sql('s1', "SELECT octet_length(query) BETWEEN 8100 AND 8192 FROM monitoring.statement_queries WHERE query LIKE '%AS long%'"), 't', 'texts are cut');
+sql('s1', 'SELECT count(*) FROM monitoring.statement_texts') foreach 1 .. 2;
+is(sql('s1', 'SELECT count(*) - count(DISTINCT (queryid, userid)) FROM monitoring.statement_texts'), '0', 'and kept once');
 
-# ---- resets ----
+# ---- snapshots: counted once, whether they commit or not ----
 
-sql('s1', "SELECT ${odd}_reset()");
-sql('s1', 'SELECT pg_sleep(0.0), 1') foreach 1 .. 60;
-snapshot('s1', 140);
-my $last = "SELECT calls FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid)
-	WHERE q.query LIKE 'SELECT pg_sleep(%), %' ORDER BY bucket DESC LIMIT 1";
-is(sql('s1', $last), '60', 'after a reset counts start at zero, even when they are above the old ones');
-is(sql('s1', 'SELECT resets FROM monitoring.statement_source'), '1', 'the reset is noticed');
-
-sql('s1', "SELECT ${odd}_reset(0, 0, queryid) FROM $odd WHERE query LIKE 'SELECT pg_sleep(%), %'");
-sql('s1', 'SELECT pg_sleep(0.0), 1') foreach 1 .. 5;
-snapshot('s1', 150);
-is(sql('s1', $last), '5', 'the reset of one statement');
-is(sql('s1', "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid)
-		WHERE q.query LIKE 'SELECT pg_sleep(%), %'"), '109', 'and nothing is lost or counted twice');
-
-# ---- restarts ----
-
-$node->restart;
-sql('s1', 'SELECT pg_sleep(0.0), 1') foreach 1 .. 2;
-snapshot('s1', 160);
-is(sql('s1', $last), '2', 'a restart keeps the counters');
-$node->stop('immediate');
-$node->start;
-sql('s1', 'SELECT pg_sleep(0.0), 1') foreach 1 .. 3;
-snapshot('s1', 170);
-is(sql('s1', $last), '3', 'a crash loses them: they start at zero');
-
-# ---- evictions: room for 100 ----
-
-sql('s1', 'SELECT pg_sleep(0.0) /* rare */, 2, 3');
-snapshot('s1', 180);
-# a value list of another length is another statement
-sql('s1', join(';', map { my $n = $_; map { "SELECT " . join(',', (1) x $n) } 1 .. 2 } 10 .. 160));
-snapshot('s1', 240);
-my $rare = "query LIKE '%pg_sleep(%) /* rare */%'";
-is(sql('s1', "SELECT count(*) FROM $odd WHERE $rare"), '0', 'the rare statement is evicted');
-is(sql('s1', 'SELECT evictions > 0, evicted_at IS NOT NULL, hint LIKE \'Raise pg_stat_statements.max%\' FROM monitoring.statement_source'),
-	't|t|t', 'evictions are noticed, with a hint');
-sql('s1', 'SELECT pg_sleep(0.0) /* rare */, 2, 3') foreach 1 .. 3;
-snapshot('s1', 250);
-is(sql('s1', "SELECT string_agg(calls::text, ',' ORDER BY bucket) FROM monitoring.statement_history
-		JOIN monitoring.statement_queries q USING (queryid, userid) WHERE $rare"), '1,3', 'what comes back counts from zero');
-is(sql('s1', "SELECT calls FROM monitoring.statements WHERE $rare"), '4', 'on top of what was watched before');
+sql('s1', 'SELECT now() AS once') foreach 1 .. 7;
+sql('s1', 'BEGIN; SELECT monitoring.snapshot_statements(); ROLLBACK');
+is(counted('s1', 'SELECT now() AS once'), '7', 'a snapshot that is rolled back loses nothing');
+sql('s1', 'SELECT now() AS once');
+sql('s1', 'BEGIN; SAVEPOINT a; SELECT monitoring.snapshot_statements(); ROLLBACK TO a; SELECT monitoring.snapshot_statements(); COMMIT');
+is(counted('s1', 'SELECT now() AS once'), '8', 'nor does one that is repeated after a savepoint');
+my @running = map { $node->background_psql('s1') } 1 .. 2;
+$running[0]->query_safe('BEGIN');
+$running[0]->query_safe('SELECT monitoring.snapshot_statements()');
+sql('s1', 'SELECT now() AS once') foreach 1 .. 2;
+is(counted('s1', 'SELECT now() AS once'), '10', 'others see what a snapshot has not committed');
+$running[1]->query_until(qr/started/, "\\echo started\nSELECT monitoring.snapshot_statements();\n");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 's1' AND wait_event_type = 'Lock'"),
+	'a second snapshot waits for the first');
+$running[0]->query_safe('COMMIT');
+$_->quit foreach @running;
+is(counted('s1', 'SELECT now() AS once'), '10', 'and counts nothing twice');
+is(sql('s1', "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid) WHERE q.query = 'SELECT now() AS once'"),
+	'10', 'all of it stored');
+sql('s1', 'SELECT now() AS once');
+is(counted('s1', 'SELECT now() AS once'), '11', 'what is in an idle session is not stranded');
 
 # ---- several databases and roles ----
 
-sql('s1', "SELECT ${odd}_reset()");
 create_database('s2', 'CREATE EXTENSION pg_stat_statements');
-snapshot('s1', 300);
-snapshot('s2', 300);
 sql($_, 'SELECT pg_sleep(0.2), true, true, true') foreach 's1', 's2';
-snapshot($_, 310) foreach 's1', 's2';
-is(sql($_, "SELECT calls, database $slow AND query LIKE 'SELECT pg_sleep(%), %, %, %'"), "1|$_", "only its own statements are in $_")
-  foreach 's1', 's2';
+is(counted($_, 'SELECT pg_sleep($1), true, true, true'), '1', "only its own statements are in $_") foreach 's1', 's2';
+sql('postgres', "SELECT 'no extension here'") foreach 1 .. 3;
+is(sql('s2', 'SELECT count(*) FROM monitoring.statements WHERE query LIKE \'%extension here%\''), '0', 'none of a database without the extension');
 
-sql('s2', 'CREATE ROLE viewer LOGIN; CREATE ROLE reader LOGIN; GRANT pg_read_all_stats TO reader; GRANT USAGE ON SCHEMA monitoring TO viewer, reader;
-	GRANT SELECT ON monitoring.slow_queries, monitoring.statement_source TO viewer, reader');
+sql('s2', 'CREATE ROLE viewer LOGIN; CREATE ROLE reader LOGIN; GRANT pg_read_all_stats TO reader;
+	SELECT monitoring.grant_access(r, \'viewer\') FROM unnest(\'{viewer,reader}\'::name[]) r');
 sub as_role
 {
 	my ($role, $query) = @_;
 	return $node->safe_psql('s2', $query, extra_params => [ '-U', $role ]);
 }
 as_role('viewer', 'SELECT pg_sleep(0.2) AS by_viewer');
-snapshot('s2', 320);
-my $texts = 'SELECT username, query FROM monitoring.slow_queries WHERE calls = 1 AND username = \'%s\'';
-is(as_role('viewer', sprintf($texts, 'viewer')), 'viewer|SELECT pg_sleep($1) AS by_viewer', 'a role sees the text of its own statement');
-is(as_role('viewer', 'SELECT count(*) > 0, count(*) FILTER (WHERE query NOT LIKE \'<insufficient%\') FROM monitoring.slow_queries WHERE username <> \'viewer\''),
-	't|0', 'but not of others');
-is(as_role('reader', sprintf($texts, 'viewer')), 'viewer|SELECT pg_sleep($1) AS by_viewer', 'with pg_read_all_stats it does');
-is(as_role('viewer', 'SELECT installed FROM monitoring.statement_source'), 't', 'the state of the source is readable');
+foreach my $where ('in memory', 'stored')
+{
+	my $texts = 'SELECT username, query FROM monitoring.slow_queries WHERE calls = 1 AND username = \'viewer\'';
+	is(as_role('viewer', $texts), 'viewer|SELECT pg_sleep($1) AS by_viewer', "$where: a role sees the text of its own statement");
+	is(as_role('viewer', 'SELECT count(*) > 0, count(*) FILTER (WHERE query NOT LIKE \'<insufficient%\') FROM monitoring.slow_queries WHERE username <> \'viewer\''),
+		't|0', "$where: but not of others");
+	is(as_role('reader', $texts), 'viewer|SELECT pg_sleep($1) AS by_viewer', "$where: with pg_read_all_stats it does");
+	sql('s2', 'SELECT monitoring.snapshot_statements()');
+}
+like(fails('s2', 'SET ROLE viewer; SELECT monitoring.snapshot_statements()'), qr/permission denied/, 'who may read takes no snapshot');
 
-# a copy of the database starts anew
+# a copy of the database goes on with its own
 sql('postgres', 'ALTER DATABASE s2 WITH ALLOW_CONNECTIONS false');
 $node->poll_query_until('postgres', "SELECT count(pg_terminate_backend(pid)) = 0 FROM pg_stat_activity WHERE datname = 's2'");
 sql('postgres', 'CREATE DATABASE s3 TEMPLATE s2; ALTER DATABASE s2 WITH ALLOW_CONNECTIONS true; ALTER DATABASE s3 WITH ALLOW_CONNECTIONS true');
-sql('s3', 'SELECT pg_sleep(0.2), true, true');
-is(snapshot('s3', 330), '0', 'a copied database takes a baseline');
-is(sql('s3', 'SELECT count(*) FROM monitoring.slow_queries'), '0', 'and has no slow statements yet');
+sql('s3', 'SELECT 1 AS in_copy') foreach 1 .. 2;
+is(counted('s3', 'SELECT $1 AS in_copy'), '2', 'a copied database counts its own');
+is(counted('s2', 'SELECT $1 AS in_copy', 'count(*)'), '0', 'for itself');
 
-# two snapshots at once count nothing twice
-sql('s2', 'SELECT 1 AS twice') foreach 1 .. 7;
-my @running = map { $node->background_psql('s2') } 1 .. 2;
-$_->query_safe('SET application_name = \'racer\'') foreach @running;
-$running[0]->query_safe('BEGIN');
-$running[0]->query_safe("SELECT monitoring.snapshot_statements('2031-01-01 12:06+00')");
-$running[1]->query_until(qr/started/, "\\echo started\nSELECT monitoring.snapshot_statements('2031-01-01 12:06:01+00');\n");
-ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = 's2' AND wait_event_type = 'Lock'"),
-	'a second snapshot waits for the first');
-$running[0]->query_safe('COMMIT');
-$_->quit foreach @running;
-$node->safe_psql('s2', "SELECT monitoring.fetch_statement_texts('2031-01-01 12:06:02+00')");
-is(sql('s2', "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid)
-		WHERE q.query LIKE 'SELECT % AS twice'"), '7', 'and counts nothing twice');
+# ---- what is counted ----
 
-# ---- versions ----
+sql('s2', 'SET monitoring.track_statements = none; SELECT 1 AS untracked; SET monitoring.track_statements = top; SELECT 1 AS top;
+	DO $$ BEGIN PERFORM 1 AS inner_one; END $$');
+is(sql('s2', q{SELECT string_agg(query, ', ') FROM monitoring.statements WHERE query ~ ' AS (untracked|top|inner_one)$'}), 'SELECT $1 AS top',
+	'monitoring.track_statements');
+is(sql('s2', 'SELECT track, hint, pg_stat_statements IS NOT NULL, lost FROM monitoring.statement_source'), 'all||t|0', 'statement_source: all is well');
+cmp_ok(sql('s1', q{SELECT count(*) FROM monitoring.compare_statements() WHERE calls = pg_stat_statements_calls AND query LIKE '%FROM t%'}), '>=', 5,
+	'beside pg_stat_statements');
 
-foreach my $version ('1.4', '1.7', '1.8', '1.9')
-{
-	my $database = 'v' . ($version =~ tr/.//dr);
-	create_database($database, "CREATE EXTENSION pg_stat_statements VERSION '$version'");
-	is(snapshot($database, 400), '0', "version $version: baseline");
-	sql($database, 'SELECT pg_sleep(0.2)');
-	snapshot($database, 410);
-	is(sql($database, "SELECT calls, mean_seconds BETWEEN 0.2 AND 5 $slow"), '1|t', "version $version: slow statement found");
-	sql($database, 'DROP EXTENSION pg_stat_statements');
-	is(snapshot($database, 420), '0', "version $version: dropped, no error");
-	is(sql($database, "SELECT count(*) $slow"), '1', "version $version: history stays");
-}
+# ---- more statements than there is room for ----
 
-# ---- one entry for both levels: before 1.9 the same statement has two rows that cannot be told apart ----
-
-create_database('levels', "CREATE EXTENSION pg_stat_statements VERSION '1.8'");
-my $both = q{SET pg_stat_statements.track = 'all'; SELECT sum(n) AS both_levels FROM generate_series(1, 3) AS n;
-	DO $$ BEGIN PERFORM 1; EXECUTE 'SELECT sum(n) AS both_levels FROM generate_series(1, 3) AS n'; END $$};
-sql('levels', $both);
-is(snapshot('levels', 420), '0', 'two rows of one statement: baseline');
-sql('levels', $both) foreach 1 .. 2;
-snapshot('levels', 430);
-my $levels = "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid) WHERE q.query LIKE '%both_levels%' AND q.query LIKE 'SELECT%'";
-is(sql('levels', $levels), '4', 'two rows of one statement are added up');
-
-# ---- another version of the extension: what it newly counts did not happen now ----
-
-sql('levels', "SELECT pg_sleep(0.2), 'before'") foreach 1 .. 3;
-snapshot('levels', 440);
-sql('levels', "ALTER EXTENSION pg_stat_statements UPDATE TO '1.10'");
-is(snapshot('levels', 450), '0', 'after an update of the extension the counters are only noted');
-is(sql('levels', 'SELECT resets FROM monitoring.statement_source'), '0', 'which is no reset');
-sql('levels', $both);
-sql('levels', 'CREATE SCHEMA elsewhere; DROP EXTENSION pg_stat_statements');
-is(snapshot('levels', 455), '0', 'no extension, no snapshot');
-sql('levels', q{CREATE EXTENSION pg_stat_statements VERSION '1.10'; ALTER EXTENSION pg_stat_statements SET SCHEMA elsewhere});
-sql('levels', $both);
-snapshot('levels', 460);
-is(sql('levels', $levels), '8', 'then counting goes on, wherever the extension goes');
-is(sql('levels', "SELECT calls FROM monitoring.slow_queries WHERE query LIKE 'SELECT pg_sleep(%'"), '3', 'what was watched before stays');
-
-# ---- texts that this database cannot hold ----
-
-sql('postgres', "CREATE DATABASE $_->[0] TEMPLATE template0 ENCODING '$_->[1]' LOCALE 'C'")
-  foreach [ 'bytes', 'SQL_ASCII' ], [ 'unicode', 'UTF8' ];
-sql('bytes', "SELECT 1 /* caf\xe9 */, true, false, true");
-sql('unicode', "BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name = 'statements'; COMMIT;
-	CREATE EXTENSION pg_stat_statements");
-snapshot('unicode', 470);
-sql('unicode', 'SELECT pg_sleep(0.2), false, false');
-cmp_ok(snapshot('unicode', 480), '>', 0, 'unreadable texts do not keep numbers from being stored');
-is(sql('unicode', 'SELECT count(*) > 0, count(query) FROM monitoring.slow_queries'), 't|0', 'without texts');
-like(sql('unicode', 'SELECT hint FROM monitoring.statement_source'), qr/^Texts of statements cannot be read: invalid byte sequence/, 'and a hint says why');
-sql('unicode', 'SELECT pg_stat_statements_reset()');
-snapshot('unicode', 5000);
-is(sql('unicode', 'SELECT hint FROM monitoring.statement_source'), '', 'which goes when they can be read again');
-
-# ---- newer versions, played by functions of our own ----
-
-create_database('newer', 'CREATE EXTENSION pg_stat_statements');
-sql('newer', q{
-	ALTER EXTENSION pg_stat_statements DROP VIEW pg_stat_statements;
-	ALTER EXTENSION pg_stat_statements DROP VIEW pg_stat_statements_info;
-	ALTER EXTENSION pg_stat_statements DROP FUNCTION pg_stat_statements(boolean);
-	ALTER EXTENSION pg_stat_statements DROP FUNCTION pg_stat_statements_info();
-	DROP VIEW pg_stat_statements, pg_stat_statements_info;
-	DROP FUNCTION pg_stat_statements(boolean), pg_stat_statements_info();
-	CREATE TABLE entry (calls bigint, total float8, low float8, high float8, since timestamptz);
-	CREATE SEQUENCE readings;
-	CREATE TABLE reset_while_reading AS SELECT false AS yes;
-	-- 1.12
-	CREATE FUNCTION pg_stat_statements(showtext boolean, OUT userid oid, OUT dbid oid, OUT toplevel bool, OUT queryid bigint, OUT query text,
-		OUT calls bigint, OUT total_exec_time float8, OUT min_exec_time float8, OUT max_exec_time float8, OUT rows bigint,
-		OUT shared_blks_hit bigint, OUT shared_blk_read_time float8, OUT local_blk_read_time float8, OUT wal_bytes numeric,
-		OUT wal_buffers_full bigint, OUT jit_deform_time float8, OUT parallel_workers_launched bigint,
-		OUT stats_since timestamptz, OUT minmax_stats_since timestamptz)
-	RETURNS SETOF record LANGUAGE sql AS $$
-		SELECT 10, d.oid, true, 99, 'select newer', e.calls, e.total, e.low, e.high, e.calls, 2 * e.calls, 1000 * e.calls, 500 * e.calls, 7 * e.calls,
-			1, 250 * e.calls, 1, e.since, e.since
-		FROM public.entry AS e, pg_database AS d WHERE d.datname = current_database()
-	$$;
-	CREATE FUNCTION pg_stat_statements_info(OUT dealloc bigint, OUT stats_reset timestamptz) LANGUAGE sql AS $$
-		SELECT 0, '2030-01-01'::timestamptz + CASE WHEN yes THEN nextval('public.readings') ELSE 0 END * interval '1 s' FROM public.reset_while_reading
-	$$;
-	ALTER EXTENSION pg_stat_statements ADD FUNCTION pg_stat_statements(boolean);
-	ALTER EXTENSION pg_stat_statements ADD FUNCTION pg_stat_statements_info();
-	INSERT INTO entry VALUES (10, 1000, 50, 150, '2030-01-01')});
-is(snapshot('newer', 600), '0', 'version 1.12: baseline');
-sql('newer', 'UPDATE entry SET calls = 12, total = 2000, high = 600');
-is(snapshot('newer', 610), '1', 'version 1.12: an increase');
-is(sql('newer', 'SELECT calls, mean_seconds, max_seconds, rows, shared_hit_bytes, io_read_seconds, wal_bytes, jit_seconds FROM monitoring.statement_history'),
-	'2|0.5|0.6|2|32768|3|14|0.5', 'version 1.12: its columns');
-sql('newer', "UPDATE entry SET calls = 20, total = 4000, low = 10, high = 700, since = '2031-01-01 12:10:12+00'");
-snapshot('newer', 620);
-is(sql('newer', "SELECT calls, total_seconds FROM monitoring.statement_history WHERE bucket = '2031-01-01 12:10:20+00'"), '20|4',
-	'an entry that is new counts from zero, though its counters are above those of the old one');
-# the reset of minimum and maximum only
-sql('newer', 'UPDATE entry SET calls = 21, total = 4200, low = 200, high = 200');
-snapshot('newer', 630);
-is(sql('newer', "SELECT calls, round(total_seconds::numeric, 6), max_seconds FROM monitoring.statement_history WHERE bucket = '2031-01-01 12:10:30+00'"),
-	'1|0.200000|', 'a reset of minimum and maximum only is no reset');
-is(sql('newer', 'SELECT calls, max_seconds FROM monitoring.statements'), '23|0.7', 'the longest execution stays known');
-# a reset between the two readings of a snapshot would be counted twice
-sql('newer', 'UPDATE entry SET calls = 1; UPDATE reset_while_reading SET yes = true');
-my ($reset_status, $reset_out, $reset_err) = $node->psql('newer', "SELECT monitoring.snapshot_statements('2031-01-01 12:10:40+00')");
-like($reset_err, qr/was reset during a snapshot/, 'a reset during a snapshot is an error');
-sql('newer', 'UPDATE reset_while_reading SET yes = false');
-snapshot('newer', 650);
-is(sql('newer', "SELECT sum(calls) FROM monitoring.statement_history WHERE bucket > '2031-01-01 12:10:30+00'"), '1', 'and nothing is counted twice');
-
-# ---- standing in the way ----
-
-sql('s2', 'CREATE ROLE outsider LOGIN; GRANT USAGE ON SCHEMA monitoring TO outsider; GRANT EXECUTE ON FUNCTION monitoring.snapshot_statements(timestamptz) TO outsider');
-my ($status, $out, $err) = $node->psql('s2', 'SELECT monitoring.snapshot_statements()', extra_params => [ '-U', 'outsider' ]);
-like($err, qr/permission denied to read the statements of other roles/, 'a role without pg_read_all_stats takes no snapshot');
-
-# ---- not preloaded ----
-
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'monitoring'\n");
+$node->append_conf('postgresql.conf', 'monitoring.max_statements = 100');
 $node->restart;
-is(sql('s2', 'SELECT installed, preloaded, hint FROM monitoring.statement_source'),
-	't|f|Add pg_stat_statements to shared_preload_libraries and restart the server.', 'not preloaded: a hint');
-is(snapshot('s2', 500), '0', 'not preloaded: a snapshot does nothing');
+# a list of another length is another statement
+sql('s2', join(';', map { my $n = $_; map { 'SELECT ' . join(',', ('id') x $n) . ' FROM (SELECT 1 AS id) crowd' } 1 .. 2 } 1 .. 1500));
+cmp_ok(sql('s2', "SELECT sum(calls) FROM monitoring.statements_over('1 hour') WHERE query LIKE '%crowd' OR query = '<others>' OR query IS NULL"), '>=', 3000,
+	'those without room are counted as others');
+is(sql('s2', "SELECT calls > 1000, monitoring.sketch_count(latency) = calls FROM monitoring.statement_live WHERE queryid = 0"), 't|t', 'with their latencies');
+like(sql('s2', 'SELECT hint FROM monitoring.statement_source WHERE evictions > 1000 AND lost = 0'), qr/^Raise monitoring.max_statements/, 'and there is a hint');
+my $before = sql('s2', 'SELECT sum(calls) FROM monitoring.statement_live');
+sql('s2', 'SELECT monitoring.snapshot_statements()');
+cmp_ok(sql('s2', 'SELECT sum(calls) FROM monitoring.statement_history WHERE bucket = (SELECT snapshot_at FROM monitoring.statement_clock)'), '>=', $before, 'totals are stored');
+
+# ---- a standby counts in memory ----
+
+$node->backup('b');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'b', has_streaming => 1);
+$standby->start;
+$standby->safe_psql('s2', 'SELECT 1 AS on_standby') foreach 1 .. 5;
+is($standby->safe_psql('s2', "SELECT query, calls FROM monitoring.statements_over('1 minute') WHERE query LIKE '%on_standby'"), 'SELECT $1 AS on_standby|5', 'a standby counts');
+$standby->promote;
+is($standby->safe_psql('s2', "SELECT monitoring.snapshot_statements() > 0"), 't', 'and stores it when it is promoted');
+is($standby->safe_psql('s2', "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid) WHERE query = 'SELECT \$1 AS on_standby'"),
+	'5', 'once');
+$standby->stop;
+
+# ---- the other order of libraries; a dropped extension; not preloaded ----
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'monitoring, pg_stat_statements'\nmonitoring.max_statements = 5000\n");
+$node->restart;
+sql('s1', 'DROP TABLE t, u CASCADE; DROP FUNCTION f, g, deep, trg; DROP PROCEDURE proc');
+start_counting();
+sql('s1', $workload);
+($compared, $different, $how) = split /\|/, sql('s1', $compare), 3;
+cmp_ok($compared, '>', 45, "loaded after us: $compared compared with pg_stat_statements");
+is($different, '0', 'calls and rows agree') or diag($how);
+
+sql('s3', 'SELECT 1 AS first_life; DROP EXTENSION monitoring; SELECT 1 AS between; CREATE EXTENSION monitoring; SELECT 1 AS second_life');
+is(sql('s3', q{SELECT string_agg(query, ', ') FROM monitoring.statements WHERE query ~ ' AS (first_life|between|second_life)$'}), 'SELECT $1 AS second_life',
+	'an extension that is created anew starts anew');
+
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''\n");
+$node->restart;
+is(sql('s2', 'SELECT hint FROM monitoring.statement_source'), 'Add monitoring to shared_preload_libraries and restart the server.', 'not preloaded: a hint');
+like(fails('s2', 'SELECT monitoring.snapshot_statements()'), qr/must be loaded at server start/, 'not preloaded: no snapshot');
 cmp_ok(sql('s2', 'SELECT count(*) FROM monitoring.slow_queries'), '>', 0, 'and history stays readable');
 
 $node->stop;
