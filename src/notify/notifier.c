@@ -39,6 +39,7 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -52,9 +53,11 @@
 #define LOCAL_BUDGET_MS 50    /* after that long, see to the others first */
 #define LAST_ANSWERS_MS 1000  /* how long to wait for answers when told to go */
 #define BUSY_MS 100           /* somebody alters the extension: look again after that */
-#define SIGTERM_ECHO_MS 200   /* further SIGTERMs within this time are the same one */
-#define MAX_STEP_FAILURES 20  /* then a new process tries */
-#define MAX_PER_RECEIVER 64   /* of one that answers; see receiver_allowances() */
+#define REPLAN_MIN 64
+#define REPLAN_MAX 8192
+#define SIGTERM_ECHO_MS 200  /* further SIGTERMs within this time are the same one */
+#define MAX_STEP_FAILURES 20 /* then a new process tries */
+#define MAX_PER_RECEIVER 64  /* of one that answers; see receiver_allowances() */
 
 typedef enum StepResult
 {
@@ -335,6 +338,27 @@ transaction(void (*body)(TimestampTz at, void *arg), void *arg)
 	return result;
 }
 
+/*
+ * The outbox is empty most of the time.  A plan made then would be kept for a
+ * burst of thousands, as nothing but ANALYZE would end it, and that comes later.
+ * So plans are made anew whenever twice as much has been claimed with them.
+ */
+static void
+forget_old_plans(int claimed)
+{
+	static int64 used = 0;
+	static int64 limit = REPLAN_MIN;
+
+	used += claimed;
+	if (claimed == 0 && mon_n_in_flight == 0)
+		limit = REPLAN_MIN;
+	if (used < limit)
+		return;
+	ResetPlanCache();
+	used = 0;
+	limit = Min(2 * limit, REPLAN_MAX);
+}
+
 /* One that fails keeps the outcomes, and nothing of what it claimed goes out. */
 static StepResult
 database_step(bool first, int max_rows, int *claimed)
@@ -350,6 +374,7 @@ database_step(bool first, int max_rows, int *claimed)
 	if (result == STEP_FAILED)
 		mon_link_frames()->len = queued;
 	*claimed = result == STEP_FAILED ? 0 : step.claimed;
+	forget_old_plans(*claimed);
 	return result;
 }
 

@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import alerts
+import delivery
 import storage
 
 RECORD_ROWS = 1000000
@@ -298,48 +298,6 @@ def scaling(bench):
         session.close()
 
 
-class Receiver(BaseHTTPRequestHandler):
-    arrived = {}
-    changed = threading.Condition()
-
-    def do_POST(self):
-        now = time.time()
-        text = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("utf-8", "replace")
-        with self.changed:
-            for name in re.findall(r"bench_breach_\d+", text):
-                self.arrived.setdefault(name, now)
-            self.changed.notify_all()
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments):
-        pass
-
-
-def breach_latency(bench):
-    """From record() returning to the receiver having the request, default settings."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    sql = Psql(bench, "bench")
-    sql.run("SELECT monitoring.create_receiver('bench', 'webhook', 'http://127.0.0.1:%d/')" % server.server_port)
-    latencies = []
-    for number in range(20):
-        name = "bench_breach_%d" % number
-        sql.run("SELECT monitoring.create_alert_rule('%s', '%s_seconds', 'max', '1 minute', '>', 1, severity => 'critical')" % (name, name))
-        # anywhere between two evaluations
-        sql.run("SELECT pg_sleep(%f)" % random.uniform(0, 1))
-        sql.run("SELECT monitoring.record('%s_seconds', 5)" % name)
-        breached = time.time()
-        with Receiver.changed:
-            Receiver.changed.wait_for(lambda: name in Receiver.arrived, timeout=15)
-        latencies.append(Receiver.arrived.get(name, breached + 15) - breached)
-    server.shutdown()
-    sql.close()
-    bench.add("breach recorded → receiver has the request (20 times, longest)", "%.2f s" % max(latencies),
-              "median %.2f s" % statistics.median(latencies), "-", "≤ 2.5 s", max(latencies) <= 2.5)
-
-
 INGEST_ROWS = """SELECT 'http_request_seconds' AS metric, round(random()::numeric, 6)::float8 AS value,
     jsonb_build_object('route', '/api/v1/' || i %% 10, 'method', (ARRAY['GET', 'POST', 'PUT', 'DELETE', 'HEAD'])[i / 10 %% 5 + 1],
                        'status', (200 + i / 50 %% 5)::text, 'instance', 'web-' || i / 250) AS labels
@@ -403,7 +361,7 @@ def codec(bench):
 
 SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
             **storage.SECTIONS, "codec": codec, **alerts.SECTIONS,
-            "breach": breach_latency, "overhead": library_overhead, "transaction": record_overhead}
+            **delivery.SECTIONS, "overhead": library_overhead, "transaction": record_overhead}
 
 
 def main():
