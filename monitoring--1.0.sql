@@ -10198,8 +10198,57 @@ BEGIN
 	JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
 	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
 	ORDER BY d.notification_id;
+	PERFORM monitoring.tell_other_ends(decisions, at, now_at);
 END $$;
 COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz, timestamptz) IS 'Write the outbox rows of decisions of an evaluation, in their order; now_at is the real time.';
+
+CREATE FUNCTION monitoring.tell_other_ends(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	ids CONSTANT bigint[] := ARRAY(SELECT d.notification_id FROM unnest(decisions) AS d
+		JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = f.kind AND k.keep_alive IS NOT NULL
+		JOIN monitoring.outbox AS o ON o.created_at = tell_other_ends.now_at AND o.id = d.notification_id AND o.payload -> 'truncatedAlerts' > '0'
+		WHERE d.sends AND d.send_resolved);
+BEGIN
+	IF ids = '{}' THEN
+		RETURN;
+	END IF;
+	WITH decided AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, d.notification_id, d.reason FROM unnest(decisions) AS d WHERE d.notification_id = ANY (ids)
+	), told AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, a.alert_id
+		FROM decided AS d
+		JOIN monitoring.outbox AS o ON o.created_at = tell_other_ends.now_at AND o.id = d.notification_id
+		CROSS JOIN LATERAL unnest(o.alert_ids) AS a (alert_id)
+	), ended AS MATERIALIZED (
+		SELECT l.group_id, l.alert_id, l.history_at, l.history_id, x.document
+		FROM monitoring.listed_members(ARRAY(SELECT DISTINCT d.group_id FROM decided AS d), tell_other_ends.at) AS l
+		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, 'resolved', l.history_at, l.history_id, l.acknowledged) AS x
+		WHERE l.state = 'resolved'
+	), listed AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, d.reason, e.alert_id, e.document,
+			row_number() OVER so_far AS place, sum(octet_length(e.document::text)) OVER so_far AS bytes
+		FROM decided AS d
+		JOIN ended AS e ON e.group_id = d.group_id
+		WHERE NOT EXISTS (SELECT FROM told AS t WHERE t.group_id = d.group_id AND t.receiver = d.receiver AND t.alert_id = e.alert_id)
+		WINDOW so_far AS (PARTITION BY d.group_id, d.receiver ORDER BY e.history_at, e.history_id)
+	), parts AS (
+		SELECT l.group_id, l.receiver, l.reason, (l.place - 1) / 100 + l.bytes / 200000 AS part, array_agg(l.alert_id ORDER BY l.place) AS alert_ids,
+			jsonb_agg(l.document ORDER BY l.place) AS alerts
+		FROM listed AS l
+		GROUP BY l.group_id, l.receiver, l.reason, (l.place - 1) / 100 + l.bytes / 200000
+	)
+	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT now_at, tell_other_ends.at, p.receiver, g.group_key, coalesce(g.labels ->> 'alertname', p.alerts -> 0 -> 'labels' ->> 'alertname', ''), 'also resolved', p.alert_ids,
+		monitoring.make_payload(p.receiver, g.group_key, 'resolved', g.labels, p.alerts, jsonb_build_object('reason', p.reason)),
+		now_at, now_at + monitoring.max_age(f.config)
+	FROM parts AS p
+	JOIN monitoring.alert_groups AS g ON g.id = p.group_id
+	JOIN monitoring.receiver_defs AS f ON f.name = p.receiver
+	ORDER BY p.group_id, p.receiver, p.part;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_other_ends(monitoring.group_decision[], timestamptz, timestamptz) IS 'Tell receivers that keep what they know (receiver_kinds.keep_alive) of all alerts that have ended and for which the notification of a decision had no room, at most a hundred and about 200 kB in each; now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void
@@ -12773,7 +12822,7 @@ COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
 COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message, heartbeat or test.';
+COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up); superseded (a later one says it all); cancelled.';
@@ -12831,7 +12880,7 @@ COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of the
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message, heartbeat or test.';
+COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
@@ -14270,7 +14319,7 @@ BEGIN
 	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
 	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
 	JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback'
-	WHERE o.status NOT IN ('test', 'still firing') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+	WHERE o.status NOT IN ('test', 'still firing', 'also resolved') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 	ORDER BY o.id;
 END $$;
 COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before.';
@@ -14333,7 +14382,7 @@ BEGIN
 		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
 		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
 			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
-			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing') AND o.expires_at > notify_give_up.at
+			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing', 'also resolved') AND o.expires_at > notify_give_up.at
 			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 		RETURNING o.created_at, o.id
 	)

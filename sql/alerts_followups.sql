@@ -81,8 +81,16 @@ END $$;
 SELECT * FROM pg_temp.enqueued('0 s');
 SELECT * FROM pg_temp.enqueued('1 s');
 SELECT * FROM pg_temp.enqueued('30 s');
--- every one of them ends, too: those that are told, and the others as they are not kept alive
-DELETE FROM pg_temp.breach;
+-- every one of them is told to end, once, also beside alerts that go on; receivers that keep nothing get one message
+SELECT monitoring.create_receiver('hook', 'webhook', 'https://hook.example.com/');
+SELECT count(*) AS before FROM monitoring.outbox \gset
+DELETE FROM pg_temp.breach WHERE labels ->> 'host' <> '7';
 SELECT * FROM pg_temp.enqueued('5 min');
+SELECT receiver, a ->> 'status' AS status, count(*), count(DISTINCT a -> 'labels' ->> 'host') AS hosts
+FROM (SELECT * FROM monitoring.outbox ORDER BY id OFFSET :before) AS o, jsonb_array_elements(o.payload -> 'alerts') AS a WHERE o.status <> 'still firing' GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT status, payload ->> 'reason' AS reason, cardinality(alert_ids) FROM (SELECT * FROM monitoring.outbox ORDER BY id OFFSET :before) AS o WHERE receiver = 'am' ORDER BY id;
 SELECT * FROM pg_temp.enqueued('6 min');
+DELETE FROM pg_temp.breach;
+SELECT * FROM pg_temp.enqueued('10 min');
+SELECT * FROM pg_temp.enqueued('11 min');
 ROLLBACK;

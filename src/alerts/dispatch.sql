@@ -277,8 +277,57 @@ BEGIN
 	JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
 	LEFT JOIN monitoring.routes AS r ON r.id = g.route_id
 	ORDER BY d.notification_id;
+	PERFORM monitoring.tell_other_ends(decisions, at, now_at);
 END $$;
 COMMENT ON FUNCTION monitoring.enqueue_decisions(monitoring.group_decision[], timestamptz, timestamptz) IS 'Write the outbox rows of decisions of an evaluation, in their order; now_at is the real time.';
+
+CREATE FUNCTION monitoring.tell_other_ends(decisions monitoring.group_decision[], at timestamptz, now_at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET enable_mergejoin = off SET jit = off AS $$
+DECLARE
+	ids CONSTANT bigint[] := ARRAY(SELECT d.notification_id FROM unnest(decisions) AS d
+		JOIN monitoring.receiver_defs AS f ON f.name = d.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = f.kind AND k.keep_alive IS NOT NULL
+		JOIN monitoring.outbox AS o ON o.created_at = tell_other_ends.now_at AND o.id = d.notification_id AND o.payload -> 'truncatedAlerts' > '0'
+		WHERE d.sends AND d.send_resolved);
+BEGIN
+	IF ids = '{}' THEN
+		RETURN;
+	END IF;
+	WITH decided AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, d.notification_id, d.reason FROM unnest(decisions) AS d WHERE d.notification_id = ANY (ids)
+	), told AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, a.alert_id
+		FROM decided AS d
+		JOIN monitoring.outbox AS o ON o.created_at = tell_other_ends.now_at AND o.id = d.notification_id
+		CROSS JOIN LATERAL unnest(o.alert_ids) AS a (alert_id)
+	), ended AS MATERIALIZED (
+		SELECT l.group_id, l.alert_id, l.history_at, l.history_id, x.document
+		FROM monitoring.listed_members(ARRAY(SELECT DISTINCT d.group_id FROM decided AS d), tell_other_ends.at) AS l
+		CROSS JOIN LATERAL monitoring.member_document(l.alert_id, 'resolved', l.history_at, l.history_id, l.acknowledged) AS x
+		WHERE l.state = 'resolved'
+	), listed AS MATERIALIZED (
+		SELECT d.group_id, d.receiver, d.reason, e.alert_id, e.document,
+			row_number() OVER so_far AS place, sum(octet_length(e.document::text)) OVER so_far AS bytes
+		FROM decided AS d
+		JOIN ended AS e ON e.group_id = d.group_id
+		WHERE NOT EXISTS (SELECT FROM told AS t WHERE t.group_id = d.group_id AND t.receiver = d.receiver AND t.alert_id = e.alert_id)
+		WINDOW so_far AS (PARTITION BY d.group_id, d.receiver ORDER BY e.history_at, e.history_id)
+	), parts AS (
+		SELECT l.group_id, l.receiver, l.reason, (l.place - 1) / 100 + l.bytes / 200000 AS part, array_agg(l.alert_id ORDER BY l.place) AS alert_ids,
+			jsonb_agg(l.document ORDER BY l.place) AS alerts
+		FROM listed AS l
+		GROUP BY l.group_id, l.receiver, l.reason, (l.place - 1) / 100 + l.bytes / 200000
+	)
+	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+	SELECT now_at, tell_other_ends.at, p.receiver, g.group_key, coalesce(g.labels ->> 'alertname', p.alerts -> 0 -> 'labels' ->> 'alertname', ''), 'also resolved', p.alert_ids,
+		monitoring.make_payload(p.receiver, g.group_key, 'resolved', g.labels, p.alerts, jsonb_build_object('reason', p.reason)),
+		now_at, now_at + monitoring.max_age(f.config)
+	FROM parts AS p
+	JOIN monitoring.alert_groups AS g ON g.id = p.group_id
+	JOIN monitoring.receiver_defs AS f ON f.name = p.receiver
+	ORDER BY p.group_id, p.receiver, p.part;
+END $$;
+COMMENT ON FUNCTION monitoring.tell_other_ends(monitoring.group_decision[], timestamptz, timestamptz) IS 'Tell receivers that keep what they know (receiver_kinds.keep_alive) of all alerts that have ended and for which the notification of a decision had no room, at most a hundred and about 200 kB in each; now_at is the real time at which that was enqueued.';
 
 CREATE FUNCTION monitoring.record_decisions(group_ids bigint[], decisions monitoring.group_decision[], at timestamptz, now_at timestamptz)
 RETURNS void

@@ -189,7 +189,7 @@ BEGIN
 	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
 	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
 	JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback'
-	WHERE o.status NOT IN ('test', 'still firing') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+	WHERE o.status NOT IN ('test', 'still firing', 'also resolved') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 	ORDER BY o.id;
 END $$;
 COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before.';
@@ -252,7 +252,7 @@ BEGIN
 		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
 		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
 			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
-			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing') AND o.expires_at > notify_give_up.at
+			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing', 'also resolved') AND o.expires_at > notify_give_up.at
 			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
 		RETURNING o.created_at, o.id
 	)

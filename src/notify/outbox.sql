@@ -33,7 +33,7 @@ COMMENT ON COLUMN monitoring.outbox.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.outbox.idempotency_key IS 'The same in every attempt, so that a receiver can drop repeats.';
 COMMENT ON COLUMN monitoring.outbox.group_key IS 'Group of alerts; a receiver gets the notifications of a group in order, one at a time.';
 COMMENT ON COLUMN monitoring.outbox.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message, heartbeat or test.';
+COMMENT ON COLUMN monitoring.outbox.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.outbox.alert_ids IS 'The alerts (alerts.alert_id) that it lists.';
 COMMENT ON COLUMN monitoring.outbox.payload IS 'What the formatter gets: group key, labels, annotations and alerts.';
 COMMENT ON COLUMN monitoring.outbox.state IS 'queued; sending (claimed until lease_until); failed (tried again at next_attempt_at); sent; dead (given up); superseded (a later one says it all); cancelled.';
@@ -91,7 +91,7 @@ COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of the
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
 COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), message, heartbeat or test.';
+COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
 COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';

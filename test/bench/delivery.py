@@ -242,12 +242,12 @@ def latency(bench):
     try:
         sql.run("SELECT monitoring.create_receiver('fast', 'webhook', '%s/')" % receivers.urls["fast"])
         sql.run("""SELECT count(monitoring.create_alert_rule('bench_breach_' || n, 'bench_breach_' || n || '_seconds', 'max', '1 minute', '>', 1,
-                       severity => 'high')) FROM generate_series(0, %d) AS n""" % (ALERTS - 1))
+                       severity => 'critical')) FROM generate_series(0, %d) AS n""" % (ALERTS - 1))
         # anywhere between two evaluations
         alert_latency(bench, sql, receivers, "bench_breach_%d", "breach recorded → the receiver has the request",
                       lambda name: sql.run("SELECT monitoring.record('%s_seconds', 5)" % name), (0, 0.4), (1.2, 2))
         alert_latency(bench, sql, receivers, "bench_raised_%d", "raise_alert() → the receiver has the request",
-                      lambda name: sql.run("SELECT monitoring.raise_alert('%s')" % name), (0.1, 0.4), (0.15, 0.15))
+                      lambda name: sql.run("SELECT monitoring.raise_alert('%s', severity => 'critical')" % name), (0.1, 0.4), (0.15, 0.15))
     finally:
         receivers.stop()
         storage.drop_database(bench, sql, "bench_delivery")

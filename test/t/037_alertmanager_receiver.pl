@@ -82,6 +82,25 @@ ok($other, 'the other one stays');
 
 $node->safe_psql('postgres', q{SELECT monitoring.enable_receiver('am', false)});
 ok(alert('db2', sub { !$_[0] }), 'when we are silent, alerts end by themselves');
+# Many at once: more than one notification lists, and none of them would end by itself for forty minutes.
+sub hosts
+{
+	my $response = $http->get("http://127.0.0.1:$port/api/v2/alerts");
+	return $response->{success} ? scalar(grep { $_->{labels}{host} =~ /^many/ } @{ decode_json($response->{content}) }) : -1;
+}
+sub wait_for_hosts
+{
+	my ($n) = @_;
+	for (my $end = time() + $timeout; hosts() != $n && time() < $end; usleep(100_000)) { }
+	return hosts();
+}
+$node->safe_psql('postgres', q{SELECT monitoring.alter_receiver('am', '{"keep_alive_seconds": 600}'), monitoring.enable_receiver('am');
+	INSERT INTO breach SELECT 'many' || n, 1 FROM generate_series(1, 350) AS n});
+is(wait_for_hosts(350), 350, 'hundreds of alerts arrive');
+$node->safe_psql('postgres', q{UPDATE breach SET value = 0 WHERE host ~ '^many'});
+is(wait_for_hosts(0), 0, '... and end there when all of them end at once');
+ok(alert('db2', sub { $_[0] }), '... but for the one that goes on');
+
 is($node->safe_psql('postgres', q{SELECT string_agg(DISTINCT state, ',') FROM monitoring.notifications WHERE state NOT IN ('sent', 'superseded')}), '', 'all that was sent was accepted');
 
 $alertmanager->kill_kill(grace => 2);
