@@ -279,6 +279,18 @@ fails('CREATE FUNCTION deep(i integer) RETURNS integer LANGUAGE plpgsql AS $$ BE
 drain();
 is(recent('count(*), max(octet_length(context)) > 500', "sqlstate = '54001'"), '1|t', 'an error at the end of the stack, with a context of thousands of lines');
 
+# ---- out of memory ----
+
+my $poor = $node->background_psql($name, on_error_stop => 0);
+my $poor_pid = $poor->query('SELECT pg_backend_pid()');
+my ($size) = slurp_file("/proc/$poor_pid/status") =~ /VmSize:\s+(\d+) kB/;
+system_or_bail('prlimit', '--pid', $poor_pid, '--as=' . ($size + 65536) * 1024);
+$poor->query("SELECT length(repeat('x', 900000000))") foreach 1 .. 3;
+is($poor->query('SELECT 1'), '1', 'a session that had no memory goes on');
+$poor->quit;
+drain();
+is(recent('sum(occurrences), min(message)', "sqlstate = '53200'"), '3|out of memory', 'its errors are stored');
+
 # ---- processes without a database, and after a crash ----
 
 sql("ALTER SYSTEM SET archive_command = 'false'");
