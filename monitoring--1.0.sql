@@ -10990,10 +10990,16 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', missing
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
 	END IF;
+	SELECT min(d.name) INTO missing FROM monitoring.receiver_defs AS d
+	JOIN monitoring.receiver_kinds AS k ON k.kind = d.kind
+	WHERE d.name = ANY (receivers) AND NOT k.takes_alerts;
+	IF missing IS NOT NULL THEN
+		RAISE EXCEPTION 'receiver "%" takes no alerts', missing USING ERRCODE = 'wrong_object_type';
+	END IF;
 	INSERT INTO monitoring.contacts AS c VALUES (set_contact.name, set_contact.receivers, coalesce(set_contact.description, ''))
 	ON CONFLICT ON CONSTRAINT contacts_pkey DO UPDATE SET receivers = excluded.receivers, description = excluded.description;
 END $$;
-COMMENT ON FUNCTION monitoring.set_contact(text, text[], text) IS 'Create or change a person: the receivers that reach them. Errors: 22023 for a bad name, 42704 for a receiver that does not exist.';
+COMMENT ON FUNCTION monitoring.set_contact(text, text[], text) IS 'Create or change a person: the receivers that reach them. Errors: 22023 for a bad name, 42704 for a receiver that does not exist, 42809 for a heartbeat.';
 
 CREATE FUNCTION monitoring.drop_contact(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -12479,6 +12485,10 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%", which is to be the fallback, does not exist', config ->> 'fallback'
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
+	IF config ? 'fallback' AND NOT (SELECT f.takes_alerts FROM monitoring.receiver_defs AS r
+		JOIN monitoring.receiver_kinds AS f ON f.kind = r.kind WHERE r.name = check_receiver.config ->> 'fallback') THEN
+		RAISE EXCEPTION 'receiver "%", which is to be the fallback, takes no alerts', config ->> 'fallback' USING ERRCODE = 'wrong_object_type';
+	END IF;
 	IF k.config_check IS NOT NULL THEN
 		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
@@ -12490,7 +12500,7 @@ BEGIN
 		END IF;
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}, and 42704 if its fallback does not exist.';
+COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}, 42704 if its fallback does not exist, and 42809 if that takes no alerts.';
 
 CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text DEFAULT NULL, config jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -12971,6 +12981,7 @@ DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
 	config jsonb;
+	takes_alerts boolean;
 	key text := format('message:%s', new_id);
 	title_labels jsonb;
 BEGIN
@@ -12983,10 +12994,13 @@ BEGIN
 	END IF;
 	title_labels := monitoring.check_text_map(labels, 'labels', 4096)
 		|| jsonb_build_object('alertname', title, 'severity', monitoring.canonical_severity(severity));
-	SELECT r.config INTO config FROM monitoring.receiver_defs AS r WHERE r.name = send.receiver;
+	SELECT r.config, k.takes_alerts INTO config, takes_alerts
+	FROM monitoring.receiver_defs AS r JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind WHERE r.name = send.receiver;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', receiver
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	ELSIF NOT takes_alerts THEN
+		RAISE EXCEPTION 'receiver "%" takes no alerts or messages', receiver USING ERRCODE = 'wrong_object_type';
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
@@ -12999,7 +13013,7 @@ BEGIN
 		now_at, now_at + monitoring.max_age(config));
 	RETURN new_id;
 END $$;
-COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver.';
+COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver, 42809 if it is a heartbeat.';
 -- templates: what people read of a notification, before it is put into the format of a receiver.
 --
 -- message() turns the payload of a notification into texts, as they are; escape_text() makes a text harmless for a format and

@@ -106,6 +106,10 @@ SELECT * FROM monitoring.preview_notification('alive');
 -- No alert goes there, whatever names it.
 SELECT monitoring.receivers_told('{*}', false), monitoring.receivers_told('{alive,pager}', false), monitoring.receivers_told('{alive}', false);
 
+SELECT pg_temp.try($$SELECT monitoring.send('alive', 'hello')$$);
+SELECT pg_temp.try($$SELECT monitoring.alter_receiver('pager', '{"fallback": "alive"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.set_contact('ann', '{pager,alive}')$$);
+
 -- Disabled, and gone.
 SELECT monitoring.enable_heartbeat('alive', false);
 SELECT pg_temp.tick(1700);

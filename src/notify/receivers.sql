@@ -247,6 +247,10 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%", which is to be the fallback, does not exist', config ->> 'fallback'
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
+	IF config ? 'fallback' AND NOT (SELECT f.takes_alerts FROM monitoring.receiver_defs AS r
+		JOIN monitoring.receiver_kinds AS f ON f.kind = r.kind WHERE r.name = check_receiver.config ->> 'fallback') THEN
+		RAISE EXCEPTION 'receiver "%", which is to be the fallback, takes no alerts', config ->> 'fallback' USING ERRCODE = 'wrong_object_type';
+	END IF;
 	IF k.config_check IS NOT NULL THEN
 		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
@@ -258,7 +262,7 @@ BEGIN
 		END IF;
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}, and 42704 if its fallback does not exist.';
+COMMENT ON FUNCTION monitoring.check_receiver(text, text, jsonb) IS 'Raises 22023 unless there can be a receiver of this kind with this url and config, in which secrets stand as {"secret": key}, 42704 if its fallback does not exist, and 42809 if that takes no alerts.';
 
 CREATE FUNCTION monitoring.create_receiver(name text, kind text, url text DEFAULT NULL, config jsonb DEFAULT '{}') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -7,6 +7,7 @@ DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
 	config jsonb;
+	takes_alerts boolean;
 	key text := format('message:%s', new_id);
 	title_labels jsonb;
 BEGIN
@@ -19,10 +20,13 @@ BEGIN
 	END IF;
 	title_labels := monitoring.check_text_map(labels, 'labels', 4096)
 		|| jsonb_build_object('alertname', title, 'severity', monitoring.canonical_severity(severity));
-	SELECT r.config INTO config FROM monitoring.receiver_defs AS r WHERE r.name = send.receiver;
+	SELECT r.config, k.takes_alerts INTO config, takes_alerts
+	FROM monitoring.receiver_defs AS r JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind WHERE r.name = send.receiver;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', receiver
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
+	ELSIF NOT takes_alerts THEN
+		RAISE EXCEPTION 'receiver "%" takes no alerts or messages', receiver USING ERRCODE = 'wrong_object_type';
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
@@ -35,4 +39,4 @@ BEGIN
 		now_at, now_at + monitoring.max_age(config));
 	RETURN new_id;
 END $$;
-COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver.';
+COMMENT ON FUNCTION monitoring.send(text, text, text, jsonb, text) IS 'Send a message to a receiver if the transaction commits, and return the number of the notification; the view notifications shows its outcome. Receivers get it as an alert that fires with that title as its name, the text as its description, and is never resolved. One that is disabled gets it when it is enabled, unless it is too old by then. Errors: 22023 for a title, labels or severity that are not valid, 54000 for too much of them, 42704 if there is no such receiver, 42809 if it is a heartbeat.';
