@@ -218,7 +218,7 @@ SKIP:
 	sql('CREATE EXTENSION monitoring');
 	create('hook', '/full');
 	wait_for_notifier('with a notifier');
-	sub fill { my ($free) = @_; $node->safe_psql('postgres', "COPY (SELECT 1) TO PROGRAM 'head -c \$((\$(stat -f -c %a*%S $volume)-$free*1024)) /dev/zero > $volume/filler'"); return; }
+	sub fill { my ($free) = @_; $node->safe_psql('postgres', "COPY (SELECT 1) TO PROGRAM 'head -c \$((\$(stat -f -c %a*%S $volume)-$free*1024)) /dev/zero > $volume/filler || true'"); return; }
 
 	sub empty { $node->safe_psql('postgres', "COPY (SELECT 1) TO PROGRAM 'rm $volume/filler'"); return; }
 	fill(0);
