@@ -243,6 +243,11 @@ def latency(bench):
         sql.run("SELECT monitoring.create_receiver('fast', 'webhook', '%s/')" % receivers.urls["fast"])
         sql.run("""SELECT count(monitoring.create_alert_rule('bench_breach_' || n, 'bench_breach_' || n || '_seconds', 'max', '1 minute', '>', 1,
                        severity => 'critical')) FROM generate_series(0, %d) AS n""" % (ALERTS - 1))
+        # the workers of a new database have started, and rules are evaluated
+        sql.run("SELECT monitoring.test_receiver('fast')")
+        wait_until(lambda: receivers.count("fast") >= 1, "the first delivery")
+        wait_until(lambda: sql.value("SELECT count(*) > 0 FROM monitoring.status WHERE job = 'evaluate_alerts' AND last_run > clock_timestamp() - interval '2 s'")
+                   == "t", "an evaluation")
         # anywhere between two evaluations
         alert_latency(bench, sql, receivers, "bench_breach_%d", "breach recorded → the receiver has the request",
                       lambda name: sql.run("SELECT monitoring.record('%s_seconds', 5)" % name), (0, 0.4), (1.2, 2))
