@@ -447,6 +447,13 @@ register_text(int partition, StatementSlot *slot, const StatementSource *source)
 	slot->text_known = true;
 }
 
+/* After an error in what reads the registry its locks are held until the transaction is aborted. */
+static bool
+holds_lock(int partition)
+{
+	return LWLockHeldByMe(PARTITION_LOCK(partition)) || LWLockHeldByMe(DATABASES_LOCK);
+}
+
 void
 mon_statement_add(const StatementKey *key, const StatementSource *source,
 				  const StatementCounters *counters, double latency)
@@ -457,10 +464,9 @@ mon_statement_add(const StatementKey *key, const StatementSource *source,
 	int partition = hash % PARTITIONS;
 	StatementSlot *slot = find_slot(own->slot[partition], key, hash);
 
-	/* After an error in what reads this partition, its lock is still ours. */
 	if (unlikely(!slot || !slot->text_known || slot->nlatencies == SLOT_LATENCIES))
 	{
-		if (LWLockHeldByMe(PARTITION_LOCK(partition)))
+		if (holds_lock(partition))
 		{
 			pg_atomic_fetch_add_u64(&shared->lost, 1);
 			return;

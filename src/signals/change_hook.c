@@ -140,6 +140,7 @@ read_setting(Node *parsetree, char *value, size_t size)
 	VariableSetStmt *set = NULL;
 	char *text;
 	size_t digits, unit;
+	bool boolean;
 
 	if (IsA(parsetree, AlterSystemStmt))
 		set = ((AlterSystemStmt *) parsetree)->setstmt;
@@ -151,7 +152,7 @@ read_setting(Node *parsetree, char *value, size_t size)
 		return;
 	digits = strspn(text, "-.0123456789");
 	unit = strlen(text + digits);
-	if (digits > 0 ? unit <= 3 : parse_bool(text, &(bool){0}))
+	if (digits > 0 ? unit <= 3 : parse_bool(text, &boolean))
 		strlcpy(value, text, size);
 }
 
