@@ -107,7 +107,7 @@ for my $case (@hostile)
 }
 is(scalar(requests('/latest/meta-data/')), 0, 'no redirect was followed');
 
-# A burst of 500: what fails does not wait for what fails, no attempt is made in vain while it lasts, and all of it arrives.
+# A burst of 500, of more than are tried at once before the breaker opens: what fails does not wait for what fails, no attempt is made in vain while it lasts, and all of it arrives.
 sql("SELECT monitoring.create_receiver('bursts', 'webhook', '$url/fail/12/500', '{\"breaker_failures\": 8, \"max_attempts\": 50}')");
 sql(q{SELECT monitoring.send('bursts', 'message ' || i) FROM generate_series(1, 30) AS i});
 my $end = time() + $timeout;
