@@ -102,8 +102,8 @@ extern StatementRow *mon_statements_take(uint64 stored, uint64 seq, int *nrows);
 /* A copy of what no snapshot up to `stored` holds; changes nothing.  Everything palloc'd. */
 extern StatementRow *mon_statements_copy(uint64 stored, int *nrows);
 
-/* Forget all statements of a database, and the database if it is dropped. */
-extern void mon_statements_forget(Oid dbid, bool dropped);
+/* Forget all statements of a database. */
+extern void mon_statements_forget(Oid dbid);
 
 typedef struct StatementRegistryState
 {

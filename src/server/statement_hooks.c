@@ -165,12 +165,14 @@ mark_end(const Mark *mark, StatementCounters *c)
 	return INSTR_TIME_GET_DOUBLE(end);
 }
 
-/* Count what ended by the error that is being thrown. */
+/* Count a statement that ended by the error that is being thrown. */
 static void
-count_failed(StatementCounters *c, double seconds)
+add_failed(const StatementKey *key, const StatementSource *source, StatementCounters *c,
+		   double seconds)
 {
 	c->n[geterrcode() == ERRCODE_QUERY_CANCELED ? STATEMENT_CANCELS : STATEMENT_ERRORS]++;
 	c->seconds[STATEMENT_FAILED] += seconds;
+	mon_statement_add(key, source, c, -1);
 }
 
 static void
@@ -226,8 +228,7 @@ execution_failed(Execution *e, const Mark *mark)
 		return;
 	e->failed = true;
 	e->seconds += mark_end(mark, &e->counters);
-	count_failed(&e->counters, e->seconds);
-	mon_statement_add(&e->key, &source, &e->counters, -1);
+	add_failed(&e->key, &source, &e->counters, e->seconds);
 }
 
 static void
@@ -255,8 +256,7 @@ start_failed(QueryDesc *query)
 	StatementSource source = executed_source(query);
 	StatementCounters counters = {0};
 
-	count_failed(&counters, 0);
-	mon_statement_add(&key, &source, &counters, -1);
+	add_failed(&key, &source, &counters, 0);
 }
 
 static void
@@ -430,10 +430,7 @@ statement_planner(MON_PLANNER_PARAMS)
 	{
 		nesting--;
 		if (tracked)
-		{
-			count_failed(&counters, mark_end(&mark, &counters));
-			mon_statement_add(&key, &source, &counters, -1);
-		}
+			add_failed(&key, &source, &counters, mark_end(&mark, &counters));
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -562,10 +559,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	{
 		nesting--;
 		if (tracked)
-		{
-			count_failed(&counters, mark_end(&mark, &counters));
-			mon_statement_add(&key, &source, &counters, -1);
-		}
+			add_failed(&key, &source, &counters, mark_end(&mark, &counters));
 		PG_RE_THROW();
 	}
 	PG_END_TRY();

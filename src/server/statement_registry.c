@@ -777,7 +777,7 @@ forget_slots(int partition, Oid dbid)
 }
 
 void
-mon_statements_forget(Oid dbid, bool dropped)
+mon_statements_forget(Oid dbid)
 {
 	StatementDatabase *db = find_database(dbid);
 
@@ -797,9 +797,6 @@ mon_statements_forget(Oid dbid, bool dropped)
 		LWLockAcquire(DATABASES_LOCK, LW_EXCLUSIVE);
 		free_contents(&db->others);
 		init_others(db);
-		/* Sessions of a database that exists may be about to make entries of it. */
-		if (dropped)
-			db->dbid = InvalidOid;
 		LWLockRelease(DATABASES_LOCK);
 	}
 }

@@ -122,7 +122,7 @@ Datum
 mon_forget_statements(PG_FUNCTION_ARGS)
 {
 	if (mon_preloaded)
-		mon_statements_forget(MyDatabaseId, false);
+		mon_statements_forget(MyDatabaseId);
 	PG_RETURN_VOID();
 }
 
