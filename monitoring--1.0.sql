@@ -5762,7 +5762,7 @@ CREATE TABLE monitoring.slo_defs (
 COMMENT ON TABLE monitoring.slo_defs IS 'Service-level objectives; see create_slo, update_slo, drop_slo and slo_status.';
 COMMENT ON COLUMN monitoring.slo_defs.name IS 'Name of the objective.';
 COMMENT ON COLUMN monitoring.slo_defs.description IS 'What is promised, for people.';
-COMMENT ON COLUMN monitoring.slo_defs.good IS 'The good events: {"metric": …, "labels": …} as in value().';
+COMMENT ON COLUMN monitoring.slo_defs.good IS 'The good events: {"metric": ..., "labels": ...} as in value().';
 COMMENT ON COLUMN monitoring.slo_defs.total IS 'All events, in the same form.';
 COMMENT ON COLUMN monitoring.slo_defs.latency_threshold IS 'Of the good events only those that took at most so long count, in the unit of the metric; null: all of them.';
 COMMENT ON COLUMN monitoring.slo_defs.objective IS 'Share of events that must be good, such as 0.999.';
@@ -5934,7 +5934,7 @@ BEGIN
 	PERFORM monitoring.value(events ->> 'metric', 'increase', '1 minute', events -> 'labels');
 	RETURN events;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slo_events(jsonb, text) IS 'The events of an objective in the form in which they are stored. Errors: 22023 for what is not {"metric": …, "labels": …}, and those of value().';
+COMMENT ON FUNCTION monitoring.check_slo_events(jsonb, text) IS 'The events of an objective in the form in which they are stored. Errors: 22023 for what is not {"metric": ..., "labels": ...}, and those of value().';
 
 CREATE FUNCTION monitoring.check_slo(slo monitoring.slo_defs) RETURNS monitoring.slo_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -6006,7 +6006,7 @@ BEGIN
 		PERFORM monitoring.create_slo_rules(slo, receivers);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.create_slo(text, jsonb, jsonb, float8, float8, interval, float8, text, boolean, text[]) IS 'Create a service-level objective: that share `objective` of the total events, over any window of length over (30 days), are good. good and total are {"metric": …, "labels": …}: counters, or distributions, whose observations are the events. With latency_threshold only good events that took at most so long are good; good null: total''s. with_rules creates two burn-rate rules, critical and medium, for the receivers (null: as routed). Errors: 22023 for anything that is not valid, 42809 for a metric of the wrong kind, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_slo(text, jsonb, jsonb, float8, float8, interval, float8, text, boolean, text[]) IS 'Create a service-level objective: that share `objective` of the total events, over any window of length over (30 days), are good. good and total are {"metric": ..., "labels": ...}: counters, or distributions, whose observations are the events. With latency_threshold only good events that took at most so long are good; good null: total''s. with_rules creates two burn-rate rules, critical and medium, for the receivers (null: as routed). Errors: 22023 for anything that is not valid, 42809 for a metric of the wrong kind, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.update_slo(name text, changes jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -7576,10 +7576,10 @@ SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 	)
 	SELECT format(E'# Incident %s: %s\n\n', r ->> 'id', monitoring.markdown_text(r ->> 'title'))
 		|| format(E'| | |\n|---|---|\n| Severity | %s |\n| Status | %s |\n', r ->> 'severity', r ->> 'status')
-		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(to_char((r ->> f.key)::timestamptz, 'YYYY-MM-DD HH24:MI:SS "UTC"'), '–')), '' ORDER BY f.n)
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(to_char((r ->> f.key)::timestamptz, 'YYYY-MM-DD HH24:MI:SS "UTC"'), '-')), '' ORDER BY f.n)
 			FROM (VALUES (1, 'Started', 'started_at'), (2, 'Detected', 'detected_at'), (3, 'Acknowledged', 'acknowledged_at'),
 				(4, 'Mitigated', 'mitigated_at'), (5, 'Resolved', 'resolved_at')) AS f (n, name, key))
-		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(make_interval(secs => round((r ->> f.key)::float8))::text, '–')), '' ORDER BY f.n)
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(make_interval(secs => round((r ->> f.key)::float8))::text, '-')), '' ORDER BY f.n)
 			FROM (VALUES (1, 'Time to detect', 'seconds_to_detect'), (2, 'Time to acknowledge', 'seconds_to_acknowledge'),
 				(3, 'Time to resolve', 'seconds_to_resolve')) AS f (n, name, key))
 		|| coalesce((SELECT string_agg(format(E'| %s | %s |\n', monitoring.markdown_text(o.key), monitoring.markdown_text(o.value)), '' ORDER BY o.key)
@@ -12333,7 +12333,7 @@ CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
 		CASE WHEN r.config ? 'url' THEN '***'
 			WHEN r.url IS NOT NULL THEN coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '')
-				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/...' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
 				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
@@ -14778,7 +14778,7 @@ COMMENT ON FUNCTION monitoring.drop_heartbeat(text) IS 'Drop a heartbeat. Error 
 CREATE VIEW monitoring.heartbeats AS
 	SELECT r.name,
 		CASE WHEN r.config ? 'url' THEN '***'
-			ELSE substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)') || '/…' END AS url,
+			ELSE substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)') || '/...' END AS url,
 		make_interval(secs => coalesce((r.config ->> 'every_seconds')::float8, 60)) AS every,
 		CASE WHEN pg_is_in_recovery() THEN 'standby'
 			WHEN NOT r.enabled THEN 'disabled'

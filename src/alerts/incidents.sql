@@ -747,10 +747,10 @@ SET TimeZone = 'UTC' SET IntervalStyle = 'postgres' AS $$
 	)
 	SELECT format(E'# Incident %s: %s\n\n', r ->> 'id', monitoring.markdown_text(r ->> 'title'))
 		|| format(E'| | |\n|---|---|\n| Severity | %s |\n| Status | %s |\n', r ->> 'severity', r ->> 'status')
-		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(to_char((r ->> f.key)::timestamptz, 'YYYY-MM-DD HH24:MI:SS "UTC"'), '–')), '' ORDER BY f.n)
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(to_char((r ->> f.key)::timestamptz, 'YYYY-MM-DD HH24:MI:SS "UTC"'), '-')), '' ORDER BY f.n)
 			FROM (VALUES (1, 'Started', 'started_at'), (2, 'Detected', 'detected_at'), (3, 'Acknowledged', 'acknowledged_at'),
 				(4, 'Mitigated', 'mitigated_at'), (5, 'Resolved', 'resolved_at')) AS f (n, name, key))
-		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(make_interval(secs => round((r ->> f.key)::float8))::text, '–')), '' ORDER BY f.n)
+		|| (SELECT string_agg(format(E'| %s | %s |\n', f.name, coalesce(make_interval(secs => round((r ->> f.key)::float8))::text, '-')), '' ORDER BY f.n)
 			FROM (VALUES (1, 'Time to detect', 'seconds_to_detect'), (2, 'Time to acknowledge', 'seconds_to_acknowledge'),
 				(3, 'Time to resolve', 'seconds_to_resolve')) AS f (n, name, key))
 		|| coalesce((SELECT string_agg(format(E'| %s | %s |\n', monitoring.markdown_text(o.key), monitoring.markdown_text(o.value)), '' ORDER BY o.key)

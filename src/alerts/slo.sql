@@ -22,7 +22,7 @@ CREATE TABLE monitoring.slo_defs (
 COMMENT ON TABLE monitoring.slo_defs IS 'Service-level objectives; see create_slo, update_slo, drop_slo and slo_status.';
 COMMENT ON COLUMN monitoring.slo_defs.name IS 'Name of the objective.';
 COMMENT ON COLUMN monitoring.slo_defs.description IS 'What is promised, for people.';
-COMMENT ON COLUMN monitoring.slo_defs.good IS 'The good events: {"metric": …, "labels": …} as in value().';
+COMMENT ON COLUMN monitoring.slo_defs.good IS 'The good events: {"metric": ..., "labels": ...} as in value().';
 COMMENT ON COLUMN monitoring.slo_defs.total IS 'All events, in the same form.';
 COMMENT ON COLUMN monitoring.slo_defs.latency_threshold IS 'Of the good events only those that took at most so long count, in the unit of the metric; null: all of them.';
 COMMENT ON COLUMN monitoring.slo_defs.objective IS 'Share of events that must be good, such as 0.999.';
@@ -194,7 +194,7 @@ BEGIN
 	PERFORM monitoring.value(events ->> 'metric', 'increase', '1 minute', events -> 'labels');
 	RETURN events;
 END $$;
-COMMENT ON FUNCTION monitoring.check_slo_events(jsonb, text) IS 'The events of an objective in the form in which they are stored. Errors: 22023 for what is not {"metric": …, "labels": …}, and those of value().';
+COMMENT ON FUNCTION monitoring.check_slo_events(jsonb, text) IS 'The events of an objective in the form in which they are stored. Errors: 22023 for what is not {"metric": ..., "labels": ...}, and those of value().';
 
 CREATE FUNCTION monitoring.check_slo(slo monitoring.slo_defs) RETURNS monitoring.slo_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -266,7 +266,7 @@ BEGIN
 		PERFORM monitoring.create_slo_rules(slo, receivers);
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.create_slo(text, jsonb, jsonb, float8, float8, interval, float8, text, boolean, text[]) IS 'Create a service-level objective: that share `objective` of the total events, over any window of length over (30 days), are good. good and total are {"metric": …, "labels": …}: counters, or distributions, whose observations are the events. With latency_threshold only good events that took at most so long are good; good null: total''s. with_rules creates two burn-rate rules, critical and medium, for the receivers (null: as routed). Errors: 22023 for anything that is not valid, 42809 for a metric of the wrong kind, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_slo(text, jsonb, jsonb, float8, float8, interval, float8, text, boolean, text[]) IS 'Create a service-level objective: that share `objective` of the total events, over any window of length over (30 days), are good. good and total are {"metric": ..., "labels": ...}: counters, or distributions, whose observations are the events. With latency_threshold only good events that took at most so long are good; good null: total''s. with_rules creates two burn-rate rules, critical and medium, for the receivers (null: as routed). Errors: 22023 for anything that is not valid, 42809 for a metric of the wrong kind, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.update_slo(name text, changes jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

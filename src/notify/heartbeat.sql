@@ -125,7 +125,7 @@ COMMENT ON FUNCTION monitoring.drop_heartbeat(text) IS 'Drop a heartbeat. Error 
 CREATE VIEW monitoring.heartbeats AS
 	SELECT r.name,
 		CASE WHEN r.config ? 'url' THEN '***'
-			ELSE substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)') || '/…' END AS url,
+			ELSE substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)') || '/...' END AS url,
 		make_interval(secs => coalesce((r.config ->> 'every_seconds')::float8, 60)) AS every,
 		CASE WHEN pg_is_in_recovery() THEN 'standby'
 			WHEN NOT r.enabled THEN 'disabled'

@@ -95,7 +95,7 @@ CREATE VIEW monitoring.receivers AS
 	SELECT r.name, r.kind,
 		CASE WHEN r.config ? 'url' THEN '***'
 			WHEN r.url IS NOT NULL THEN coalesce(substring(r.url FROM '^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]+(?=[/?#]|$)'), '')
-				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/…' END
+				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/...' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
 				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])

@@ -2,7 +2,8 @@
 """sql_sources.py SRC: house rules that the SQL of the slices keeps.
 
 CREATE OR REPLACE and IF NOT EXISTS would adopt an object that somebody planted
-before CREATE EXTENSION ran; DETACH ... CONCURRENTLY cannot run in a function.
+before CREATE EXTENSION ran; DETACH ... CONCURRENTLY cannot run in a function.  The
+script is read in the encoding of the database, which need not be UTF8.
 Prints one line per offence; exit status 1 when there is one.
 """
 import pathlib
@@ -22,11 +23,14 @@ def without_comments(text):
 
 def main():
     found = []
-    for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.sql")):
-        text = without_comments(path.read_text(encoding="utf-8"))
-        for pattern, what in FORBIDDEN:
+    for path in sorted(p for s in ("*.sql", "*.json") for p in pathlib.Path(sys.argv[1]).rglob(s)):
+        source = path.read_text(encoding="utf-8")
+        text = without_comments(source)
+        for pattern, what in FORBIDDEN if path.suffix == ".sql" else ():
             for match in pattern.finditer(text):
                 found.append("%s:%d: %s" % (path.relative_to(sys.argv[1]), text.count("\n", 0, match.start()) + 1, what))
+        for match in re.finditer(r"[^\x00-\x7f]", source):
+            found.append("%s:%d: not ASCII: %s" % (path.relative_to(sys.argv[1]), source.count("\n", 0, match.start()) + 1, match.group()))
     print("\n".join(found))
     return 1 if found else 0
 

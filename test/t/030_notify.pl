@@ -166,7 +166,7 @@ is($body->{blocks}[1]{text}{text}, "*p95 of \"/cart\" is &lt;!channel&gt; 0.75*\
 	'slack: section, unable to mention anybody');
 is(scalar(@{ $body->{blocks} }), 3, 'slack: a section for each alert');
 like($body->{text}, qr/^\[FIRING:2\] High &lt;latency&gt;/, 'slack: fall-back text');
-is(sql(q{SELECT url FROM monitoring.receivers WHERE name = 'chat'}), "$url/…", 'the view shows no token');
+is(sql(q{SELECT url FROM monitoring.receivers WHERE name = 'chat'}), "$url/...", 'the view shows no token');
 is(sql(q{SELECT config FROM monitoring.receivers WHERE name = 'hook'}), '{"headers": "***"}', 'nor headers');
 
 my @resolved = map { transition($_->[0], 'firing', 'resolved', $_->[1], '2026-01-02 03:14:05+00') } ([ 1, '/cart' ], [ 2, '/pay' ]);
