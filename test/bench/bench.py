@@ -7,6 +7,7 @@ cancels out.  Standard library only; talks to the server through psql and
 pgbench, started with the prefix given after "--".
 """
 import argparse
+import os
 import random
 import re
 import statistics
@@ -85,10 +86,10 @@ class Bench:
     def session(self, database):
         return Psql(self, database)
 
-    def restart(self, preload):
+    def restart(self, libraries="monitoring"):
         o = self.options
         subprocess.run(o.prefix + [o.pgbin + "/pg_ctl", "-D", o.data, "-l", o.log, "-w", "-t", "60", "-m", "fast", "-o",
-                                   "-c shared_preload_libraries=%s" % ("monitoring" if preload else ""), "restart"],
+                                   "-c shared_preload_libraries=%s" % libraries, "restart"],
                        check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
 
     def pgbench(self, *arguments):
@@ -223,17 +224,40 @@ def overhead(bench, what, with_library, without, floor):
                        "%.3f [%.3f, %.3f]" % (statistics.median(ratios(again, off)), alow, ahigh), "-", "-"))
 
 
+def select_only(bench, libraries):
+    """Transactions per second of pgbench -S: a restart before every run, and time for workers to start."""
+    bench.restart(libraries)
+    subprocess.run(bench.command("psql") + ["-X", "-q", "-d", "bench", "-o", "/dev/null", "-c",
+                                            "SELECT count(*), sum(abalance) FROM pgbench_accounts"], check=True)
+    bench.pgbench("-S", "-M", "prepared", "-c", "2", "-T", "8")
+    return bench.pgbench("-S", "-M", "prepared", "-c", "2")
+
+
 def library_overhead(bench):
-    """pgbench -S with the library loaded and without it: a restart before every run, and time for the workers to start."""
-    def measure(preload):
-        bench.restart(preload)
-        subprocess.run(bench.command("psql") + ["-X", "-q", "-d", "bench", "-o", "/dev/null", "-c",
-                                                "SELECT count(*), sum(abalance) FROM pgbench_accounts"], check=True)
-        bench.pgbench("-S", "-c", "2", "-T", "8")
-        return bench.pgbench("-S", "-c", "2")
-    overhead(bench, "pgbench -S, library loaded; peer: not loaded", lambda: measure(True), lambda: measure(False),
-             lambda: measure(False))
-    bench.restart(True)
+    """pgbench -S with the library loaded and without it."""
+    overhead(bench, "pgbench -S -M prepared, library loaded; peer: not loaded", lambda: select_only(bench, "monitoring"),
+             lambda: select_only(bench, ""), lambda: select_only(bench, ""))
+    bench.restart()
+
+
+def installed(bench, library):
+    directory = subprocess.run([bench.options.pgbin + "/pg_config", "--pkglibdir"], check=True, text=True, capture_output=True).stdout
+    return os.path.exists("%s/%s.so" % (directory.strip(), library))
+
+
+def peers_overhead(bench):
+    """pgbench -S with the library loaded, and with what others load to watch statements."""
+    for libraries in ("pg_stat_statements", "pg_stat_statements,pg_stat_monitor"):
+        if not all(installed(bench, library) for library in libraries.split(",")):
+            print("    not installed: " + libraries, flush=True)
+            continue
+        ours, theirs = per_round(bench.options.rounds, lambda: select_only(bench, "monitoring"), lambda: select_only(bench, libraries))
+        ratio = statistics.median(ratios(ours, theirs))
+        low, high = interval(ratios(ours, theirs))
+        bench.add("pgbench -S -M prepared, library loaded; peer: %s (%d rounds)" % (libraries, bench.options.rounds),
+                  "%.0f tps" % statistics.median(ours), "%.0f tps" % statistics.median(theirs),
+                  "%.3f [%.3f, %.3f]" % (ratio, low, high), "≥ 1" if "," in libraries else "-", ratio >= 1 or "," not in libraries)
+    bench.restart()
 
 
 def record_overhead(bench):
@@ -361,7 +385,7 @@ def codec(bench):
 
 SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
             **storage.SECTIONS, "codec": codec, **alerts.SECTIONS,
-            **delivery.SECTIONS, "overhead": library_overhead, "transaction": record_overhead}
+            **delivery.SECTIONS, "overhead": library_overhead, "peers": peers_overhead, "transaction": record_overhead}
 
 
 def main():
