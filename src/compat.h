@@ -45,6 +45,81 @@
 #define MonMyProcNumber MyProcNumber
 #endif
 
+/* 17 keeps the status of processes by process number; before it was by backend id, auxiliary ones by type. */
+#include "miscadmin.h"
+#include "utils/backend_status.h"
+#if PG_VERSION_NUM < 170000
+#include "storage/backendid.h"
+static inline PgBackendStatus *
+mon_backend_statuses(void)
+{
+	return MyBEEntry - (MyBackendId - 1);
+}
+
+static inline PgBackendStatus *
+mon_backend_status(PgBackendStatus *statuses, int procno, const PGPROC *proc)
+{
+	if (proc->backendId >= 1 && proc->backendId <= MaxBackends)
+		return &statuses[proc->backendId - 1];
+	for (int i = MaxBackends; i < MaxBackends + NUM_AUXPROCTYPES; i++)
+		if (statuses[i].st_procpid == proc->pid)
+			return &statuses[i];
+	return NULL;
+}
+#else
+static inline PgBackendStatus *
+mon_backend_statuses(void)
+{
+	return MyBEEntry - MyProcNumber;
+}
+
+static inline PgBackendStatus *
+mon_backend_status(PgBackendStatus *statuses, int procno, const PGPROC *proc)
+{
+	return &statuses[procno];
+}
+#endif
+
+/*
+ * 16 made dlists of the lists of a lock, 19 gave its queue a link of its own.
+ * Each macro walks one of them, the lock's partition being locked.
+ */
+#include "storage/lock.h"
+#if PG_VERSION_NUM < 160000
+#define MON_FOREACH_PROCLOCK(proclock, lock)                                                       \
+	for ((proclock) = (PROCLOCK *) SHMQueueNext(&(lock)->procLocks, &(lock)->procLocks,            \
+												offsetof(PROCLOCK, lockLink));                     \
+		 (proclock) != NULL;                                                                       \
+		 (proclock) = (PROCLOCK *) SHMQueueNext(&(lock)->procLocks, &(proclock)->lockLink,         \
+												offsetof(PROCLOCK, lockLink)))
+#define MON_FOREACH_WAITER(proc, lock)                                                             \
+	for ((proc) = (PGPROC *) SHMQueueNext(&(lock)->waitProcs.links, &(lock)->waitProcs.links,      \
+										  offsetof(PGPROC, links));                                \
+		 (proc) != NULL; (proc) = (PGPROC *) SHMQueueNext(                                         \
+							 &(lock)->waitProcs.links, &(proc)->links, offsetof(PGPROC, links)))
+#else
+#if PG_VERSION_NUM < 190000
+#define MON_WAIT_LINK links
+#else
+#define MON_WAIT_LINK waitLink
+#endif
+#define MON_FOREACH_PROCLOCK(proclock, lock)                                                       \
+	for ((proclock) = dlist_is_empty(&(lock)->procLocks)                                           \
+			 ? NULL                                                                                \
+			 : dlist_head_element(PROCLOCK, lockLink, &(lock)->procLocks);                         \
+		 (proclock) != NULL;                                                                       \
+		 (proclock) = dlist_has_next(&(lock)->procLocks, &(proclock)->lockLink)                    \
+			 ? dlist_container(PROCLOCK, lockLink, (proclock)->lockLink.next)                      \
+			 : NULL)
+#define MON_FOREACH_WAITER(proc, lock)                                                             \
+	for ((proc) = dlist_is_empty(&(lock)->waitProcs.dlist)                                         \
+			 ? NULL                                                                                \
+			 : dlist_head_element(PGPROC, MON_WAIT_LINK, &(lock)->waitProcs.dlist);                \
+		 (proc) != NULL; (proc) = dlist_has_next(&(lock)->waitProcs.dlist, &(proc)->MON_WAIT_LINK) \
+			 ? dlist_container(PGPROC, MON_WAIT_LINK, (proc)->MON_WAIT_LINK.next)                  \
+			 : NULL)
+#endif
+
 /* 18 dropped execute_once from ExecutorRun. */
 #if PG_VERSION_NUM < 180000
 #define MON_EXECUTOR_RUN_PARAMS                                                                    \

@@ -37,6 +37,7 @@ _PG_init(void)
 		/* Before those whose log hooks redact: theirs run first then. */
 		mon_signals_init();
 		mon_worker_init();
+		mon_activity_sampler_init();
 		mon_notify_init();
 	}
 

@@ -5,6 +5,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "server/activity_internal.h"
 #include "server/server.h"
 #include "server/statement.h"
 
@@ -155,4 +156,5 @@ mon_server_init(void)
 {
 	mon_statement_registry_init();
 	mon_statement_hooks_init();
+	mon_activity_history_init();
 }

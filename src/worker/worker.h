@@ -50,4 +50,7 @@ extern bool mon_worker_kept_out(Oid dboid);
  */
 extern void mon_worker_pin_settings(bool durable);
 
+/* Whether the server is being stopped, and not only one of its processes. */
+extern bool mon_server_stopping(void);
+
 #endif /* MONITORING_WORKER_H */

@@ -100,7 +100,6 @@ typedef struct MonWorkerControl
 extern MonWorkerControl *mon_workers;
 extern void mon_worker_shmem_register(void);
 extern void mon_launcher_wake(void);
-extern bool mon_server_stopping(void);
 
 static inline bool
 mon_slot_active(const MonWorkerSlot *slot)
