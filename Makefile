@@ -21,13 +21,14 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql capacity.sql slo.sql components.sql \
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
+               $(addprefix src/health/,health.sql health_run.sql health_score.sql postgres_checks.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \
                $(patsubst %.c,%.o,$(wildcard src/core/*.c src/sketch/*.c src/metrics/*.c src/worker/*.c \
-                 src/signals/*.c src/server/*.c src/alerts/*.c src/notify/*.c))
+                 src/signals/*.c src/server/*.c src/health/*.c src/alerts/*.c src/notify/*.c))
 
 # The program that talks to strangers: a crash in libcurl must not restart the server.
 SENDER       = monitoring_sender

@@ -12289,6 +12289,1345 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	) AS g
 $$;
 COMMENT ON FUNCTION monitoring.prometheus_rule_file(text[]) IS 'A rule file for Prometheus with those of the rules of these names (null: all) that can be translated. It is JSON, which is YAML too. export_prometheus_rules() tells of each rule what became of it.';
+
+-- health: checks, their kinds and their states. health_run.sql, which follows, runs them.
+--
+-- A check's row says what to do, its row of health_check_states how it stands. What runs a check (the database worker, or
+-- the prober for what goes through the network) writes the state and nothing else remembers anything.
+
+CREATE TABLE monitoring.health_check_kinds (
+	kind text PRIMARY KEY CHECK (kind ~ '^[a-z][a-z0-9_]{0,62}$'),
+	function text NOT NULL,
+	check_function text,
+	config_keys text[] NOT NULL DEFAULT '{}',
+	network boolean NOT NULL DEFAULT false,
+	op text NOT NULL DEFAULT '>' CHECK (op IN ('>', '>=', '<', '<=')),
+	degraded float8,
+	unhealthy float8,
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.health_check_kinds IS 'Kinds of health checks. Each names a function(at timestamptz, definition jsonb, progress jsonb) returning jsonb that is called with the check''s row, and a null progress first. It returns the result: an object of any of value (number), status (healthy, degraded, unhealthy or unknown), message and details (object); the worse of status and of what the thresholds say about value counts. A kind with network may return {"request": {...}, "state": ...} instead: the request is made by a separate program, and the function is called again with progress {"state": ..., "answer": {...}}. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON COLUMN monitoring.health_check_kinds.kind IS 'Name of the kind, as given to create_health_check.';
+COMMENT ON COLUMN monitoring.health_check_kinds.function IS 'Schema-qualified name of the function that does it.';
+COMMENT ON COLUMN monitoring.health_check_kinds.check_function IS 'Schema-qualified name of a function(definition jsonb) returning void that raises an error for a check that the kind cannot run; null: nothing to check.';
+COMMENT ON COLUMN monitoring.health_check_kinds.config_keys IS 'Keys that the config of such a check may have.';
+COMMENT ON COLUMN monitoring.health_check_kinds.network IS 'Whether such checks run in the prober, which alone makes requests; others run in the database worker.';
+COMMENT ON COLUMN monitoring.health_check_kinds.op IS 'How a value compares with the thresholds of a check that does not say so itself.';
+COMMENT ON COLUMN monitoring.health_check_kinds.degraded IS 'Threshold of a check that has none.';
+COMMENT ON COLUMN monitoring.health_check_kinds.unhealthy IS 'Threshold of a check that has none.';
+COMMENT ON COLUMN monitoring.health_check_kinds.description IS 'What the kind looks at.';
+COMMENT ON COLUMN monitoring.health_check_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.health_check_kinds', 'WHERE NOT builtin');
+
+CREATE TABLE monitoring.health_check_defs (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,150}$'),
+	kind text NOT NULL,
+	config jsonb NOT NULL,
+	owner name NOT NULL,
+	every interval NOT NULL,
+	timeout interval NOT NULL,
+	retries integer NOT NULL,
+	op text,
+	degraded float8,
+	unhealthy float8,
+	severity text NOT NULL,
+	depends_on text[] NOT NULL,
+	maintenance text[] NOT NULL,
+	labels jsonb NOT NULL,
+	description text NOT NULL,
+	enabled boolean NOT NULL,
+	created_at timestamptz NOT NULL,
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.health_check_defs IS 'Health checks; the view health_checks shows them, create_health_check explains the columns.';
+COMMENT ON COLUMN monitoring.health_check_defs.name IS 'Name of the check.';
+COMMENT ON COLUMN monitoring.health_check_defs.kind IS 'Its kind (health_check_kinds).';
+COMMENT ON COLUMN monitoring.health_check_defs.config IS 'What the kind needs to know.';
+COMMENT ON COLUMN monitoring.health_check_defs.owner IS 'Role whose rights its queries have.';
+COMMENT ON COLUMN monitoring.health_check_defs.every IS 'Time between two runs.';
+COMMENT ON COLUMN monitoring.health_check_defs.timeout IS 'Time a run may take.';
+COMMENT ON COLUMN monitoring.health_check_defs.retries IS 'Bad results in a row, after the first, until the status becomes worse.';
+COMMENT ON COLUMN monitoring.health_check_defs.op IS 'How the value compares with the thresholds; null: as the kind says.';
+COMMENT ON COLUMN monitoring.health_check_defs.degraded IS 'Threshold; null: the kind''s.';
+COMMENT ON COLUMN monitoring.health_check_defs.unhealthy IS 'Threshold; null: the kind''s.';
+COMMENT ON COLUMN monitoring.health_check_defs.severity IS 'critical, high, medium, low or info: what it takes off the score, and the severity of its alert.';
+COMMENT ON COLUMN monitoring.health_check_defs.depends_on IS 'Checks without which it cannot succeed.';
+COMMENT ON COLUMN monitoring.health_check_defs.maintenance IS 'Named time intervals (mute_times) in which it does not count.';
+COMMENT ON COLUMN monitoring.health_check_defs.labels IS 'Labels for its metrics and alerts.';
+COMMENT ON COLUMN monitoring.health_check_defs.description IS 'What it is for.';
+COMMENT ON COLUMN monitoring.health_check_defs.enabled IS 'False: it is not run.';
+COMMENT ON COLUMN monitoring.health_check_defs.created_at IS 'Since when there is this check.';
+COMMENT ON COLUMN monitoring.health_check_defs.builtin IS 'True for those that CREATE EXTENSION made; a dump that is restored takes their place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.health_check_defs', '');
+
+CREATE TRIGGER keep_what_is_used BEFORE DELETE OR UPDATE OF kind ON monitoring.health_check_kinds
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') <> 'off')
+	EXECUTE FUNCTION monitoring.keep_what_is_used('kind', 'health_check_defs');
+COMMENT ON TRIGGER keep_what_is_used ON monitoring.health_check_kinds IS 'Refuses to take away what rows of health_check_defs name, unless a dump is being restored.';
+
+-- Rows are made when a check is first looked at: a dump may bring checks alone.
+CREATE TABLE monitoring.health_check_states (
+	check_name text PRIMARY KEY,
+	status text NOT NULL DEFAULT 'unknown',
+	since timestamptz NOT NULL,
+	confirmed text NOT NULL DEFAULT 'unknown',
+	latest text,
+	bad_results integer NOT NULL DEFAULT 0,
+	failing_since timestamptz,
+	suppressed_by text,
+	in_maintenance boolean NOT NULL DEFAULT false,
+	checked_at timestamptz,
+	value float8,
+	duration float8,
+	message text,
+	details jsonb,
+	next_at timestamptz NOT NULL,
+	leased_until timestamptz
+) WITH (fillfactor = 70);
+COMMENT ON TABLE monitoring.health_check_states IS 'How every health check stands; the view health_status shows it.';
+COMMENT ON COLUMN monitoring.health_check_states.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.health_check_states.status IS 'healthy, degraded, unhealthy, unknown (no result yet), suppressed (what it depends on is unhealthy) or maintenance.';
+COMMENT ON COLUMN monitoring.health_check_states.since IS 'Since when.';
+COMMENT ON COLUMN monitoring.health_check_states.confirmed IS 'The status as its results alone say, after retries.';
+COMMENT ON COLUMN monitoring.health_check_states.latest IS 'What the latest result says.';
+COMMENT ON COLUMN monitoring.health_check_states.bad_results IS 'Results in a row that are worse than confirmed.';
+COMMENT ON COLUMN monitoring.health_check_states.failing_since IS 'When the first of them began.';
+COMMENT ON COLUMN monitoring.health_check_states.suppressed_by IS 'The unhealthy check that it depends on.';
+COMMENT ON COLUMN monitoring.health_check_states.in_maintenance IS 'Whether it is maintained now.';
+COMMENT ON COLUMN monitoring.health_check_states.checked_at IS 'When the latest run began.';
+COMMENT ON COLUMN monitoring.health_check_states.value IS 'The latest value.';
+COMMENT ON COLUMN monitoring.health_check_states.duration IS 'Seconds that the latest run took.';
+COMMENT ON COLUMN monitoring.health_check_states.message IS 'What the latest run told.';
+COMMENT ON COLUMN monitoring.health_check_states.details IS 'More of that.';
+COMMENT ON COLUMN monitoring.health_check_states.next_at IS 'When the next run is due.';
+COMMENT ON COLUMN monitoring.health_check_states.leased_until IS 'The prober is at it, and will be given up at that time.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.health_check_states', '');
+
+CREATE TABLE monitoring.health_beats (
+	check_name text PRIMARY KEY,
+	at timestamptz NOT NULL,
+	ok boolean NOT NULL,
+	message text NOT NULL,
+	reporter name NOT NULL
+);
+COMMENT ON TABLE monitoring.health_beats IS 'The latest sign of life of every check of the kind heartbeat.';
+COMMENT ON COLUMN monitoring.health_beats.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.health_beats.at IS 'When it came.';
+COMMENT ON COLUMN monitoring.health_beats.ok IS 'Whether the job succeeded.';
+COMMENT ON COLUMN monitoring.health_beats.message IS 'What it told.';
+COMMENT ON COLUMN monitoring.health_beats.reporter IS 'Role that reported it.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.health_beats', '');
+
+CREATE TABLE monitoring.check_results (
+	at timestamptz NOT NULL,
+	check_name text NOT NULL,
+	status text NOT NULL,
+	value float8,
+	duration float8 NOT NULL,
+	message text,
+	details jsonb
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.check_results IS 'Every result of every health check, kept as long as retention_policies says (30 days).';
+COMMENT ON COLUMN monitoring.check_results.at IS 'When the run began.';
+COMMENT ON COLUMN monitoring.check_results.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.check_results.status IS 'healthy, degraded, unhealthy or unknown, as this result alone says.';
+COMMENT ON COLUMN monitoring.check_results.value IS 'What was compared with the thresholds.';
+COMMENT ON COLUMN monitoring.check_results.duration IS 'Seconds that the run took.';
+COMMENT ON COLUMN monitoring.check_results.message IS 'What it told.';
+COMMENT ON COLUMN monitoring.check_results.details IS 'More of that, such as the phases of a request in seconds.';
+
+CREATE SEQUENCE monitoring.check_transitions_id_seq;
+COMMENT ON SEQUENCE monitoring.check_transitions_id_seq IS 'Numbers of transitions of health checks.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.check_transitions_id_seq', '');
+
+CREATE TABLE monitoring.check_transitions (
+	id bigint NOT NULL DEFAULT nextval('monitoring.check_transitions_id_seq'),
+	at timestamptz NOT NULL,
+	check_name text NOT NULL,
+	from_status text NOT NULL,
+	to_status text NOT NULL,
+	message text
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.check_transitions IS 'Every change of the status of every health check, kept as long as retention_policies says (400 days).';
+COMMENT ON COLUMN monitoring.check_transitions.id IS 'Number of the transition.';
+COMMENT ON COLUMN monitoring.check_transitions.at IS 'When it changed: of one for the worse, when the first bad result began.';
+COMMENT ON COLUMN monitoring.check_transitions.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.check_transitions.from_status IS 'What it was.';
+COMMENT ON COLUMN monitoring.check_transitions.to_status IS 'What it became.';
+COMMENT ON COLUMN monitoring.check_transitions.message IS 'Why.';
+
+INSERT INTO monitoring.retention_policies (relation, partition_step, premake, keep, indexes) VALUES
+	('check_results', '1 day', 2, '30 days', '{"(check_name, at)"}'),
+	('check_transitions', '7 days', 1, '400 days', '{"PRIMARY KEY (at, id)","(check_name, at)"}');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Checking definitions
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.health_kind_function(function text, arguments text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
+BEGIN
+	IF f IS NULL THEN
+		RAISE EXCEPTION 'function %(%) of a health check kind does not exist', function, arguments
+			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.health_check_kinds.';
+	END IF;
+	-- The workers have the rights of the extension's owner, which nobody else's code may have.
+	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
+		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
+		RAISE EXCEPTION 'function % of a health check kind must be SECURITY DEFINER', f
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It does not belong to the owner of the extension.',
+				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
+	END IF;
+	RETURN f::regproc::text;
+END $$;
+COMMENT ON FUNCTION monitoring.health_kind_function(text, text) IS 'The quoted name of a health check kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
+
+CREATE FUNCTION monitoring.health_kind_check() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF (SELECT p.prorettype FROM pg_proc AS p WHERE p.oid = to_regprocedure(
+		monitoring.health_kind_function(NEW.function, 'timestamptz, jsonb, jsonb') || '(timestamptz, jsonb, jsonb)')) <> 'jsonb'::regtype THEN
+		RAISE EXCEPTION 'function % of a health check kind does not return jsonb', NEW.function
+			USING ERRCODE = 'invalid_function_definition';
+	END IF;
+	IF NEW.check_function IS NOT NULL THEN
+		PERFORM monitoring.health_kind_function(NEW.check_function, 'jsonb');
+	END IF;
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION monitoring.health_kind_check() IS 'Trigger of health_check_kinds: the functions must exist (42883), run with their owner''s rights (42501) and return jsonb (42P13).';
+
+CREATE TRIGGER health_kind_check BEFORE INSERT OR UPDATE ON monitoring.health_check_kinds
+	FOR EACH ROW EXECUTE FUNCTION monitoring.health_kind_check();
+COMMENT ON TRIGGER health_kind_check ON monitoring.health_check_kinds IS 'Checks the functions that a kind names.';
+
+CREATE FUNCTION monitoring.check_is_health_check(name text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.name = check_is_health_check.name) THEN
+		RAISE EXCEPTION 'health check "%" does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.health_checks lists them.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_is_health_check(text) IS 'Raises 42704 unless there is such a health check.';
+
+-- A check may depend on its group or be a member of what it depends on; nothing may need itself.
+CREATE FUNCTION monitoring.health_check_needs(definition monitoring.health_check_defs) RETURNS TABLE (needed text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE need (n) AS (
+		SELECT p FROM unnest(definition.depends_on) AS p
+		UNION
+		SELECT m FROM jsonb_array_elements_text(CASE WHEN jsonb_typeof(definition.config -> 'members') = 'array' THEN definition.config -> 'members' ELSE '[]' END) AS m
+		UNION
+		SELECT e.n
+		FROM need
+		JOIN monitoring.health_check_defs AS d ON d.name = need.n
+		CROSS JOIN LATERAL (SELECT unnest(d.depends_on)
+			UNION ALL SELECT jsonb_array_elements_text(d.config -> 'members') WHERE jsonb_typeof(d.config -> 'members') = 'array') AS e (n)
+	)
+	SELECT need.n FROM need
+$$;
+COMMENT ON FUNCTION monitoring.health_check_needs(monitoring.health_check_defs) IS 'All checks that a check depends on or has as members, and those that these do.';
+
+CREATE FUNCTION monitoring.check_health_check(definition monitoring.health_check_defs) RETURNS monitoring.health_check_defs
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
+DECLARE
+	kind monitoring.health_check_kinds;
+	bad text;
+BEGIN
+	IF definition.name IS NULL OR definition.name !~ '^[^[:cntrl:]]{1,150}$' THEN
+		RAISE EXCEPTION 'a health check''s name has 1 to 150 characters, none of them a control character'
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	-- it stays until we have committed
+	SELECT * INTO kind FROM monitoring.health_check_kinds AS k WHERE k.kind = definition.kind FOR KEY SHARE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'unknown health check kind "%"', definition.kind USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Known kinds: ' || (SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM monitoring.health_check_kinds AS k) || '.';
+	ELSIF jsonb_typeof(definition.config) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION 'a health check''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF octet_length(definition.config::text) > 65536 THEN
+		RAISE EXCEPTION 'a health check''s config must not take more than 65536 bytes' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(definition.config) AS k WHERE k <> ALL (kind.config_keys);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'a health check of kind % takes no key "%"', definition.kind, left(bad, 100)
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = CASE WHEN kind.config_keys = '{}' THEN 'Its config is empty.' ELSE 'Its keys are ' || array_to_string(kind.config_keys, ', ') || '.' END;
+	ELSIF coalesce(definition.every < '5 seconds' OR definition.every > '7 days', true) THEN
+		RAISE EXCEPTION 'a health check runs every 5 seconds to 7 days' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(definition.timeout < '10 milliseconds' OR definition.timeout > (CASE WHEN kind.network THEN interval '1 minute' ELSE '10 seconds' END), true) THEN
+		RAISE EXCEPTION 'a health check of kind % has a timeout of 0.01 to % seconds', definition.kind, CASE WHEN kind.network THEN 60 ELSE 10 END
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF coalesce(definition.retries NOT BETWEEN 0 AND 100, true) THEN
+		RAISE EXCEPTION 'a health check has 0 to 100 retries' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF definition.op NOT IN ('>', '>=', '<', '<=') THEN
+		RAISE EXCEPTION 'unknown operator "%"', definition.op USING ERRCODE = 'invalid_parameter_value', HINT = 'Operators are >, >=, < and <=.';
+	ELSIF definition.degraded = 'NaN' OR definition.unhealthy = 'NaN'
+		OR (CASE WHEN coalesce(definition.op, kind.op) IN ('>', '>=') THEN definition.degraded > definition.unhealthy ELSE definition.degraded < definition.unhealthy END) THEN
+		RAISE EXCEPTION 'what is unhealthy must be degraded, too' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'With > the threshold of unhealthy is the higher one, with < the lower one.';
+	END IF;
+	definition.severity := monitoring.canonical_severity(definition.severity);
+	definition.labels := monitoring.check_text_map(definition.labels, 'labels', 4096);
+	IF definition.labels ?| '{check,check_severity,outcome}' THEN
+		RAISE EXCEPTION 'labels "check", "check_severity" and "outcome" are taken' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	definition.depends_on := coalesce(definition.depends_on, '{}');
+	definition.maintenance := coalesce(definition.maintenance, '{}');
+	SELECT min(n.needed) INTO bad FROM monitoring.health_check_needs(definition) AS n
+	WHERE n.needed IS NULL OR n.needed <> definition.name AND NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.name = n.needed);
+	IF FOUND AND bad IS NOT NULL THEN
+		PERFORM monitoring.check_is_health_check(bad);
+	ELSIF EXISTS (SELECT FROM monitoring.health_check_needs(definition) AS n WHERE n.needed = definition.name) THEN
+		RAISE EXCEPTION 'health check "%" would depend on itself', definition.name USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(m) INTO bad FROM unnest(definition.maintenance) AS m
+	WHERE NOT EXISTS (SELECT FROM monitoring.time_intervals AS t WHERE t.name = m);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'time interval "%" does not exist', bad
+			USING ERRCODE = 'undefined_object', HINT = 'Make it with set_time_interval; the view monitoring.mute_times lists them.';
+	END IF;
+	IF kind.check_function IS NOT NULL THEN
+		EXECUTE format('SELECT %s($1)', monitoring.health_kind_function(kind.check_function, 'jsonb')) USING to_jsonb(definition);
+	END IF;
+	RETURN definition;
+END $$;
+COMMENT ON FUNCTION monitoring.check_health_check(monitoring.health_check_defs) IS 'A health check as it is stored; raises 22023 for anything that is not valid, 42704 for a check or a time interval that does not exist, 54000 for a config that is too long, and what the kind''s check_function raises.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- For people
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.create_health_check(name text, kind text, config jsonb DEFAULT '{}', every interval DEFAULT '1 minute',
+	timeout interval DEFAULT '5 seconds', retries integer DEFAULT 2, degraded float8 DEFAULT NULL, unhealthy float8 DEFAULT NULL,
+	op text DEFAULT NULL, severity text DEFAULT 'high', depends_on text[] DEFAULT '{}', maintenance text[] DEFAULT '{}',
+	labels jsonb DEFAULT '{}', description text DEFAULT '', enabled boolean DEFAULT true, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	d monitoring.health_check_defs;
+BEGIN
+	d := ROW(name, kind, config, monitoring.calling_role(), every, timeout, retries, op, degraded, unhealthy, severity,
+		coalesce(depends_on, '{}'), coalesce(maintenance, '{}'), labels, coalesce(description, ''), coalesce(enabled, true), at, false);
+	d := monitoring.check_health_check(d);
+	INSERT INTO monitoring.health_check_defs SELECT (d).* ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'health check "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+	INSERT INTO monitoring.health_check_states (check_name, since, next_at) VALUES (name, at, at)
+	ON CONFLICT ON CONSTRAINT health_check_states_pkey DO NOTHING;
+END $$;
+COMMENT ON FUNCTION monitoring.create_health_check(text, text, jsonb, interval, interval, integer, float8, float8, text, text, text[], text[], jsonb, text, boolean, timestamptz) IS 'Create a health check. kind and its config: docs/health.md. It runs every so often (5 seconds to 7 days), each time for no longer than timeout (at most a minute, 10 seconds for what does not go through the network). A value for which "value op degraded" or "value op unhealthy" holds is degraded or unhealthy (null: the kind''s thresholds, or none). The status becomes worse when so many retries, at most 10 seconds apart, have been bad too, and better at once. While a check that it depends on is unhealthy it is suppressed: not run, and not failing. In the time intervals named by maintenance (set_time_interval), and while a silence that names the label check covers it, its status is maintenance. severity says what it takes off the score and what alert it makes. The caller becomes its owner: its queries have the caller''s rights. Errors: 22023 for anything that is not valid, 42704 for an unknown check or time interval, 42710 if the name is taken, 54000 for a config that is too long, and of a query what check_rule_query raises.';
+
+CREATE FUNCTION monitoring.alter_health_check(name text, changes jsonb, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	keys CONSTANT text[] := '{config,every,timeout,retries,degraded,unhealthy,op,severity,depends_on,maintenance,labels,description,enabled}';
+	before monitoring.health_check_defs;
+	d monitoring.health_check_defs;
+	bad text;
+BEGIN
+	SELECT * INTO before FROM monitoring.health_check_defs AS h WHERE h.name = alter_health_check.name FOR UPDATE;
+	IF NOT FOUND THEN
+		PERFORM monitoring.check_is_health_check(name);
+	ELSIF jsonb_typeof(changes) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION 'changes of a health check must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(k) INTO bad FROM jsonb_object_keys(changes) AS k WHERE k <> ALL (keys);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'a health check has no "%" that could be changed', left(bad, 100)
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Changes are of ' || array_to_string(keys, ', ') || '.';
+	ELSIF changes ? 'config' AND jsonb_typeof(changes -> 'config') <> 'object' THEN
+		RAISE EXCEPTION 'a health check''s config must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	BEGIN
+		d := jsonb_populate_record(before, changes - 'config');
+	EXCEPTION WHEN data_exception THEN
+		RAISE EXCEPTION 'a change of a health check has a value of the wrong type: %', SQLERRM USING ERRCODE = 'invalid_parameter_value';
+	END;
+	d.config := before.config || coalesce(changes -> 'config', '{}');
+	d.config := d.config - ARRAY(SELECT c.key FROM jsonb_each(d.config) AS c WHERE c.value = 'null');
+	d.labels := coalesce(d.labels, '{}');
+	d.description := coalesce(d.description, '');
+	d.enabled := coalesce(d.enabled, true);
+	-- who says what runs answers for it
+	IF d.config <> before.config THEN
+		d.owner := monitoring.calling_role();
+	END IF;
+	d := monitoring.check_health_check(d);
+	UPDATE monitoring.health_check_defs AS h
+	SET config = d.config, owner = d.owner, every = d.every, timeout = d.timeout, retries = d.retries, op = d.op, degraded = d.degraded,
+		unhealthy = d.unhealthy, severity = d.severity, depends_on = d.depends_on, maintenance = d.maintenance, labels = d.labels,
+		description = d.description, enabled = d.enabled
+	WHERE h.name = d.name;
+	UPDATE monitoring.health_check_states AS s SET next_at = alter_health_check.at, leased_until = NULL, bad_results = 0, failing_since = NULL
+	WHERE s.check_name = d.name;
+END $$;
+COMMENT ON FUNCTION monitoring.alter_health_check(text, jsonb, timestamptz) IS 'Change a health check: keys are the parameters of create_health_check but name and kind; null is the default. Of config single keys are changed, those that are null go, and who changes it becomes the check''s owner. It is run soon. Errors: 42704 if it does not exist, and those of create_health_check.';
+
+CREATE FUNCTION monitoring.drop_health_check(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	user_of_it text;
+BEGIN
+	PERFORM monitoring.check_is_health_check(name);
+	SELECT min(d.name) INTO user_of_it FROM monitoring.health_check_defs AS d
+	WHERE drop_health_check.name = ANY (d.depends_on) OR d.config -> 'members' ? drop_health_check.name;
+	IF user_of_it IS NOT NULL THEN
+		RAISE EXCEPTION 'health check "%" is still needed', name USING ERRCODE = 'dependent_objects_still_exist',
+			DETAIL = format('Health check "%s" depends on it or has it as a member.', user_of_it);
+	END IF;
+	DELETE FROM monitoring.health_beats AS b WHERE b.check_name = drop_health_check.name;
+	DELETE FROM monitoring.health_check_states AS s WHERE s.check_name = drop_health_check.name;
+	DELETE FROM monitoring.health_check_defs AS d WHERE d.name = drop_health_check.name;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_health_check(text) IS 'Drop a health check. Its results stay until retention drops them. Errors: 42704 if it does not exist, 2BP01 if another check depends on it or has it as a member.';
+
+CREATE FUNCTION monitoring.report_heartbeat(name text, ok boolean DEFAULT true, message text DEFAULT '', at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.name = report_heartbeat.name AND d.kind = 'heartbeat') THEN
+		RAISE EXCEPTION 'health check "%" of kind heartbeat does not exist', name
+			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.health_checks lists them.';
+	ELSIF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'a heartbeat has a finite time' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	INSERT INTO monitoring.health_beats AS b (check_name, at, ok, message, reporter)
+	VALUES (report_heartbeat.name, report_heartbeat.at, coalesce(report_heartbeat.ok, false),
+		left(regexp_replace(coalesce(report_heartbeat.message, ''), '[[:cntrl:]]', ' ', 'g'), 1000), monitoring.calling_role())
+	ON CONFLICT ON CONSTRAINT health_beats_pkey DO UPDATE
+	SET at = excluded.at, ok = excluded.ok, message = excluded.message, reporter = excluded.reporter
+	WHERE b.at <= excluded.at;
+	-- who reports does not wait for who looks
+	UPDATE monitoring.health_check_states AS s SET next_at = report_heartbeat.at
+	WHERE s.check_name = (
+		SELECT h.check_name FROM monitoring.health_check_states AS h
+		WHERE h.check_name = report_heartbeat.name AND h.next_at > report_heartbeat.at
+			AND (NOT coalesce(report_heartbeat.ok, false) OR h.confirmed <> 'healthy')
+		FOR UPDATE SKIP LOCKED);
+END $$;
+COMMENT ON FUNCTION monitoring.report_heartbeat(text, boolean, text, timestamptz) IS 'Report that a job outside ran, for a check of the kind heartbeat: ok, or failed with a message. The check is looked at soon when the job failed or had not been healthy. Errors: 42704 if there is no such check, 22023 for a time that is not finite.';
+
+-- Headers, bodies and queries may hold credentials.
+CREATE FUNCTION monitoring.shown_check_config(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(c.key, CASE
+			WHEN c.key = 'headers' AND jsonb_typeof(c.value) = 'object' THEN (SELECT coalesce(jsonb_object_agg(h.key, '***'), '{}') FROM jsonb_each(c.value) AS h)
+			WHEN c.key = 'body' THEN '"***"'
+			WHEN c.key = 'url' THEN to_jsonb(regexp_replace(c.value #>> '{}', '[?#].*$', '?...'))
+			WHEN c.key = 'steps' AND jsonb_typeof(c.value) = 'array' THEN (SELECT jsonb_agg(CASE WHEN jsonb_typeof(s) = 'object' THEN monitoring.shown_check_config(s) ELSE s END)
+				FROM jsonb_array_elements(c.value) AS s)
+			ELSE c.value END), '{}')
+	FROM jsonb_each(config) AS c
+$$;
+COMMENT ON FUNCTION monitoring.shown_check_config(jsonb) IS 'A health check''s config as everybody may see it: without values of headers, bodies and what follows a url''s path.';
+
+CREATE VIEW monitoring.health_checks AS
+	SELECT d.name, d.kind, monitoring.shown_check_config(d.config) AS config, d.owner, d.every, d.timeout, d.retries,
+		coalesce(d.op, k.op) AS op, coalesce(d.degraded, k.degraded) AS degraded, coalesce(d.unhealthy, k.unhealthy) AS unhealthy,
+		d.severity, d.depends_on, d.maintenance, d.labels, d.description, d.enabled, d.created_at
+	FROM monitoring.health_check_defs AS d
+	LEFT JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind;
+COMMENT ON VIEW monitoring.health_checks IS 'Health checks as they are defined.';
+COMMENT ON COLUMN monitoring.health_checks.name IS 'Name of the check.';
+COMMENT ON COLUMN monitoring.health_checks.kind IS 'Its kind (health_check_kinds).';
+COMMENT ON COLUMN monitoring.health_checks.config IS 'What the kind needs to know; values of headers and bodies, and what follows the path of a url, are not shown.';
+COMMENT ON COLUMN monitoring.health_checks.owner IS 'Role whose rights its queries have.';
+COMMENT ON COLUMN monitoring.health_checks.every IS 'Time between two runs.';
+COMMENT ON COLUMN monitoring.health_checks.timeout IS 'Time a run may take.';
+COMMENT ON COLUMN monitoring.health_checks.retries IS 'Bad results in a row, after the first, until the status becomes worse.';
+COMMENT ON COLUMN monitoring.health_checks.op IS 'How the value compares with the thresholds.';
+COMMENT ON COLUMN monitoring.health_checks.degraded IS 'Threshold; null: none.';
+COMMENT ON COLUMN monitoring.health_checks.unhealthy IS 'Threshold; null: none.';
+COMMENT ON COLUMN monitoring.health_checks.severity IS 'What it takes off the score (health_weights), and the severity of its alert.';
+COMMENT ON COLUMN monitoring.health_checks.depends_on IS 'Checks without which it cannot succeed.';
+COMMENT ON COLUMN monitoring.health_checks.maintenance IS 'Named time intervals in which it does not count.';
+COMMENT ON COLUMN monitoring.health_checks.labels IS 'Labels of its metrics and alerts, besides check and check_severity.';
+COMMENT ON COLUMN monitoring.health_checks.description IS 'What it is for.';
+COMMENT ON COLUMN monitoring.health_checks.enabled IS 'False: it is not run.';
+COMMENT ON COLUMN monitoring.health_checks.created_at IS 'Since when there is this check.';
+
+-- health, running: what becomes of a result, whose turn it is, and the kinds that need no network.
+--
+-- The row of a check's state is locked by who runs it or records its result. Workers never wait for one: a check that
+-- somebody holds is left for the next time, so nothing can go round in a circle. Suppression and maintenance concern several
+-- checks and are set by refresh_health_checks() for all of them.
+
+CREATE FUNCTION monitoring.health_rank(status text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE status WHEN 'healthy' THEN 0 WHEN 'degraded' THEN 1 WHEN 'unhealthy' THEN 2 END;
+COMMENT ON FUNCTION monitoring.health_rank(text) IS 'healthy 0, degraded 1, unhealthy 2, others null.';
+
+CREATE FUNCTION monitoring.health_verdict(value float8, op text, degraded float8, unhealthy float8) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+RETURN CASE WHEN value IS NULL THEN NULL
+	WHEN monitoring.alert_breach(op, value, unhealthy) THEN 'unhealthy'
+	WHEN monitoring.alert_breach(op, value, degraded) THEN 'degraded'
+	ELSE 'healthy' END;
+COMMENT ON FUNCTION monitoring.health_verdict(float8, text, float8, float8) IS 'What thresholds say about a value; null if there is none.';
+
+CREATE FUNCTION monitoring.health_status_of(definition monitoring.health_check_defs, result jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce((
+		SELECT s.status
+		FROM (VALUES (result ->> 'status'), (monitoring.health_verdict((result ->> 'value')::float8, coalesce(definition.op, k.op),
+				coalesce(definition.degraded, k.degraded), coalesce(definition.unhealthy, k.unhealthy)))) AS s (status)
+		WHERE monitoring.health_rank(s.status) IS NOT NULL AND result ->> 'status' IS DISTINCT FROM 'unknown'
+		ORDER BY monitoring.health_rank(s.status) DESC LIMIT 1), 'unknown')
+	FROM monitoring.health_check_kinds AS k
+	WHERE k.kind = definition.kind
+$$;
+COMMENT ON FUNCTION monitoring.health_status_of(monitoring.health_check_defs, jsonb) IS 'What a result of a check means: the worse of its status and of what the thresholds say about its value; unknown if it has neither, or says so.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Suppression, maintenance, transitions
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.health_parents() RETURNS TABLE (check_name text, parent text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE parent AS (
+		SELECT d.name, n.needed FROM monitoring.health_check_defs AS d CROSS JOIN unnest(d.depends_on) AS n (needed)
+		UNION
+		SELECT parent.name, n.needed
+		FROM parent
+		JOIN monitoring.health_check_defs AS d ON d.name = parent.needed
+		CROSS JOIN unnest(d.depends_on) AS n (needed)
+	)
+	SELECT parent.name, parent.needed FROM parent JOIN monitoring.health_check_defs AS d ON d.name = parent.needed AND d.enabled
+$$;
+COMMENT ON FUNCTION monitoring.health_parents() IS 'The enabled checks on which each check depends, and those on which these do.';
+
+CREATE FUNCTION monitoring.maintained_checks(at timestamptz) RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.name
+	FROM monitoring.health_check_defs AS d
+	WHERE d.maintenance <> '{}' AND EXISTS (
+		SELECT FROM monitoring.time_intervals AS t WHERE t.name = ANY (d.maintenance) AND monitoring.time_matches(t.spec, maintained_checks.at, false))
+	UNION
+	-- A silence of alerts in general is no maintenance: what it hides has happened.
+	SELECT d.name
+	FROM monitoring.silence_defs AS s
+	JOIN monitoring.health_check_defs AS d ON monitoring.labels_match(d.labels || jsonb_build_object('check', d.name, 'check_severity', d.severity), s.matchers)
+	WHERE s.starts_at <= maintained_checks.at AND s.ends_at > maintained_checks.at AND s.matchers ? 'check'
+$$;
+COMMENT ON FUNCTION monitoring.maintained_checks(timestamptz) IS 'The checks whose maintenance it is at a time: by a time interval that they name, or by a silence with a matcher of the label check.';
+
+CREATE FUNCTION monitoring.record_check_metrics(at timestamptz, names text[] DEFAULT NULL) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.set_gauge('check_up', CASE s.status WHEN 'healthy' THEN 1 WHEN 'degraded' THEN 0.5 ELSE 0 END,
+		d.labels || jsonb_build_object('check', d.name, 'check_severity', d.severity))
+	FROM monitoring.health_check_states AS s
+	JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
+	WHERE d.enabled AND monitoring.health_rank(s.status) IS NOT NULL AND (names IS NULL OR d.name = ANY (names));
+$$;
+COMMENT ON FUNCTION monitoring.record_check_metrics(timestamptz, text[]) IS 'Record check_up of these checks (null: all) that are healthy, degraded or unhealthy; of others there is nothing to record, so that rules do not see what is suppressed or maintained.';
+
+CREATE FUNCTION monitoring.refresh_health_checks(at timestamptz) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+	changed text[];
+BEGIN
+	INSERT INTO monitoring.health_check_states (check_name, since, next_at)
+	SELECT d.name, refresh_health_checks.at, refresh_health_checks.at FROM monitoring.health_check_defs AS d
+	WHERE NOT EXISTS (SELECT FROM monitoring.health_check_states AS s WHERE s.check_name = d.name)
+	ORDER BY d.name
+	ON CONFLICT DO NOTHING;
+
+	WITH parent AS MATERIALIZED (
+		SELECT p.check_name, min(p.parent) AS parent
+		FROM monitoring.health_parents() AS p
+		JOIN monitoring.health_check_states AS o ON o.check_name = p.parent
+		WHERE o.confirmed = 'unhealthy' AND o.suppressed_by IS NULL
+		GROUP BY p.check_name
+	), standing AS (
+		SELECT s.check_name, s.status AS was, s.since, s.confirmed, s.message, s.failing_since, s.suppressed_by AS suppressed_before, s.in_maintenance AS maintained_before,
+			p.parent AS suppressed_by,
+			d.name IN (SELECT m FROM monitoring.maintained_checks(refresh_health_checks.at) AS m) AS in_maintenance
+		FROM monitoring.health_check_states AS s
+		JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
+		LEFT JOIN parent AS p ON p.check_name = s.check_name
+		WHERE d.enabled
+	), becomes AS (
+		SELECT t.*, CASE WHEN t.in_maintenance THEN 'maintenance' WHEN t.suppressed_by IS NOT NULL THEN 'suppressed' ELSE t.confirmed END AS status
+		FROM standing AS t
+	), change AS MATERIALIZED (
+		SELECT b.*, CASE WHEN b.status <> b.was THEN
+				-- what has become bad has been so since the first bad result
+				greatest(b.since, CASE WHEN b.status IN ('degraded', 'unhealthy') AND b.was IN ('unknown', 'healthy', 'degraded') THEN coalesce(b.failing_since, refresh_health_checks.at)
+					ELSE refresh_health_checks.at END)
+			END AS changed_at
+		FROM becomes AS b
+		WHERE b.status <> b.was OR b.suppressed_by IS DISTINCT FROM b.suppressed_before OR b.in_maintenance <> b.maintained_before
+	), locked AS MATERIALIZED (
+		SELECT s.check_name FROM monitoring.health_check_states AS s WHERE s.check_name IN (SELECT c.check_name FROM change AS c)
+		FOR UPDATE SKIP LOCKED
+	), updated AS (
+		UPDATE monitoring.health_check_states AS s
+		SET status = c.status, since = coalesce(c.changed_at, s.since), suppressed_by = c.suppressed_by, in_maintenance = c.in_maintenance,
+			-- what no longer is suppressed is looked at first
+			next_at = CASE WHEN c.suppressed_by IS NULL AND c.suppressed_before IS NOT NULL THEN least(s.next_at, refresh_health_checks.at) ELSE s.next_at END
+		FROM change AS c
+		JOIN locked AS l USING (check_name)
+		WHERE s.check_name = c.check_name AND s.status = c.was
+		RETURNING c.check_name, c.changed_at, c.was, c.status, CASE WHEN c.status = 'suppressed' THEN format('check "%s" is unhealthy', c.suppressed_by) ELSE c.message END AS why
+	), noted AS (
+		INSERT INTO monitoring.check_transitions (at, check_name, from_status, to_status, message)
+		SELECT u.changed_at, u.check_name, u.was, u.status, u.why FROM updated AS u WHERE u.changed_at IS NOT NULL ORDER BY u.check_name
+		RETURNING check_name
+	)
+	SELECT array_agg(n.check_name) INTO changed FROM noted AS n;
+	IF changed IS NOT NULL THEN
+		PERFORM monitoring.record_check_metrics(at, changed);
+	END IF;
+	RETURN coalesce(cardinality(changed), 0);
+END $$;
+COMMENT ON FUNCTION monitoring.refresh_health_checks(timestamptz) IS 'Bring the status of all checks up to date with their confirmed results, with what they depend on, and with maintenance; note transitions. Returns how many there were.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Results
+----------------------------------------------------------------------------------------------------------------------
+
+-- Those it depends on are asked first: may this one be called bad already?
+CREATE FUNCTION monitoring.health_parents_are_well(name text, failing_since timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	waits boolean;
+BEGIN
+	SELECT bool_or(s.latest IS DISTINCT FROM 'healthy' AND s.latest IS DISTINCT FROM 'degraded' OR s.checked_at < health_parents_are_well.failing_since)
+	INTO waits
+	FROM monitoring.health_parents() AS p
+	JOIN monitoring.health_check_states AS s ON s.check_name = p.parent
+	WHERE p.check_name = name;
+	IF coalesce(waits, false) THEN
+		UPDATE monitoring.health_check_states AS s SET next_at = health_parents_are_well.at
+		WHERE s.check_name IN (
+			SELECT o.check_name FROM monitoring.health_check_states AS o
+			WHERE o.next_at > health_parents_are_well.at AND o.checked_at < health_parents_are_well.failing_since
+				AND o.check_name IN (SELECT p.parent FROM monitoring.health_parents() AS p WHERE p.check_name = name)
+			FOR UPDATE SKIP LOCKED);
+	END IF;
+	RETURN NOT coalesce(waits, false);
+END $$;
+COMMENT ON FUNCTION monitoring.health_parents_are_well(text, timestamptz, timestamptz) IS 'Whether all checks that one depends on have succeeded since it began to fail; those that have not run since are made due.';
+
+CREATE FUNCTION monitoring.record_check_result(name text, result jsonb, began timestamptz, duration float8, at timestamptz DEFAULT clock_timestamp())
+RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+DECLARE
+	d monitoring.health_check_defs;
+	s monitoring.health_check_states;
+	found_status text;
+	worse boolean;
+	retry_every interval;
+BEGIN
+	SELECT * INTO d FROM monitoring.health_check_defs AS h WHERE h.name = record_check_result.name;
+	SELECT * INTO s FROM monitoring.health_check_states AS h WHERE h.check_name = record_check_result.name FOR UPDATE SKIP LOCKED;
+	IF d.name IS NULL OR s.check_name IS NULL THEN
+		RETURN NULL; -- dropped meanwhile, or somebody changes it
+	END IF;
+	found_status := monitoring.health_status_of(d, result);
+	worse := monitoring.health_rank(found_status) > coalesce(monitoring.health_rank(s.confirmed), 0);
+	retry_every := least(d.every, interval '10 seconds');
+	s.leased_until := NULL;
+	-- The beat goes on where it was; what was missed is not made up for.
+	s.next_at := CASE WHEN s.next_at BETWEEN began - d.every / 2 AND began THEN s.next_at ELSE began END + d.every;
+	IF worse THEN
+		s.bad_results := s.bad_results + 1;
+		s.failing_since := coalesce(s.failing_since, began);
+		IF s.bad_results > d.retries AND (s.bad_results > d.retries + 10 OR monitoring.health_parents_are_well(name, s.failing_since, at)) THEN
+			s.confirmed := found_status;
+			s.bad_results := 0;
+		ELSE
+			s.next_at := least(s.next_at, began + retry_every);
+		END IF;
+	ELSIF found_status <> 'unknown' THEN
+		s.confirmed := found_status;
+		s.bad_results := 0;
+		s.failing_since := NULL;
+	END IF;
+	UPDATE monitoring.health_check_states AS h
+	SET confirmed = s.confirmed, latest = found_status, bad_results = s.bad_results, failing_since = s.failing_since, checked_at = began,
+		value = (result ->> 'value')::float8, duration = record_check_result.duration, message = left(result ->> 'message', 1000),
+		details = result -> 'details', next_at = s.next_at, leased_until = NULL
+	WHERE h.check_name = d.name;
+	INSERT INTO monitoring.check_results (at, check_name, status, value, duration, message, details)
+	VALUES (began, d.name, found_status, (result ->> 'value')::float8, record_check_result.duration, left(result ->> 'message', 1000), result -> 'details');
+	PERFORM monitoring.record('check_duration_seconds', record_check_result.duration, d.labels || jsonb_build_object('check', d.name, 'outcome', found_status));
+	RETURN found_status;
+END $$;
+COMMENT ON FUNCTION monitoring.record_check_result(text, jsonb, timestamptz, float8, timestamptz) IS 'Record what a run of a check found: its history, what it confirms after retries, and when it is due again. Returns its status; null if the check is gone, or another transaction holds it. refresh_health_checks() follows.';
+
+CREATE FUNCTION monitoring.ensure_check_partitions(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.ensure_partition('check_results', ensure_check_partitions.at);
+	SELECT monitoring.ensure_partition('check_transitions', t)
+	FROM (SELECT ensure_check_partitions.at UNION
+		SELECT s.failing_since FROM monitoring.health_check_states AS s WHERE s.failing_since IS NOT NULL) AS p (t);
+$$;
+COMMENT ON FUNCTION monitoring.ensure_check_partitions(timestamptz) IS 'Make the partitions that results and transitions of a time go into.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Kinds without network
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.check_config_number(definition jsonb, key text, lowest float8, highest float8) RETURNS float8
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	given jsonb := definition -> 'config' -> key;
+	number float8;
+BEGIN
+	IF given IS NULL THEN
+		RETURN NULL;
+	ELSIF jsonb_typeof(given) = 'number' AND given::numeric BETWEEN lowest::numeric AND highest::numeric THEN
+		number := given::float8;
+	END IF;
+	IF number IS NULL THEN
+		RAISE EXCEPTION 'key "%" of a health check must be a number between % and %', key, lowest, highest USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN number;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_number(jsonb, text, float8, float8) IS 'A number in the config of a check; null if it has none. Error 22023 unless it is a number between the bounds.';
+
+CREATE FUNCTION monitoring.check_config_text(definition jsonb, key text, needed boolean DEFAULT false, max_length integer DEFAULT 2000) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	given jsonb := definition -> 'config' -> key;
+BEGIN
+	IF given IS NULL AND needed THEN
+		RAISE EXCEPTION 'a health check of kind % needs "%" in its config', definition ->> 'kind', key USING ERRCODE = 'invalid_parameter_value';
+	ELSIF given IS NOT NULL AND (jsonb_typeof(given) <> 'string' OR length(given #>> '{}') NOT BETWEEN 1 AND max_length) THEN
+		RAISE EXCEPTION 'key "%" of a health check must be text of 1 to % characters', key, max_length USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	RETURN given #>> '{}';
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_text(jsonb, text, boolean, integer) IS 'A text in the config of a check; null if it has none. Error 22023 if it is missing though needed, empty, too long or no text.';
+
+-- ---- sql ----
+
+CREATE FUNCTION monitoring.check_sql_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	no_rows text := monitoring.check_config_text(definition, 'no_rows');
+BEGIN
+	PERFORM monitoring.check_config_text(definition, 'query', true, 32768);
+	PERFORM monitoring.check_config_number(definition, 'increase_over_seconds', 5, 604800);
+	PERFORM monitoring.check_config_number(definition, 'min_total', 0, 1e18);
+	IF no_rows NOT IN ('healthy', 'degraded', 'unhealthy', 'unknown') THEN
+		RAISE EXCEPTION 'key "no_rows" of a health check is healthy, degraded, unhealthy or unknown' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.check_rule_query((definition ->> 'owner')::name, definition -> 'config' ->> 'query', '5 seconds', any_columns => true);
+END $$;
+COMMENT ON FUNCTION monitoring.check_sql_check(jsonb) IS 'Raises 22023 for a check of kind sql without a query or with bad keys; otherwise what check_rule_query raises for its query.';
+
+-- The values of counters are in the results: the oldest one within the time is what they have increased since.
+CREATE FUNCTION monitoring.counter_increase(definition jsonb, counter float8, total float8, at timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	over float8 := (definition -> 'config' ->> 'increase_over_seconds')::float8;
+	before record;
+	more float8;
+	more_total float8;
+	counters jsonb := jsonb_strip_nulls(jsonb_build_object('counter', counter, 'counter_total', total));
+BEGIN
+	SELECT r.at, (r.details ->> 'counter')::float8 AS counter, (r.details ->> 'counter_total')::float8 AS total INTO before
+	FROM monitoring.check_results AS r
+	WHERE r.check_name = definition ->> 'name' AND r.at >= counter_increase.at - make_interval(secs => over) AND r.at < counter_increase.at
+		AND r.details ? 'counter'
+	ORDER BY r.at LIMIT 1;
+	IF before.counter IS NULL THEN
+		RETURN jsonb_build_object('status', 'healthy', 'message', 'counting from now on', 'details', counters);
+	END IF;
+	-- a counter that was reset has counted from zero since
+	more := CASE WHEN counter < before.counter THEN counter ELSE counter - before.counter END;
+	more_total := CASE WHEN total < before.total OR counter < before.counter THEN total ELSE total - before.total END;
+	counters := counters || jsonb_strip_nulls(jsonb_build_object('increase', more, 'increase_total', more_total,
+		'seconds', extract(epoch FROM counter_increase.at - before.at)));
+	IF total IS NULL THEN
+		RETURN jsonb_build_object('value', more, 'details', counters);
+	ELSIF more_total < greatest((definition -> 'config' ->> 'min_total')::float8, 1) THEN
+		RETURN jsonb_build_object('status', 'healthy', 'message', format('too few to tell: %s', more_total), 'details', counters);
+	END IF;
+	RETURN jsonb_build_object('value', more / more_total, 'details', counters);
+END $$;
+COMMENT ON FUNCTION monitoring.counter_increase(jsonb, float8, float8, timestamptz) IS 'The result of a check whose query gives a counter, or two whose ratio counts: what they have increased by within increase_over_seconds.';
+
+CREATE FUNCTION monitoring.run_sql_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
+DECLARE
+	d monitoring.health_check_defs := jsonb_populate_record(NULL::monitoring.health_check_defs, definition);
+	counting boolean := d.config ? 'increase_over_seconds';
+	result jsonb;
+	found_rows bigint;
+BEGIN
+	WITH answer AS MATERIALIZED (
+		SELECT q.row AS r, q.error,
+			-- the column value, or the only one there is
+			coalesce(q.row -> 'value', CASE WHEN NOT q.row ?| '{value,status,message,total}' THEN (SELECT e.value FROM jsonb_each(q.row) AS e LIMIT 1) END) AS v
+		FROM monitoring.try_rule_query(d.owner, d.config ->> 'query', d.timeout, 100, true, run_sql_check.at, d.every) AS q
+	), judged AS (
+		SELECT a.error, CASE WHEN a.error IS NOT NULL THEN jsonb_build_object('status', 'unhealthy', 'message', a.error, 'details', jsonb_build_object('error', true))
+			WHEN counting AND jsonb_typeof(a.v) = 'number' THEN monitoring.counter_increase(definition, a.v::float8, (a.r ->> 'total')::float8, run_sql_check.at)
+			ELSE jsonb_strip_nulls(jsonb_build_object('value', CASE WHEN jsonb_typeof(a.v) = 'number' THEN a.v
+					WHEN jsonb_typeof(a.v) = 'string' AND a.v #>> '{}' ~ '^(-?Infinity|NaN)$' THEN a.v END,
+				'status', coalesce(lower(a.r ->> 'status'), CASE a.v WHEN 'true' THEN 'healthy' WHEN 'false' THEN 'unhealthy' WHEN 'null' THEN 'healthy' END),
+				'message', a.r ->> 'message')) END
+			|| CASE WHEN a.r ? 'message' AND a.error IS NULL AND counting THEN jsonb_build_object('message', a.r ->> 'message') ELSE '{}' END AS one
+		FROM answer AS a
+	), ranked AS (
+		SELECT j.one, monitoring.health_status_of(d, j.one) AS status,
+			row_number() OVER (ORDER BY monitoring.health_rank(monitoring.health_status_of(d, j.one)) DESC NULLS LAST,
+				CASE WHEN coalesce(d.op, '>') IN ('>', '>=') THEN -(j.one ->> 'value')::float8 ELSE (j.one ->> 'value')::float8 END) AS place,
+			count(*) OVER () AS n
+		FROM judged AS j
+	)
+	SELECT max(r.n), (array_agg(r.one ORDER BY r.place))[1]
+		|| jsonb_strip_nulls(jsonb_build_object(
+			'message', string_agg(r.one ->> 'message', '; ' ORDER BY r.place) FILTER (WHERE r.place = 1 OR r.place <= 5 AND r.status IN ('degraded', 'unhealthy')),
+			'details', CASE WHEN max(r.n) > 1 THEN jsonb_build_object('rows', max(r.n)) END || coalesce((array_agg(r.one -> 'details' ORDER BY r.place))[1], '{}'),
+			'status', (array_agg(r.status ORDER BY r.place))[1]))
+	INTO found_rows, result
+	FROM ranked AS r;
+	IF coalesce(found_rows, 0) = 0 THEN
+		RETURN jsonb_build_object('status', coalesce(d.config ->> 'no_rows', 'healthy'));
+	END IF;
+	RETURN result || CASE WHEN result ? 'message' OR NOT result ? 'value' THEN '{}'
+		ELSE jsonb_build_object('message', 'value ' || monitoring.short_number((result ->> 'value')::float8)) END;
+END $$;
+COMMENT ON FUNCTION monitoring.run_sql_check(timestamptz, jsonb, jsonb) IS 'Kind sql: run the query as the check''s owner (run_rule_query), judge each row, and let the worst count.';
+
+-- ---- heartbeat ----
+
+CREATE FUNCTION monitoring.check_heartbeat_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF definition ->> 'unhealthy' IS NULL AND definition ->> 'degraded' IS NULL THEN
+		RAISE EXCEPTION 'a health check of kind heartbeat needs a threshold'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'unhealthy and degraded are seconds since the last heartbeat.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_heartbeat_check(jsonb) IS 'Raises 22023 for a check of kind heartbeat without a threshold.';
+
+CREATE FUNCTION monitoring.run_heartbeat_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_strip_nulls(jsonb_build_object(
+		'value', round(greatest(extract(epoch FROM run_heartbeat_check.at - coalesce(b.at, (definition ->> 'created_at')::timestamptz)), 0), 3),
+		'status', CASE WHEN NOT b.ok THEN 'unhealthy' END,
+		'message', CASE WHEN b.at IS NULL THEN 'no heartbeat yet'
+			WHEN NOT b.ok THEN 'the job failed' || coalesce(': ' || nullif(b.message, ''), '')
+			ELSE coalesce(nullif(b.message, ''), 'ok') END))
+	FROM (SELECT) AS one
+	LEFT JOIN monitoring.health_beats AS b ON b.check_name = definition ->> 'name'
+$$;
+COMMENT ON FUNCTION monitoring.run_heartbeat_check(timestamptz, jsonb, jsonb) IS 'Kind heartbeat: seconds since the last report_heartbeat(), before the first one since the check was created; unhealthy if that said so.';
+
+-- ---- group ----
+
+CREATE FUNCTION monitoring.check_group_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	members jsonb := definition -> 'config' -> 'members';
+	mode text := coalesce(monitoring.check_config_text(definition, 'mode'), 'worst');
+	quorum float8 := monitoring.check_config_number(definition, 'quorum', 1, 1000);
+BEGIN
+	IF coalesce(jsonb_typeof(members), '') <> 'array' OR jsonb_array_length(members) NOT BETWEEN 1 AND 1000
+		OR jsonb_path_exists(members, '$[*] ? (@.type() != "string")') THEN
+		RAISE EXCEPTION 'a health check of kind group needs "members", an array of 1 to 1000 names of checks' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF mode NOT IN ('worst', 'all', 'any', 'quorum') THEN
+		RAISE EXCEPTION 'unknown mode "%"', mode USING ERRCODE = 'invalid_parameter_value', HINT = 'Modes are worst, all, any and quorum.';
+	ELSIF (mode = 'quorum') <> (quorum IS NOT NULL) OR quorum <> trunc(quorum) THEN
+		RAISE EXCEPTION 'the mode quorum, and it alone, needs "quorum", a whole number' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_group_check(jsonb) IS 'Raises 22023 for a check of kind group without members, with an unknown mode, or with a quorum that does not fit the mode.';
+
+CREATE FUNCTION monitoring.run_group_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH member AS (
+		SELECT s.check_name, s.confirmed AS status, monitoring.health_rank(s.confirmed) AS rank
+		FROM monitoring.health_check_states AS s
+		JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
+		WHERE definition -> 'config' -> 'members' ? s.check_name AND d.enabled AND s.suppressed_by IS NULL AND NOT s.in_maintenance AND s.confirmed <> 'unknown'
+	), counted AS (
+		SELECT count(*) AS n, count(*) FILTER (WHERE m.rank < 2) AS up, max(m.rank) AS worst,
+			string_agg(m.check_name || ' is ' || m.status, ', ' ORDER BY m.rank DESC, m.check_name) FILTER (WHERE m.rank > 0) AS why
+		FROM member AS m
+	)
+	SELECT jsonb_build_object('message', coalesce(c.why, format('%s of %s members are up', c.up, c.n)), 'details', jsonb_build_object('members', c.n, 'up', c.up),
+		'status', CASE WHEN c.n = 0 THEN 'unknown'
+			WHEN mode = 'worst' THEN CASE c.worst WHEN 0 THEN 'healthy' WHEN 1 THEN 'degraded' ELSE 'unhealthy' END
+			WHEN c.up < needed THEN 'unhealthy'
+			WHEN c.worst > 0 THEN 'degraded'
+			ELSE 'healthy' END)
+	FROM counted AS c
+	CROSS JOIN LATERAL (SELECT coalesce(definition -> 'config' ->> 'mode', 'worst') AS mode) AS m
+	CROSS JOIN LATERAL (SELECT CASE m.mode WHEN 'all' THEN c.n WHEN 'any' THEN 1 ELSE (definition -> 'config' ->> 'quorum')::float8 END AS needed) AS q
+$$;
+COMMENT ON FUNCTION monitoring.run_group_check(timestamptz, jsonb, jsonb) IS 'Kind group: as its worst member (worst); unhealthy unless all, any or a quorum of its members are up, degraded as soon as one of them is not healthy. Members that are disabled, suppressed, maintained or unknown do not count.';
+
+INSERT INTO monitoring.health_check_kinds (kind, function, check_function, config_keys, network, op, degraded, unhealthy, description, builtin) VALUES
+	('sql', 'monitoring.run_sql_check', 'monitoring.check_sql_check', '{query,no_rows,increase_over_seconds,min_total}', false, '>', NULL, NULL,
+		'what a query gives', true),
+	('heartbeat', 'monitoring.run_heartbeat_check', 'monitoring.check_heartbeat_check', '{}', false, '>', NULL, NULL,
+		'a job outside that calls report_heartbeat()', true),
+	('group', 'monitoring.run_group_check', 'monitoring.check_group_check', '{members,mode,quorum}', false, '>', NULL, NULL,
+		'other checks', true);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Running
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.call_health_kind(definition monitoring.health_check_defs, at timestamptz, progress jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	outcome jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1, $2, $3)', monitoring.health_kind_function(
+			(SELECT k.function FROM monitoring.health_check_kinds AS k WHERE k.kind = definition.kind), 'timestamptz, jsonb, jsonb'))
+		INTO outcome USING at, to_jsonb(definition), progress;
+	IF jsonb_typeof(outcome) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION 'the function of kind % returned no object', definition.kind USING ERRCODE = 'invalid_function_definition';
+	END IF;
+	-- what is no number must fail here, where it is the check's fault
+	PERFORM (outcome ->> 'value')::float8;
+	RETURN outcome;
+EXCEPTION WHEN OTHERS THEN
+	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
+		RAISE;
+	END IF;
+	RETURN jsonb_build_object('status', 'unhealthy', 'message', SQLERRM, 'details', jsonb_build_object('error', true));
+END $$;
+COMMENT ON FUNCTION monitoring.call_health_kind(monitoring.health_check_defs, timestamptz, jsonb) IS 'Call the function of a check''s kind; an error of it is a result that is unhealthy.';
+
+CREATE FUNCTION monitoring.due_health_checks(at timestamptz, network boolean) RETURNS SETOF monitoring.health_check_defs
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.*
+	FROM monitoring.health_check_states AS s
+	JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
+	JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind
+	WHERE d.enabled AND k.network = due_health_checks.network AND s.suppressed_by IS NULL
+		-- one that is due later than it can be was noted before the clock stepped back
+		AND (s.next_at <= due_health_checks.at OR s.next_at > due_health_checks.at + d.every)
+		AND (s.leased_until IS NULL OR s.leased_until <= due_health_checks.at OR s.leased_until > due_health_checks.at + interval '10 minutes')
+	-- groups last: they look at the others
+	ORDER BY d.kind = 'group', s.next_at, d.name
+$$;
+COMMENT ON FUNCTION monitoring.due_health_checks(timestamptz, boolean) IS 'The checks that are to run at a time, in the prober (network) or in the database worker.';
+
+CREATE FUNCTION monitoring.run_health_checks(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	d monitoring.health_check_defs;
+	result jsonb;
+	began timestamptz;
+	started CONSTANT timestamptz := clock_timestamp();
+	n integer := 0;
+BEGIN
+	PERFORM monitoring.ensure_check_partitions(at);
+	PERFORM monitoring.refresh_health_checks(at);
+	FOR d IN SELECT * FROM monitoring.due_health_checks(at, false) LOOP
+		-- other jobs wait for this one
+		EXIT WHEN clock_timestamp() - started > interval '2 seconds';
+		PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
+		began := clock_timestamp();
+		result := monitoring.call_health_kind(d, at, NULL);
+		PERFORM monitoring.record_check_result(d.name, result, at, extract(epoch FROM clock_timestamp() - began)::float8, at);
+		n := n + 1;
+	END LOOP;
+	IF n > 0 THEN
+		PERFORM monitoring.refresh_health_checks(at);
+	END IF;
+	RETURN n;
+END $$;
+COMMENT ON FUNCTION monitoring.run_health_checks(timestamptz) IS 'Run the checks that are due and need no network, for about two seconds, and bring the status of all checks up to date. Returns how many ran.';
+
+CREATE FUNCTION monitoring.run_health_checks_job(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.run_health_checks(run_health_checks_job.at);
+$$;
+COMMENT ON FUNCTION monitoring.run_health_checks_job(timestamptz) IS 'Run the checks that are due. A periodic job.';
+
+CREATE FUNCTION monitoring.run_health_check(name text, at timestamptz DEFAULT clock_timestamp()) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	d monitoring.health_check_defs;
+	result jsonb;
+	began timestamptz := clock_timestamp();
+	found_status text;
+BEGIN
+	PERFORM monitoring.check_is_health_check(name);
+	SELECT * INTO d FROM monitoring.health_check_defs AS h WHERE h.name = run_health_check.name;
+	PERFORM monitoring.ensure_check_partitions(at);
+	PERFORM monitoring.refresh_health_checks(at);
+	IF (SELECT k.network FROM monitoring.health_check_kinds AS k WHERE k.kind = d.kind) THEN
+		UPDATE monitoring.health_check_states AS s SET next_at = run_health_check.at WHERE s.check_name = d.name;
+		RETURN '{"status": "enqueued"}';
+	END IF;
+	PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE;
+	result := monitoring.call_health_kind(d, at, NULL);
+	found_status := monitoring.record_check_result(d.name, result, at, extract(epoch FROM clock_timestamp() - began)::float8, at);
+	PERFORM monitoring.refresh_health_checks(at);
+	RETURN result || jsonb_build_object('status', found_status);
+END $$;
+COMMENT ON FUNCTION monitoring.run_health_check(text, timestamptz) IS 'Run a check now. What needs no network runs at once, and its result is returned (status, value, message, details) and counts as any other; of what goes through the network the status is "enqueued", and health_status shows the result when it is there. Error 42704 if it does not exist.';
+
+CREATE FUNCTION monitoring.record_health(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.record_check_metrics(record_health.at);
+	SELECT monitoring.set_gauge('health_score', monitoring.health_score(record_health.at));
+$$;
+COMMENT ON FUNCTION monitoring.record_health(timestamptz) IS 'Record check_up and health_score, also of what has not changed: rules look at the last minutes. A periodic job.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority, timeout) VALUES
+	('health_checks', 'monitoring.run_health_checks_job', '5 seconds', 45, '1 minute'),
+	('health_metrics', 'monitoring.record_health', '1 minute', 46, '10 seconds');
+
+-- health, results: status, score and uptime, for people and pages.
+
+CREATE TABLE monitoring.health_weights (
+	severity text PRIMARY KEY,
+	unhealthy integer NOT NULL CHECK (unhealthy BETWEEN 0 AND 100),
+	degraded integer NOT NULL CHECK (degraded BETWEEN 0 AND 100),
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.health_weights IS 'Points that a check takes off the health score of 100. Change them with UPDATE.';
+COMMENT ON COLUMN monitoring.health_weights.severity IS 'Severity of the check.';
+COMMENT ON COLUMN monitoring.health_weights.unhealthy IS 'Points when it is unhealthy.';
+COMMENT ON COLUMN monitoring.health_weights.degraded IS 'Points when it is degraded.';
+COMMENT ON COLUMN monitoring.health_weights.builtin IS 'True for those that CREATE EXTENSION made; a dump that is restored takes their place.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.health_weights', '');
+INSERT INTO monitoring.health_weights VALUES
+	('critical', 40, 20, true), ('high', 25, 12, true), ('medium', 15, 7, true), ('low', 5, 2, true), ('info', 0, 0, true);
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.health_weights
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.health_weights IS 'When a dump is restored its weights replace those of the extension.';
+
+CREATE FUNCTION monitoring.health_status_at(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (name text, kind text, severity text, status text, since timestamptz, latest text, value float8, message text, details jsonb,
+	checked_at timestamptz, duration float8, next_at timestamptz, bad_results integer, suppressed_by text, overdue boolean, labels jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT d.name, d.kind, d.severity, CASE WHEN d.enabled THEN coalesce(s.status, 'unknown') ELSE 'disabled' END,
+		CASE WHEN d.enabled THEN coalesce(s.since, d.created_at) END, s.latest, s.value, s.message, s.details, s.checked_at, s.duration,
+		CASE WHEN d.enabled THEN s.next_at END, coalesce(s.bad_results, 0), CASE WHEN d.enabled THEN s.suppressed_by END,
+		d.enabled AND s.suppressed_by IS NULL
+			AND coalesce(s.next_at, d.created_at) < health_status_at.at - greatest(2 * d.every, interval '1 minute') - d.timeout, d.labels
+	FROM monitoring.health_check_defs AS d
+	LEFT JOIN monitoring.health_check_states AS s ON s.check_name = d.name
+$$;
+COMMENT ON FUNCTION monitoring.health_status_at(timestamptz) IS 'How every check stands; overdue: it has not run for two intervals, and a minute at least, after it was due at that time.';
+
+CREATE VIEW monitoring.health_status AS
+	SELECT s.name, s.kind, s.severity, s.status, s.since, s.latest, s.value, s.message, s.details, s.checked_at, s.duration, s.next_at,
+		s.bad_results, s.suppressed_by, s.overdue, s.labels
+	FROM monitoring.health_status_at() AS s
+	ORDER BY monitoring.health_rank(s.status) DESC NULLS LAST, s.name;
+COMMENT ON VIEW monitoring.health_status IS 'How every health check stands now, the worst first.';
+COMMENT ON COLUMN monitoring.health_status.name IS 'Name of the check.';
+COMMENT ON COLUMN monitoring.health_status.kind IS 'Its kind.';
+COMMENT ON COLUMN monitoring.health_status.severity IS 'Its severity.';
+COMMENT ON COLUMN monitoring.health_status.status IS 'healthy, degraded, unhealthy, unknown (no result yet), suppressed (what it depends on is unhealthy), maintenance or disabled.';
+COMMENT ON COLUMN monitoring.health_status.since IS 'Since when.';
+COMMENT ON COLUMN monitoring.health_status.latest IS 'What the latest result alone says, which may still have to be confirmed by retries.';
+COMMENT ON COLUMN monitoring.health_status.value IS 'The latest value, in the unit of the check.';
+COMMENT ON COLUMN monitoring.health_status.message IS 'What the latest run told.';
+COMMENT ON COLUMN monitoring.health_status.details IS 'More of that, such as the phases of a request in seconds.';
+COMMENT ON COLUMN monitoring.health_status.checked_at IS 'When the latest run began.';
+COMMENT ON COLUMN monitoring.health_status.duration IS 'Seconds that it took.';
+COMMENT ON COLUMN monitoring.health_status.next_at IS 'When the next run is due.';
+COMMENT ON COLUMN monitoring.health_status.bad_results IS 'Results in a row that are worse than the status and not confirmed yet.';
+COMMENT ON COLUMN monitoring.health_status.suppressed_by IS 'The unhealthy check that it depends on.';
+COMMENT ON COLUMN monitoring.health_status.overdue IS 'It has not run for two intervals, and a minute at least, after it was due.';
+COMMENT ON COLUMN monitoring.health_status.labels IS 'Labels of its metrics and alerts.';
+
+CREATE FUNCTION monitoring.health_deductions(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (check_name text, points integer, status text, severity text, since timestamptz, why text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT s.name, CASE s.status WHEN 'unhealthy' THEN w.unhealthy ELSE w.degraded END, s.status, s.severity, s.since, s.message
+	FROM monitoring.health_status_at(health_deductions.at) AS s
+	JOIN monitoring.health_weights AS w ON w.severity = s.severity
+	WHERE s.status IN ('degraded', 'unhealthy')
+	UNION ALL
+	SELECT NULL, 20, 'unknown', 'high', min(s.next_at), format('%s checks have not run since they were due: is their worker running?', count(*))
+	FROM monitoring.health_status_at(health_deductions.at) AS s
+	WHERE s.overdue
+	HAVING count(*) > 0
+	ORDER BY 2 DESC, 1
+$$;
+COMMENT ON FUNCTION monitoring.health_deductions(timestamptz) IS 'What is taken off the health score, the most first: each check that is degraded or unhealthy with its points (health_weights) and what it told; and 20 points, without a check, when checks do not run.';
+
+CREATE FUNCTION monitoring.health_score(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT greatest(0, 100 - coalesce(sum(d.points), 0))::integer FROM monitoring.health_deductions(health_score.at) AS d
+$$;
+COMMENT ON FUNCTION monitoring.health_score(timestamptz) IS 'Health of the whole, 0 to 100: 100 less the points of health_deductions().';
+
+CREATE FUNCTION monitoring.health(at timestamptz DEFAULT clock_timestamp()) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET TimeZone = 'UTC' SET jit = off AS $$
+	WITH deduction AS MATERIALIZED (
+		SELECT * FROM monitoring.health_deductions(health.at)
+	), stand AS MATERIALIZED (
+		SELECT * FROM monitoring.health_status_at(health.at) AS s WHERE s.status <> 'disabled'
+	), score AS (
+		SELECT greatest(0, 100 - coalesce(sum(d.points), 0))::integer AS score,
+			coalesce(bool_or(d.status <> 'degraded' AND d.severity IN ('critical', 'high') AND d.check_name IS NOT NULL), false) AS grave,
+			coalesce(sum(d.points), 0) > 0 AS any_points
+		FROM deduction AS d
+	)
+	SELECT jsonb_build_object(
+		'status', CASE WHEN c.grave OR c.score < 50 THEN 'unhealthy' WHEN c.any_points THEN 'degraded' ELSE 'healthy' END,
+		'score', c.score,
+		'at', health.at,
+		'deductions', (SELECT coalesce(jsonb_agg(jsonb_build_object('check', d.check_name, 'points', d.points, 'status', d.status, 'severity', d.severity,
+			'since', d.since, 'why', d.why) ORDER BY d.points DESC, d.check_name), '[]') FROM deduction AS d),
+		'counts', (SELECT coalesce(jsonb_object_agg(n.status, n.n), '{}') FROM (SELECT s.status, count(*) AS n FROM stand AS s GROUP BY s.status) AS n),
+		'checks', (SELECT coalesce(jsonb_agg(jsonb_strip_nulls(jsonb_build_object('name', s.name, 'kind', s.kind, 'severity', s.severity, 'status', s.status,
+			'since', s.since, 'value', s.value, 'message', s.message, 'checked_at', s.checked_at)) ORDER BY s.name), '[]') FROM stand AS s))
+	FROM score AS c
+$$;
+COMMENT ON FUNCTION monitoring.health(timestamptz) IS 'Health as JSON: status (unhealthy when a check of severity critical or high is, or the score is below 50; degraded when anything takes points off it; otherwise healthy), score (0 to 100), deductions (check, points, status, severity, since, why), counts of checks by status, and checks (name, kind, severity, status, since, value, message, checked_at).';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Uptime
+----------------------------------------------------------------------------------------------------------------------
+
+-- Each transition ends a period in the status that it came from; the last period goes on.
+CREATE FUNCTION monitoring.health_periods(since timestamptz, until timestamptz, check_name text DEFAULT NULL)
+RETURNS TABLE (check_name text, status text, period tstzrange)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	WITH ending AS (
+		SELECT t.check_name, t.at AS ends, t.id, t.from_status AS status
+		FROM monitoring.check_transitions AS t
+		WHERE t.at >= health_periods.since AND (health_periods.check_name IS NULL OR t.check_name = health_periods.check_name)
+		UNION ALL
+		SELECT s.check_name, 'infinity', NULL, s.status
+		FROM monitoring.health_check_states AS s
+		WHERE health_periods.check_name IS NULL OR s.check_name = health_periods.check_name
+	), period AS (
+		SELECT e.check_name, e.status, e.ends, coalesce(lag(e.ends) OVER (PARTITION BY e.check_name ORDER BY e.ends, e.id), d.created_at) AS starts, d.created_at
+		FROM ending AS e
+		JOIN monitoring.health_check_defs AS d ON d.name = e.check_name
+	)
+	SELECT p.check_name, p.status, tstzrange(greatest(p.starts, health_periods.since), least(p.ends, health_periods.until))
+	FROM period AS p
+	WHERE greatest(p.starts, health_periods.since) < least(p.ends, health_periods.until)
+$$;
+COMMENT ON FUNCTION monitoring.health_periods(timestamptz, timestamptz, text) IS 'When each check (or one) was in which status between two times, since it was created.';
+
+CREATE FUNCTION monitoring.health_uptime(since timestamptz, until timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (check_name text, uptime float8, downtime interval, degraded interval, maintenance interval, unknown interval, outages bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+	PERFORM monitoring.check_period(since, until);
+	RETURN QUERY
+	SELECT d.name, t.up / nullif(t.up + t.down, 0), make_interval(secs => t.down), make_interval(secs => t.degraded), make_interval(secs => t.maintained),
+		make_interval(secs => t.unknown), t.outages
+	FROM monitoring.health_check_defs AS d
+	CROSS JOIN LATERAL (
+		SELECT coalesce(sum(s.seconds) FILTER (WHERE p.status IN ('healthy', 'degraded')), 0) AS up,
+			coalesce(sum(s.seconds) FILTER (WHERE p.status = 'unhealthy'), 0) AS down,
+			coalesce(sum(s.seconds) FILTER (WHERE p.status = 'degraded'), 0) AS degraded,
+			coalesce(sum(s.seconds) FILTER (WHERE p.status = 'maintenance'), 0) AS maintained,
+			coalesce(sum(s.seconds) FILTER (WHERE p.status IN ('unknown', 'suppressed')), 0) AS unknown,
+			count(*) FILTER (WHERE p.status = 'unhealthy') AS outages
+		FROM monitoring.health_periods(health_uptime.since, health_uptime.until, d.name) AS p
+		CROSS JOIN LATERAL (SELECT extract(epoch FROM upper(p.period) - lower(p.period))::float8 AS seconds) AS s) AS t
+	ORDER BY d.name;
+END $$;
+COMMENT ON FUNCTION monitoring.health_uptime(timestamptz, timestamptz) IS 'Uptime of every check between two times: the share of the time in which it was not unhealthy, of the time in which it was healthy, degraded or unhealthy. Maintenance, suppression and what is unknown count neither way; null when nothing remains. outages counts the periods in which it was unhealthy. Error 22023 unless the second time is later.';
+
+CREATE FUNCTION monitoring.uptime(check_name text, since timestamptz, until timestamptz DEFAULT clock_timestamp()) RETURNS float8
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+	PERFORM monitoring.check_is_health_check(check_name);
+	PERFORM monitoring.check_period(since, until);
+	RETURN (SELECT coalesce(sum(s.seconds) FILTER (WHERE p.status <> 'unhealthy'), 0) / sum(s.seconds)
+		FROM monitoring.health_periods(uptime.since, uptime.until, uptime.check_name) AS p
+		CROSS JOIN LATERAL (SELECT extract(epoch FROM upper(p.period) - lower(p.period))::float8 AS seconds) AS s
+		WHERE p.status IN ('healthy', 'degraded', 'unhealthy'));
+END $$;
+COMMENT ON FUNCTION monitoring.uptime(text, timestamptz, timestamptz) IS 'Uptime of a check between two times, as health_uptime() has it; null when nothing is known. Errors: 42704 if it does not exist, 22023 unless the second time is later.';
+
+-- health, PostgreSQL: the checks of the server that are there from the start. They read the server's own views, so that
+-- they work alone; names that differ between its versions are looked for when they run.
+
+CREATE FUNCTION monitoring.checkpoint_counts(OUT timed bigint, OUT requested bigint)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	-- PostgreSQL 17 moved them
+	IF to_regclass('pg_catalog.pg_stat_checkpointer') IS NOT NULL THEN
+		EXECUTE 'SELECT num_timed, num_requested FROM pg_catalog.pg_stat_checkpointer' INTO timed, requested;
+	ELSE
+		EXECUTE 'SELECT checkpoints_timed, checkpoints_req FROM pg_catalog.pg_stat_bgwriter' INTO timed, requested;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.checkpoint_counts() IS 'Checkpoints since statistics were reset: those that were due, and those that something asked for.';
+
+CREATE FUNCTION monitoring.usable_connections() RETURNS integer
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- 16 has further reserved ones
+	SELECT greatest(1, sum(CASE s.name WHEN 'max_connections' THEN 1 ELSE -1 END * s.setting::integer))::integer
+	FROM pg_settings AS s WHERE s.name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')
+$$;
+COMMENT ON FUNCTION monitoring.usable_connections() IS 'Connections that are there for roles without reserved ones.';
+
+CREATE FUNCTION monitoring.wal_position() RETURNS pg_lsn
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+$$;
+COMMENT ON FUNCTION monitoring.wal_position() IS 'Where the WAL is: written on a primary, replayed on a standby.';
+
+-- Reads nothing but statistics of columns and sizes; a table without statistics is left out.
+CREATE FUNCTION monitoring.table_bloat(at_least_bytes bigint DEFAULT 104857600)
+RETURNS TABLE (relation regclass, bytes bigint, bloat_bytes bigint, bloat_ratio float8)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT t.oid::regclass, t.bytes, greatest(t.bytes - t.needed, 0)::bigint, greatest(1 - t.needed / t.bytes, 0)
+	FROM (
+		SELECT c.oid, c.relpages::bigint * b.page AS bytes,
+			-- the tuple's header and its pointer, its columns, aligned; pages are filled as far as the table says
+			ceil(c.reltuples / floor((b.page - 24) * b.fill / (28 + ceil(w.width / 8) * 8))) * b.page AS needed
+		FROM pg_class AS c
+		CROSS JOIN LATERAL (SELECT current_setting('block_size')::float8 AS page,
+			coalesce((SELECT o.option_value::float8 FROM pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 100) / 100 AS fill) AS b
+		CROSS JOIN LATERAL (SELECT sum(s.stawidth * (1 - s.stanullfrac)) AS width, count(*) AS n FROM pg_statistic AS s WHERE s.starelid = c.oid AND NOT s.stainherit) AS w
+		WHERE c.relkind IN ('r', 'm') AND c.reltuples > 0 AND c.relpages::bigint * b.page >= at_least_bytes
+			AND w.n = (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+			AND w.width < 2000) AS t
+$$;
+COMMENT ON FUNCTION monitoring.table_bloat(bigint) IS 'Estimate, from the planner''s statistics, of the space that tables of that size take and do not need; bloat_ratio is its share. Tables without statistics and those with very wide rows are left out.';
+
+CREATE FUNCTION monitoring.sequences_used() RETURNS TABLE (sequence regclass, used_ratio float8, owned_by text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT q.seqrelid::regclass, greatest(0, CASE WHEN q.seqincrement > 0
+			THEN (v.last - q.seqmin::numeric) / nullif(least(q.seqmax, o.most)::numeric - q.seqmin, 0)
+			ELSE (q.seqmax::numeric - v.last) / nullif(q.seqmax::numeric - greatest(q.seqmin, -o.most - 1), 0) END)::float8, o.owner
+	FROM pg_sequence AS q
+	CROSS JOIN LATERAL (SELECT pg_sequence_last_value(q.seqrelid)::numeric AS last) AS v
+	-- the column that it is for may end before it does
+	LEFT JOIN LATERAL (
+		SELECT CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647 ELSE 9223372036854775807 END AS most,
+			format('%s.%I', a.attrelid::regclass, a.attname) AS owner
+		FROM pg_depend AS d
+		JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+		WHERE d.classid = 'pg_class'::regclass AND d.objid = q.seqrelid AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+		LIMIT 1) AS o ON true
+	WHERE NOT q.seqcycle AND v.last IS NOT NULL
+		AND (SELECT c.relpersistence FROM pg_class AS c WHERE c.oid = q.seqrelid) <> 't'
+$$;
+COMMENT ON FUNCTION monitoring.sequences_used() IS 'How much of each sequence, or of the type of the column that it is for, is used up; sequences that cycle, are temporary or have given nothing are left out.';
+
+INSERT INTO monitoring.health_check_defs (name, kind, config, owner, every, timeout, retries, op, degraded, unhealthy, severity,
+	depends_on, maintenance, labels, description, enabled, created_at, builtin)
+SELECT c.name, 'sql', jsonb_build_object('query', c.query) || c.config, current_user, c.every::interval, '5 seconds', c.retries, c.op, c.degraded, c.unhealthy,
+	c.severity, '{}', '{}', '{}', c.description, true, now(), true
+FROM (VALUES
+	('connections', '1 minute', 1, '>', 0.8, 0.95, 'high', '{}'::jsonb, 'share of the connections that are in use',
+$q$SELECT count(*)::float8 / c.usable AS value, format('%s of %s connections are in use', count(*), c.usable) AS message
+FROM pg_stat_activity AS a CROSS JOIN (SELECT monitoring.usable_connections() AS usable) AS c
+WHERE a.backend_type = 'client backend' GROUP BY c.usable$q$),
+	('cache_hit_ratio', '1 minute', 2, '<', 0.95, 0.9, 'low', '{"increase_over_seconds": 600, "min_total": 10000}', 'share of the blocks of this database found in shared buffers, in 10 minutes',
+$q$SELECT blks_hit AS value, blks_hit + blks_read AS total FROM pg_stat_database WHERE datname = current_database()$q$),
+	('commit_ratio', '1 minute', 2, '<', 0.9, 0.8, 'medium', '{"increase_over_seconds": 600, "min_total": 1000}', 'share of the transactions of this database that commit, in 10 minutes',
+$q$SELECT xact_commit AS value, xact_commit + xact_rollback AS total FROM pg_stat_database WHERE datname = current_database()$q$),
+	('xid_age', '10 minutes', 0, '>', 5e8, 1e9, 'critical', '{}', 'age of the oldest transaction id; at 2,146 million the server stops taking commands',
+$q$SELECT age(datfrozenxid) AS value, format('the oldest transaction id in database %I has an age of %s', datname, age(datfrozenxid)) AS message
+FROM pg_database ORDER BY 1 DESC LIMIT 1$q$),
+	('multixact_age', '10 minutes', 0, '>', 5e8, 1e9, 'critical', '{}', 'age of the oldest multixact id',
+$q$SELECT mxid_age(datminmxid) AS value, format('the oldest multixact id in database %I has an age of %s', datname, mxid_age(datminmxid)) AS message
+FROM pg_database ORDER BY 1 DESC LIMIT 1$q$),
+	('replication_lag', '30 seconds', 1, '>', 10, 60, 'high', '{}', 'seconds by which replay on standbys lags',
+$q$SELECT extract(epoch FROM r.replay_lag)::float8 AS value, format('standby %s lags by %s s', coalesce(nullif(r.application_name, ''), r.pid::text), round(extract(epoch FROM r.replay_lag), 1)) AS message
+FROM pg_stat_replication AS r WHERE r.state = 'streaming' AND r.replay_lag IS NOT NULL ORDER BY 1 DESC LIMIT 20$q$),
+	('replication_lag_bytes', '30 seconds', 1, '>', 67108864, 1073741824, 'high', '{}', 'WAL that standbys have not replayed',
+$q$SELECT pg_wal_lsn_diff(monitoring.wal_position(), r.replay_lsn)::float8 AS value,
+	format('standby %s has not replayed %s', coalesce(nullif(r.application_name, ''), r.pid::text), pg_size_pretty(pg_wal_lsn_diff(monitoring.wal_position(), r.replay_lsn))) AS message
+FROM pg_stat_replication AS r WHERE r.replay_lsn IS NOT NULL AND r.state <> 'backup' ORDER BY 1 DESC LIMIT 20$q$),
+	('replication_slots', '1 minute', 1, '>', 1073741824, 10737418240, 'high', '{}', 'WAL that inactive slots keep, and slots that lose theirs',
+$q$SELECT CASE WHEN NOT s.active THEN pg_wal_lsn_diff(monitoring.wal_position(), s.restart_lsn)::float8 END AS value,
+	CASE WHEN s.wal_status = 'lost' THEN 'unhealthy' WHEN s.wal_status = 'unreserved' OR s.safe_wal_size < 0.2 * pg_size_bytes(current_setting('max_slot_wal_keep_size')) THEN 'degraded' ELSE 'healthy' END AS status,
+	format('slot %I%s keeps %s of WAL (%s)', s.slot_name, CASE WHEN NOT s.active THEN ', which nobody reads,' END,
+		coalesce(pg_size_pretty(pg_wal_lsn_diff(monitoring.wal_position(), s.restart_lsn)), 'no'), coalesce(s.wal_status, 'unused')) AS message
+FROM pg_replication_slots AS s WHERE NOT s.temporary AND (s.restart_lsn IS NOT NULL OR s.wal_status IS NOT NULL) LIMIT 90$q$),
+	('longest_transaction', '30 seconds', 0, '>', 300, 1800, 'medium', '{}', 'age of the oldest open transaction of a client',
+$q$SELECT extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS value,
+	format('pid %s (%s, %s) has been in a transaction for %s s', a.pid, a.usename, a.state, round(extract(epoch FROM clock_timestamp() - a.xact_start))) AS message
+FROM pg_stat_activity AS a WHERE a.backend_type = 'client backend' AND a.xact_start IS NOT NULL ORDER BY a.xact_start LIMIT 5$q$),
+	('idle_in_transaction', '30 seconds', 0, '>', 60, 600, 'medium', '{}', 'how long sessions have been idle in a transaction',
+$q$SELECT extract(epoch FROM clock_timestamp() - a.state_change)::float8 AS value,
+	format('pid %s (%s, %s) has been idle in a transaction for %s s', a.pid, a.usename, a.application_name, round(extract(epoch FROM clock_timestamp() - a.state_change))) AS message
+FROM pg_stat_activity AS a WHERE a.state LIKE 'idle in transaction%' ORDER BY a.state_change LIMIT 5$q$),
+	('lock_wait', '10 seconds', 0, '>', 10, 60, 'high', '{}', 'how long sessions have been waiting for a lock',
+$q$SELECT extract(epoch FROM clock_timestamp() - l.waitstart)::float8 AS value,
+	format('pid %s has been waiting for a %s lock of %s for %s s', l.pid, l.mode, coalesce(l.relation::regclass::text, l.locktype), round(extract(epoch FROM clock_timestamp() - l.waitstart))) AS message
+FROM pg_locks AS l WHERE NOT l.granted AND l.waitstart IS NOT NULL ORDER BY l.waitstart LIMIT 5$q$),
+	('waiting_sessions', '10 seconds', 1, '>', 5, 20, 'high', '{}', 'sessions that wait for locks',
+$q$SELECT count(*) AS value, format('%s sessions wait for locks', count(*)) AS message FROM pg_stat_activity AS a WHERE a.wait_event_type = 'Lock'$q$),
+	('deadlocks', '1 minute', 0, '>', 0, NULL, 'medium', '{"increase_over_seconds": 600}', 'deadlocks in this database in 10 minutes',
+$q$SELECT deadlocks AS value FROM pg_stat_database WHERE datname = current_database()$q$),
+	('temp_files', '5 minutes', 0, '>', 1073741824, 10737418240, 'low', '{"increase_over_seconds": 3600}', 'bytes that this database wrote to temporary files in an hour',
+$q$SELECT temp_bytes AS value FROM pg_stat_database WHERE datname = current_database()$q$),
+	('checkpoints_requested', '5 minutes', 0, '>', 0.3, 0.6, 'low', '{"increase_over_seconds": 3600, "min_total": 5}', 'share of checkpoints that were not due but asked for, in an hour',
+$q$SELECT requested AS value, timed + requested AS total FROM monitoring.checkpoint_counts()$q$),
+	('archiver', '1 minute', 0, '>', 0, 600, 'critical', '{}', 'seconds for which WAL could not be archived',
+$q$SELECT CASE WHEN a.last_failed_time > coalesce(a.last_archived_time, '-infinity') AND current_setting('archive_mode') <> 'off'
+		THEN extract(epoch FROM clock_timestamp() - coalesce(greatest(a.last_archived_time, a.stats_reset), a.last_failed_time))::float8 ELSE 0 END AS value,
+	CASE WHEN a.last_failed_time > coalesce(a.last_archived_time, '-infinity') THEN format('%s could not be archived', a.last_failed_wal) ELSE 'nothing has failed' END AS message
+FROM pg_stat_archiver AS a$q$),
+	('dead_tuples', '10 minutes', 1, '>', 0.2, NULL, 'medium', '{}', 'dead rows of tables beyond twice the number at which autovacuum begins',
+$q$SELECT t.n_dead_tup::float8 / (t.n_live_tup + t.n_dead_tup) AS value, format('%I.%I has %s dead rows', t.schemaname, t.relname, t.n_dead_tup) AS message
+FROM pg_stat_all_tables AS t
+WHERE t.n_dead_tup > 10000 AND t.n_dead_tup > 2 * (current_setting('autovacuum_vacuum_threshold')::float8 + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.n_live_tup)
+ORDER BY t.n_dead_tup DESC LIMIT 20$q$),
+	('table_bloat', '1 hour', 0, '>', NULL, NULL, 'low', '{}', 'estimated space that tables take and do not need: 40 % of 100 MB, 60 % of 1 GB',
+$q$SELECT b.bloat_ratio AS value, CASE WHEN b.bloat_ratio > 0.6 AND b.bytes > 1073741824 THEN 'unhealthy' WHEN b.bloat_ratio > 0.4 THEN 'degraded' ELSE 'healthy' END AS status,
+	format('%s: about %s of %s', b.relation, pg_size_pretty(b.bloat_bytes), pg_size_pretty(b.bytes)) AS message
+FROM monitoring.table_bloat(104857600) AS b ORDER BY b.bloat_bytes DESC LIMIT 20$q$),
+	('sequences', '10 minutes', 0, '>', 0.75, 0.9, 'high', '{}', 'share of sequences, or of the columns that they are for, that is used up',
+$q$SELECT s.used_ratio AS value, format('sequence %s%s is used up to %s %%', s.sequence, ' of ' || s.owned_by, round(100 * s.used_ratio::numeric, 1)) AS message
+FROM monitoring.sequences_used() AS s ORDER BY s.used_ratio DESC LIMIT 20$q$),
+	('invalid_indexes', '10 minutes', 1, '>', NULL, NULL, 'medium', '{}', 'indexes that no query uses, as making them failed',
+$q$SELECT 'degraded' AS status, format('index %s is invalid', i.indexrelid::regclass) AS message
+FROM pg_index AS i
+WHERE NOT i.indisvalid AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE p.index_relid = i.indexrelid OR p.relid = i.indrelid)
+	AND (SELECT c.relkind FROM pg_class AS c WHERE c.oid = i.indexrelid) = 'i'
+LIMIT 50$q$),
+	('unvalidated_constraints', '10 minutes', 0, '>', NULL, NULL, 'info', '{}', 'constraints that old rows may break',
+$q$SELECT 'degraded' AS status, format('constraint %I of %s is not validated', c.conname, c.conrelid::regclass) AS message
+FROM pg_constraint AS c WHERE NOT c.convalidated AND c.contype IN ('c', 'f') LIMIT 50$q$),
+	('prepared_transactions', '1 minute', 0, '>', 600, 3600, 'high', '{}', 'age of prepared transactions, which keep locks and dead rows',
+$q$SELECT extract(epoch FROM clock_timestamp() - p.prepared)::float8 AS value, format('transaction %L of %s was prepared %s s ago', p.gid, p.owner, round(extract(epoch FROM clock_timestamp() - p.prepared))) AS message
+FROM pg_prepared_xacts AS p ORDER BY p.prepared LIMIT 5$q$),
+	('autovacuum_busy', '1 minute', 0, '>', 900, NULL, 'medium', '{}', 'seconds for which all autovacuum workers have been busy',
+$q$SELECT CASE WHEN count(*) >= current_setting('autovacuum_max_workers')::integer THEN extract(epoch FROM clock_timestamp() - max(a.xact_start))::float8 ELSE 0 END AS value,
+	format('%s of %s autovacuum workers are busy', count(*), current_setting('autovacuum_max_workers')) AS message
+FROM pg_stat_activity AS a WHERE a.backend_type = 'autovacuum worker'$q$),
+	('disk_used', '1 minute', 1, '>', 0.8, 0.9, 'critical', '{"no_rows": "unknown"}', 'share of file systems that is used, as the metrics of the host have it',
+$q$SELECT v.value, format('%s is used up to %s %%', v.series_labels ->> 'mount', round(100 * v.value::numeric, 1)) AS message
+FROM monitoring.series_values('host_disk_used_ratio', 'last', '10 minutes', '{}', '{mount}', $1) AS v WHERE v.value IS NOT NULL ORDER BY v.value DESC LIMIT 20$q$),
+	('checksum_failures', '5 minutes', 0, '>', NULL, 0, 'critical', '{}', 'pages whose checksum was wrong, since statistics were reset',
+$q$SELECT d.checksum_failures AS value, format('%s pages of %s were damaged, the last one seen at %s', d.checksum_failures, coalesce(d.datname, 'shared tables'), d.checksum_last_failure) AS message
+FROM pg_stat_database AS d WHERE d.checksum_failures > 0$q$),
+	('pending_restart', '10 minutes', 0, '>', 0, NULL, 'info', '{}', 'settings that were changed and wait for a restart',
+$q$SELECT count(*) AS value, coalesce(string_agg(s.name, ', ' ORDER BY s.name), 'none') AS message FROM pg_settings AS s WHERE s.pending_restart$q$),
+	('monitoring_lag', '1 minute', 1, '>', 60, 300, 'high', '{}', 'seconds by which jobs of this extension are late, and jobs that fail',
+$q$SELECT w.lag AS value, CASE WHEN w.job_state = 'failed' THEN 'degraded' ELSE 'healthy' END AS status,
+	CASE WHEN w.job_state = 'failed' THEN format('job %I fails: %s', w.job, j.last_error) ELSE format('job %I is late by %s s', w.job, round(w.lag::numeric, 1)) END AS message
+FROM monitoring.worker_status() AS w JOIN monitoring.jobs AS j ON j.name = w.job
+WHERE w.datid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AND w.job_state IS NOT NULL
+ORDER BY w.job_state <> 'failed', w.lag DESC NULLS LAST LIMIT 5$q$)
+) AS c (name, every, retries, op, degraded, unhealthy, severity, config, description, query);
+
+-- not before: scripts of extensions run as restores do
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.health_check_defs
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.replace_builtin();
+COMMENT ON TRIGGER restore ON monitoring.health_check_defs IS 'When a dump is restored its checks replace those of the extension.';
 -- receivers: whom to notify and how: kinds, which are rows naming a formatter, and receivers with their configuration.
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -15145,7 +16484,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{*,alert_history,alert_events,delivery_attempts,setting_changes}',
+ '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
@@ -15158,10 +16497,11 @@ INSERT INTO monitoring.access_levels VALUES
    who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
+   health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
-   raise_alert,resolve_alert,send}', '{ingest}',
+   raise_alert,resolve_alert,send,report_heartbeat}', '{ingest}',
  'records metrics, raises alerts, sends messages'),
 ('responder', '{viewer}', '{}',
  '{resolve_error_issue,ignore_error_issue,reopen_error_issue,set_error_issue_state,
@@ -15170,7 +16510,7 @@ INSERT INTO monitoring.access_levels VALUES
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,close_alert,close_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,
    open_incident,update_incident,resolve_incident,acknowledge_incident,set_incident_role,note_incident,link_incident,attach_alert,
-   write_post_mortem,mark_deployment,set_component_status}', '{}', 'works on alerts'),
+   write_post_mortem,mark_deployment,set_component_status,run_health_check,report_heartbeat}', '{}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 
@@ -16268,6 +17608,138 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('database', 
         "summary": "A statement in database {{database}} took {{value}} s.",
         "impact": "Users wait, and what it holds others wait for.",
         "runbook": "The statement is: {{query}} Look at its plan, and at what it waited for."
+      }
+    }
+  ]
+}
+$pack$, true);
+
+INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('health', $pack${
+  "format": "monitoring alert rules",
+  "version": 1,
+  "pack": "health",
+  "description": "Health checks: one alert for each that is unhealthy, with the check's severity, and for those that are degraded.",
+  "rules": [
+    {
+      "name": "HealthCheckUnhealthyCritical",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 0.5,
+      "labels": {
+        "check_severity": "critical"
+      },
+      "by": [
+        "check"
+      ],
+      "severity": "critical",
+      "annotations": {
+        "summary": "Health check {{check}} is unhealthy.",
+        "impact": "What it looks at is down or about to be.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
+      }
+    },
+    {
+      "name": "HealthCheckUnhealthyHigh",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 0.5,
+      "labels": {
+        "check_severity": "high"
+      },
+      "by": [
+        "check"
+      ],
+      "severity": "high",
+      "annotations": {
+        "summary": "Health check {{check}} is unhealthy.",
+        "impact": "What it looks at does not work.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
+      }
+    },
+    {
+      "name": "HealthCheckUnhealthyMedium",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 0.5,
+      "labels": {
+        "check_severity": "medium"
+      },
+      "by": [
+        "check"
+      ],
+      "severity": "medium",
+      "annotations": {
+        "summary": "Health check {{check}} is unhealthy.",
+        "impact": "What it looks at needs attention today.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
+      }
+    },
+    {
+      "name": "HealthCheckUnhealthyLow",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 0.5,
+      "labels": {
+        "check_severity": "low"
+      },
+      "by": [
+        "check"
+      ],
+      "severity": "low",
+      "annotations": {
+        "summary": "Health check {{check}} is unhealthy.",
+        "impact": "What it looks at needs attention some time.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
+      }
+    },
+    {
+      "name": "HealthCheckDegradedCritical",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 1,
+      "labels": {
+        "check_severity": "critical"
+      },
+      "by": [
+        "check"
+      ],
+      "pending_for": "10 minutes",
+      "severity": "medium",
+      "annotations": {
+        "summary": "Health check {{check}} has not been healthy for 10 minutes.",
+        "impact": "It may become worse.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
+      }
+    },
+    {
+      "name": "HealthCheckDegradedHigh",
+      "metric": "check_up",
+      "fn": "last",
+      "over": "5 minutes",
+      "op": "<",
+      "threshold": 1,
+      "labels": {
+        "check_severity": "high"
+      },
+      "by": [
+        "check"
+      ],
+      "pending_for": "10 minutes",
+      "severity": "low",
+      "annotations": {
+        "summary": "Health check {{check}} has not been healthy for 10 minutes.",
+        "impact": "It may become worse.",
+        "runbook": "SELECT * FROM monitoring.health_status tells what it found; check_results has the history."
       }
     }
   ]

@@ -43,6 +43,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{open_incident,update_incident,acknowledge_incident,resolve_incident,set_incident_role,note_incident,link_incident,attach_alert,write_post_mortem,incidents,incident_timeline,incident_report,incident_report_markdown,incident_metrics,set_incident_policy,drop_incident_policy,incident_policies,mark_deployment,deployment_metrics,deployments,setting_changes,evidence_of,take_evidence,evidence_kinds}'),
 ('Objectives and the status page', 'Guide: [objectives.md](objectives.md).',
 	'{create_slo,update_slo,drop_slo,slos,slo_status,slo_history,sla_report,create_component,drop_component,set_component_status,status_page,component_uptime,component_status_kinds}'),
+('Health checks', 'Guide: [health.md](health.md).',
+	'{create_health_check,alter_health_check,drop_health_check,run_health_check,run_health_checks,report_heartbeat,health,health_score,health_deductions,health_status,health_checks,check_results,check_transitions,uptime,health_uptime,health_periods,health_weights,health_check_kinds}'),
 ('Anomalies and forecasts', 'Guide: [alerts.md](alerts.md#anomaly-not-as-usual-at-this-time).',
 	'{anomalies,trend,forecast,crosses_at,capacity,capacity_resources}'),
 ('Routing of alerts', 'Guide: [alerts.md](alerts.md#routing).',

@@ -196,6 +196,7 @@ SELECT count(monitoring.delete_series(m)) AS metrics FROM (SELECT DISTINCT unnes
 SELECT date_trunc('day', clock_timestamp()) - interval '3 days 12 hours' AS t0 \gset
 CREATE TABLE apf.healthy (metric text, kind text, value float8, labels jsonb);
 INSERT INTO apf.healthy VALUES
+	('check_up', 'gauge', 1, '{"check": "db", "check_severity": "critical"}'), ('check_up', 'gauge', 1, '{"check": "site", "check_severity": "high"}'),
 	('http_server_request_duration_seconds', 'distribution', 0.08, '{"service": "s", "method": "GET", "route": "/", "status_class": "2xx"}'),
 	('errors_total', 'counter', 0.2, '{"service": "s"}'), ('websocket_connections', 'gauge', 500, '{"endpoint": "e"}'),
 	('job_duration_seconds', 'distribution', 2, '{"queue": "q", "outcome": "ok"}'), ('queue_oldest_seconds', 'gauge', 3, '{"queue": "q"}'), ('health_score', 'gauge', 95, '{}'),

@@ -21,7 +21,7 @@ COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may 
 
 INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
- '{*,alert_history,alert_events,delivery_attempts,setting_changes}',
+ '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
@@ -34,10 +34,11 @@ INSERT INTO monitoring.access_levels VALUES
    who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
+   health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
    labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
-   raise_alert,resolve_alert,send}', '{ingest}',
+   raise_alert,resolve_alert,send,report_heartbeat}', '{ingest}',
  'records metrics, raises alerts, sends messages'),
 ('responder', '{viewer}', '{}',
  '{resolve_error_issue,ignore_error_issue,reopen_error_issue,set_error_issue_state,
@@ -46,7 +47,7 @@ INSERT INTO monitoring.access_levels VALUES
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,close_alert,close_alerts,mark_false_positive,
    create_silence,extend_silence,expire_silence,override_schedule,drop_override,
    open_incident,update_incident,resolve_incident,acknowledge_incident,set_incident_role,note_incident,link_incident,attach_alert,
-   write_post_mortem,mark_deployment,set_component_status}', '{}', 'works on alerts'),
+   write_post_mortem,mark_deployment,set_component_status,run_health_check,report_heartbeat}', '{}', 'works on alerts'),
 ('auditor', '{viewer}', '{}', '{}', '{}', 'reads everything that is recorded about use and access'),
 ('admin', '{viewer,writer,responder,auditor}', '{*}', '{*}', '{*}', 'configures everything');
 

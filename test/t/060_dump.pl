@@ -82,6 +82,9 @@ UPDATE monitoring.component_status_kinds SET rank = 5 WHERE status = 'under_main
 UPDATE monitoring.component_status_kinds SET rank = 4, downtime_weight = 0.9 WHERE status = 'major_outage';
 INSERT INTO monitoring.component_status_kinds VALUES ('odd', 3, 0.1, '{low}');
 SELECT monitoring.create_component('shop', at => '2024-05-05'), monitoring.set_component_status('shop', 'odd', at => '2024-05-06');
+SELECT monitoring.create_health_check('own', 'sql', '{"query": "SELECT 1"}'), monitoring.alter_health_check('connections', '{"degraded": 0.7}'), monitoring.drop_health_check('temp_files');
+SELECT monitoring.create_health_check('job', 'heartbeat', unhealthy => 10), monitoring.report_heartbeat('job', false, 'broken');
+UPDATE monitoring.health_weights SET unhealthy = 41 WHERE severity = 'critical';
 SELECT monitoring.set_incident_policy('critical', '{critical,high}', within => '5 minutes'), monitoring.set_incident_policy('another', '{low}');
 SELECT monitoring.set_escalation_policy('critical', '[{"delay": "1 minute", "receivers": ["hook"]}, {"delay": "2 minutes", "receivers": ["*"]}]', 3);
 SQL
@@ -110,18 +113,21 @@ my %look = (
 	'value() of one series' => "SELECT monitoring.value('sold_total', 'increase', '1 hour', '{\"shop\": \"a\"}', '$now'), monitoring.value('queue', 'last', '1 hour', '{}', '$now')",
 	'value() of all levels' => "SELECT monitoring.value('kept_total', 'sum', '5 days', '{}', '$now'), monitoring.value('gone_total', 'sum', '5 days', '{}', '$now')",
 	'watermarks' => 'SELECT c.* FROM monitoring.compaction_state c',
-	'late rows' => 'SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l ORDER BY 1, 2, 3',
+	'late rows' => q{SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric NOT SIMILAR TO 'check\_%|health\_score' ORDER BY 1, 2, 3},
 	'deleted series' => 'SELECT series_id, seq FROM monitoring.deleted_series ORDER BY 1',
 	'chunks' => join(' UNION ALL ', map { "SELECT '$_', c.series_id, c.period, c.data FROM monitoring.$_ c" } qw(chunks hourly daily)) . ' ORDER BY 1, 2, 3',
 	'query()' => "SELECT * FROM monitoring.query('wait_seconds', 'p95', date_bin('1 hour', '$now'::timestamptz - interval '1 hour', '2000-01-01'), '$now', '10 minutes', '{}', '{kind}')",
 	'query() of all levels' => join(' UNION ALL ', map { my ($kind, $fn) = @$_; map { my ($step, $days) = @$_;
 		"(SELECT '$kind $fn $step', q.* FROM monitoring.query('all_$kind', '$fn', date_trunc('day', '$now'::timestamptz, 'UTC') - interval '$days days', date_trunc('day', '$now'::timestamptz, 'UTC') + interval '1 day', '$step', '{}', '{x}') q WHERE q.value IS NOT NULL ORDER BY 2, 3)"
 	} ['1 minute', 2], ['1 hour', 50], ['1 day', 50], ['17 days', 50] } [qw(counter sum)], [qw(gauge last)], [qw(gauge min)], [qw(distribution count)], [qw(distribution p95)]),
-	'series' => 'SELECT metric, labels, kind, series_id FROM monitoring.series ORDER BY series_id',
+	# health checks go on
+	'series' => q{SELECT metric, labels, kind, series_id FROM monitoring.series WHERE metric NOT SIMILAR TO 'check\_%|health\_score' ORDER BY series_id},
 	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
 	'alerts' => 'SELECT s.* FROM monitoring.alert_states s ORDER BY alert_id',
 	'history' => 'SELECT h.* FROM monitoring.alert_history h ORDER BY id',
 	'acts' => 'SELECT h.* FROM monitoring.alert_handling h ORDER BY alert_id',
+	'health checks' => 'SELECT d.name, d.kind, d.config, d.owner, d.degraded, d.unhealthy, d.severity, b.at, b.ok, b.message, w.unhealthy FROM monitoring.health_check_defs d'
+		. ' LEFT JOIN monitoring.health_beats b ON b.check_name = d.name JOIN monitoring.health_weights w USING (severity) ORDER BY 1',
 	'events' => 'SELECT e.* FROM monitoring.alert_events e ORDER BY id',
 	'silences' => 'SELECT s.* FROM monitoring.silence_defs s ORDER BY id',
 	'inhibition rules' => 'SELECT i.* FROM monitoring.inhibition_rule_defs i ORDER BY name',
