@@ -1292,11 +1292,21 @@ COMMENT ON COLUMN monitoring.signal_state.only_row IS 'Always true.';
 COMMENT ON COLUMN monitoring.signal_state.seq IS 'Number of the latest drain that committed.';
 INSERT INTO monitoring.signal_state DEFAULT VALUES;
 
+CREATE TYPE monitoring.execution_facts AS (
+	started_at timestamptz, toplevel boolean, sqlstate text, blocked_by_pid integer, wait_samples bigint, waits jsonb, plan_hash bigint,
+	duration_seconds float8, preparing_seconds float8, planning_seconds float8, rows float8, shared_hit_bytes float8,
+	shared_read_bytes float8, shared_dirtied_bytes float8, shared_written_bytes float8, local_read_bytes float8,
+	local_written_bytes float8, temp_read_bytes float8, temp_written_bytes float8, wal_bytes float8, io_read_seconds float8,
+	io_write_seconds float8, jit_seconds float8
+);
+COMMENT ON TYPE monitoring.execution_facts IS 'What was measured of a slow execution; the view slow_executions explains it.';
+
 CREATE TYPE monitoring.signal AS (
 	kind text, at timestamptz, level text, code text, issue bigint, title text, place text, queryid bigint, dbid oid, userid oid,
 	pid integer, backend_type text, number bigint,
 	template text, message text, detail text, hint text, statement text, context text, schema_name text, table_name text,
-	column_name text, datatype_name text, constraint_name text, login text, database text, application text, client text
+	column_name text, datatype_name text, constraint_name text,
+	execution monitoring.execution_facts, correlation_id text, traceparent text, plan text, login text, database text, application text, client text
 );
 COMMENT ON TYPE monitoring.signal IS 'What a hook has seen, as take_signals() gives it.';
 
@@ -1479,10 +1489,91 @@ COMMENT ON COLUMN monitoring.change_log.client IS 'Address of the client.';
 COMMENT ON COLUMN monitoring.change_log.pid IS 'Process.';
 COMMENT ON COLUMN monitoring.change_log.number IS 'Order within the same instant.';
 
+CREATE TABLE monitoring.slow_execution_log (
+	at timestamptz NOT NULL,
+	started_at timestamptz NOT NULL,
+	queryid bigint NOT NULL,
+	toplevel boolean NOT NULL,
+	outcome text NOT NULL,
+	sqlstate text,
+	duration_seconds float8 NOT NULL,
+	preparing_seconds float8 NOT NULL,
+	planning_seconds float8 NOT NULL,
+	rows bigint NOT NULL,
+	shared_hit_bytes bigint NOT NULL,
+	shared_read_bytes bigint NOT NULL,
+	shared_dirtied_bytes bigint NOT NULL,
+	shared_written_bytes bigint NOT NULL,
+	local_read_bytes bigint NOT NULL,
+	local_written_bytes bigint NOT NULL,
+	temp_read_bytes bigint NOT NULL,
+	temp_written_bytes bigint NOT NULL,
+	wal_bytes bigint NOT NULL,
+	io_read_seconds float8 NOT NULL,
+	io_write_seconds float8 NOT NULL,
+	jit_seconds float8 NOT NULL,
+	wait_samples bigint NOT NULL,
+	waits jsonb,
+	blocked_by_pid integer,
+	userid oid,
+	username text,
+	login text,
+	database text NOT NULL,
+	application text,
+	client text,
+	pid integer NOT NULL,
+	correlation_id text,
+	traceparent text,
+	statement text NOT NULL,
+	plan_hash bigint,
+	plan text,
+	number bigint NOT NULL
+) PARTITION BY RANGE (at);
+COMMENT ON TABLE monitoring.slow_execution_log IS 'Executions that took monitoring.slow_query_threshold or longer. Granted to nobody; see the view slow_executions.';
+COMMENT ON COLUMN monitoring.slow_execution_log.at IS 'When it ended.';
+COMMENT ON COLUMN monitoring.slow_execution_log.started_at IS 'When it began to be executed; of one that a client sent, after preparing_seconds.';
+COMMENT ON COLUMN monitoring.slow_execution_log.queryid IS 'Identity of the statement, as in pg_stat_activity and in the view statements.';
+COMMENT ON COLUMN monitoring.slow_execution_log.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error or cancelled (also by a timeout).';
+COMMENT ON COLUMN monitoring.slow_execution_log.sqlstate IS 'SQLSTATE of the error that it ended by.';
+COMMENT ON COLUMN monitoring.slow_execution_log.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
+COMMENT ON COLUMN monitoring.slow_execution_log.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
+COMMENT ON COLUMN monitoring.slow_execution_log.planning_seconds IS 'Time of planning; 0 if it had a plan.';
+COMMENT ON COLUMN monitoring.slow_execution_log.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.slow_execution_log.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.slow_execution_log.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.slow_execution_log.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.slow_execution_log.shared_written_bytes IS 'Bytes of shared buffers that it had to write itself.';
+COMMENT ON COLUMN monitoring.slow_execution_log.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.slow_execution_log.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.slow_execution_log.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.slow_execution_log.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.slow_execution_log.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.slow_execution_log.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.slow_execution_log.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.slow_execution_log.jit_seconds IS 'Time spent in just-in-time compilation.';
+COMMENT ON COLUMN monitoring.slow_execution_log.wait_samples IS 'How often its session was looked at meanwhile; 0 if it was not.';
+COMMENT ON COLUMN monitoring.slow_execution_log.waits IS 'What it was found at, and how often: {"Lock:relation": 12, "CPU": 3}; at most 8.';
+COMMENT ON COLUMN monitoring.slow_execution_log.blocked_by_pid IS 'Session that it waited for, the latest.';
+COMMENT ON COLUMN monitoring.slow_execution_log.userid IS 'Role with whose rights it ran.';
+COMMENT ON COLUMN monitoring.slow_execution_log.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.slow_execution_log.login IS 'Role that had logged in.';
+COMMENT ON COLUMN monitoring.slow_execution_log.database IS 'Database.';
+COMMENT ON COLUMN monitoring.slow_execution_log.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.slow_execution_log.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.slow_execution_log.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.slow_execution_log.correlation_id IS 'monitoring.correlation_id of the session at the end.';
+COMMENT ON COLUMN monitoring.slow_execution_log.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-…''*/.';
+COMMENT ON COLUMN monitoring.slow_execution_log.statement IS 'Its text, at most 4096 bytes; without literals unless monitoring.slow_query_literals was on.';
+COMMENT ON COLUMN monitoring.slow_execution_log.plan_hash IS 'What plans of the same shape have in common; null without a plan.';
+COMMENT ON COLUMN monitoring.slow_execution_log.plan IS 'Its plan as EXPLAIN shows it, at most 8192 bytes, with monitoring.slow_query_plans on.';
+COMMENT ON COLUMN monitoring.slow_execution_log.number IS 'Order within the same instant.';
+
 INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes) VALUES
 	('server_errors', '1 day', '30 days', '{(at),"(issue, at)"}'),
 	('login_attempts', '1 day', '90 days', '{(at)}'),
-	('change_log', '7 days', '400 days', '{(at)}');
+	('change_log', '7 days', '400 days', '{(at)}'),
+	('slow_execution_log', '1 day', '14 days', '{(at),"(queryid, at)"}');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Draining
@@ -1534,13 +1625,19 @@ BEGIN
 				PERFORM monitoring.increment('pg_login_failures_total', c.fresh, jsonb_build_object('reason',
 					CASE c.code WHEN 'refused' THEN 'password' ELSE monitoring.login_failure_reason(c.level, '') END));
 			END IF;
+		WHEN 'execution' THEN
+			labels := jsonb_build_object('database', coalesce(c.datname, ''));
+			PERFORM monitoring.increment('pg_slow_executions_total', c.fresh, labels);
+			IF c.fresh_dropped > 0 THEN
+				PERFORM monitoring.increment('pg_slow_executions_not_stored_total', c.fresh_dropped, labels);
+			END IF;
 		ELSE
 			PERFORM monitoring.increment('pg_changes_total', c.fresh, jsonb_build_object('database', coalesce(c.datname, ''), 'class', c.code));
 		END CASE;
 		PERFORM monitoring.signal_recorded(c.place, c.total, c.dropped);
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.record_signal_counts() IS 'Records as metrics what has been counted since the last time: pg_errors_total, pg_errors_not_stored_total, pg_logins_total, pg_login_failures_total, pg_changes_total.';
+COMMENT ON FUNCTION monitoring.record_signal_counts() IS 'Records as metrics what has been counted since the last time: pg_errors_total, pg_errors_not_stored_total, pg_logins_total, pg_login_failures_total, pg_slow_executions_total, pg_slow_executions_not_stored_total, pg_changes_total.';
 
 CREATE FUNCTION monitoring.store_signals(taken monitoring.signal[]) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -1589,6 +1686,19 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		FROM named AS n
 		WHERE n.kind = 'login'
 		GROUP BY n.code, n.level, n.template, n.message, n.login, n.database, n.client, n.application
+	), executions AS (
+		INSERT INTO monitoring.slow_execution_log
+		SELECT n.at, (n.execution).started_at, n.queryid, (n.execution).toplevel,
+			CASE WHEN (n.execution).sqlstate IS NULL THEN 'ok' WHEN (n.execution).sqlstate = '57014' THEN 'cancelled' ELSE 'error' END,
+			(n.execution).sqlstate, (n.execution).duration_seconds, (n.execution).preparing_seconds, (n.execution).planning_seconds,
+			(n.execution).rows, (n.execution).shared_hit_bytes, (n.execution).shared_read_bytes, (n.execution).shared_dirtied_bytes,
+			(n.execution).shared_written_bytes, (n.execution).local_read_bytes, (n.execution).local_written_bytes,
+			(n.execution).temp_read_bytes, (n.execution).temp_written_bytes, (n.execution).wal_bytes, (n.execution).io_read_seconds,
+			(n.execution).io_write_seconds, (n.execution).jit_seconds, (n.execution).wait_samples, (n.execution).waits,
+			(n.execution).blocked_by_pid, n.role, n.username, n.login, n.dbname, n.application, n.client, n.pid, n.correlation_id,
+			n.traceparent, coalesce(n.statement, ''), (n.execution).plan_hash, n.plan, n.number
+		FROM named AS n
+		WHERE n.kind = 'execution'
 	)
 	INSERT INTO monitoring.change_log (at, class, command, statement, value, userid, username, login, database, application, client, pid, number)
 	SELECT n.at, n.code, coalesce(n.template, ''), coalesce(n.statement, ''), n.detail, n.role, n.username, n.login, n.dbname, n.application,
@@ -1596,7 +1706,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	FROM named AS n
 	WHERE n.kind = 'change'
 $$;
-COMMENT ON FUNCTION monitoring.store_signals(monitoring.signal[]) IS 'Writes signals into server_errors, error_issue_states, login_attempts and change_log. An issue that was resolved before it happened again is unresolved from then on, and counted as a regression.';
+COMMENT ON FUNCTION monitoring.store_signals(monitoring.signal[]) IS 'Writes signals into server_errors, error_issue_states, login_attempts, slow_execution_log and change_log. An issue that was resolved before it happened again is unresolved from then on, and counted as a regression.';
 
 CREATE FUNCTION monitoring.drain_signals(max integer DEFAULT 4096) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -1615,7 +1725,8 @@ BEGIN
 		RETURN 0;
 	END IF;
 	PERFORM monitoring.ensure_partition(p.relation, p.day)
-	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts' ELSE 'change_log' END AS relation,
+	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts'
+			WHEN 'execution' THEN 'slow_execution_log' ELSE 'change_log' END AS relation,
 			date_trunc('day', s.at, 'UTC') AS day
 		FROM unnest(taken) AS s) AS p;
 	BEGIN
@@ -1633,7 +1744,7 @@ BEGIN
 	UPDATE monitoring.signal_state AS s SET seq = stored + 1;
 	RETURN cardinality(taken);
 END $$;
-COMMENT ON FUNCTION monitoring.drain_signals(integer) IS 'Stores at most max of the errors, log-ins and changes that this database''s worker has to store, and records how many there were; returns how many were stored, 0 also while another session is at it. The worker does it every second.';
+COMMENT ON FUNCTION monitoring.drain_signals(integer) IS 'Stores at most max of the errors, log-ins, changes and slow executions that this database''s worker has to store, and records how many there were; returns how many were stored, 0 also while another session is at it. The worker does it every second.';
 
 CREATE FUNCTION monitoring.drain_signals_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -1832,6 +1943,74 @@ COMMENT ON COLUMN monitoring.changes.application IS 'Name of the application.';
 COMMENT ON COLUMN monitoring.changes.client IS 'Address of the client.';
 COMMENT ON COLUMN monitoring.changes.pid IS 'Process.';
 COMMENT ON COLUMN monitoring.changes.number IS 'Order within the same instant.';
+
+-- signals: executions of statements that were slow.
+
+CREATE VIEW monitoring.slow_executions AS
+	SELECT e.at, e.started_at, e.queryid, e.toplevel, e.outcome, e.sqlstate, e.duration_seconds, e.preparing_seconds,
+		e.planning_seconds, e.rows, e.shared_hit_bytes, e.shared_read_bytes, e.shared_dirtied_bytes, e.shared_written_bytes,
+		e.local_read_bytes, e.local_written_bytes, e.temp_read_bytes, e.temp_written_bytes, e.wal_bytes, e.io_read_seconds,
+		e.io_write_seconds, e.jit_seconds, e.wait_samples, e.waits, e.blocked_by_pid, e.username, e.login, e.database,
+		e.application, CASE WHEN a.everything OR e.userid = a.userid THEN e.client END AS client, e.pid,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.correlation_id END AS correlation_id,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.traceparent END AS traceparent,
+		CASE WHEN a.everything OR e.userid = a.userid THEN e.statement ELSE '<insufficient privilege>' END AS statement,
+		e.plan_hash, CASE WHEN a.everything OR e.userid = a.userid THEN e.plan END AS plan, e.number
+	FROM monitoring.slow_execution_log AS e
+	CROSS JOIN (
+		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
+		FROM pg_catalog.pg_roles AS r
+		WHERE r.rolname = current_user
+	) AS a;
+COMMENT ON VIEW monitoring.slow_executions IS 'Executions of statements of this database that took monitoring.slow_query_threshold or longer, for 14 days, as many as monitoring.slow_query_rate allows; slow_execution_totals says how many there were. Others'' texts are shown with the rights of pg_read_all_stats only. Ask for a range of at.';
+COMMENT ON COLUMN monitoring.slow_executions.at IS 'When it ended.';
+COMMENT ON COLUMN monitoring.slow_executions.started_at IS 'When it began to be executed; of one that a client sent, after preparing_seconds.';
+COMMENT ON COLUMN monitoring.slow_executions.queryid IS 'Identity of the statement, as in pg_stat_activity and in the view statements.';
+COMMENT ON COLUMN monitoring.slow_executions.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
+COMMENT ON COLUMN monitoring.slow_executions.outcome IS 'ok, error or cancelled (also by a timeout).';
+COMMENT ON COLUMN monitoring.slow_executions.sqlstate IS 'SQLSTATE of the error that it ended by.';
+COMMENT ON COLUMN monitoring.slow_executions.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
+COMMENT ON COLUMN monitoring.slow_executions.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
+COMMENT ON COLUMN monitoring.slow_executions.planning_seconds IS 'Time of planning; 0 if it had a plan.';
+COMMENT ON COLUMN monitoring.slow_executions.rows IS 'Rows returned or affected.';
+COMMENT ON COLUMN monitoring.slow_executions.shared_hit_bytes IS 'Bytes found in shared buffers.';
+COMMENT ON COLUMN monitoring.slow_executions.shared_read_bytes IS 'Bytes read into shared buffers.';
+COMMENT ON COLUMN monitoring.slow_executions.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
+COMMENT ON COLUMN monitoring.slow_executions.shared_written_bytes IS 'Bytes of shared buffers that it had to write itself.';
+COMMENT ON COLUMN monitoring.slow_executions.local_read_bytes IS 'Bytes of temporary tables read.';
+COMMENT ON COLUMN monitoring.slow_executions.local_written_bytes IS 'Bytes of temporary tables written.';
+COMMENT ON COLUMN monitoring.slow_executions.temp_read_bytes IS 'Bytes read from temporary files.';
+COMMENT ON COLUMN monitoring.slow_executions.temp_written_bytes IS 'Bytes written to temporary files.';
+COMMENT ON COLUMN monitoring.slow_executions.wal_bytes IS 'Bytes of write-ahead log.';
+COMMENT ON COLUMN monitoring.slow_executions.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.slow_executions.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
+COMMENT ON COLUMN monitoring.slow_executions.jit_seconds IS 'Time spent in just-in-time compilation.';
+COMMENT ON COLUMN monitoring.slow_executions.wait_samples IS 'How often its session was looked at meanwhile; 0 if it was not.';
+COMMENT ON COLUMN monitoring.slow_executions.waits IS 'What it was found at, and how often: {"Lock:relation": 12, "CPU": 3}; at most 8.';
+COMMENT ON COLUMN monitoring.slow_executions.blocked_by_pid IS 'Session that it waited for, the latest.';
+COMMENT ON COLUMN monitoring.slow_executions.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.slow_executions.login IS 'Role that had logged in.';
+COMMENT ON COLUMN monitoring.slow_executions.database IS 'Database.';
+COMMENT ON COLUMN monitoring.slow_executions.application IS 'Name of the application.';
+COMMENT ON COLUMN monitoring.slow_executions.client IS 'Address of the client.';
+COMMENT ON COLUMN monitoring.slow_executions.pid IS 'Process.';
+COMMENT ON COLUMN monitoring.slow_executions.correlation_id IS 'monitoring.correlation_id of the session at the end.';
+COMMENT ON COLUMN monitoring.slow_executions.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-…''*/.';
+COMMENT ON COLUMN monitoring.slow_executions.statement IS 'Its text, at most 4096 bytes, without literals unless monitoring.slow_query_literals was on; or <insufficient privilege>.';
+COMMENT ON COLUMN monitoring.slow_executions.plan_hash IS 'What plans of the same shape have in common; null without a plan.';
+COMMENT ON COLUMN monitoring.slow_executions.plan IS 'Its plan as EXPLAIN shows it, at most 8192 bytes, with monitoring.slow_query_plans on.';
+COMMENT ON COLUMN monitoring.slow_executions.number IS 'Order within the same instant.';
+
+CREATE VIEW monitoring.slow_execution_totals AS
+	SELECT coalesce(d.datname, '') AS database, sum(c.total)::bigint AS total, sum(c.dropped)::bigint AS not_stored
+	FROM monitoring.signal_counts(true) AS c
+	LEFT JOIN pg_catalog.pg_database AS d ON d.oid = c.dbid
+	WHERE c.kind = 'execution'
+	GROUP BY 1;
+COMMENT ON VIEW monitoring.slow_execution_totals IS 'Slow executions of the whole server since it started, as shared memory counts them.';
+COMMENT ON COLUMN monitoring.slow_execution_totals.database IS 'Database; empty for one that was dropped.';
+COMMENT ON COLUMN monitoring.slow_execution_totals.total IS 'How many there were.';
+COMMENT ON COLUMN monitoring.slow_execution_totals.not_stored IS 'How many of them have no row: more than monitoring.slow_query_rate allows, or no room in shared memory.';
 -- server: statements. The library's hooks count every execution in shared memory (src/server/statement_registry.c); a snapshot
 -- writes what was counted since the one before, with a sketch of the latencies, and views add what no snapshot has yet.
 --

@@ -24,7 +24,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Interchange', 'Guide: [interchange.md](interchange.md).',
 	'{to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error}'),
 ('Statements', 'Guide: [statements.md](statements.md).',
-	'{statements_over,slow_queries,slow_queries_over,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
+	'{statements_over,slow_queries,slow_queries_over,slow_executions,slow_execution_totals,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
 ('Sessions and waits', 'Guide: [activity.md](activity.md).',
 	'{active_session_history,session_waits,activity_buffer}'),
 ('Errors and changes', 'Guide: [errors.md](errors.md).',

@@ -178,6 +178,13 @@ mon_write_seconds(const BufferUsage *b)
 #define MON_PLANNER_ARGS parse, query_string, cursorOptions, boundParams, es
 #endif
 
+/* 18 split the header of EXPLAIN. */
+#include "commands/explain.h"
+#if PG_VERSION_NUM >= 180000
+#include "commands/explain_format.h"
+#include "commands/explain_state.h"
+#endif
+
 /* 18 spells it in front of the declaration. */
 #ifndef pg_noreturn
 #define pg_noreturn pg_attribute_noreturn()

@@ -15,6 +15,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "server/slow_capture.h"
 #include "server/statement.h"
 
 #include "access/parallel.h"
@@ -26,6 +27,7 @@
 #include "jit/jit.h"
 #include "miscadmin.h"
 #include "optimizer/planner.h"
+#include "parser/analyze.h"
 #include "portability/instr_time.h"
 #include "storage/bufmgr.h"
 #include "tcop/utility.h"
@@ -62,8 +64,11 @@ typedef struct Execution
 	struct Execution *outer; /* the one that was started before */
 	QueryDesc *query;
 	StatementKey key;
-	bool failed; /* and counted as such */
+	bool failed;            /* and counted as such */
+	TimestampTz started_at; /* of one that a client sent */
 	double seconds;
+	double preparing;
+	double planning;
 	StatementCounters counters;
 	MemoryContextCallback forget;
 } Execution;
@@ -71,6 +76,23 @@ typedef struct Execution
 static Execution *executions = NULL; /* last started first */
 static int nesting = 0;
 
+/* What was analysed or planned lately and has not been started since. */
+typedef struct Prepared
+{
+	int64 queryid;
+	TimestampTz sent_at;      /* analysed with the message that a client sent then */
+	double parsing;           /* from then to the end of analysis, where locks are waited for */
+	TimestampTz planned_with; /* message, likewise */
+	double planning;
+} Prepared;
+
+#define PREPARED 8
+
+static Prepared prepared[PREPARED];
+static int last_prepared = 0;
+static TimestampTz started_with = 0; /* message whose first statement has been started */
+
+static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 static planner_hook_type prev_planner = NULL;
 static ExecutorStart_hook_type prev_ExecutorStart = NULL;
 static ExecutorRun_hook_type prev_ExecutorRun = NULL;
@@ -165,14 +187,22 @@ mark_end(const Mark *mark, StatementCounters *c)
 	return INSTR_TIME_GET_DOUBLE(end);
 }
 
+static void
+keep_if_slow(const SlowExecution *slow)
+{
+	if (unlikely(mon_is_slow(slow->seconds + slow->preparing)))
+		mon_keep_slow_execution(slow);
+}
+
 /* Count a statement that ended by the error that is being thrown. */
 static void
-add_failed(const StatementKey *key, const StatementSource *source, StatementCounters *c,
-		   double seconds)
+add_failed(SlowExecution *failed, StatementCounters *c)
 {
-	c->n[geterrcode() == ERRCODE_QUERY_CANCELED ? STATEMENT_CANCELS : STATEMENT_ERRORS]++;
-	c->seconds[STATEMENT_FAILED] += seconds;
-	mon_statement_add(key, source, c, -1);
+	failed->sqlstate = geterrcode();
+	c->n[failed->sqlstate == ERRCODE_QUERY_CANCELED ? STATEMENT_CANCELS : STATEMENT_ERRORS]++;
+	c->seconds[STATEMENT_FAILED] += failed->seconds;
+	mon_statement_add(failed->key, failed->source, c, -1);
+	keep_if_slow(failed);
 }
 
 static void
@@ -219,16 +249,35 @@ executed_source(const QueryDesc *query)
 	return source;
 }
 
+static SlowExecution
+describe_execution(const Execution *e, const StatementSource *source)
+{
+	SlowExecution slow = {.key = &e->key,
+						  .source = source,
+						  .counters = &e->counters,
+						  .started_at = e->started_at,
+						  .seconds = e->seconds,
+						  .preparing = e->preparing,
+						  .planning = e->planning,
+						  .query = e->query};
+
+	return slow;
+}
+
 static void
 execution_failed(Execution *e, const Mark *mark)
 {
 	StatementSource source = executed_source(e->query);
 
+	SlowExecution failed;
+
 	if (e->failed)
 		return;
 	e->failed = true;
 	e->seconds += mark_end(mark, &e->counters);
-	add_failed(&e->key, &source, &e->counters, e->seconds);
+	failed = describe_execution(e, &source);
+	failed.query = NULL;
+	add_failed(&failed, &e->counters);
 }
 
 static void
@@ -236,6 +285,7 @@ execution_ended(Execution *e)
 {
 	StatementSource source = executed_source(e->query);
 	EState *estate = e->query->estate;
+	SlowExecution slow;
 
 	if (estate->es_jit)
 		add_jit(&e->counters, &estate->es_jit->instr);
@@ -244,6 +294,90 @@ execution_ended(Execution *e)
 	e->counters.n[STATEMENT_CALLS]++;
 	e->counters.seconds[STATEMENT_EXECUTION] += e->seconds;
 	mon_statement_add(&e->key, &source, &e->counters, e->seconds);
+	slow = describe_execution(e, &source);
+	keep_if_slow(&slow);
+}
+
+/* ---- what comes before execution ---- */
+
+static Prepared *
+find_prepared(int64 queryid)
+{
+	for (int i = 0; i < PREPARED; i++)
+		if (prepared[i].queryid == queryid)
+			return &prepared[i];
+	return NULL;
+}
+
+static Prepared *
+note_prepared(int64 queryid)
+{
+	Prepared *p = find_prepared(queryid);
+
+	if (!p)
+	{
+		last_prepared = (last_prepared + 1) % PREPARED;
+		p = &prepared[last_prepared];
+		memset(p, 0, sizeof(*p));
+		p->queryid = queryid;
+	}
+	return p;
+}
+
+/* Analysis opens tables, and so waits for their locks. */
+static void
+statement_post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jstate)
+{
+	TimestampTz sent_at = GetCurrentStatementStartTimestamp();
+
+	if (prev_post_parse_analyze)
+		prev_post_parse_analyze(pstate, query, jstate);
+	if (query->commandType != CMD_UTILITY && nesting == 0 && MyBackendType == B_BACKEND &&
+		sent_at != started_with && is_tracked(query->queryId))
+	{
+		Prepared *p = note_prepared(query->queryId);
+
+		p->sent_at = sent_at;
+		p->parsing = (GetCurrentTimestamp() - sent_at) / (double) USECS_PER_SEC;
+	}
+}
+
+static void
+note_planned(int64 queryid, double seconds)
+{
+	Prepared *p = note_prepared(queryid);
+
+	p->planned_with = GetCurrentStatementStartTimestamp();
+	p->planning = seconds;
+}
+
+/*
+ * How long an execution that starts now has been prepared.  Of the statements of
+ * one message, what came before the first is known as a whole: it was sent then.
+ */
+static void
+take_prepared(Execution *e)
+{
+	TimestampTz sent_at = GetCurrentStatementStartTimestamp();
+	Prepared *p = find_prepared(e->key.queryid);
+
+	if (p)
+		e->preparing = e->planning = p->planning;
+	if (e->key.toplevel && MyBackendType == B_BACKEND)
+	{
+		e->started_at = GetCurrentTimestamp();
+		if (sent_at != started_with)
+		{
+			e->preparing = (e->started_at - sent_at) / (double) USECS_PER_SEC;
+			if (p && p->sent_at != sent_at)
+				e->preparing += p->parsing;
+			if (p && p->planned_with != sent_at)
+				e->preparing += p->planning;
+		}
+		started_with = sent_at;
+	}
+	if (p)
+		p->queryid = 0;
 }
 
 /* ---- executor ---- */
@@ -255,8 +389,9 @@ start_failed(QueryDesc *query)
 	StatementKey key = current_key(query->plannedstmt->queryId);
 	StatementSource source = executed_source(query);
 	StatementCounters counters = {0};
+	SlowExecution failed = {.key = &key, .source = &source, .counters = &counters};
 
-	add_failed(&key, &source, &counters, 0);
+	add_failed(&failed, &counters);
 }
 
 static void
@@ -268,6 +403,7 @@ start_execution(QueryDesc *query)
 	e->key = current_key(query->plannedstmt->queryId);
 	e->forget.func = forget_execution;
 	e->forget.arg = e;
+	take_prepared(e);
 	MemoryContextRegisterResetCallback(query->estate->es_query_cxt, &e->forget);
 	e->outer = executions;
 	executions = e;
@@ -406,16 +542,39 @@ statement_ExecutorEnd(QueryDesc *queryDesc)
 
 /* ---- planner ---- */
 
+/* What failed between the mark and now, and is no execution. */
+static void
+utility_or_plan_failed(const StatementKey *key, const StatementSource *source, const Mark *mark)
+{
+	StatementCounters counters = {0};
+	SlowExecution failed = {.key = key, .source = source, .counters = &counters};
+
+	failed.seconds = mark_end(mark, &counters);
+	add_failed(&failed, &counters);
+}
+
+/* Before 18 what DECLARE opens has no identity; the option tells it from others' cursors. */
+static void
+identify_cursor(Query *query, const char *text, int cursor_options)
+{
+	if (query->queryId == 0 && (cursor_options & CURSOR_OPT_FAST_PLAN) && nesting > 0 &&
+		track_statements == TRACK_ALL && IsQueryIdEnabled())
+		(void) MON_JUMBLE_QUERY(query, text);
+}
+
 static PlannedStmt *
 statement_planner(MON_PLANNER_PARAMS)
 {
-	bool tracked = is_tracked(parse->queryId);
 	StatementCounters counters = {0};
 	StatementSource source = {query_string, parse->stmt_location, parse->stmt_len, false};
-	StatementKey key = current_key(parse->queryId);
+	StatementKey key;
 	PlannedStmt *result;
+	bool tracked;
 	Mark mark;
 
+	identify_cursor(parse, query_string, cursorOptions);
+	key = current_key(parse->queryId);
+	tracked = is_tracked(key.queryid);
 	if (tracked)
 		mark_begin(&mark);
 	nesting++;
@@ -430,7 +589,7 @@ statement_planner(MON_PLANNER_PARAMS)
 	{
 		nesting--;
 		if (tracked)
-			add_failed(&key, &source, &counters, mark_end(&mark, &counters));
+			utility_or_plan_failed(&key, &source, &mark);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -439,6 +598,7 @@ statement_planner(MON_PLANNER_PARAMS)
 	{
 		counters.n[STATEMENT_PLANS] = 1;
 		counters.seconds[STATEMENT_PLANNING] = mark_end(&mark, &counters);
+		note_planned(key.queryid, counters.seconds[STATEMENT_PLANNING]);
 		mon_statement_add(&key, &source, &counters, -1);
 	}
 	return result;
@@ -528,6 +688,17 @@ utility_rows(const QueryCompletion *qc)
 }
 
 static void
+command_ended(const StatementKey *key, const StatementSource *source,
+			  const StatementCounters *counters, double seconds)
+{
+	SlowExecution slow = {.key = key, .source = source, .counters = counters, .seconds = seconds};
+
+	if (key->toplevel)
+		started_with = GetCurrentStatementStartTimestamp();
+	keep_if_slow(&slow);
+}
+
+static void
 statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 						 ProcessUtilityContext context, ParamListInfo params,
 						 QueryEnvironment *queryEnv, DestReceiver *dest, QueryCompletion *qc)
@@ -559,7 +730,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	{
 		nesting--;
 		if (tracked)
-			add_failed(&key, &source, &counters, mark_end(&mark, &counters));
+			utility_or_plan_failed(&key, &source, &mark);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -572,6 +743,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 		counters.n[STATEMENT_ROWS] = utility_rows(qc);
 		counters.seconds[STATEMENT_EXECUTION] = seconds;
 		mon_statement_add(&key, &source, &counters, seconds);
+		command_ended(&key, &source, &counters, seconds);
 	}
 }
 
@@ -585,6 +757,8 @@ mon_statement_hooks_init(void)
 	EnableQueryId();
 	CacheRegisterSyscacheCallback(NAMESPACEOID, schema_changed, (Datum) 0);
 
+	prev_post_parse_analyze = post_parse_analyze_hook;
+	post_parse_analyze_hook = statement_post_parse_analyze;
 	prev_planner = planner_hook;
 	planner_hook = statement_planner;
 	prev_ExecutorStart = ExecutorStart_hook;

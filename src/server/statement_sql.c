@@ -7,6 +7,7 @@
  */
 #include "server/activity_internal.h"
 #include "server/server.h"
+#include "server/slow_capture.h"
 #include "server/statement.h"
 
 #include "access/htup_details.h"
@@ -155,6 +156,7 @@ void
 mon_server_init(void)
 {
 	mon_statement_registry_init();
+	mon_slow_capture_init();
 	mon_statement_hooks_init();
 	mon_activity_history_init();
 }

@@ -25,8 +25,13 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
+#include "utils/wait_event.h"
 
 PG_FUNCTION_INFO_V1(mon_signals_waiting_sql);
 PG_FUNCTION_INFO_V1(mon_take_signals);
@@ -34,7 +39,7 @@ PG_FUNCTION_INFO_V1(mon_signal_counts_sql);
 PG_FUNCTION_INFO_V1(mon_signal_recorded);
 PG_FUNCTION_INFO_V1(mon_signal_buffer);
 
-static const char *const kind_names[SIGNAL_KINDS] = {"error", "login", "change"};
+static const char *const kind_names[SIGNAL_KINDS] = {"error", "login", "change", "execution"};
 static const char *const login_outcomes[] = {"ok", "refused", "failed"};
 static const char *const change_classes[] = {"schema", "grant", "role", "setting", "database"};
 
@@ -176,6 +181,8 @@ code_name(SignalKind kind, int code)
 			return unpack_sql_state(code);
 		case SIGNAL_LOGIN:
 			return login_outcomes[Min((unsigned) code, lengthof(login_outcomes) - 1)];
+		case SIGNAL_EXECUTION:
+			return "";
 		default:
 			return change_classes[Min((unsigned) code, lengthof(change_classes) - 1)];
 	}
@@ -202,6 +209,64 @@ put_text(Datum *value, bool *null, const char *text)
 	*value = text ? CStringGetTextDatum(text) : (Datum) 0;
 }
 
+/* {"Lock:relation": 12, "CPU": 3} */
+static Datum
+waits_json(const ExecutionFacts *facts)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (int i = 0; i < facts->nwaits; i++)
+	{
+		const char *type = pgstat_get_wait_event_type(facts->wait_event[i]);
+		const char *event = pgstat_get_wait_event(facts->wait_event[i]);
+
+		if (i > 0)
+			appendStringInfoString(&json, ", ");
+		escape_json(&json, type && event ? psprintf("%s:%s", type, event) : "CPU");
+		appendStringInfo(&json, ": %u", facts->wait_samples[i]);
+	}
+	appendStringInfoChar(&json, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
+}
+
+#define FACTS_COLUMNS (7 + EXECUTION_MEASURES)
+
+/* What was measured of an execution, as the composite type of the column it goes to. */
+static void
+put_execution(Datum *value, bool *null, const Signal *s, Oid type)
+{
+	ExecutionFacts facts;
+	TupleDesc desc;
+	Datum values[FACTS_COLUMNS];
+	bool nulls[FACTS_COLUMNS] = {0};
+	int k = 0;
+
+	*null = s->len[TEXT_EXECUTION] != sizeof(facts);
+	if (*null)
+		return;
+	memcpy(&facts, text_start(s, TEXT_EXECUTION), sizeof(facts));
+	values[k++] = TimestampTzGetDatum(facts.started_at);
+	values[k++] = BoolGetDatum(facts.toplevel);
+	nulls[k] = facts.sqlstate == 0;
+	values[k++] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(unpack_sql_state(facts.sqlstate));
+	nulls[k] = facts.blocked_by_pid == 0;
+	values[k++] = Int32GetDatum(facts.blocked_by_pid);
+	values[k++] = Int64GetDatum((int64) facts.samples);
+	nulls[k] = facts.samples == 0;
+	values[k++] = facts.samples == 0 ? (Datum) 0 : waits_json(&facts);
+	nulls[k] = facts.plan_hash == 0;
+	values[k++] = Int64GetDatum(facts.plan_hash);
+	for (int i = 0; i < EXECUTION_MEASURES; i++)
+		values[k++] = Float8GetDatum(facts.measure[i]);
+	desc = lookup_rowtype_tupdesc(type, -1);
+	if (desc->natts != FACTS_COLUMNS)
+		elog(ERROR, "monitoring.execution_facts is not of this library");
+	*value = HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+	ReleaseTupleDesc(desc);
+}
+
 static void
 put_signal(ReturnSetInfo *rsinfo, const Signal *s)
 {
@@ -213,7 +278,7 @@ put_signal(ReturnSetInfo *rsinfo, const Signal *s)
 	int k = 0;
 
 	for (int i = 0; i < SIGNAL_TEXTS; i++)
-		texts[i] = get_text(s, i);
+		texts[i] = i == TEXT_EXECUTION ? NULL : get_text(s, i);
 	if (s->kind == SIGNAL_ERROR)
 	{
 		title = error_title(texts[TEXT_TEMPLATE], texts[TEXT_MESSAGE]);
@@ -241,7 +306,12 @@ put_signal(ReturnSetInfo *rsinfo, const Signal *s)
 		k++;
 	values[k++] = Int64GetDatum((int64) s->number);
 	for (int i = 0; i < SIGNAL_TEXTS; i++, k++)
-		put_text(&values[k], &nulls[k], texts[i]);
+	{
+		if (i == TEXT_EXECUTION)
+			put_execution(&values[k], &nulls[k], s, TupleDescAttr(rsinfo->setDesc, k)->atttypid);
+		else
+			put_text(&values[k], &nulls[k], texts[i]);
+	}
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -6,7 +6,8 @@
  * Slots are claimed by compare-and-swap on their state, found from a ticket
  * onward; there is no head that a slow consumer could block, since every
  * database's worker takes its own and in any order.  A quarter of them is kept
- * for log-ins and changes, which a storm of errors must not crowd out.
+ * for log-ins and changes, which a storm of errors must not crowd out.  Slow
+ * executions have slots of their own, with room for a plan.
  *
  * Everything is also counted, by kind, level, code and database, before room is
  * looked for: the totals are right whatever is dropped.
@@ -71,7 +72,7 @@ typedef struct Drainer
 typedef struct SignalBuffer
 {
 	pg_atomic_uint64 next_number;
-	pg_atomic_uint32 tickets[2];               /* of errors, of others */
+	pg_atomic_uint32 tickets[SIGNAL_KINDS];
 	pg_atomic_uint64 published;                /* moves whenever something is to be drained */
 	Counter counters[COUNTERS + SIGNAL_KINDS]; /* the last: of what has no counter */
 	Drainer drainers[DRAINERS];
@@ -86,20 +87,64 @@ static const uint16 text_limit[SIGNAL_TEXTS] = {
 StaticAssertDecl(300 + 1000 + 400 + 200 + 1000 + 600 + 9 * 64 <= SIGNAL_TEXT_BYTES,
 				 "texts at their limits have room");
 
+/* A slow execution's are longer. */
+static const uint16 execution_text_limit[SIGNAL_TEXTS] = {
+	[TEXT_STATEMENT] = EXECUTION_STATEMENT_BYTES,
+	[TEXT_EXECUTION] = sizeof(ExecutionFacts),
+	[TEXT_CORRELATION] = 128,
+	[TEXT_TRACEPARENT] = 64,
+	[TEXT_PLAN] = EXECUTION_PLAN_BYTES,
+	[TEXT_USER] = 64,
+	[TEXT_DATABASE] = 64,
+	[TEXT_APPLICATION] = 64,
+	[TEXT_CLIENT] = 64};
+
+StaticAssertDecl(EXECUTION_STATEMENT_BYTES + sizeof(ExecutionFacts) + 128 + 64 +
+						 EXECUTION_PLAN_BYTES + 4 * 64 <=
+					 EXECUTION_TEXT_BYTES,
+				 "texts of a slow execution at their limits have room");
+
 static int log_buffer = 4096; /* kB */
 
 static SignalBuffer *buffer = NULL;
 static pg_atomic_uint32 *states = NULL;
-static Signal *slots = NULL;
+static char *slots = NULL;
+
+/* Slots of errors come first, then those of log-ins and changes, then those of slow executions. */
 static int nslots = 0;
-static int nerror_slots = 0; /* the first ones; the others are for the other kinds */
+static int nerror_slots = 0;
+static int nsmall_slots = 0;
+
+#define SMALL_SLOT MAXALIGN(offsetof(Signal, texts) + SIGNAL_TEXT_BYTES)
+#define EXECUTION_SLOT MAXALIGN(offsetof(Signal, texts) + EXECUTION_TEXT_BYTES)
+
+static Size
+slot_size(int place)
+{
+	return place < nsmall_slots ? SMALL_SLOT : EXECUTION_SLOT;
+}
+
+static Signal *
+slot_at(int place)
+{
+	int small = Min(place, nsmall_slots);
+
+	return (Signal *) (slots + small * SMALL_SLOT + (place - small) * EXECUTION_SLOT);
+}
 
 /* ---- shared memory ---- */
 
 static int
-slots_of_setting(void)
+small_slots_of_setting(void)
 {
-	return Max((int) ((Size) log_buffer * 1024 / sizeof(Signal)), 16);
+	return Max((int) ((Size) log_buffer * 1024 / SMALL_SLOT), 16);
+}
+
+/* A quarter of the setting, on top of it. */
+static int
+execution_slots_of_setting(void)
+{
+	return Max((int) ((Size) log_buffer * 256 / EXECUTION_SLOT), 16);
 }
 
 static Size
@@ -107,8 +152,12 @@ buffer_size(void)
 {
 	Size size = MAXALIGN(sizeof(SignalBuffer));
 
-	size = add_size(size, MAXALIGN(mul_size(slots_of_setting(), sizeof(pg_atomic_uint32))));
-	return add_size(size, mul_size(slots_of_setting(), sizeof(Signal)));
+	int small = small_slots_of_setting();
+	int executions = execution_slots_of_setting();
+
+	size = add_size(size, MAXALIGN(mul_size(small + executions, sizeof(pg_atomic_uint32))));
+	size = add_size(size, mul_size(small, SMALL_SLOT));
+	return add_size(size, mul_size(executions, EXECUTION_SLOT));
 }
 
 static void
@@ -125,8 +174,8 @@ static void
 buffer_reset(SignalBuffer *b, pg_atomic_uint32 *all_states)
 {
 	pg_atomic_init_u64(&b->next_number, 1);
-	pg_atomic_init_u32(&b->tickets[0], 0);
-	pg_atomic_init_u32(&b->tickets[1], 0);
+	for (int i = 0; i < SIGNAL_KINDS; i++)
+		pg_atomic_init_u32(&b->tickets[i], 0);
 	pg_atomic_init_u64(&b->published, 0);
 	for (int i = 0; i < COUNTERS + SIGNAL_KINDS; i++)
 		counter_init(&b->counters[i]);
@@ -162,12 +211,13 @@ buffer_attach(LWLockPadded *locks)
 	char *memory;
 	SignalBuffer *b;
 
-	nslots = slots_of_setting();
-	nerror_slots = nslots * 3 / 4;
+	nsmall_slots = small_slots_of_setting();
+	nerror_slots = nsmall_slots * 3 / 4;
+	nslots = nsmall_slots + execution_slots_of_setting();
 	memory = ShmemInitStruct("monitoring signals", buffer_size(), &found);
 	b = (SignalBuffer *) memory;
 	states = (pg_atomic_uint32 *) (memory + MAXALIGN(sizeof(SignalBuffer)));
-	slots = (Signal *) ((char *) states + MAXALIGN(nslots * sizeof(pg_atomic_uint32)));
+	slots = (char *) states + MAXALIGN(nslots * sizeof(pg_atomic_uint32));
 	if (!found)
 		buffer_reset(b, states);
 	on_shmem_exit(forget_buffer, (Datum) 0);
@@ -188,7 +238,8 @@ mon_signal_buffer_init(void)
 
 	DefineCustomIntVariable(
 		"monitoring.log_buffer", "Memory for errors, log-ins and changes that are not stored yet.",
-		"What finds no room is counted and not stored; a worker stores what is there every second.",
+		"Slow executions have a quarter as much on top of it. What finds no room is counted and "
+		"not stored; a worker stores what is there every second.",
 		&log_buffer, 4096, 128, MAX_KILOBYTES / 4, PGC_POSTMASTER, GUC_UNIT_KB, NULL, NULL, NULL);
 	mon_shmem_register(&slice);
 }
@@ -232,13 +283,30 @@ find_counter(SignalKind kind, int level, int code, Oid dbid)
 
 /* ---- slots, as hooks use them ---- */
 
+/* The slots that a kind may use. */
+static int
+slots_of_kind(SignalKind kind, int *first)
+{
+	switch (kind)
+	{
+		case SIGNAL_ERROR:
+			*first = 0;
+			return nerror_slots;
+		case SIGNAL_EXECUTION:
+			*first = nsmall_slots;
+			return nslots - nsmall_slots;
+		default:
+			*first = nerror_slots;
+			return nsmall_slots - nerror_slots;
+	}
+}
+
 static Signal *
 claim_slot(SignalKind kind)
 {
-	bool error = kind == SIGNAL_ERROR;
-	int first = error ? 0 : nerror_slots;
-	int n = error ? nerror_slots : nslots - nerror_slots;
-	uint32 ticket = pg_atomic_fetch_add_u32(&buffer->tickets[!error], 1);
+	int first;
+	int n = slots_of_kind(kind, &first);
+	uint32 ticket = pg_atomic_fetch_add_u32(&buffer->tickets[kind], 1);
 
 	for (int i = 0; i < Min(n, MAX_PROBES); i++)
 	{
@@ -247,7 +315,12 @@ claim_slot(SignalKind kind)
 
 		if (pg_atomic_read_u32(&states[place]) == SLOT_FREE &&
 			pg_atomic_compare_exchange_u32(&states[place], &expected, SLOT_WRITING))
-			return &slots[place];
+		{
+			Signal *s = slot_at(place);
+
+			s->place = place;
+			return s;
+		}
 	}
 	return NULL;
 }
@@ -303,11 +376,17 @@ mon_signal_count_omitted(SignalKind kind, int code, int n)
 	pg_atomic_fetch_add_u64(&buffer->published, 1);
 }
 
+static size_t
+limit_of(const Signal *s, SignalText which)
+{
+	return s->kind == SIGNAL_EXECUTION ? execution_text_limit[which] : text_limit[which];
+}
+
 /* Texts are written in the order of the enum, each once. */
 void
 mon_signal_bytes(Signal *s, SignalText which, const char *text, size_t len)
 {
-	len = Min(len, text_limit[which]);
+	len = Min(len, limit_of(s, which));
 	memcpy(s->texts + s->used, text, len);
 	s->len[which] = len;
 	s->used += len;
@@ -317,7 +396,7 @@ void
 mon_signal_text(Signal *s, SignalText which, const char *text)
 {
 	if (text)
-		mon_signal_bytes(s, which, text, strnlen(text, text_limit[which]));
+		mon_signal_bytes(s, which, text, strnlen(text, limit_of(s, which)));
 }
 
 /* Where the word password begins. */
@@ -371,7 +450,7 @@ mon_signal_statement(Signal *s, const char *sql, size_t len, bool keep_numbers)
 								.backslash_in_literals = MON_BACKSLASH_IN_LITERALS};
 	char *out = s->texts + s->used;
 	size_t n = mon_normalize_statement(sql, Min(len, SCANNED_OF_STATEMENT), &options, out,
-									   text_limit[TEXT_STATEMENT]);
+									   limit_of(s, TEXT_STATEMENT));
 
 	n = cut_password(out, n);
 	while (n > 0 && (out[n - 1] == ';' || out[n - 1] == ' '))
@@ -396,7 +475,7 @@ mon_signal_publish(Signal *s)
 	else
 		mon_signal_text(s, TEXT_APPLICATION, application_name);
 	pg_write_barrier();
-	pg_atomic_write_u32(&states[s - slots], SLOT_READY);
+	pg_atomic_write_u32(&states[s->place], SLOT_READY);
 	pg_atomic_fetch_add_u64(&buffer->published, 1);
 }
 
@@ -506,7 +585,7 @@ compare_signals(const void *a, const void *b)
 static bool
 left_by_failed_drain(int place, uint64 stored)
 {
-	Signal *s = &slots[place];
+	Signal *s = slot_at(place);
 
 	if (s->taken_by == MyDatabaseId && s->taken_seq > stored)
 		return true;
@@ -521,7 +600,7 @@ static bool
 take_slot(int place, uint64 stored, bool home, TimestampTz now)
 {
 	uint32 state = pg_atomic_read_u32(&states[place]);
-	Signal *s = &slots[place];
+	Signal *s = slot_at(place);
 
 	pg_read_barrier();
 	if (state == SLOT_TAKEN)
@@ -557,10 +636,10 @@ mon_signals_take(uint64 stored, int max, int *n)
 
 		if (pg_atomic_read_u32(&states[i]) < SLOT_READY)
 			continue;
-		copy = palloc(sizeof(Signal));
+		copy = palloc(slot_size(i));
 		if (take_slot(i, stored, home, now))
 		{
-			memcpy(copy, &slots[i], sizeof(Signal));
+			memcpy(copy, slot_at(i), slot_size(i));
 			taken[(*n)++] = copy;
 		}
 		else
@@ -586,8 +665,10 @@ mon_signals_free_taken(uint64 seq)
 	for (int i = 0; i < nslots; i++)
 		if (pg_atomic_read_u32(&states[i]) == SLOT_TAKEN)
 		{
+			const Signal *s = slot_at(i);
+
 			pg_read_barrier();
-			if (slots[i].taken_by == MyDatabaseId && slots[i].taken_seq == seq)
+			if (s->taken_by == MyDatabaseId && s->taken_seq == seq)
 			{
 				pg_memory_barrier();
 				pg_atomic_write_u32(&states[i], SLOT_FREE);
