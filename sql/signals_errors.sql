@@ -14,7 +14,7 @@ CREATE FUNCTION pg_temp.error(n integer, issue bigint, title text, message text,
 LANGUAGE sql AS $$
 	SELECT ROW('error', timestamptz '2031-01-01 12:00' + seconds * interval '1 s', level, sqlstate, issue, title, NULL, NULL,
 		0, coalesce((SELECT r.oid FROM pg_roles AS r WHERE r.rolname = role), 0), 100, 'client backend', n,
-		title, message, NULL, NULL, 'SELECT $1', NULL, CASE WHEN tab <> '' THEN 'public' END, tab, NULL, NULL, con, role, 'shop', 'app', '[local]')::monitoring.signal
+		title, message, NULL, NULL, 'SELECT $1', NULL, CASE WHEN tab <> '' THEN 'public' END, tab, NULL, NULL, con, NULL, NULL, NULL, NULL, role, 'shop', 'app', '[local]')::monitoring.signal
 $$;
 
 -- errors alike are one row, issues one each; those of nobody too
@@ -56,12 +56,12 @@ SELECT code, template, monitoring.login_failure_reason(code, template) FROM (VAL
 	('28000', 'role "%s" does not exist'), ('28000', 'role "%s" is not permitted to log in'), ('28000', 'Peer authentication failed for user "%s"'), ('3D000', 'x'),
 	('53300', 'sorry, too many clients already'), ('57P03', 'x'), ('42501', 'x'), ('08P01', 'x'), ('57014', 'x'), ('XX000', NULL), (NULL, NULL)) AS v (code, template);
 SELECT monitoring.store_signals(array_agg(ROW('login', timestamptz '2031-01-01 12:00' + n * interval '1 s', level, code, NULL, NULL, NULL, NULL, 0, 0, n, 'client backend', n,
-	template, message, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'eve', 'shop', NULL, '192.0.2.1')::monitoring.signal))
+	template, message, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'eve', 'shop', NULL, '192.0.2.1')::monitoring.signal))
 FROM (VALUES (1, '', 'ok', 'md5', NULL), (2, '', 'refused', 'scram-sha-256', NULL), (3, '', 'refused', 'scram-sha-256', NULL), (4, '3D000', 'failed', 'database "%s" does not exist', 'database "x" does not exist'),
 	(5, '', 'refused', 'peer', NULL)) AS v (n, level, code, template, message);
 SELECT at, last_at, attempts, outcome, reason, sqlstate, message, username, database, client FROM monitoring.logins WHERE at > '2031-01-01' ORDER BY at;
 SELECT monitoring.store_signals(ARRAY[ROW('change', '2031-01-01 12:00', '', 'role', NULL, NULL, NULL, NULL, 0, 10, 5, 'client backend', 1,
-	'ALTER ROLE', NULL, NULL, NULL, 'ALTER ROLE a SUPERUSER', NULL, NULL, NULL, NULL, NULL, NULL, 'eve', 'shop', 'psql', '192.0.2.1')::monitoring.signal]);
+	'ALTER ROLE', NULL, NULL, NULL, 'ALTER ROLE a SUPERUSER', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'eve', 'shop', 'psql', '192.0.2.1')::monitoring.signal]);
 SELECT at, class, command, statement, value, login, database, application, client FROM monitoring.changes WHERE at > '2031-01-01';
 
 -- what a viewer sees

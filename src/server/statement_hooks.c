@@ -553,28 +553,16 @@ utility_or_plan_failed(const StatementKey *key, const StatementSource *source, c
 	add_failed(&failed, &counters);
 }
 
-/* Before 18 what DECLARE opens has no identity; the option tells it from others' cursors. */
-static void
-identify_cursor(Query *query, const char *text, int cursor_options)
-{
-	if (query->queryId == 0 && (cursor_options & CURSOR_OPT_FAST_PLAN) && nesting > 0 &&
-		track_statements == TRACK_ALL && IsQueryIdEnabled())
-		(void) MON_JUMBLE_QUERY(query, text);
-}
-
 static PlannedStmt *
 statement_planner(MON_PLANNER_PARAMS)
 {
+	bool tracked = is_tracked(parse->queryId);
 	StatementCounters counters = {0};
 	StatementSource source = {query_string, parse->stmt_location, parse->stmt_len, false};
-	StatementKey key;
+	StatementKey key = current_key(parse->queryId);
 	PlannedStmt *result;
-	bool tracked;
 	Mark mark;
 
-	identify_cursor(parse, query_string, cursorOptions);
-	key = current_key(parse->queryId);
-	tracked = is_tracked(key.queryid);
 	if (tracked)
 		mark_begin(&mark);
 	nesting++;

@@ -276,7 +276,7 @@ COMMENT ON COLUMN monitoring.slow_execution_log.io_write_seconds IS 'Time spent 
 COMMENT ON COLUMN monitoring.slow_execution_log.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.slow_execution_log.wait_samples IS 'How often its session was looked at meanwhile; 0 if it was not.';
 COMMENT ON COLUMN monitoring.slow_execution_log.waits IS 'What it was found at, and how often: {"Lock:relation": 12, "CPU": 3}; at most 8.';
-COMMENT ON COLUMN monitoring.slow_execution_log.blocked_by_pid IS 'Session that it waited for, the latest.';
+COMMENT ON COLUMN monitoring.slow_execution_log.blocked_by_pid IS 'Session that it waited for, the latest; -1: a prepared transaction.';
 COMMENT ON COLUMN monitoring.slow_execution_log.userid IS 'Role with whose rights it ran.';
 COMMENT ON COLUMN monitoring.slow_execution_log.username IS 'Name of that role.';
 COMMENT ON COLUMN monitoring.slow_execution_log.login IS 'Role that had logged in.';
@@ -285,7 +285,7 @@ COMMENT ON COLUMN monitoring.slow_execution_log.application IS 'Name of the appl
 COMMENT ON COLUMN monitoring.slow_execution_log.client IS 'Address of the client.';
 COMMENT ON COLUMN monitoring.slow_execution_log.pid IS 'Process.';
 COMMENT ON COLUMN monitoring.slow_execution_log.correlation_id IS 'monitoring.correlation_id of the session at the end.';
-COMMENT ON COLUMN monitoring.slow_execution_log.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-…''*/.';
+COMMENT ON COLUMN monitoring.slow_execution_log.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-...''*/.';
 COMMENT ON COLUMN monitoring.slow_execution_log.statement IS 'Its text, at most 4096 bytes; without literals unless monitoring.slow_query_literals was on.';
 COMMENT ON COLUMN monitoring.slow_execution_log.plan_hash IS 'What plans of the same shape have in common; null without a plan.';
 COMMENT ON COLUMN monitoring.slow_execution_log.plan IS 'Its plan as EXPLAIN shows it, at most 8192 bytes, with monitoring.slow_query_plans on.';

@@ -42,15 +42,15 @@ COMMENT ON COLUMN monitoring.slow_executions.io_write_seconds IS 'Time spent wri
 COMMENT ON COLUMN monitoring.slow_executions.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.slow_executions.wait_samples IS 'How often its session was looked at meanwhile; 0 if it was not.';
 COMMENT ON COLUMN monitoring.slow_executions.waits IS 'What it was found at, and how often: {"Lock:relation": 12, "CPU": 3}; at most 8.';
-COMMENT ON COLUMN monitoring.slow_executions.blocked_by_pid IS 'Session that it waited for, the latest.';
-COMMENT ON COLUMN monitoring.slow_executions.username IS 'Name of that role.';
+COMMENT ON COLUMN monitoring.slow_executions.blocked_by_pid IS 'Session that it waited for, the latest; -1: a prepared transaction.';
+COMMENT ON COLUMN monitoring.slow_executions.username IS 'Role with whose rights it ran.';
 COMMENT ON COLUMN monitoring.slow_executions.login IS 'Role that had logged in.';
 COMMENT ON COLUMN monitoring.slow_executions.database IS 'Database.';
 COMMENT ON COLUMN monitoring.slow_executions.application IS 'Name of the application.';
 COMMENT ON COLUMN monitoring.slow_executions.client IS 'Address of the client.';
 COMMENT ON COLUMN monitoring.slow_executions.pid IS 'Process.';
 COMMENT ON COLUMN monitoring.slow_executions.correlation_id IS 'monitoring.correlation_id of the session at the end.';
-COMMENT ON COLUMN monitoring.slow_executions.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-…''*/.';
+COMMENT ON COLUMN monitoring.slow_executions.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-...''*/.';
 COMMENT ON COLUMN monitoring.slow_executions.statement IS 'Its text, at most 4096 bytes, without literals unless monitoring.slow_query_literals was on; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.slow_executions.plan_hash IS 'What plans of the same shape have in common; null without a plan.';
 COMMENT ON COLUMN monitoring.slow_executions.plan IS 'Its plan as EXPLAIN shows it, at most 8192 bytes, with monitoring.slow_query_plans on.';
