@@ -3271,13 +3271,14 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', bad
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
 	END IF;
+	PERFORM monitoring.check_takes_alerts(ARRAY(SELECT n FROM unnest(rule.receivers) AS n WHERE n <> ALL (coalesce(old_receivers, '{}'))));
 
 	IF check_function IS NOT NULL THEN
 		EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(check_function, 'jsonb')) USING to_jsonb(rule);
 	END IF;
 	RETURN rule;
 END $$;
-COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs, text[]) IS 'A rule in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist.';
+COMMENT ON FUNCTION monitoring.check_alert_rule(monitoring.alert_rule_defs, text[]) IS 'A rule in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 54000 for labels or annotations that are too long, 42704 for a receiver that does not exist, 42809 for a heartbeat.';
 
 -- Rules on the way up are locked, so that two edits cannot close a circle together.
 CREATE FUNCTION monitoring.check_rule_parent(rule monitoring.alert_rule_defs) RETURNS void
@@ -3429,7 +3430,7 @@ BEGIN
 	END IF;
 	RETURN rule.id;
 END $$;
-COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: who is notified, at once; null: as the routes say (route_tree), empty: nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver, parent or objective, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_alert_rule IS 'Create an alert rule and return its id. The alert is raised while fn of the metric''s values in the window `over` compares with op (>, >=, <, <=, =, <>) to threshold, and fires once that has lasted pending_for. labels choose the series, by gives one alert per combination of those labels'' values. annotations are texts with {{label}} and {{value}}. resolve_threshold and keep_firing_for make it stay firing longer. receivers: who is notified, at once; null: as the routes say (route_tree), empty: nobody. extra_labels are attached to the alerts and may use {{label}}. kind is one of alert_rule_kinds; other kinds than metric may take no metric and fn, and take what else they need from params. every: how often it is evaluated, if not at every evaluation. repeat_every: least time between two notifications of an alert. max_age is how long an alert keeps its state without data; then no_data decides: ok (it ends), alerting (a breach), keep (it stays), alert (it stays, beside an alert with the label reason="no_data"); alerting and alert raise an alert too when the rule finds nothing at all for that long. on_error decides while the rule cannot be evaluated: keep, ok, alerting, or alert (reason="rule_error"). max_instances: more label sets are an error. runbook_url is added to the annotations. impact_sql: a query whose row tells what the alert costs. active_times: intervals outside which the rule is not evaluated. parent: a rule that mutes this one''s alerts while it fires. threshold_sql: a query that gives thresholds by labels. slo, pack: where the rule belongs. Errors: 22023 for anything that is not valid, 42602 for a bad metric name, 54000 for labels, annotations or queries that are too long, 42704 for an unknown receiver, parent or objective, 42809 for a receiver that takes no alerts, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.create_slow_query_rule(name text, threshold interval DEFAULT NULL, over interval DEFAULT '10 minutes',
 	severity text DEFAULT 'medium', pending_for interval DEFAULT '0', labels jsonb DEFAULT '{}', annotations jsonb DEFAULT NULL,
@@ -9414,6 +9415,30 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_route_times(monitoring.routes) IS 'Raises 22023 for durations that are out of range, 42704 for a time interval that does not exist.';
 
+CREATE FUNCTION monitoring.check_takes_alerts(receivers text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	SELECT min(r.name) INTO bad FROM monitoring.receiver_defs AS r
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+	WHERE r.name = ANY (receivers) AND NOT k.takes_alerts;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'receiver "%" takes no alerts', bad
+			USING ERRCODE = 'wrong_object_type', HINT = 'It is a heartbeat, or of another kind that sends nothing else.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_takes_alerts(text[]) IS 'Raises 42809 if one of these receivers takes no alerts (receiver_kinds.takes_alerts).';
+
+CREATE FUNCTION monitoring.who_names_receiver(name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT min(n.place) FROM (
+		SELECT format('route "%s"', r.name) AS place FROM monitoring.routes AS r WHERE who_names_receiver.name = ANY (r.receivers)
+		UNION ALL
+		SELECT format('alert rule "%s"', r.name) FROM monitoring.alert_rule_defs AS r WHERE who_names_receiver.name = ANY (r.receivers)) AS n
+$$;
+COMMENT ON FUNCTION monitoring.who_names_receiver(text) IS 'A route or alert rule that names a receiver, whether there is one of that name or not; null: none.';
+
 CREATE FUNCTION monitoring.check_route(route monitoring.routes, old_receivers text[] DEFAULT '{}') RETURNS monitoring.routes
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -9447,6 +9472,7 @@ BEGIN
 		RAISE EXCEPTION 'escalation policy "%" does not exist', route.escalation_policy
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_escalation_policy first; an empty text is none.';
 	END IF;
+	PERFORM monitoring.check_takes_alerts(ARRAY(SELECT n FROM unnest(route.receivers) AS n WHERE n <> ALL (coalesce(old_receivers, '{}'))));
 
 	IF route.parent_id IS NULL AND (route.matchers <> '{}' OR route.continue_matching OR NOT route.enabled
 		OR route.mute_times <> '{}' OR route.active_times <> '{}') THEN
@@ -9455,7 +9481,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 42809 for a heartbeat, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes
@@ -11222,12 +11248,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', missing
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
 	END IF;
-	SELECT min(d.name) INTO missing FROM monitoring.receiver_defs AS d
-	JOIN monitoring.receiver_kinds AS k ON k.kind = d.kind
-	WHERE d.name = ANY (receivers) AND NOT k.takes_alerts;
-	IF missing IS NOT NULL THEN
-		RAISE EXCEPTION 'receiver "%" takes no alerts', missing USING ERRCODE = 'wrong_object_type';
-	END IF;
+	PERFORM monitoring.check_takes_alerts(receivers);
 	INSERT INTO monitoring.contacts AS c VALUES (set_contact.name, set_contact.receivers, coalesce(set_contact.description, ''))
 	ON CONFLICT ON CONSTRAINT contacts_pkey DO UPDATE SET receivers = excluded.receivers, description = excluded.description;
 END $$;
@@ -13826,6 +13847,7 @@ CREATE TABLE monitoring.receiver_kinds (
 	keep_alive interval CHECK (keep_alive > '0'),
 	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
+	needs_sender boolean NOT NULL DEFAULT true,
 	description text NOT NULL DEFAULT '',
 	owner name NOT NULL DEFAULT current_user,
 	builtin boolean NOT NULL DEFAULT false
@@ -13842,7 +13864,8 @@ COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
-COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules pass them over.';
+COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules cannot name them.';
+COMMENT ON COLUMN monitoring.receiver_kinds.needs_sender IS 'Whether requests go out by the sender program. False for kinds whose methods are NOTIFY and SQL alone: they do not wait for it.';
 COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
 COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
 COMMENT ON COLUMN monitoring.receiver_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
@@ -13887,6 +13910,7 @@ CREATE TABLE monitoring.receiver_defs (
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	owner name NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
@@ -13896,6 +13920,7 @@ COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may h
 COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receiver_defs.changed_at IS 'When it was created, changed, enabled or given a secret: what it failed with before does not count any more.';
 COMMENT ON COLUMN monitoring.receiver_defs.owner IS 'Role that said where notifications go: functions that they call run as it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 
@@ -14056,10 +14081,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%", which is to be the fallback, does not exist', config ->> 'fallback'
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
-	IF config ? 'fallback' AND NOT (SELECT f.takes_alerts FROM monitoring.receiver_defs AS r
-		JOIN monitoring.receiver_kinds AS f ON f.kind = r.kind WHERE r.name = check_receiver.config ->> 'fallback') THEN
-		RAISE EXCEPTION 'receiver "%", which is to be the fallback, takes no alerts', config ->> 'fallback' USING ERRCODE = 'wrong_object_type';
-	END IF;
+	PERFORM monitoring.check_takes_alerts(ARRAY[config ->> 'fallback']);
 	IF k.config_check IS NOT NULL THEN
 		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
@@ -14088,6 +14110,11 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
 	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
+	IF NOT (SELECT k.takes_alerts FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind)
+		AND monitoring.who_names_receiver(name) IS NOT NULL THEN
+		RAISE EXCEPTION 'a receiver that takes no alerts cannot be called "%"', name
+			USING ERRCODE = 'wrong_object_type', DETAIL = format('The %s names that receiver.', monitoring.who_names_receiver(name));
+	END IF;
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config, owner)
 	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped, monitoring.calling_role())
 	ON CONFLICT DO NOTHING;
@@ -14098,7 +14125,7 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -14107,7 +14134,7 @@ DECLARE
 	taken record;
 BEGIN
 	PERFORM monitoring.hide_statement();
-	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR UPDATE;
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
@@ -14125,7 +14152,7 @@ BEGIN
 	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
 	-- Who says where notifications go answers for it: a function that they call runs with their rights.
 	UPDATE monitoring.receiver_defs AS d
-	SET url = r.url, config = taken.stripped, owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
+	SET url = r.url, config = taken.stripped, changed_at = clock_timestamp(), owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
 			SELECT FROM monitoring.receiver_kinds AS k CROSS JOIN LATERAL unnest(k.config_keys || k.secret_keys || '{url,headers}') AS e (key)
 			WHERE k.kind = d.kind AND d.config -> e.key IS DISTINCT FROM taken.stripped -> e.key)
 		THEN monitoring.calling_role() ELSE d.owner END
@@ -14135,12 +14162,12 @@ BEGIN
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
+COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then, and at once if it was paused for failing. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true)
+	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true), changed_at = clock_timestamp()
 	WHERE r.name = enable_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -14148,7 +14175,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Enabling one that is enabled ends a pause for failing. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -14315,7 +14342,7 @@ DECLARE
 	keys text[];
 BEGIN
 	PERFORM monitoring.hide_statement();
-	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = set_receiver_secret.receiver;
+	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = set_receiver_secret.receiver FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', receiver
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
@@ -14328,7 +14355,6 @@ BEGIN
 		AND NOT def.config ? key
 	THEN
 		def.config := def.config || jsonb_build_object(key, jsonb_build_object('secret', key));
-		UPDATE monitoring.receiver_defs AS d SET config = def.config WHERE d.name = def.name;
 	END IF;
 	keys := ARRAY(SELECT k FROM monitoring.secret_keys(def.config) AS k ORDER BY k);
 	IF key IS NULL OR key <> ALL (keys) THEN
@@ -14336,6 +14362,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = CASE WHEN keys = '{}' THEN 'Its config refers to none; see create_receiver.' ELSE 'Its secrets: ' || array_to_string(keys, ', ') || '.' END;
 	END IF;
+	UPDATE monitoring.receiver_defs AS d SET config = def.config, changed_at = clock_timestamp() WHERE d.name = def.name;
 	PERFORM monitoring.store_secret(receiver, key,
 		CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END,
 		coalesce(value, file, environment));
@@ -15378,14 +15405,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, needs_sender, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15, true,
 		'JSON body of Alertmanager''s webhook, version 4', true),
 	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
-		'monitoring.check_alertmanager', '2 minutes', 15, 'alerts for the API of an Alertmanager, kept alive', true),
-	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, 'payload for LISTEN', true),
-	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, 'call of a function(jsonb)', true),
-	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15,
+		'monitoring.check_alertmanager', '2 minutes', 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, false, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, false, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15, true,
 		'event for a project of Sentry', true);
 -- formatters, paging: what wakes people: pagerduty, opsgenie, twilio.
 
@@ -15716,26 +15743,40 @@ INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys,
 -- delivery: what the notifier worker (notifier.c) calls. It claims rows of the outbox, lets the receiver kind's function
 -- turn each into a request, sends it through the sender program, and records the outcome. All decisions (what is due,
 -- what is tried again and when, what is given up, handed on or no longer worth sending) are made here.
+--
+-- The notifier never waits for rows of the outbox: somebody may cancel, or drop a receiver, in a transaction that stays
+-- open. What is locked is left for the next time.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- How receivers fare
 ----------------------------------------------------------------------------------------------------------------------
 
+-- No foreign key: it would lock the receiver's row, and whoever drops a receiver in a transaction that stays open would keep
+-- the notifier waiting.
 CREATE TABLE monitoring.receiver_states (
-	receiver text PRIMARY KEY REFERENCES monitoring.receiver_defs (name) ON DELETE CASCADE,
+	receiver text,
+	changed_at timestamptz,
 	successes integer NOT NULL DEFAULT 0,
 	failures integer NOT NULL DEFAULT 0,
 	failing_since timestamptz,
+	trials integer NOT NULL DEFAULT 0,
 	paused_until timestamptz,
+	lost_id bigint,
+	lost_at timestamptz,
 	tokens float8,
-	refilled_at timestamptz
+	refilled_at timestamptz,
+	PRIMARY KEY (receiver, changed_at)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE monitoring.receiver_states IS 'How delivery to each receiver fares: the circuit breaker and the token bucket. Written by the notifier alone.';
 COMMENT ON COLUMN monitoring.receiver_states.receiver IS 'Name of the receiver.';
+COMMENT ON COLUMN monitoring.receiver_states.changed_at IS 'Which receiver of that name, and since which change (receiver_defs.changed_at): what was known before does not count.';
 COMMENT ON COLUMN monitoring.receiver_states.successes IS 'Responses since the last failure, up to 64: so much more is sent to it at once.';
 COMMENT ON COLUMN monitoring.receiver_states.failures IS 'Failures since the last response.';
 COMMENT ON COLUMN monitoring.receiver_states.failing_since IS 'The first of these failures.';
+COMMENT ON COLUMN monitoring.receiver_states.trials IS 'How often the breaker has opened since the last response: each time for twice as long.';
 COMMENT ON COLUMN monitoring.receiver_states.paused_until IS 'Nothing is sent to it before this time: it asked for that, or the breaker is open.';
+COMMENT ON COLUMN monitoring.receiver_states.lost_id IS 'The notification (notifications.id) that was given up last, no fallback getting it; null: one has arrived since.';
+COMMENT ON COLUMN monitoring.receiver_states.lost_at IS 'When it was given up.';
 COMMENT ON COLUMN monitoring.receiver_states.tokens IS 'What rate_per_second still allowed at refilled_at.';
 COMMENT ON COLUMN monitoring.receiver_states.refilled_at IS 'When the tokens were counted.';
 
@@ -15744,12 +15785,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN coalesce((config ->> 'breaker_failures')::integer, 5);
 COMMENT ON FUNCTION monitoring.breaker_failures(jsonb) IS 'After how many failures in a row a receiver with this config is paused; 0: never.';
 
-CREATE FUNCTION monitoring.receiver_allowances(at timestamptz, per_receiver integer)
+CREATE FUNCTION monitoring.receiver_allowances(at timestamptz, per_receiver integer, with_sender boolean DEFAULT true)
 RETURNS TABLE (receiver text, sending bigint, allowed bigint, tokens float8)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT r.name, b.sending, greatest(least(coalesce(floor(k.tokens)::bigint, per_receiver), n.most - b.sending), 0), k.tokens
 	FROM monitoring.receiver_defs AS r
-	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name
+	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
 	LEFT JOIN (
 		SELECT o.receiver, count(*) AS sending FROM monitoring.outbox AS o
 		WHERE o.state = 'sending' AND o.lease_until > receiver_allowances.at AND o.created_at > receiver_allowances.at - interval '2 days'
@@ -15766,8 +15807,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	CROSS JOIN LATERAL (SELECT CASE WHEN r.config ? 'rate_per_second' THEN t.full_or_less END AS tokens) AS k
 	-- No pause is longer than an hour, whatever the clock does.
 	WHERE r.enabled AND coalesce(s.paused_until NOT BETWEEN receiver_allowances.at AND receiver_allowances.at + interval '1 hour', true)
+		AND (with_sender OR NOT (SELECT i.needs_sender FROM monitoring.receiver_kinds AS i WHERE i.kind = r.kind))
 $$;
-COMMENT ON FUNCTION monitoring.receiver_allowances(timestamptz, integer) IS 'The enabled receivers that are not paused at that time: how many notifications are being sent to each, how many more may be (at most per_receiver at once, as its answers so far and its rate allow), and its tokens; null: its config has no rate_per_second.';
+COMMENT ON FUNCTION monitoring.receiver_allowances(timestamptz, integer, boolean) IS 'The enabled receivers that are not paused at that time, and without a sender of kinds that need none: how many notifications are being sent to each, how many more may be (at most per_receiver at once, as its answers so far and its rate allow), and its tokens; null: its config has no rate_per_second.';
 
 CREATE VIEW monitoring.receiver_health AS
 	SELECT r.name AS receiver,
@@ -15778,9 +15820,9 @@ CREATE VIEW monitoring.receiver_health AS
 			ELSE 'ok' END AS state,
 		coalesce(s.failures, 0) AS failures, s.failing_since,
 		CASE WHEN s.paused_until > clock_timestamp() THEN s.paused_until END AS paused_until,
-		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback
+		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback, s.lost_id, s.lost_at
 	FROM monitoring.receiver_defs AS r
-	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name
+	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS waiting, min(o.created_at) AS waiting_since FROM monitoring.outbox AS o
 		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w;
@@ -15793,37 +15835,43 @@ COMMENT ON COLUMN monitoring.receiver_health.paused_until IS 'Nothing is sent be
 COMMENT ON COLUMN monitoring.receiver_health.waiting IS 'Notifications that are not finished.';
 COMMENT ON COLUMN monitoring.receiver_health.waiting_since IS 'When the oldest of them was enqueued.';
 COMMENT ON COLUMN monitoring.receiver_health.fallback IS 'Receiver that is told instead.';
+COMMENT ON COLUMN monitoring.receiver_health.lost_id IS 'The notification (notifications.id) that was given up last, no fallback getting it; null: none, or one has arrived since. Heartbeats stop for it.';
+COMMENT ON COLUMN monitoring.receiver_health.lost_at IS 'When it was given up.';
 
-CREATE FUNCTION monitoring.note_receiver_outcomes(at timestamptz, receivers text[], answered bigint[], failed bigint[], pauses float8[])
+CREATE FUNCTION monitoring.note_receiver_outcomes(at timestamptz, receivers text[], answered bigint[], arrived bigint[], failed bigint[], pauses float8[])
 RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	-- The breaker opens for a second after its failures, then twice as long each time, up to five minutes; the jitter keeps
-	-- receivers that broke together from being tried together.
+	-- receivers that broke together from being tried together. What fails while it is open was under way before. No outcome
+	-- shortens a pause: what it is of may have begun before the pause did.
 	WITH noted AS (
-		SELECT r.name, n.answered, n.pause, monitoring.breaker_failures(r.config) AS threshold,
+		SELECT r.name, r.changed_at, n.answered, n.pause, monitoring.breaker_failures(r.config) AS threshold,
 			least(s.successes, 64) AS successes, CASE WHEN n.answered > 0 THEN 0 ELSE coalesce(s.failures, 0) + n.failed END AS failures,
-			CASE WHEN n.answered = 0 AND n.failed > 0 THEN coalesce(s.failing_since, note_receiver_outcomes.at) END AS failing_since
-		FROM unnest(receivers, answered, failed, pauses) AS n (receiver, answered, failed, pause)
+			CASE WHEN n.answered = 0 AND n.failed > 0 THEN coalesce(s.failing_since, note_receiver_outcomes.at) END AS failing_since,
+			CASE WHEN n.answered > 0 THEN 0 ELSE coalesce(s.trials, 0) END AS trials,
+			CASE WHEN n.arrived = 0 THEN s.lost_id END AS lost_id, CASE WHEN n.arrived = 0 THEN s.lost_at END AS lost_at,
+			CASE WHEN s.paused_until BETWEEN note_receiver_outcomes.at AND note_receiver_outcomes.at + interval '1 hour' THEN s.paused_until END AS paused_until
+		FROM unnest(receivers, answered, arrived, failed, pauses) AS n (receiver, answered, arrived, failed, pause)
 		JOIN monitoring.receiver_defs AS r ON r.name = n.receiver
-		LEFT JOIN monitoring.receiver_states AS s ON s.receiver = n.receiver
+		LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
 		WHERE n.answered > 0 OR n.failed > 0 OR n.pause > 0
 	), decided AS (
-		SELECT n.name, CASE WHEN n.failures > 0 THEN 0 ELSE least(coalesce(n.successes, 0) + n.answered, 64) END AS successes, n.failures,
-			n.failing_since,
-			CASE WHEN p.pause > 0 THEN note_receiver_outcomes.at + make_interval(secs => p.pause) END AS paused_until
+		SELECT n.name, n.changed_at, CASE WHEN n.failures > 0 THEN 0 ELSE least(coalesce(n.successes, 0) + n.answered, 64) END AS successes,
+			n.failures, n.failing_since, n.trials + o.opens::integer AS trials, n.lost_id, n.lost_at,
+			greatest(n.paused_until, note_receiver_outcomes.at + make_interval(secs => greatest(CASE WHEN n.pause > 0 THEN least(n.pause, 3600) END,
+				CASE WHEN o.opens THEN (1 + random()) / 2 * least(300, 2 ^ least(n.trials, 20)) END))) AS paused_until
 		FROM noted AS n
-		CROSS JOIN LATERAL (
-			SELECT greatest(CASE WHEN n.pause > 0 THEN least(n.pause, 3600) END, CASE WHEN n.threshold > 0 AND n.failures >= n.threshold
-				THEN (1 + random()) / 2 * least(300, 2 ^ least(n.failures - n.threshold, 20)) END) AS pause) AS p
+		CROSS JOIN LATERAL (SELECT n.threshold > 0 AND n.failures >= n.threshold AND (n.trials = 0 OR n.paused_until IS NULL) AS opens) AS o
 	)
-	INSERT INTO monitoring.receiver_states AS s (receiver, successes, failures, failing_since, paused_until)
-	SELECT d.name, d.successes, d.failures, d.failing_since, d.paused_until FROM decided AS d
-	ON CONFLICT (receiver) DO UPDATE
-	SET successes = excluded.successes, failures = excluded.failures, failing_since = excluded.failing_since, paused_until = excluded.paused_until
-	WHERE (s.successes, s.failures, s.failing_since, s.paused_until)
-		IS DISTINCT FROM (excluded.successes, excluded.failures, excluded.failing_since, excluded.paused_until)
+	INSERT INTO monitoring.receiver_states AS s (receiver, changed_at, successes, failures, failing_since, trials, paused_until, lost_id, lost_at)
+	SELECT d.name, d.changed_at, d.successes, d.failures, d.failing_since, d.trials, d.paused_until, d.lost_id, d.lost_at FROM decided AS d
+	ON CONFLICT (receiver, changed_at) DO UPDATE
+	SET successes = excluded.successes, failures = excluded.failures, failing_since = excluded.failing_since, trials = excluded.trials,
+		paused_until = excluded.paused_until, lost_id = excluded.lost_id, lost_at = excluded.lost_at
+	WHERE (s.successes, s.failures, s.failing_since, s.trials, s.paused_until, s.lost_id)
+		IS DISTINCT FROM (excluded.successes, excluded.failures, excluded.failing_since, excluded.trials, excluded.paused_until, excluded.lost_id)
 $$;
-COMMENT ON FUNCTION monitoring.note_receiver_outcomes(timestamptz, text[], bigint[], bigint[], float8[]) IS 'Take note, for each receiver named, how many attempts it answered, how many failed on its side and for how many seconds it asked to be left alone (at most an hour counts), and open or close its breaker.';
+COMMENT ON FUNCTION monitoring.note_receiver_outcomes(timestamptz, text[], bigint[], bigint[], bigint[], float8[]) IS 'Take note, for each receiver named, how many attempts it answered, how many notifications arrived, how many attempts failed on its side and for how many seconds it asked to be left alone (at most an hour counts), and open or close its breaker.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What need not be sent, and what is handed on
@@ -15837,7 +15885,14 @@ BEGIN
 	-- alerts that only an earlier one tells of. Of a group that the receiver has never heard of, alerts that are over
 	-- already are nobody's business.
 	RETURN QUERY
-	WITH crowds AS MATERIALIZED (
+	WITH held AS MATERIALIZED (
+		SELECT o.id
+		FROM unnest(days, firsts) AS k (created_at, id)
+		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
+		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
+			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	), crowds AS MATERIALIZED (
 		SELECT o.receiver, o.group_key, array_agg(o.id ORDER BY o.id) AS ids, max(o.id) AS last_id,
 			bool_and(o.attempts = 0) AND (array_agg(o.payload ->> 'reason' ORDER BY o.id))[1] = 'first notification' AS unheard
 		FROM unnest(days, firsts) AS k (created_at, id)
@@ -15845,7 +15900,8 @@ BEGIN
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
 			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
 		GROUP BY o.receiver, o.group_key
-		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[])
+		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[]
+			AND o.id IN (SELECT h.id FROM held AS h))
 	), mentions AS MATERIALIZED (
 		SELECT o.id, c.last_id, c.unheard, a.ordinality, a.value AS document,
 			first_value(a.value ->> 'status') OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id) AS first_status,
@@ -15889,25 +15945,37 @@ BEGIN
 	SELECT k.created_at, k.id FROM unnest(days, firsts) AS k (created_at, id)
 	WHERE NOT EXISTS (SELECT FROM crowds AS c WHERE k.id = ANY (c.ids));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages, acknowledgements and escalations stay as they are, and so does all that waits with one of them.';
+COMMENT ON FUNCTION monitoring.notify_collapse(timestamptz, timestamptz[], bigint[]) IS 'Of groups whose first unfinished notifications are named, by when they were enqueued and number, make one of all that wait, and return the rows to be sent in place of the first ones. What is no longer worth sending becomes superseded. Digests, tests, messages, acknowledgements and escalations stay as they are, and so does all that waits with one of them, or with one that somebody is about to cancel.';
 
 CREATE FUNCTION monitoring.notify_fall_back(at timestamptz, days timestamptz[], ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 	SET enable_material = off SET jit = off AS $$
 BEGIN
 	PERFORM monitoring.ensure_partition('outbox', at);
-	INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
-	SELECT notify_fall_back.at, o.at, f.name, o.group_key, o.alert, o.status, o.alert_ids,
-		o.payload || jsonb_build_object('receiver', f.name, 'fallbackFrom', coalesce(o.payload -> 'fallbackFrom', '[]') || to_jsonb(o.receiver)),
-		notify_fall_back.at, notify_fall_back.at + monitoring.max_age(f.config)
-	FROM unnest(days, ids) AS k (created_at, id)
-	JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
-	JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
-	JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback'
-	WHERE o.status NOT IN ('test', 'still firing', 'also resolved') AND f.enabled AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
-	ORDER BY o.id;
+	WITH dead AS MATERIALIZED (
+		SELECT o.id, o.at, o.receiver, o.group_key, o.alert, o.status, o.alert_ids, o.payload, r.changed_at, k.takes_alerts,
+			f.name AS fallback, f.config AS fallback_config
+		FROM unnest(days, ids) AS n (created_at, id)
+		JOIN monitoring.outbox AS o ON o.created_at = n.created_at AND o.id = n.id
+		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+		LEFT JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled AND f.name <> o.receiver
+			AND o.status NOT IN ('test', 'still firing', 'also resolved') AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+	), handed_on AS (
+		INSERT INTO monitoring.outbox (created_at, at, receiver, group_key, alert, status, alert_ids, payload, next_attempt_at, expires_at)
+		SELECT notify_fall_back.at, d.at, d.fallback, d.group_key, d.alert, d.status, d.alert_ids,
+			d.payload || jsonb_build_object('receiver', d.fallback, 'fallbackFrom', coalesce(d.payload -> 'fallbackFrom', '[]') || to_jsonb(d.receiver)),
+			notify_fall_back.at, notify_fall_back.at + monitoring.max_age(d.fallback_config)
+		FROM dead AS d WHERE d.fallback IS NOT NULL
+		ORDER BY d.id
+	)
+	INSERT INTO monitoring.receiver_states AS s (receiver, changed_at, lost_id, lost_at)
+	SELECT d.receiver, d.changed_at, max(d.id), notify_fall_back.at FROM dead AS d
+	WHERE d.fallback IS NULL AND d.takes_alerts AND d.status <> 'test'
+	GROUP BY d.receiver, d.changed_at
+	ON CONFLICT (receiver, changed_at) DO UPDATE SET lost_id = excluded.lost_id, lost_at = excluded.lost_at;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before.';
+COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigint[]) IS 'Enqueue what could not be delivered for the fallback receivers of its receivers, if those are enabled and have not failed with it before. Take note of what is lost: what nobody else gets, but for tests and heartbeats.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Claims and outcomes
@@ -15946,29 +16014,42 @@ DECLARE
 	days timestamptz[];
 	ids bigint[];
 BEGIN
-	WITH gone AS (
+	WITH old AS MATERIALIZED (
+		SELECT o.created_at, o.id FROM monitoring.outbox AS o
+		WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_give_up.at
+			AND coalesce(o.lease_until <= notify_give_up.at, true)
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	), ambiguous AS MATERIALIZED (
+		SELECT o.created_at, o.id FROM monitoring.outbox AS o
+		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.ambiguous = 'never'
+		WHERE o.state = 'sending' AND o.lease_until <= notify_give_up.at AND o.expires_at > notify_give_up.at
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	), broken AS MATERIALIZED (
+		SELECT o.created_at, o.id, f.name AS fallback
+		FROM monitoring.receiver_states AS s
+		JOIN monitoring.receiver_defs AS r ON r.name = s.receiver AND r.changed_at = s.changed_at
+		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
+		JOIN monitoring.outbox AS o ON o.receiver = r.name
+		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
+			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
+			AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing', 'also resolved') AND o.expires_at > notify_give_up.at
+			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	), gone AS (
 		UPDATE monitoring.outbox AS o
 		SET state = 'dead', lease_until = NULL,
 			error = coalesce(o.error || '; ', '') || format('given up, too old (attempts: %s)', o.attempts)
-		WHERE o.state IN ('queued', 'sending', 'failed') AND o.expires_at <= notify_give_up.at
-			AND coalesce(o.lease_until <= notify_give_up.at, true)
+		FROM old AS x WHERE o.created_at = x.created_at AND o.id = x.id
 		RETURNING o.created_at, o.id
 	), unknown AS (
 		UPDATE monitoring.outbox AS o
 		SET state = 'dead', lease_until = NULL, error = 'the outcome was never known: it may have arrived, and is not repeated'
-		FROM monitoring.receiver_defs AS r
-		JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.ambiguous = 'never'
-		WHERE o.receiver = r.name AND o.state = 'sending' AND o.lease_until <= notify_give_up.at AND o.expires_at > notify_give_up.at
+		FROM ambiguous AS x WHERE o.created_at = x.created_at AND o.id = x.id
 	), handed_on AS (
 		UPDATE monitoring.outbox AS o
-		SET state = 'dead', error = coalesce(o.error || '; ', '') || format('handed to receiver "%s"', f.name)
-		FROM monitoring.receiver_states AS s
-		JOIN monitoring.receiver_defs AS r ON r.name = s.receiver
-		JOIN monitoring.receiver_defs AS f ON f.name = r.config ->> 'fallback' AND f.enabled
-		WHERE s.failures >= nullif(monitoring.breaker_failures(r.config), 0)
-			AND s.failing_since <= notify_give_up.at - make_interval(secs => coalesce((r.config ->> 'fallback_after_seconds')::float8, 300))
-			AND o.receiver = r.name AND o.state IN ('queued', 'failed') AND o.status NOT IN ('test', 'still firing', 'also resolved') AND o.expires_at > notify_give_up.at
-			AND f.name <> o.receiver AND NOT coalesce(o.payload -> 'fallbackFrom', '[]') ? f.name
+		SET state = 'dead', error = coalesce(o.error || '; ', '') || format('handed to receiver "%s"', x.fallback)
+		FROM broken AS x WHERE o.created_at = x.created_at AND o.id = x.id
 		RETURNING o.created_at, o.id
 	)
 	SELECT array_agg(u.created_at), array_agg(u.id) INTO days, ids FROM (SELECT * FROM gone UNION ALL SELECT * FROM handed_on) AS u;
@@ -15978,7 +16059,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.notify_give_up(timestamptz) IS 'Mark as dead what is too old, what may have arrived at a receiver that must not be told twice, and what waits for a receiver that has been failing for fallback_after_seconds and has a fallback, which gets it.';
 
-CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer)
+CREATE FUNCTION monitoring.notify_claim(at timestamptz, max_rows integer, per_receiver integer, with_sender boolean DEFAULT true)
 RETURNS TABLE (created_at timestamptz, id bigint, attempt integer, format_function oid, format_owner name,
 	receiver jsonb, notification jsonb, connect_timeout float8, total_timeout float8, receiver_owner name, receiver_name text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -15998,7 +16079,7 @@ BEGIN
 	-- OFFSET 0 keeps the planner from joining a backlog with itself when it does not know how long that is.
 	WITH due AS MATERIALIZED (
 		SELECT r.receiver, r.tokens, d.created_at, d.id, d.crowded
-		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver) AS r
+		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver, with_sender) AS r
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id, EXISTS (SELECT FROM monitoring.outbox AS l
 					WHERE l.receiver || E'\n' || l.group_key = o.receiver || E'\n' || o.group_key AND l.id > o.id
@@ -16026,13 +16107,14 @@ BEGIN
 	END IF;
 
 	IF limited IS NOT NULL THEN
-		INSERT INTO monitoring.receiver_states AS s (receiver, tokens, refilled_at)
-		SELECT o.receiver, (limited ->> o.receiver)::float8 - count(*), notify_claim.at
+		INSERT INTO monitoring.receiver_states AS s (receiver, changed_at, tokens, refilled_at)
+		SELECT r.name, r.changed_at, (limited ->> r.name)::float8 - count(*), notify_claim.at
 		FROM unnest(days, ids) AS k (created_at, id)
 		JOIN monitoring.outbox AS o ON o.created_at = k.created_at AND o.id = k.id
-		WHERE limited ? o.receiver
-		GROUP BY o.receiver
-		ON CONFLICT (receiver) DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at;
+		JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+		WHERE limited ? r.name
+		GROUP BY r.name, r.changed_at
+		ON CONFLICT (receiver, changed_at) DO UPDATE SET tokens = excluded.tokens, refilled_at = excluded.refilled_at;
 	END IF;
 
 	RETURN QUERY
@@ -16056,26 +16138,28 @@ BEGIN
 		o.payload || jsonb_build_object('idempotencyKey', o.idempotency_key, 'id', o.id),
 		t.connect_timeout, t.total_timeout, t.owner, t.name;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. The claim ends with the lease, a minute after the timeout.';
+COMMENT ON FUNCTION monitoring.notify_claim(timestamptz, integer, integer, boolean) IS 'Give up what is to be given up (notify_give_up); claim due notifications, at most max_rows in all and to each receiver so many as receiver_allowances says, skipping any with an unfinished earlier one in its group. Where more wait behind one of them, all of these become one. Without a sender only kinds are claimed that need none. The claim ends with the lease, a minute after the timeout.';
 
 CREATE FUNCTION monitoring.notify_hold(created_at timestamptz, id bigint, attempt integer) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 BEGIN
 	PERFORM FROM monitoring.outbox AS o
 	WHERE o.created_at = notify_hold.created_at AND o.id = notify_hold.id AND o.state = 'sending' AND o.attempts = notify_hold.attempt
-	FOR NO KEY UPDATE;
+	FOR NO KEY UPDATE SKIP LOCKED;
 	RETURN FOUND;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_hold(timestamptz, bigint, integer) IS 'Is this attempt still claimed? If so nobody else can end it before this transaction does.';
+COMMENT ON FUNCTION monitoring.notify_hold(timestamptz, bigint, integer) IS 'Is this attempt still claimed, and locked by nobody? If so nobody else can end it before this transaction does.';
 
-CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS void
+CREATE FUNCTION monitoring.notify_record(at timestamptz, outcomes jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 	SET enable_material = off SET jit = off AS $$
 DECLARE
 	receivers text[];
 	answered bigint[];
+	arrived bigint[];
 	failed bigint[];
 	pauses float8[];
+	recorded bigint[];
 	dead_days timestamptz[];
 	dead_ids bigint[];
 BEGIN
@@ -16104,6 +16188,7 @@ BEGIN
 			AND b.state = 'sending' AND b.attempts = x.attempt
 		LEFT JOIN monitoring.receiver_defs AS r ON r.name = b.receiver
 		LEFT JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+		FOR NO KEY UPDATE OF b SKIP LOCKED
 	), decided AS (
 		-- What was lost or postponed may be another notification's fault: only its age ends that.
 		SELECT o.*, o.verdict = 'failed' AND o.attempts >= o.max_attempts AND o.outcome NOT IN ('lost', 'postponed') AS exhausted,
@@ -16127,24 +16212,34 @@ BEGIN
 		SELECT notify_record.at, d.id, d.receiver, d.attempts, d.outcome, d.http_status, d.latency, d.error, d.bytes, d.protocol FROM decided AS d
 	), by_receiver AS (
 		SELECT d.receiver, count(*) FILTER (WHERE d.outcome IN ('response', 'delivered', 'rejected') AND d.verdict <> 'failed') AS answered,
+			count(*) FILTER (WHERE d.outcome IN ('response', 'delivered') AND d.verdict = 'sent') AS arrived,
 			count(*) FILTER (WHERE d.outcome IN ('response', 'network', 'raised') AND d.verdict = 'failed') AS failed, max(d.retry_after) AS pause
 		FROM decided AS d
 		GROUP BY d.receiver
 	)
-	SELECT r.receivers, r.answered, r.failed, r.pauses, c.days, c.ids
-	INTO receivers, answered, failed, pauses, dead_days, dead_ids
-	FROM (SELECT array_agg(b.receiver) AS receivers, array_agg(b.answered) AS answered, array_agg(b.failed) AS failed,
-			array_agg(b.pause) AS pauses FROM by_receiver AS b) AS r
-	CROSS JOIN (SELECT array_agg(c.created_at) AS days, array_agg(c.id) AS ids FROM changed AS c WHERE c.state = 'dead' AND NOT c.ambiguous) AS c;
+	SELECT r.receivers, r.answered, r.arrived, r.failed, r.pauses, c.all_ids, c.days, c.ids
+	INTO receivers, answered, arrived, failed, pauses, recorded, dead_days, dead_ids
+	FROM (SELECT array_agg(b.receiver) AS receivers, array_agg(b.answered) AS answered, array_agg(b.arrived) AS arrived,
+			array_agg(b.failed) AS failed, array_agg(b.pause) AS pauses FROM by_receiver AS b) AS r
+	CROSS JOIN (SELECT array_agg(c.id) AS all_ids, array_agg(c.created_at) FILTER (WHERE c.state = 'dead' AND NOT c.ambiguous) AS days,
+			array_agg(c.id) FILTER (WHERE c.state = 'dead' AND NOT c.ambiguous) AS ids FROM changed AS c) AS c;
 
-	PERFORM monitoring.note_receiver_outcomes(at, receivers, answered, failed, pauses);
+	PERFORM monitoring.note_receiver_outcomes(at, receivers, answered, arrived, failed, pauses);
 	IF dead_ids IS NOT NULL THEN
 		PERFORM monitoring.notify_fall_back(at, dead_days, dead_ids);
 	END IF;
+	IF coalesce(cardinality(recorded), 0) = jsonb_array_length(outcomes) THEN
+		RETURN NULL;
+	END IF;
+	RETURN (SELECT jsonb_agg(o.value)
+		FROM jsonb_array_elements(outcomes) AS o
+		CROSS JOIN LATERAL jsonb_to_record(o.value) AS x (created_at timestamptz, id bigint, attempt integer)
+		JOIN monitoring.outbox AS b ON b.created_at = x.created_at AND b.id = x.id AND b.state = 'sending' AND b.attempts = x.attempt
+		WHERE b.id <> ALL (coalesce(recorded, '{}')));
 END $$;
-COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what was delivered in the database or the formatter makes nothing of; no response, a function that raised, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored.';
+COMMENT ON FUNCTION monitoring.notify_record(timestamptz, jsonb) IS 'Record outcomes of attempts: 2xx is sent, and so is what was delivered in the database or the formatter makes nothing of; no response, a function that raised, 408, 425, 429, 5xx, and 4xx of mail servers, are tried again after a random delay that doubles up to 300 s and is at least what Retry-After asks, as is what could not be formatted for now or was lost; anything else is dead, and goes to the receiver''s fallback. What may have arrived at a receiver whose kind forbids repeats is dead. Outcomes of claims that have ended are ignored. Returned are those of notifications that somebody has locked, to be recorded later; null: none.';
 
-CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS void
+CREATE FUNCTION monitoring.notify_release(at timestamptz) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	claims jsonb;
@@ -16153,11 +16248,11 @@ BEGIN
 		'error', 'the notifier ended before the outcome was known'))
 	INTO claims
 	FROM monitoring.outbox AS o WHERE o.state = 'sending';
-	IF claims IS NOT NULL THEN
-		PERFORM monitoring.notify_record(at, claims);
-	END IF;
+	DELETE FROM monitoring.receiver_states AS s
+	WHERE NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.name = s.receiver AND r.changed_at = s.changed_at);
+	RETURN CASE WHEN claims IS NOT NULL THEN monitoring.notify_record(at, claims) END;
 END $$;
-COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Record what a notifier that is gone had claimed as lost, to be tried again with the usual delay; a database has one notifier at a time, so a new one calls this first.';
+COMMENT ON FUNCTION monitoring.notify_release(timestamptz) IS 'Forget how receivers fared that are gone or others now, and record what a notifier that is gone had claimed as lost, to be tried again with the usual delay; a database has one notifier at a time, so a new one calls this first. Returns what notify_record returns.';
 
 CREATE FUNCTION monitoring.notify_dispatch(at timestamptz) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_notify_dispatch';
@@ -16223,23 +16318,28 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.resend(bigint) IS 'Enqueue a finished notification again, as it was, with a new number and idempotency key, and return the number. Errors: 42704 if it or its receiver does not exist, 55000 if it is not finished.';
 -- heartbeat: a sign of life for a service outside, which pages when it stops coming. It is sent only while alert rules are
--- evaluated and notifications get through: what is silent here is loud there.
+-- evaluated and notifications get through: what is silent here is loud there. A notification that was given up has not got
+-- through, so it counts until another one has.
 --
 -- A heartbeat is a receiver of a kind that takes no alerts, and each sign a notification to it. So urls, secrets and where it
 -- may go are as for any receiver, and a sign that comes out has been all the way that an alert would go.
 
+-- No foreign key, as for receiver_states.
 CREATE TABLE monitoring.heartbeat_states (
-	receiver text PRIMARY KEY REFERENCES monitoring.receiver_defs (name) ON DELETE CASCADE,
+	receiver text,
+	created_at timestamptz,
 	due_at timestamptz NOT NULL,
 	lagging text,
 	lagging_since timestamptz,
 	failed_at timestamptz,
 	ping_created_at timestamptz,
 	ping_id bigint,
-	sent_at timestamptz
+	sent_at timestamptz,
+	PRIMARY KEY (receiver, created_at)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE monitoring.heartbeat_states IS 'How far heartbeats are. Written by the job heartbeat alone.';
 COMMENT ON COLUMN monitoring.heartbeat_states.receiver IS 'Name of the heartbeat.';
+COMMENT ON COLUMN monitoring.heartbeat_states.created_at IS 'Which one of that name (receiver_defs.created_at).';
 COMMENT ON COLUMN monitoring.heartbeat_states.due_at IS 'When the next sign of life is due.';
 COMMENT ON COLUMN monitoring.heartbeat_states.lagging IS 'Why none is sent; null: all is well.';
 COMMENT ON COLUMN monitoring.heartbeat_states.lagging_since IS 'Since when.';
@@ -16318,7 +16418,7 @@ BEGIN
 		'every_seconds', extract(epoch FROM every), 'max_evaluation_lag_seconds', extract(epoch FROM max_evaluation_lag),
 		'max_delivery_lag_seconds', extract(epoch FROM max_delivery_lag), 'fail_url', fail_url)));
 END $$;
-COMMENT ON FUNCTION monitoring.create_heartbeat(text, text, interval, interval, interval, text, jsonb) IS 'Send a sign of life to a url at this interval, 10 seconds to a day, and return the heartbeat''s name. The service there must page somebody when it stops. It is not sent while the last evaluation of alert rules is longer ago than max_evaluation_lag, or a notification for an enabled receiver has been waiting longer than max_delivery_lag (each three intervals, 10 seconds to a day), nor when the server, the worker or the notifier is down. With fail_url that url is told why, once an interval, as far as that is possible. The request is a POST with the text ok, or with why not; config may say {"method": "GET"}, and takes what create_receiver takes for every kind, also {"url": {"file": path}} in place of the url. A heartbeat is a receiver to which no alerts go: alter_receiver changes it, its name is taken among receivers. Errors: 22023 for a bad name, url, time or config, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_heartbeat(text, text, interval, interval, interval, text, jsonb) IS 'Send a sign of life to a url at this interval, 10 seconds to a day, and return the heartbeat''s name. The service there must page somebody when it stops. It is not sent while the last evaluation of alert rules is longer ago than max_evaluation_lag, or a notification for an enabled receiver has been waiting longer than max_delivery_lag (each three intervals, 10 seconds to a day), nor while the last thing that an enabled receiver should have got was given up and no fallback got it (until something arrives there, or the receiver is changed, enabled or disabled; a test that fails is none of it), nor when the server, the worker or the notifier is down. With fail_url that url is told why, once an interval, as far as that is possible. The request is a POST with the text ok, or with why not; config may say {"method": "GET"}, and takes what create_receiver takes for every kind, also {"url": {"file": path}} in place of the url. A heartbeat is a receiver to which no alerts go: alter_receiver changes it, its name is taken among receivers. Errors: 22023 for a bad name, url, time or config, 42809 if a route or an alert rule names a receiver of that name, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.check_is_heartbeat(name text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -16363,7 +16463,7 @@ CREATE VIEW monitoring.heartbeats AS
 		make_interval(secs => coalesce((r.config ->> 'max_delivery_lag_seconds')::float8, (r.config ->> 'every_seconds')::float8 * 3, 180)) AS max_delivery_lag,
 		r.config ? 'fail_url' AS tells_why, r.enabled
 	FROM monitoring.receiver_defs AS r
-	LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name
+	LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name AND s.created_at = r.created_at
 	LEFT JOIN monitoring.outbox AS o ON o.created_at = s.ping_created_at AND o.id = s.ping_id
 	WHERE r.kind = 'heartbeat';
 COMMENT ON VIEW monitoring.heartbeats IS 'Signs of life for services outside. They are sent by the primary alone: after a promotion the new one goes on.';
@@ -16401,6 +16501,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	evaluated timestamptz := monitoring.last_evaluation(at);
 	waiting record;
+	lost record;
 BEGIN
 	-- what is to come was noted before the clock stepped back
 	IF coalesce(at - evaluated > make_interval(secs => monitoring.heartbeat_seconds(heartbeat_lag.config, 'max_evaluation_lag_seconds')), true) THEN
@@ -16420,6 +16521,16 @@ BEGIN
 	IF FOUND THEN
 		RETURN format('a notification for receiver "%s" has been waiting since %s', waiting.receiver, monitoring.format_time(waiting.created_at));
 	END IF;
+	-- Waiting ends when a notification is given up, but it has not got through.
+	SELECT s.receiver, s.lost_id, s.lost_at INTO lost
+	FROM monitoring.receiver_states AS s
+	JOIN monitoring.receiver_defs AS r ON r.name = s.receiver AND r.changed_at = s.changed_at
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.takes_alerts
+	WHERE r.enabled AND s.lost_id IS NOT NULL
+	ORDER BY s.lost_at, s.receiver LIMIT 1;
+	IF FOUND THEN
+		RETURN format('notification %s for receiver "%s" was given up at %s', lost.lost_id, lost.receiver, monitoring.format_time(lost.lost_at));
+	END IF;
 	RETURN NULL;
 END $$;
 COMMENT ON FUNCTION monitoring.heartbeat_lag(jsonb, timestamptz) IS 'Why a heartbeat with this config is not to be sent at that time; null: all is well.';
@@ -16436,8 +16547,13 @@ BEGIN
 	SELECT * INTO s FROM monitoring.heartbeat_states AS h WHERE h.receiver = heartbeat;
 	SELECT * INTO latest FROM monitoring.outbox AS o WHERE o.created_at = s.ping_created_at AND o.id = s.ping_id;
 	-- A late sign would say that all is well now. Of those that arrived only the last is worth keeping.
+	WITH late AS MATERIALIZED (
+		SELECT o.created_at, o.id FROM monitoring.outbox AS o
+		WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days'
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	)
 	UPDATE monitoring.outbox AS o SET state = 'superseded', lease_until = NULL, error = coalesce(o.error || '; ', '') || 'superseded by the next one'
-	WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days';
+	FROM late AS l WHERE o.created_at = l.created_at AND o.id = l.id;
 	IF latest.state = 'sent' THEN
 		DELETE FROM monitoring.outbox AS o WHERE o.created_at = latest.created_at AND o.id = latest.id;
 		DELETE FROM monitoring.delivery_attempts AS a WHERE a.notification_id = latest.id AND a.at >= latest.created_at;
@@ -16462,10 +16578,12 @@ DECLARE
 	lag text;
 	every interval;
 BEGIN
+	DELETE FROM monitoring.heartbeat_states AS s
+	WHERE NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.name = s.receiver AND r.created_at = s.created_at);
 	FOR due IN
-		SELECT r.name, r.config, s.receiver IS NULL AS is_new, s.due_at, s.lagging, s.lagging_since, s.failed_at
+		SELECT r.name, r.created_at, r.config, s.receiver IS NULL AS is_new, s.due_at, s.lagging, s.lagging_since, s.failed_at
 		FROM monitoring.receiver_defs AS r
-		LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name
+		LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name AND s.created_at = r.created_at
 		WHERE r.kind = 'heartbeat' AND r.enabled
 			-- one that is due later than it can be was made before the clock stepped back, or has a shorter interval now
 			AND coalesce(s.due_at <= send_heartbeats.at
@@ -16475,7 +16593,7 @@ BEGIN
 		every := make_interval(secs => monitoring.heartbeat_seconds(due.config, 'every_seconds'));
 		lag := monitoring.heartbeat_lag(due.config, at);
 		IF due.is_new THEN
-			INSERT INTO monitoring.heartbeat_states (receiver, due_at) VALUES (due.name, at);
+			INSERT INTO monitoring.heartbeat_states (receiver, created_at, due_at) VALUES (due.name, due.created_at, at);
 		END IF;
 		IF lag IS NULL THEN
 			PERFORM monitoring.enqueue_heartbeat(due.name, NULL, at);

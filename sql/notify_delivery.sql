@@ -44,7 +44,7 @@ CREATE FUNCTION pg_temp.health(name text, seconds numeric) RETURNS text LANGUAGE
 		CASE WHEN p.pause > 0 THEN CASE
 			WHEN p.pause BETWEEN 0.5 AND 1 THEN '0.5-1 s' WHEN p.pause BETWEEN 1 AND 2 THEN '1-2 s' WHEN p.pause BETWEEN 2 AND 4 THEN '2-4 s'
 			WHEN p.pause BETWEEN 150 AND 300 THEN '150-300 s' ELSE p.pause::text END ELSE '-' END)
-	FROM monitoring.receiver_states AS s, pg_temp.start,
+	FROM monitoring.receiver_states AS s JOIN monitoring.receiver_defs AS d ON d.name = s.receiver AND d.changed_at = s.changed_at, pg_temp.start,
 		LATERAL (SELECT extract(epoch FROM s.paused_until - t) - seconds AS pause) AS p WHERE s.receiver = health.name
 $$;
 CREATE FUNCTION pg_temp.try(command text) RETURNS text LANGUAGE plpgsql AS $$
@@ -127,14 +127,21 @@ SELECT pg_temp.outcome(205, 'hung', '{"outcome": "response", "http_status": 200}
 SELECT count(*) FROM pg_temp.claim(206);
 SELECT pg_temp.outcome(206, 'hung', '{"outcome": "unformattable", "error": "broken"}'), pg_temp.health('hung', 206);
 SELECT count(*) FROM pg_temp.claim(207);
-SELECT pg_temp.outcome(207, 'hung', '{"outcome": "network", "error": "no response"}') > 3, pg_temp.health('hung', 207) LIKE 'failures %, paused for 150-300 s';
+-- what was under way at once is one failure more, when it comes together and when it comes while it is paused already
+UPDATE monitoring.outbox SET state = 'queued', attempts = 0 WHERE id IN (SELECT id FROM monitoring.outbox WHERE receiver = 'hung' AND state = 'sending' ORDER BY id LIMIT 1);
+SELECT pg_temp.outcome(207, 'hung', '{"outcome": "network", "error": "no response"}'), pg_temp.health('hung', 207);
+UPDATE monitoring.outbox SET state = 'sending', attempts = 1 WHERE receiver = 'hung' AND state = 'queued' AND id IN (SELECT min(id) FROM monitoring.outbox WHERE receiver = 'hung' AND state = 'queued');
+SELECT pg_temp.outcome(207.1, 'hung', '{"outcome": "network", "error": "no response"}'), pg_temp.health('hung', 207);
+SELECT count(*) FROM pg_temp.claim(207.4);
+SELECT monitoring.notify_has_work(t + interval '207.4 seconds') FROM start;
 SELECT count(*) FROM pg_temp.claim(300);
-SELECT monitoring.notify_has_work(t + interval '300 seconds') FROM start;
-SELECT count(*) FROM pg_temp.claim(510);
-SELECT pg_temp.outcome(511, 'hung', '{"outcome": "response", "http_status": 429, "retry_after": 20, "error": "HTTP status 429"}'), pg_temp.health('hung', 511) LIKE '%150-300 s';
-SELECT count(*) FROM pg_temp.claim(820);
-SELECT pg_temp.outcome(821, 'hung', '{"outcome": "response", "http_status": 200}'), pg_temp.health('hung', 821);
-SELECT count(*) FROM pg_temp.claim(822);
+SELECT pg_temp.outcome(300, 'hung', '{"outcome": "network", "error": "no response"}'), pg_temp.health('hung', 300);
+SELECT count(*) FROM pg_temp.claim(302);
+SELECT pg_temp.outcome(302, 'hung', '{"outcome": "response", "http_status": 429, "retry_after": 20, "error": "HTTP status 429"}'), pg_temp.health('hung', 302) LIKE '% paused for 20.0%';
+SELECT count(*) FROM pg_temp.claim(321);
+SELECT count(*) FROM pg_temp.claim(322.5);
+SELECT pg_temp.outcome(322.5, 'hung', '{"outcome": "response", "http_status": 200}'), pg_temp.health('hung', 322.5);
+SELECT count(*) FROM pg_temp.claim(323);
 SELECT pg_temp.outcome(823, 'hung', '{"outcome": "response", "http_status": 200}');
 UPDATE monitoring.receiver_defs SET enabled = false;
 SELECT monitoring.create_receiver('brk', 'webhook', 'https://brk.example.com/', '{"breaker_failures": 3, "max_attempts": 100}');
@@ -149,10 +156,24 @@ SELECT pg_temp.outcome(834, 'brk', '{"outcome": "network", "error": "no response
 UPDATE monitoring.outbox SET next_attempt_at = t FROM start WHERE receiver = 'brk';
 SELECT count(*) FROM pg_temp.claim(837);
 SELECT pg_temp.outcome(838, 'brk', '{"outcome": "network", "error": "no response"}'), pg_temp.health('brk', 838);
--- Retry-After holds for the receiver, and for an hour at most.
+-- Who changes or enables a receiver need not wait.
+SELECT count(*) FROM pg_temp.claim(838.1);
+SELECT monitoring.alter_receiver('brk', '{"max_attempts": 99}');
+SELECT receiver, state, failures, waiting FROM monitoring.receiver_health WHERE receiver = 'brk';
+UPDATE monitoring.outbox SET next_attempt_at = t FROM start WHERE receiver = 'brk';
+SELECT count(*) FROM pg_temp.claim(838.1);
+SELECT pg_temp.outcome(838.1, 'brk', '{"outcome": "network", "error": "no response"}'), pg_temp.health('brk', 838);
+UPDATE monitoring.outbox SET next_attempt_at = t FROM start WHERE receiver = 'brk';
+SELECT count(*) FROM pg_temp.claim(838.2);
+SELECT monitoring.enable_receiver('brk');
+SELECT count(*) FROM pg_temp.claim(838.2);
+-- Retry-After holds for the receiver, and for an hour at most; what was sent before and is answered does not end it.
 UPDATE monitoring.outbox SET next_attempt_at = t, expires_at = t + interval '1 day' FROM start WHERE receiver = 'brk';
 SELECT count(*) FROM pg_temp.claim(860);
+UPDATE monitoring.outbox SET state = 'queued' WHERE id IN (SELECT max(id) FROM monitoring.outbox WHERE receiver = 'brk');
 SELECT pg_temp.outcome(861, 'brk', '{"outcome": "response", "http_status": 503, "retry_after": 100000, "error": "HTTP status 503"}'), pg_temp.health('brk', 861);
+UPDATE monitoring.outbox SET state = 'sending' WHERE id IN (SELECT max(id) FROM monitoring.outbox WHERE receiver = 'brk');
+SELECT pg_temp.outcome(861, 'brk', '{"outcome": "response", "http_status": 200}'), pg_temp.health('brk', 861);
 UPDATE monitoring.receiver_defs SET enabled = false;
 
 -- A fallback gets what cannot be delivered, and all that waits once its receiver has been broken for a while; never in a circle.
@@ -243,7 +264,50 @@ SELECT pg_temp.claim(1500);
 SELECT pg_temp.outcome(1501, 'hand', '{"outcome": "response", "http_status": 200}');
 SELECT regexp_replace(pg_temp.states('hand'), 'by .*\)', 'by me)');
 SELECT count(DISTINCT idempotency_key) FROM monitoring.outbox WHERE receiver = 'hand';
+SELECT pg_temp.tell('hand', '{a:firing}', 'x3', after => 1510) > 0;
+SELECT pg_temp.claim(1510);
+SELECT pg_temp.outcome(1511, 'hand', '{"outcome": "network", "error": "no answer"}');
 SELECT monitoring.drop_receiver('hand');
-SELECT count(*) FROM monitoring.receiver_states WHERE receiver = 'hand';
 SELECT pg_temp.try(format('SELECT monitoring.resend(%s)', :x2));
+-- one of the same name is another one
+SELECT monitoring.create_receiver('hand', 'webhook', 'https://hand.example.com/');
+SELECT receiver, state, failures, waiting FROM monitoring.receiver_health WHERE receiver = 'hand';
+SELECT count(*) FROM monitoring.receiver_states WHERE receiver = 'hand';
+SELECT monitoring.notify_release(t + interval '1520 seconds') FROM start;
+SELECT count(*) FROM monitoring.receiver_states WHERE receiver = 'hand';
+UPDATE monitoring.receiver_defs SET enabled = false;
+
+-- Without a sender: what needs none.
+SELECT monitoring.create_receiver('far', 'webhook', 'https://far.example.com/'), monitoring.enable_receiver('here');
+SELECT pg_temp.tell('far', '{a:firing}', 'far', after => 1600) > 0, pg_temp.tell('here', '{a:firing}', 'near', after => 1600) > 0;
+SELECT c.receiver_name FROM monitoring.notify_claim((SELECT t FROM pg_temp.start) + interval '1600 s', 256, 64, false) AS c;
+SELECT c.receiver_name FROM monitoring.notify_claim((SELECT t FROM pg_temp.start) + interval '1600 s', 256, 64, true) AS c;
+SELECT monitoring.enable_receiver('here', false);
+
+-- What is given up is lost until something arrives there; but a test, what a fallback gets and what may have arrived are not.
+CREATE FUNCTION pg_temp.lost(name text) RETURNS text LANGUAGE sql AS $$
+	SELECT CASE WHEN h.lost_id IS NOT NULL THEN 'lost: ' || o.group_key || ' at ' || extract(epoch FROM h.lost_at - t)::int ELSE 'nothing' END
+	FROM pg_temp.start, monitoring.receiver_health AS h LEFT JOIN monitoring.outbox AS o ON o.id = h.lost_id WHERE h.receiver = lost.name
+$$;
+SELECT pg_temp.outcome(1601, 'far', '{"outcome": "response", "http_status": 404, "error": "HTTP status 404"}'), pg_temp.lost('far');
+SELECT pg_temp.tell('far', '{a:firing}', 'far 2', after => 1602) > 0;
+SELECT count(*) FROM pg_temp.claim(1602);
+SELECT pg_temp.outcome(1602, 'far', '{"outcome": "network", "error": "no answer"}'), pg_temp.lost('far');
+UPDATE monitoring.outbox SET expires_at = t + interval '2000 seconds' FROM start WHERE group_key = 'far 2';
+SELECT pg_temp.claim(2000);
+SELECT pg_temp.lost('far');
+SELECT monitoring.test_receiver('far') > 0;
+SELECT count(*) FROM pg_temp.claim(2001, 1);
+SELECT pg_temp.outcome(2002, 'far', '{"outcome": "response", "http_status": 200}'), pg_temp.lost('far');
+SELECT monitoring.test_receiver('far') > 0;
+SELECT count(*) FROM pg_temp.claim(2003, 1);
+SELECT pg_temp.outcome(2003, 'far', '{"outcome": "refused", "error": "no"}'), pg_temp.lost('far');
+SELECT monitoring.enable_receiver('second'), monitoring.alter_receiver('far', '{"fallback": "second"}');
+UPDATE monitoring.outbox SET expires_at = created_at WHERE receiver = 'second';
+SELECT pg_temp.tell('far', '{a:firing}', 'far 3', after => 1604) > 0;
+SELECT count(*) FROM pg_temp.claim(2004, 1);
+SELECT pg_temp.outcome(2004, 'far', '{"outcome": "rejected", "error": "no"}'), pg_temp.lost('far');
+SELECT pg_temp.claim(2005);
+SELECT pg_temp.outcome(2005, 'second', '{"outcome": "refused", "error": "no"}'), pg_temp.lost('far'), pg_temp.lost('second');
+SELECT pg_temp.lost('sms');
 ROLLBACK;

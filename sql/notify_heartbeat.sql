@@ -94,6 +94,20 @@ SELECT pg_temp.tick(1606);
 SELECT pg_temp.sent();
 SELECT pg_temp.tick(1627);
 
+-- What was given up has not got through, until something arrives or the receiver is changed.
+CREATE FUNCTION pg_temp.lag() RETURNS text LANGUAGE sql AS $$
+	SELECT coalesce(regexp_replace(monitoring.heartbeat_lag('{"max_delivery_lag_seconds": 3600}', pg_temp.at(1627)), 'notification \d+|\S+Z', '...', 'g'), 'all is well')
+$$;
+UPDATE monitoring.outbox SET state = 'sending', attempts = 1 WHERE receiver = 'pager' AND status = 'firing';
+SELECT monitoring.notify_record(clock_timestamp(), jsonb_agg(jsonb_build_object('created_at', o.created_at, 'id', o.id, 'attempt', 1, 'outcome', 'response', 'http_status', 410, 'error', 'HTTP status 410')))
+FROM monitoring.outbox AS o WHERE receiver = 'pager' AND state = 'sending';
+SELECT pg_temp.lag();
+SELECT regexp_replace(pg_temp.tick(1648), 'notification \d+', 'notification N');
+SELECT monitoring.enable_receiver('pager', false);
+SELECT pg_temp.lag();
+SELECT monitoring.enable_receiver('pager');
+SELECT pg_temp.lag();
+
 -- What is sent, and nothing but that.
 SELECT f.* FROM monitoring.receiver_defs AS r, monitoring.format_heartbeat(jsonb_build_object('name', r.name, 'url', r.url, 'config', '{"fail_url": "https://f.example.com/"}'::jsonb),
 	'{"status": "heartbeat", "idempotencyKey": "k"}') AS f WHERE r.name = 'alive';
@@ -110,9 +124,17 @@ SELECT pg_temp.try($$SELECT monitoring.send('alive', 'hello')$$);
 SELECT pg_temp.try($$SELECT monitoring.alter_receiver('pager', '{"fallback": "alive"}')$$);
 SELECT pg_temp.try($$SELECT monitoring.set_contact('ann', '{pager,alive}')$$);
 
+SELECT pg_temp.try($$SELECT monitoring.create_route('to nobody', receivers => '{pager,alive}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_alert_rule('to nobody', 'queue', 'last', '1 minute', '>', 5, receivers => '{alive}')$$);
+SELECT monitoring.create_receiver('was here', 'webhook', 'https://pager.example.com/');
+SELECT monitoring.create_alert_rule('named', 'queue', 'last', '1 minute', '>', 5, receivers => '{was here}') > 0;
+SELECT pg_temp.try($$SELECT monitoring.update_alert_rule('named', '{"receivers": ["alive"]}')$$);
+SELECT monitoring.drop_receiver('was here');
+SELECT pg_temp.try($$SELECT monitoring.create_heartbeat('was here', 'https://hc.example.com/')$$);
+
 -- Disabled, and gone.
 SELECT monitoring.enable_heartbeat('alive', false);
-SELECT pg_temp.tick(1700);
+SELECT regexp_replace(pg_temp.tick(1700), 'notification \d+', 'notification N');
 SELECT monitoring.enable_heartbeat('alive');
 SELECT pg_temp.tick(1701);
 SELECT pg_temp.try($$SELECT monitoring.drop_heartbeat('pager')$$);

@@ -102,12 +102,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%" does not exist', missing
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.create_receiver first.';
 	END IF;
-	SELECT min(d.name) INTO missing FROM monitoring.receiver_defs AS d
-	JOIN monitoring.receiver_kinds AS k ON k.kind = d.kind
-	WHERE d.name = ANY (receivers) AND NOT k.takes_alerts;
-	IF missing IS NOT NULL THEN
-		RAISE EXCEPTION 'receiver "%" takes no alerts', missing USING ERRCODE = 'wrong_object_type';
-	END IF;
+	PERFORM monitoring.check_takes_alerts(receivers);
 	INSERT INTO monitoring.contacts AS c VALUES (set_contact.name, set_contact.receivers, coalesce(set_contact.description, ''))
 	ON CONFLICT ON CONSTRAINT contacts_pkey DO UPDATE SET receivers = excluded.receivers, description = excluded.description;
 END $$;

@@ -189,6 +189,30 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_route_times(monitoring.routes) IS 'Raises 22023 for durations that are out of range, 42704 for a time interval that does not exist.';
 
+CREATE FUNCTION monitoring.check_takes_alerts(receivers text[]) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	SELECT min(r.name) INTO bad FROM monitoring.receiver_defs AS r
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+	WHERE r.name = ANY (receivers) AND NOT k.takes_alerts;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'receiver "%" takes no alerts', bad
+			USING ERRCODE = 'wrong_object_type', HINT = 'It is a heartbeat, or of another kind that sends nothing else.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_takes_alerts(text[]) IS 'Raises 42809 if one of these receivers takes no alerts (receiver_kinds.takes_alerts).';
+
+CREATE FUNCTION monitoring.who_names_receiver(name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT min(n.place) FROM (
+		SELECT format('route "%s"', r.name) AS place FROM monitoring.routes AS r WHERE who_names_receiver.name = ANY (r.receivers)
+		UNION ALL
+		SELECT format('alert rule "%s"', r.name) FROM monitoring.alert_rule_defs AS r WHERE who_names_receiver.name = ANY (r.receivers)) AS n
+$$;
+COMMENT ON FUNCTION monitoring.who_names_receiver(text) IS 'A route or alert rule that names a receiver, whether there is one of that name or not; null: none.';
+
 CREATE FUNCTION monitoring.check_route(route monitoring.routes, old_receivers text[] DEFAULT '{}') RETURNS monitoring.routes
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -222,6 +246,7 @@ BEGIN
 		RAISE EXCEPTION 'escalation policy "%" does not exist', route.escalation_policy
 			USING ERRCODE = 'undefined_object', HINT = 'Create it with monitoring.set_escalation_policy first; an empty text is none.';
 	END IF;
+	PERFORM monitoring.check_takes_alerts(ARRAY(SELECT n FROM unnest(route.receivers) AS n WHERE n <> ALL (coalesce(old_receivers, '{}'))));
 
 	IF route.parent_id IS NULL AND (route.matchers <> '{}' OR route.continue_matching OR NOT route.enabled
 		OR route.mute_times <> '{}' OR route.active_times <> '{}') THEN
@@ -230,7 +255,7 @@ BEGIN
 	END IF;
 	RETURN route;
 END $$;
-COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 2201B or 54000 for a bad or too complex regular expression.';
+COMMENT ON FUNCTION monitoring.check_route(monitoring.routes, text[]) IS 'A route in the form in which it is stored, after all checks; receivers that it named before need not exist. Errors: 22023 for anything that is not valid, 42704 for a receiver, a time interval or an escalation policy that does not exist, 42809 for a heartbeat, 2201B or 54000 for a bad or too complex regular expression.';
 
 -- Whoever changes the tree changes it alone: positions and parents are checked against all of it.
 CREATE FUNCTION monitoring.lock_route(name text) RETURNS monitoring.routes

@@ -44,10 +44,11 @@
 #define RENEW_MS 60000       /* messages are made anew, with their time and what is in files */
 #define RENEW_BUDGET_MS 2000 /* what that may take */
 #define FIRST_RETRY_MS 1000
-#define ANSWER_PATIENCE_MS 15000 /* on top of all the request may take */
-#define DOUBTFUL_CHECKS 3        /* failures of unknown cause, in a row, until one is believed */
-#define SOUND_CHECKS 2           /* successes until the end is believed */
-#define END_PATIENCE_MS 3600000  /* how long the end is tried to be told */
+#define MAX_RETRY_AFTER_MS 3600000 /* more than that is not waited for */
+#define ANSWER_PATIENCE_MS 15000   /* on top of all the request may take */
+#define DOUBTFUL_CHECKS 3          /* failures of unknown cause, in a row, until one is believed */
+#define SOUND_CHECKS 2             /* successes until the end is believed */
+#define END_PATIENCE_MS 3600000    /* how long the end is tried to be told */
 #define MAX_TARGETS 64
 #define MAX_NAME 64 /* of a cause */
 
@@ -224,8 +225,9 @@ typedef struct Making
 	MemoryContext cxt;
 	Target *targets;
 	int n;
-	bool ending; /* the message of the end, for those who know of the beginning */
-	bool told;   /* do not log again what cannot be made */
+	const char *key; /* stands for the idempotency key in them */
+	bool ending;     /* the message of the end, for those who know of the beginning */
+	bool told;       /* do not log again what cannot be made */
 } Making;
 
 static uint32
@@ -297,7 +299,8 @@ make_messages(void *arg)
 {
 	Making *making = arg;
 	Oid types[4] = {TIMESTAMPTZOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
-	Datum args[4] = {TimestampTzGetDatum(GetCurrentTimestamp()), CStringGetTextDatum(key), 0, 0};
+	Datum args[4] = {TimestampTzGetDatum(GetCurrentTimestamp()), CStringGetTextDatum(making->key),
+					 0, 0};
 	char nulls[5] = "  nn";
 	SPITupleTable *table;
 	uint64 n;
@@ -327,7 +330,9 @@ make_messages(void *arg)
 static void
 renew(const char *new_version)
 {
-	Making making = {0};
+	static bool failed = false;
+	char new_key[MON_KEY_LEN + 1];
+	Making making = {.key = new_key};
 	Finding finding = {0};
 	MemoryContext old;
 
@@ -338,17 +343,24 @@ renew(const char *new_version)
 	MemoryContextSwitchTo(old);
 	making.told = strcmp(version, new_version) == 0;
 	renewed_at = mon_now_ms();
-	make_key(key);
+	make_key(new_key);
 	if (!in_transaction(make_messages, &making, false, &finding) || finding.busy)
 	{
+		if (!finding.busy && !failed)
+			ereport(LOG,
+					(errmsg("monitoring could not make the messages about emergencies: %s",
+							finding.reason)));
+		failed = !finding.busy;
 		MemoryContextDelete(making.cxt);
 		return;
 	}
+	failed = false;
 	if (messages_cxt)
 		MemoryContextDelete(messages_cxt);
 	messages_cxt = making.cxt;
 	targets = making.targets;
 	n_targets = making.n;
+	strlcpy(key, new_key, sizeof(key));
 	strlcpy(version, new_version, sizeof(version));
 }
 
@@ -497,7 +509,8 @@ static void
 end_emergency(int64 now)
 {
 	Finding finding = {0};
-	Making making = {.cxt = messages_cxt, .targets = targets, .n = n_targets, .ending = true};
+	Making making = {
+		.cxt = messages_cxt, .targets = targets, .n = n_targets, .key = key, .ending = true};
 
 	until = GetCurrentTimestamp();
 	if (n_targets > 0 && (!in_transaction(make_messages, &making, false, &finding) || finding.busy))
@@ -674,7 +687,7 @@ delivery_failed(Target *target, const char *error, int64 retry_after_ms)
 						target->receiver, error)));
 	target->failed++;
 	strlcpy(target->error, error, sizeof(target->error));
-	target->next_at = mon_now_ms() + Max(pause, retry_after_ms);
+	target->next_at = mon_now_ms() + Max(pause, Min(retry_after_ms, MAX_RETRY_AFTER_MS));
 }
 
 bool

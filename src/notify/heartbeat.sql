@@ -1,21 +1,26 @@
 -- heartbeat: a sign of life for a service outside, which pages when it stops coming. It is sent only while alert rules are
--- evaluated and notifications get through: what is silent here is loud there.
+-- evaluated and notifications get through: what is silent here is loud there. A notification that was given up has not got
+-- through, so it counts until another one has.
 --
 -- A heartbeat is a receiver of a kind that takes no alerts, and each sign a notification to it. So urls, secrets and where it
 -- may go are as for any receiver, and a sign that comes out has been all the way that an alert would go.
 
+-- No foreign key, as for receiver_states.
 CREATE TABLE monitoring.heartbeat_states (
-	receiver text PRIMARY KEY REFERENCES monitoring.receiver_defs (name) ON DELETE CASCADE,
+	receiver text,
+	created_at timestamptz,
 	due_at timestamptz NOT NULL,
 	lagging text,
 	lagging_since timestamptz,
 	failed_at timestamptz,
 	ping_created_at timestamptz,
 	ping_id bigint,
-	sent_at timestamptz
+	sent_at timestamptz,
+	PRIMARY KEY (receiver, created_at)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE monitoring.heartbeat_states IS 'How far heartbeats are. Written by the job heartbeat alone.';
 COMMENT ON COLUMN monitoring.heartbeat_states.receiver IS 'Name of the heartbeat.';
+COMMENT ON COLUMN monitoring.heartbeat_states.created_at IS 'Which one of that name (receiver_defs.created_at).';
 COMMENT ON COLUMN monitoring.heartbeat_states.due_at IS 'When the next sign of life is due.';
 COMMENT ON COLUMN monitoring.heartbeat_states.lagging IS 'Why none is sent; null: all is well.';
 COMMENT ON COLUMN monitoring.heartbeat_states.lagging_since IS 'Since when.';
@@ -94,7 +99,7 @@ BEGIN
 		'every_seconds', extract(epoch FROM every), 'max_evaluation_lag_seconds', extract(epoch FROM max_evaluation_lag),
 		'max_delivery_lag_seconds', extract(epoch FROM max_delivery_lag), 'fail_url', fail_url)));
 END $$;
-COMMENT ON FUNCTION monitoring.create_heartbeat(text, text, interval, interval, interval, text, jsonb) IS 'Send a sign of life to a url at this interval, 10 seconds to a day, and return the heartbeat''s name. The service there must page somebody when it stops. It is not sent while the last evaluation of alert rules is longer ago than max_evaluation_lag, or a notification for an enabled receiver has been waiting longer than max_delivery_lag (each three intervals, 10 seconds to a day), nor when the server, the worker or the notifier is down. With fail_url that url is told why, once an interval, as far as that is possible. The request is a POST with the text ok, or with why not; config may say {"method": "GET"}, and takes what create_receiver takes for every kind, also {"url": {"file": path}} in place of the url. A heartbeat is a receiver to which no alerts go: alter_receiver changes it, its name is taken among receivers. Errors: 22023 for a bad name, url, time or config, 42710 if the name is taken.';
+COMMENT ON FUNCTION monitoring.create_heartbeat(text, text, interval, interval, interval, text, jsonb) IS 'Send a sign of life to a url at this interval, 10 seconds to a day, and return the heartbeat''s name. The service there must page somebody when it stops. It is not sent while the last evaluation of alert rules is longer ago than max_evaluation_lag, or a notification for an enabled receiver has been waiting longer than max_delivery_lag (each three intervals, 10 seconds to a day), nor while the last thing that an enabled receiver should have got was given up and no fallback got it (until something arrives there, or the receiver is changed, enabled or disabled; a test that fails is none of it), nor when the server, the worker or the notifier is down. With fail_url that url is told why, once an interval, as far as that is possible. The request is a POST with the text ok, or with why not; config may say {"method": "GET"}, and takes what create_receiver takes for every kind, also {"url": {"file": path}} in place of the url. A heartbeat is a receiver to which no alerts go: alter_receiver changes it, its name is taken among receivers. Errors: 22023 for a bad name, url, time or config, 42809 if a route or an alert rule names a receiver of that name, 42710 if the name is taken.';
 
 CREATE FUNCTION monitoring.check_is_heartbeat(name text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -139,7 +144,7 @@ CREATE VIEW monitoring.heartbeats AS
 		make_interval(secs => coalesce((r.config ->> 'max_delivery_lag_seconds')::float8, (r.config ->> 'every_seconds')::float8 * 3, 180)) AS max_delivery_lag,
 		r.config ? 'fail_url' AS tells_why, r.enabled
 	FROM monitoring.receiver_defs AS r
-	LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name
+	LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name AND s.created_at = r.created_at
 	LEFT JOIN monitoring.outbox AS o ON o.created_at = s.ping_created_at AND o.id = s.ping_id
 	WHERE r.kind = 'heartbeat';
 COMMENT ON VIEW monitoring.heartbeats IS 'Signs of life for services outside. They are sent by the primary alone: after a promotion the new one goes on.';
@@ -177,6 +182,7 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	evaluated timestamptz := monitoring.last_evaluation(at);
 	waiting record;
+	lost record;
 BEGIN
 	-- what is to come was noted before the clock stepped back
 	IF coalesce(at - evaluated > make_interval(secs => monitoring.heartbeat_seconds(heartbeat_lag.config, 'max_evaluation_lag_seconds')), true) THEN
@@ -196,6 +202,16 @@ BEGIN
 	IF FOUND THEN
 		RETURN format('a notification for receiver "%s" has been waiting since %s', waiting.receiver, monitoring.format_time(waiting.created_at));
 	END IF;
+	-- Waiting ends when a notification is given up, but it has not got through.
+	SELECT s.receiver, s.lost_id, s.lost_at INTO lost
+	FROM monitoring.receiver_states AS s
+	JOIN monitoring.receiver_defs AS r ON r.name = s.receiver AND r.changed_at = s.changed_at
+	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.takes_alerts
+	WHERE r.enabled AND s.lost_id IS NOT NULL
+	ORDER BY s.lost_at, s.receiver LIMIT 1;
+	IF FOUND THEN
+		RETURN format('notification %s for receiver "%s" was given up at %s', lost.lost_id, lost.receiver, monitoring.format_time(lost.lost_at));
+	END IF;
 	RETURN NULL;
 END $$;
 COMMENT ON FUNCTION monitoring.heartbeat_lag(jsonb, timestamptz) IS 'Why a heartbeat with this config is not to be sent at that time; null: all is well.';
@@ -212,8 +228,13 @@ BEGIN
 	SELECT * INTO s FROM monitoring.heartbeat_states AS h WHERE h.receiver = heartbeat;
 	SELECT * INTO latest FROM monitoring.outbox AS o WHERE o.created_at = s.ping_created_at AND o.id = s.ping_id;
 	-- A late sign would say that all is well now. Of those that arrived only the last is worth keeping.
+	WITH late AS MATERIALIZED (
+		SELECT o.created_at, o.id FROM monitoring.outbox AS o
+		WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days'
+		FOR NO KEY UPDATE OF o SKIP LOCKED
+	)
 	UPDATE monitoring.outbox AS o SET state = 'superseded', lease_until = NULL, error = coalesce(o.error || '; ', '') || 'superseded by the next one'
-	WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days';
+	FROM late AS l WHERE o.created_at = l.created_at AND o.id = l.id;
 	IF latest.state = 'sent' THEN
 		DELETE FROM monitoring.outbox AS o WHERE o.created_at = latest.created_at AND o.id = latest.id;
 		DELETE FROM monitoring.delivery_attempts AS a WHERE a.notification_id = latest.id AND a.at >= latest.created_at;
@@ -238,10 +259,12 @@ DECLARE
 	lag text;
 	every interval;
 BEGIN
+	DELETE FROM monitoring.heartbeat_states AS s
+	WHERE NOT EXISTS (SELECT FROM monitoring.receiver_defs AS r WHERE r.name = s.receiver AND r.created_at = s.created_at);
 	FOR due IN
-		SELECT r.name, r.config, s.receiver IS NULL AS is_new, s.due_at, s.lagging, s.lagging_since, s.failed_at
+		SELECT r.name, r.created_at, r.config, s.receiver IS NULL AS is_new, s.due_at, s.lagging, s.lagging_since, s.failed_at
 		FROM monitoring.receiver_defs AS r
-		LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name
+		LEFT JOIN monitoring.heartbeat_states AS s ON s.receiver = r.name AND s.created_at = r.created_at
 		WHERE r.kind = 'heartbeat' AND r.enabled
 			-- one that is due later than it can be was made before the clock stepped back, or has a shorter interval now
 			AND coalesce(s.due_at <= send_heartbeats.at
@@ -251,7 +274,7 @@ BEGIN
 		every := make_interval(secs => monitoring.heartbeat_seconds(due.config, 'every_seconds'));
 		lag := monitoring.heartbeat_lag(due.config, at);
 		IF due.is_new THEN
-			INSERT INTO monitoring.heartbeat_states (receiver, due_at) VALUES (due.name, at);
+			INSERT INTO monitoring.heartbeat_states (receiver, created_at, due_at) VALUES (due.name, due.created_at, at);
 		END IF;
 		IF lag IS NULL THEN
 			PERFORM monitoring.enqueue_heartbeat(due.name, NULL, at);

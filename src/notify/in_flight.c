@@ -66,7 +66,6 @@ mon_entry_clear(InFlight *f)
 	if (f->local)
 	{
 		mon_local_free(f->local);
-		pfree(f->receiver);
 		mon_n_local--;
 	}
 	f->local = NULL;

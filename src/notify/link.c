@@ -40,6 +40,7 @@ typedef struct Sender
 	int64 started;
 	int64 next_start;
 	int failures; /* ends without a single outcome, in a row */
+	bool told;    /* it was logged that it cannot be started */
 	StringInfoData in;
 	StringInfoData out;
 	int out_done; /* bytes of `out` already written */
@@ -143,6 +144,16 @@ make_pair(int *pair)
 	return true;
 }
 
+/* What cannot be started may be missing for hours: one line, not one for each attempt. */
+static bool
+is_news(void)
+{
+	bool news = sender.ready || !sender.told;
+
+	sender.told = !sender.ready;
+	return news;
+}
+
 static void
 sender_start(void)
 {
@@ -154,9 +165,10 @@ sender_start(void)
 	snprintf(path, sizeof(path), "%s/monitoring_sender", pkglib_path);
 	if (!make_pair(pair))
 	{
-		ereport(LOG,
-				(errcode_for_socket_access(),
-				 errmsg("could not make a socket pair for the monitoring sender: %m")));
+		if (is_news())
+			ereport(LOG,
+					(errcode_for_socket_access(),
+					 errmsg("could not make a socket pair for the monitoring sender: %m")));
 		sender_back_off();
 		return;
 	}
@@ -172,9 +184,10 @@ sender_start(void)
 	sender.sock = pair[0];
 	if (sender.pid < 0 || !pg_set_noblock(sender.sock))
 	{
-		ereport(
-			LOG,
-			(errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the monitoring sender: %m")));
+		if (is_news())
+			ereport(LOG,
+					(errcode(ERRCODE_SYSTEM_ERROR),
+					 errmsg("could not start the monitoring sender: %m")));
 		sender_stop();
 		sender_back_off();
 		return;
@@ -186,11 +199,12 @@ sender_start(void)
 static void
 sender_lost(const char *why)
 {
-	ereport(LOG,
-			(errmsg("the monitoring sender %s", why),
-			 sender.ready
-				 ? 0
-				 : errhint("Is \"%s/monitoring_sender\" installed and executable?", pkglib_path)));
+	if (is_news())
+		ereport(LOG,
+				(errmsg("the monitoring sender %s", why),
+				 sender.ready ? 0
+							  : errhint("Is \"%s/monitoring_sender\" installed and executable?",
+										pkglib_path)));
 	sender_stop();
 	for (int i = 0; i < MAX_IN_FLIGHT; i++)
 	{
@@ -396,6 +410,8 @@ mon_link_wait(long timeout)
 {
 	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
 
+	/* A moment that has passed meanwhile: a negative timeout would be none. */
+	timeout = Max(timeout, 0);
 	if (sender.sock != PGINVALID_SOCKET)
 	{
 		events |= WL_SOCKET_READABLE;

@@ -29,7 +29,8 @@
 #define NOTIFY_TIMEOUT_MS 1000
 
 MonLocal *
-mon_local_make(const MonRequest *request, const char *owner, uint32 timeout_ms)
+mon_local_make(const MonRequest *request, const char *receiver, const char *owner,
+			   uint32 timeout_ms)
 {
 	bool sql = strcmp(request->method, "SQL") == 0;
 	MemoryContext old;
@@ -40,6 +41,7 @@ mon_local_make(const MonRequest *request, const char *owner, uint32 timeout_ms)
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	local = palloc(sizeof(MonLocal));
 	local->sql = sql;
+	local->receiver = pstrdup(receiver);
 	local->owner = pstrdup(owner);
 	local->target = pstrdup(request->url);
 	local->body = pstrdup(request->body);
@@ -52,6 +54,7 @@ mon_local_make(const MonRequest *request, const char *owner, uint32 timeout_ms)
 void
 mon_local_free(MonLocal *local)
 {
+	pfree(local->receiver);
 	pfree(local->owner);
 	pfree(local->target);
 	pfree(local->body);

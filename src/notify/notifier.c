@@ -12,7 +12,10 @@
  *
  * What needs no sender (local.c) is done in the transaction that records it, a
  * call of a function in one of its own; the sender and the outbox are looked
- * after between any two of these.
+ * after between any two of these.  It does not wait for a sender that is missing.
+ *
+ * Rows of the outbox that somebody has locked are not waited for: what became
+ * of them is kept, and recorded when they are free.
  *
  * Everything here is local to the process; there is nothing to lock.
  *
@@ -70,6 +73,7 @@ typedef enum StepResult
 static int64 next_step = 0;    /* no transaction before this, as the last one failed */
 static bool claim_now = false; /* do not wait for the next look at the outbox */
 static MemoryContext step_context;
+static StringInfoData locked_outcomes; /* as mon_outcomes, to be tried again with the next look */
 static volatile sig_atomic_t cancelable = false;
 
 /* ---- database ---- */
@@ -89,8 +93,33 @@ execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *args, i
 		elog(ERROR, "could not execute \"%s\"", sql);
 }
 
+/* Move outcomes to the end of others. */
 static void
-record_outcomes(TimestampTz at, StringInfo from)
+move_outcomes(StringInfo to, StringInfo from)
+{
+	if (from->len == 0)
+		return;
+	if (to->len > 0)
+		from->data[0] = ',';
+	appendBinaryStringInfo(to, from->data, from->len);
+	resetStringInfo(from);
+}
+
+/* Append the outcomes that the statement just executed returns: a JSON array, or null. */
+static void
+keep_returned(StringInfo to)
+{
+	char *array = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+	if (array == NULL)
+		return;
+	appendStringInfoChar(to, to->len == 0 ? '[' : ',');
+	appendBinaryStringInfo(to, array + 1, strlen(array) - 2);
+}
+
+/* Record outcomes; *locked gets those of notifications that somebody has locked. */
+static void
+record_outcomes(TimestampTz at, StringInfo from, StringInfo locked)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[2] = {TIMESTAMPTZOID, JSONBOID};
@@ -101,16 +130,30 @@ record_outcomes(TimestampTz at, StringInfo from)
 	args[0] = TimestampTzGetDatum(at);
 	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("%s]", from->data)));
 	execute(&plan, "SELECT monitoring.notify_record($1, $2)", 2, types, args, SPI_OK_SELECT);
+	keep_returned(locked);
 }
 
 static void
-release_claims(TimestampTz at)
+release_claims(TimestampTz at, StringInfo locked)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid types[1] = {TIMESTAMPTZOID};
 	Datum args[1] = {TimestampTzGetDatum(at)};
 
 	execute(&plan, "SELECT monitoring.notify_release($1)", 1, types, args, SPI_OK_SELECT);
+	keep_returned(locked);
+}
+
+static bool
+has_work(TimestampTz at)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid types[1] = {TIMESTAMPTZOID};
+	Datum args[1] = {TimestampTzGetDatum(at)};
+	bool isnull;
+
+	execute(&plan, "SELECT monitoring.notify_has_work($1)", 1, types, args, SPI_OK_SELECT);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
 static uint32
@@ -168,14 +211,18 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 			break;
 	}
 
-	f->receiver = MemoryContextStrdup(TopMemoryContext, SPI_getvalue(row, desc, 11));
-	f->local = mon_local_make(&request, source.receiver_owner, source.total_ms);
+	f->local = mon_local_make(&request, SPI_getvalue(row, desc, 11), source.receiver_owner,
+							  source.total_ms);
 	if (f->local)
 	{
 		mon_entry_use(f);
 		return;
 	}
-	pfree(f->receiver);
+	if (!mon_link_ready())
+	{
+		mon_outcome_add(unsent, f, "postponed", "the sender is not ready");
+		return;
+	}
 
 	initStringInfo(&frame);
 	if (mon_request_frame(&source, &request, (uint64) f->serial << 32 | entry, &frame))
@@ -189,19 +236,22 @@ queue_request(HeapTuple row, TupleDesc desc, bool in_time, StringInfo unsent)
 	pfree(frame.data);
 }
 
-/* Claim due rows and queue their requests; they are written after the commit. */
+/*
+ * Claim due rows and queue their requests; they are written after the commit.
+ * While there is no sender, what needs none is not to wait for it.
+ */
 static int
 claim(TimestampTz at, int max_rows, StringInfo unsent)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid types[3] = {TIMESTAMPTZOID, INT4OID, INT4OID};
-	Datum args[3] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
-					 Int32GetDatum(MAX_PER_RECEIVER)};
+	Oid types[4] = {TIMESTAMPTZOID, INT4OID, INT4OID, BOOLOID};
+	Datum args[4] = {TimestampTzGetDatum(at), Int32GetDatum(max_rows),
+					 Int32GetDatum(MAX_PER_RECEIVER), BoolGetDatum(mon_link_ready())};
 	SPITupleTable *table;
 	uint64 n;
 	int64 format_until;
 
-	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3)", 3, types, args,
+	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3, $4)", 4, types, args,
 			SPI_OK_SELECT);
 	table = SPI_tuptable;
 	n = SPI_processed;
@@ -253,6 +303,8 @@ typedef struct Step
 	bool first;
 	int max_rows;
 	int claimed;
+	bool waiting;          /* there is work for a sender, which is not there */
+	StringInfoData locked; /* outcomes that could not be recorded */
 } Step;
 
 /* Record outcomes, claim rows. */
@@ -264,11 +316,12 @@ step_body(TimestampTz at, void *arg)
 
 	initStringInfo(&unsent);
 	if (step->first)
-		release_claims(at);
-	record_outcomes(at, &mon_outcomes);
+		release_claims(at, &step->locked);
+	record_outcomes(at, &mon_outcomes, &step->locked);
 	if (step->max_rows > 0)
 		step->claimed = claim(at, step->max_rows, &unsent);
-	record_outcomes(at, &unsent);
+	record_outcomes(at, &unsent, &step->locked);
+	step->waiting = !mon_link_ready() && has_work(at);
 }
 
 static StepResult
@@ -359,22 +412,34 @@ forget_old_plans(int claimed)
 	limit = Min(2 * limit, REPLAN_MAX);
 }
 
-/* One that fails keeps the outcomes, and nothing of what it claimed goes out. */
+/*
+ * One that fails keeps the outcomes, and nothing of what it claimed goes out.
+ * True in *worked if there was something to do, or is for a sender to come.
+ */
 static StepResult
-database_step(bool first, int max_rows, int *claimed)
+database_step(bool first, int max_rows, bool *worked)
 {
-	Step step = {first, max_rows};
+	Step step = {.first = first, .max_rows = max_rows};
 	uint32 serial = mon_last_serial();
 	int queued = mon_link_frames()->len;
-	StepResult result = transaction(step_body, &step);
+	bool recorded = mon_outcomes.len > 0;
+	StepResult result;
 
+	initStringInfo(&step.locked);
+	result = transaction(step_body, &step);
 	if (result == STEP_DONE)
+	{
 		resetStringInfo(&mon_outcomes);
+		move_outcomes(&locked_outcomes, &step.locked);
+	}
 	mon_entries_settle(serial, result != STEP_FAILED);
 	if (result == STEP_FAILED)
+	{
 		mon_link_frames()->len = queued;
-	*claimed = result == STEP_FAILED ? 0 : step.claimed;
-	forget_old_plans(*claimed);
+		step.claimed = 0;
+	}
+	forget_old_plans(step.claimed);
+	*worked = recorded || step.claimed > 0 || step.waiting;
 	return result;
 }
 
@@ -417,16 +482,18 @@ static void
 local_body(TimestampTz at, void *arg)
 {
 	LocalStep *step = arg;
-	StringInfoData done;
+	StringInfoData done, locked;
 
 	initStringInfo(&done);
+	initStringInfo(&locked);
 	if (step->entry)
 		deliver_entry(at, step->entry, &done);
 	else
 		for (int i = 0; i < MAX_IN_FLIGHT; i++)
 			if (mon_in_flight[i].local && !mon_in_flight[i].local->sql)
 				deliver_entry(at, &mon_in_flight[i], &done);
-	record_outcomes(GetCurrentTimestamp(), &done);
+	/* They are held: none of them can be locked. */
+	record_outcomes(GetCurrentTimestamp(), &done, &locked);
 }
 
 /* Try later what waits behind a call that hung. */
@@ -437,7 +504,7 @@ postpone_others(const InFlight *hung)
 	{
 		InFlight *f = &mon_in_flight[i];
 
-		if (f == hung || !f->local || strcmp(f->receiver, hung->receiver) != 0)
+		if (f == hung || !f->local || strcmp(f->local->receiver, hung->local->receiver) != 0)
 			continue;
 		mon_outcome_add(&mon_outcomes, f, "postponed",
 						"another call of the function took too long");
@@ -570,7 +637,7 @@ deliver(void)
 	while (!ShutdownRequestPending)
 	{
 		StepResult result = STEP_DONE;
-		int claimed = 0;
+		bool worked;
 		bool woken = MyLatch->is_set;
 		long timeout = POLL_MS;
 
@@ -582,10 +649,9 @@ deliver(void)
 		if (mon_now_ms() >= next_step &&
 			(mon_outcomes.len > 0 || first || woken || claim_now || mon_now_ms() >= next_claim))
 		{
-			bool worked = mon_outcomes.len > 0;
-
-			result = database_step(first, mon_link_ready() ? MAX_IN_FLIGHT - mon_n_in_flight : 0,
-								   &claimed);
+			if (mon_now_ms() >= next_claim)
+				move_outcomes(&mon_outcomes, &locked_outcomes);
+			result = database_step(first, MAX_IN_FLIGHT - mon_n_in_flight, &worked);
 			if (result == STEP_GONE)
 				return;
 			if (result == STEP_DONE)
@@ -593,9 +659,8 @@ deliver(void)
 				first = false;
 				claim_now = false;
 				next_claim = mon_now_ms() + POLL_MS;
-				if (mon_link_ready())
-					mon_notifier_healthy();
-				if (worked || claimed > 0)
+				mon_notifier_healthy();
+				if (worked)
 					last_work = mon_now_ms();
 				mon_link_write();
 			}
@@ -606,7 +671,7 @@ deliver(void)
 			last_work = mon_now_ms();
 		}
 
-		if (mon_n_in_flight == 0 && mon_outcomes.len == 0 &&
+		if (mon_n_in_flight == 0 && mon_outcomes.len == 0 && locked_outcomes.len == 0 &&
 			mon_now_ms() - last_work > IDLE_EXIT_MS && !mon_emergency_armed())
 			return;
 		if (result == STEP_BUSY)
@@ -624,7 +689,7 @@ static void
 take_last_answers(void)
 {
 	int64 until = mon_now_ms() + LAST_ANSWERS_MS;
-	int claimed;
+	bool worked;
 
 	leave_local();
 	while (mon_n_in_flight > 0 && mon_link_running() && mon_now_ms() < until)
@@ -636,7 +701,7 @@ take_last_answers(void)
 	}
 	MemoryContextSwitchTo(step_context);
 	if (mon_outcomes.len > 0)
-		(void) database_step(false, 0, &claimed);
+		(void) database_step(false, 0, &worked);
 }
 
 void
@@ -662,11 +727,10 @@ mon_notifier_main(Datum arg)
 	MemoryContextSwitchTo(context);
 	mon_link_init();
 	initStringInfo(&mon_outcomes);
+	initStringInfo(&locked_outcomes);
 
 	deliver();
 	if (ShutdownRequestPending)
 		take_last_answers();
-
-	/* One that never got a sender is not to be followed by the next at once. */
-	proc_exit(mon_link_ready() || ShutdownRequestPending ? 0 : 1);
+	proc_exit(0);
 }

@@ -30,7 +30,6 @@ typedef struct InFlight
 	uint32 total_ms;
 	int64 deadline;  /* the sender is stuck if it has not answered by then */
 	MonLocal *local; /* to be done here; NULL: the sender does it */
-	char *receiver;  /* if so, whose it is */
 } InFlight;
 
 extern InFlight mon_in_flight[MAX_IN_FLIGHT];

@@ -17,6 +17,7 @@ CREATE TABLE monitoring.receiver_kinds (
 	keep_alive interval CHECK (keep_alive > '0'),
 	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
+	needs_sender boolean NOT NULL DEFAULT true,
 	description text NOT NULL DEFAULT '',
 	owner name NOT NULL DEFAULT current_user,
 	builtin boolean NOT NULL DEFAULT false
@@ -33,7 +34,8 @@ COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
-COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules pass them over.';
+COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules cannot name them.';
+COMMENT ON COLUMN monitoring.receiver_kinds.needs_sender IS 'Whether requests go out by the sender program. False for kinds whose methods are NOTIFY and SQL alone: they do not wait for it.';
 COMMENT ON COLUMN monitoring.receiver_kinds.description IS 'What the kind sends.';
 COMMENT ON COLUMN monitoring.receiver_kinds.owner IS 'Role that the formatter runs as; you must be a member of it.';
 COMMENT ON COLUMN monitoring.receiver_kinds.builtin IS 'True for kinds that come with the extension; they are not dumped.';
@@ -78,6 +80,7 @@ CREATE TABLE monitoring.receiver_defs (
 	config jsonb NOT NULL DEFAULT '{}',
 	enabled boolean NOT NULL DEFAULT true,
 	created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	owner name NOT NULL DEFAULT current_user
 );
 COMMENT ON TABLE monitoring.receiver_defs IS 'Receivers with their full urls and configuration, which may hold secrets: granted to nobody. See the view receivers.';
@@ -87,6 +90,7 @@ COMMENT ON COLUMN monitoring.receiver_defs.url IS 'Where notifications go; may h
 COMMENT ON COLUMN monitoring.receiver_defs.config IS 'Options, as described for create_receiver; {"secret": key} stands for a row of receiver_secrets.';
 COMMENT ON COLUMN monitoring.receiver_defs.enabled IS 'False keeps the receiver''s notifications waiting.';
 COMMENT ON COLUMN monitoring.receiver_defs.created_at IS 'When the receiver was created.';
+COMMENT ON COLUMN monitoring.receiver_defs.changed_at IS 'When it was created, changed, enabled or given a secret: what it failed with before does not count any more.';
 COMMENT ON COLUMN monitoring.receiver_defs.owner IS 'Role that said where notifications go: functions that they call run as it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.receiver_defs', '');
 
@@ -247,10 +251,7 @@ BEGIN
 		RAISE EXCEPTION 'receiver "%", which is to be the fallback, does not exist', config ->> 'fallback'
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
 	END IF;
-	IF config ? 'fallback' AND NOT (SELECT f.takes_alerts FROM monitoring.receiver_defs AS r
-		JOIN monitoring.receiver_kinds AS f ON f.kind = r.kind WHERE r.name = check_receiver.config ->> 'fallback') THEN
-		RAISE EXCEPTION 'receiver "%", which is to be the fallback, takes no alerts', config ->> 'fallback' USING ERRCODE = 'wrong_object_type';
-	END IF;
+	PERFORM monitoring.check_takes_alerts(ARRAY[config ->> 'fallback']);
 	IF k.config_check IS NOT NULL THEN
 		PERFORM monitoring.run_config_check(k.config_check, k.owner, jsonb_strip_nulls(jsonb_build_object('url', url)) || config
 			|| (SELECT coalesce(jsonb_object_agg(s.key, '***'), '{}') FROM unnest(k.secret_keys) AS s (key) WHERE config ? s.key));
@@ -279,6 +280,11 @@ BEGIN
 	SELECT * INTO taken FROM monitoring.take_secrets(config,
 		(SELECT k.secret_keys FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind));
 	PERFORM monitoring.check_receiver(kind, url, taken.stripped);
+	IF NOT (SELECT k.takes_alerts FROM monitoring.receiver_kinds AS k WHERE k.kind = create_receiver.kind)
+		AND monitoring.who_names_receiver(name) IS NOT NULL THEN
+		RAISE EXCEPTION 'a receiver that takes no alerts cannot be called "%"', name
+			USING ERRCODE = 'wrong_object_type', DETAIL = format('The %s names that receiver.', monitoring.who_names_receiver(name));
+	END IF;
 	INSERT INTO monitoring.receiver_defs AS r (name, kind, url, config, owner)
 	VALUES (create_receiver.name, create_receiver.kind, create_receiver.url, taken.stripped, monitoring.calling_role())
 	ON CONFLICT DO NOTHING;
@@ -289,7 +295,7 @@ BEGIN
 	PERFORM monitoring.request_routing('wake');
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -298,7 +304,7 @@ DECLARE
 	taken record;
 BEGIN
 	PERFORM monitoring.hide_statement();
-	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR UPDATE;
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = alter_receiver.name FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
@@ -316,7 +322,7 @@ BEGIN
 	PERFORM monitoring.check_receiver(r.kind, r.url, taken.stripped);
 	-- Who says where notifications go answers for it: a function that they call runs with their rights.
 	UPDATE monitoring.receiver_defs AS d
-	SET url = r.url, config = taken.stripped, owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
+	SET url = r.url, config = taken.stripped, changed_at = clock_timestamp(), owner = CASE WHEN d.url IS DISTINCT FROM r.url OR EXISTS (
 			SELECT FROM monitoring.receiver_kinds AS k CROSS JOIN LATERAL unnest(k.config_keys || k.secret_keys || '{url,headers}') AS e (key)
 			WHERE k.kind = d.kind AND d.config -> e.key IS DISTINCT FROM taken.stripped -> e.key)
 		THEN monitoring.calling_role() ELSE d.owner END
@@ -326,12 +332,12 @@ BEGIN
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
+COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then, and at once if it was paused for failing. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
 
 CREATE FUNCTION monitoring.enable_receiver(name text, enabled boolean DEFAULT true) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true)
+	UPDATE monitoring.receiver_defs AS r SET enabled = coalesce(enable_receiver.enabled, true), changed_at = clock_timestamp()
 	WHERE r.name = enable_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
@@ -339,7 +345,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.request_routing('wake');
 END $$;
-COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
+COMMENT ON FUNCTION monitoring.enable_receiver(text, boolean) IS 'Enable or disable a receiver. A disabled one gets no new alerts; what is queued waits until it is enabled or too old. Enabling one that is enabled ends a pause for failing. Once enabled it is told of what fired meanwhile and still does, and of the end of alerts that it knew of. Error 42704 if it does not exist.';
 
 CREATE FUNCTION monitoring.drop_receiver(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -72,8 +72,9 @@ extern void mon_frame_str(StringInfo frame, const char *s, int len);
 
 typedef struct MonLocal
 {
-	bool sql;     /* a call, otherwise NOTIFY */
-	bool hung;    /* took longer than it may */
+	bool sql;  /* a call, otherwise NOTIFY */
+	bool hung; /* took longer than it may */
+	char *receiver;
 	char *owner;  /* the role that a function runs as */
 	char *target; /* function or channel */
 	char *body;
@@ -81,7 +82,8 @@ typedef struct MonLocal
 } MonLocal;
 
 /* What is to be done for a request, to be freed; NULL if it is for the sender. */
-extern MonLocal *mon_local_make(const MonRequest *request, const char *owner, uint32 timeout_ms);
+extern MonLocal *mon_local_make(const MonRequest *request, const char *receiver, const char *owner,
+								uint32 timeout_ms);
 extern void mon_local_free(MonLocal *local);
 
 /*

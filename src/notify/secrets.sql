@@ -151,7 +151,7 @@ DECLARE
 	keys text[];
 BEGIN
 	PERFORM monitoring.hide_statement();
-	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = set_receiver_secret.receiver;
+	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = set_receiver_secret.receiver FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', receiver
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
@@ -164,7 +164,6 @@ BEGIN
 		AND NOT def.config ? key
 	THEN
 		def.config := def.config || jsonb_build_object(key, jsonb_build_object('secret', key));
-		UPDATE monitoring.receiver_defs AS d SET config = def.config WHERE d.name = def.name;
 	END IF;
 	keys := ARRAY(SELECT k FROM monitoring.secret_keys(def.config) AS k ORDER BY k);
 	IF key IS NULL OR key <> ALL (keys) THEN
@@ -172,6 +171,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = CASE WHEN keys = '{}' THEN 'Its config refers to none; see create_receiver.' ELSE 'Its secrets: ' || array_to_string(keys, ', ') || '.' END;
 	END IF;
+	UPDATE monitoring.receiver_defs AS d SET config = def.config, changed_at = clock_timestamp() WHERE d.name = def.name;
 	PERFORM monitoring.store_secret(receiver, key,
 		CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END,
 		coalesce(value, file, environment));

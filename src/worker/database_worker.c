@@ -61,8 +61,9 @@
 #define WATCH_MS 1000         /* how often a job that takes long is looked after */
 #define OVERRUN_MS                                                                                 \
 	5000 /* a job that goes on for so long after its timeout is ended with the worker */
-#define SHUTDOWN_WATCHES 3 /* a job that is to make way has so many WATCH_MS */
-#define RETELL_MS 60000    /* an outcome that could not be recorded is tried, and logged, again */
+#define SHUTDOWN_WATCHES 3                 /* a job that is to make way has so many WATCH_MS */
+#define DISK_RETRY_US (10 * USECS_PER_SEC) /* a job that met a full disk is tried again by then */
+#define RETELL_MS 60000 /* an outcome that could not be recorded is tried, and logged, again */
 
 typedef struct Job
 {
@@ -704,6 +705,9 @@ run_job(Job *job, TimestampTz due, int timeout)
 		stats->failures++;
 	/* Keep the beat, but make up for no more than one missed run. */
 	stats->anchor = start - due < job->interval && start >= due ? due : start;
+	/* Room may be made at any time, and until then others take us for one who cannot write. */
+	if (stats->failed && mon_is_disk_error(stats->code) && job->interval > DISK_RETRY_US)
+		stats->anchor = start + DISK_RETRY_US - job->interval;
 	LWLockRelease(mon_workers->lock);
 
 	/* Of the session, as DISCARD ALL does it. */

@@ -101,6 +101,9 @@ extern MonWorkerControl *mon_workers;
 extern void mon_worker_shmem_register(void);
 extern void mon_launcher_wake(void);
 
+/* A disk is full or gives errors. */
+extern bool mon_is_disk_error(int sqlerrcode);
+
 static inline bool
 mon_slot_active(const MonWorkerSlot *slot)
 {

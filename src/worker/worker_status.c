@@ -89,6 +89,12 @@ mon_worker_wake(Oid dboid)
 	LWLockRelease(mon_workers->lock);
 }
 
+bool
+mon_is_disk_error(int sqlerrcode)
+{
+	return sqlerrcode == ERRCODE_DISK_FULL || sqlerrcode == ERRCODE_IO_ERROR;
+}
+
 int
 mon_worker_disk_error(Oid dboid)
 {
@@ -102,8 +108,7 @@ mon_worker_disk_error(Oid dboid)
 		MonWorkerSlot *slot = &mon_workers->slots[i];
 
 		for (int j = 0; slot->dboid == dboid && j < slot->njobs; j++)
-			if (slot->jobs[j].failed &&
-				(slot->jobs[j].code == ERRCODE_DISK_FULL || slot->jobs[j].code == ERRCODE_IO_ERROR))
+			if (slot->jobs[j].failed && mon_is_disk_error(slot->jobs[j].code))
 				code = slot->jobs[j].code;
 	}
 	LWLockRelease(mon_workers->lock);

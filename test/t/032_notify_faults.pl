@@ -6,85 +6,20 @@ use warnings;
 
 use File::Copy qw(copy);
 use FindBin;
-use IPC::Run;
-use JSON::PP;
-use PostgreSQL::Test::Cluster;
+use NotifyNode qw(:DEFAULT sql wait_for message outcome notifier senders log_has);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep time);
+use Time::HiRes qw(usleep);
 
-my $timeout = $PostgreSQL::Test::Utils::timeout_default;
-
-my $node = PostgreSQL::Test::Cluster->new('faults');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.allowed_hosts = '127.0.0.1'
-monitoring.allow_private_networks = on
-max_worker_processes = 16
-log_statement = none
-restart_after_crash = on
-CONF
+my $node = new_node('faults');
 $node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION monitoring');
-
-my $log = $PostgreSQL::Test::Utils::tmp_check . '/receiver.jsonl';
-my ($in, $out) = ('', '');
-my $receiver = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log ], '<', \$in, '>', \$out,
-	IPC::Run::timeout($timeout * 5));
-IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
-my $url = "http://127.0.0.1:$1";
+sql('CREATE EXTENSION monitoring');
+my $url = start_receiver();
 
 # ---- helpers ----
 
-sub sql { return $node->safe_psql('postgres', $_[0]); }
-
-sub requests
-{
-	my ($path) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
-}
-
-# Poll a condition; the last value it had.
-sub wait_until
-{
-	my ($condition) = @_;
-	my $end = time() + $timeout;
-	my $value;
-	usleep(50_000) until ($value = $condition->()) || time() > $end;
-	return $value;
-}
-
-sub wait_for
-{
-	my ($query, $expected, $name) = @_;
-	my $got = '';
-	wait_until(sub { ($got = sql($query)) eq $expected });
-	is($got, $expected, $name);
-	return;
-}
-
 sub create { sql("SELECT monitoring.create_receiver('$_[0]', '" . ($_[3] // 'webhook') . "', '$url$_[1]', '" . ($_[2] // '{}') . "')"); return; }
-sub message { return sql("SELECT monitoring.test_receiver('$_[0]')"); }
-sub outcome { return "SELECT $_[1] FROM monitoring.notifications WHERE id = $_[0]"; }
-
-sub notifier
-{
-	return sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring notifier' AND datname = 'postgres'});
-}
-
-sub senders
-{
-	my ($pid) = @_;
-	return grep { $_ } split /\s+/, `pgrep -P $pid -x monitoring_send`;
-}
-
 sub gone { my ($pid) = @_; return wait_until(sub { !kill 0, $pid }); }
-
-sub log_has { my ($from, $pattern) = @_; return wait_until(sub { substr(slurp_file($node->logfile), $from) =~ $pattern }); }
 
 # The requests of a path, all with the same idempotency key?
 sub one_key
@@ -107,6 +42,31 @@ $locker->query_safe('COMMIT');
 $locker->quit;
 wait_for(outcome($id, 'state, attempts'), 'sent|1', '... is kept and recorded later');
 is(join(' ', scalar(requests('/wait/1?locked')), notifier()), "1 $before", '... by the same notifier, and the request is not repeated');
+
+# ---- what somebody else has locked ----
+
+# Whoever drops a receiver, or cancels, in a transaction that stays open keeps nobody waiting.
+create('beside', '/beside');
+create('dropped', '/wait/0.5?dropped');
+create('expires', '/hang?expires');
+$id = message('dropped');
+wait_until(sub { requests('/wait/0.5?dropped') });
+my $waiting = message('expires');
+sql(q{SELECT monitoring.enable_receiver('expires', false)});
+sql("UPDATE monitoring.outbox SET state = 'queued', lease_until = NULL, expires_at = clock_timestamp() + interval '1 second' WHERE id = $waiting");
+$locker = $node->background_psql('postgres', on_error_stop => 1);
+$locker->query_safe("BEGIN; SELECT monitoring.drop_receiver('dropped'); SELECT monitoring.cancel($waiting); SELECT monitoring.alter_receiver('beside', '{\"max_attempts\": 3}')");
+wait_until(sub { sql("SELECT expires_at < clock_timestamp() - interval '1 second' FROM monitoring.outbox WHERE id = $waiting") eq 't' });
+my $beside = message('beside');
+wait_for(outcome($beside, 'state, attempts, sent_at - created_at < interval $$4 seconds$$'), 'sent|1|t', 'open transactions that hold notifications do not keep others waiting');
+is(sql(outcome($id, 'state')) . sql(outcome($waiting, 'state')), 'sendingqueued', '... while what they hold stays as it is');
+$locker->query_safe('ROLLBACK');
+$locker->quit;
+wait_for(outcome($id, 'state, attempts'), 'sent|1', '... and is recorded when they end');
+wait_for(outcome($waiting, 'state'), 'dead', '... or given up');
+is(scalar(requests('/wait/0.5?dropped')), 1, 'nothing was sent twice for it');
+unlike(substr(slurp_file($node->logfile), $offset), qr/lock timeout.*lock timeout/s, 'nothing waited for a lock');
+sql(q{SELECT monitoring.drop_receiver('expires')});
 
 # ---- told to go ----
 
@@ -135,7 +95,6 @@ sql(q{
 	LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'cannot post to %', receiver ->> 'url'; END $$;
 	INSERT INTO monitoring.receiver_kinds (kind, function) VALUES ('slow', 'public.format_slow'), ('telling', 'public.format_telling')});
 create('molasses', '/never', '{}', 'slow');
-create('beside', '/beside');
 my @slow = map { message('molasses') } 1 .. 4;
 $id = message('beside');
 wait_for(outcome($id, 'state'), 'sent', 'a notification passes formatters that do not return');
@@ -184,7 +143,7 @@ END
 
 SKIP:
 {
-	skip "$libdir cannot be written to", 17 if !-w $libdir;
+	skip "$libdir cannot be written to", 21 if !-w $libdir;
 	copy("$libdir/monitoring_sender", "$libdir/monitoring_sender.true") or die $!;
 
 	create('lied', '/lied', '{"max_attempts": 1}');
@@ -217,8 +176,16 @@ SKIP:
 	$offset = -s $node->logfile;
 	$id = message('beside');
 	ok(log_has($offset, qr/the monitoring sender ended.*HINT:  Is "[^"]*" installed/s), 'a missing sender is reported');
+	sql(q{
+		CREATE TABLE public.calls (id text);
+		CREATE FUNCTION public.called(jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO public.calls VALUES ($1 ->> 'id') $$;
+		SELECT monitoring.create_receiver('near', 'sql', config => '{"function": "public.called"}');
+		SELECT monitoring.create_receiver('nearer', 'notify', config => '{"channel": "near"}')});
+	wait_for(outcome(message($_), 'state, attempts'), 'sent|1', "what needs no sender does not wait for it: $_") for qw(near nearer);
+	is(sql(outcome($id, 'state, attempts')), 'queued|0', '... but what does, does');
+	is(() = substr(slurp_file($node->logfile), $offset) =~ /the monitoring sender ended.*\n.*HINT/g, 1, 'it is reported once');
 	swap_sender("$libdir/monitoring_sender.true");
-	wait_for(outcome($id, 'state, attempts'), 'sent|1', '... and its notifications wait');
+	wait_for(outcome($id, 'state, attempts'), 'sent|1', '... and then delivered');
 }
 
 # ---- the end of the server, in every way ----
@@ -274,5 +241,5 @@ ok(gone($senders[0]), 'DROP DATABASE ends its notifier and the sender');
 
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal 11|s3cr3t/, 'no crash and no secret in the log');
 $node->stop;
-$receiver->kill_kill(grace => 1);
+stop_receiver();
 done_testing();

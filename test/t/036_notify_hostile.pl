@@ -3,9 +3,7 @@
 use strict;
 use warnings;
 
-use FindBin;
-use IPC::Run;
-use JSON::PP;
+use NotifyNode qw(:DEFAULT sql);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -13,35 +11,11 @@ use Time::HiRes qw(usleep time);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 
-my $node = PostgreSQL::Test::Cluster->new('hostile');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.allowed_hosts = '127.0.0.1, localhost, 169.254.169.254'
-monitoring.allow_private_networks = on
-max_worker_processes = 16
-CONF
+my $node = new_node('hostile', "monitoring.allowed_hosts = '127.0.0.1, localhost, 169.254.169.254'\n");
 $node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION monitoring');
-
-my $log = $PostgreSQL::Test::Utils::tmp_check . '/receiver.jsonl';
-my ($in, $out) = ('', '');
-my $receiver = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log ], '<', \$in, '>', \$out,
-	IPC::Run::timeout($timeout * 5));
-IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
-my $url = "http://127.0.0.1:$1";
+sql('CREATE EXTENSION monitoring');
+my $url = start_receiver();
 my $closed = PostgreSQL::Test::Cluster::get_free_port();
-
-sub sql { return $node->safe_psql('postgres', $_[0]); }
-
-sub requests
-{
-	my ($path) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
-}
 
 # name, url, what becomes of its notification as "state|http_status|error"
 my $given_up = '; given up (attempts: 2)';
@@ -149,5 +123,5 @@ for my $name ('named', 'metadata')
 
 $node->stop;
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal 11|malformed frame/, 'no crash, and the sender held');
-$receiver->kill_kill(grace => 1);
+stop_receiver();
 done_testing();

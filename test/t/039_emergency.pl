@@ -3,22 +3,14 @@
 use strict;
 use warnings;
 
-use FindBin;
-use IPC::Run;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
+use NotifyNode qw(start_receiver stop_receiver requests wait_until);
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep time);
+use Time::HiRes qw(time);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
-my $tmp = $PostgreSQL::Test::Utils::tmp_check;
-my $log = "$tmp/receiver.jsonl";
-my ($in, $out) = ('', '');
-my $receiver = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log ], '<', \$in, '>', \$out,
-	IPC::Run::timeout($timeout * 10));
-IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
-my $url = "http://127.0.0.1:$1";
+my $url = start_receiver();
 
 # ---- helpers ----
 
@@ -26,25 +18,6 @@ my $node;
 my $database = 'postgres';
 
 sub sql { return $node->safe_psql($database, "SET default_transaction_read_only = off;\n$_[0]"); }
-
-sub requests
-{
-	my ($path) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
-}
-
-# Poll a condition; the last value it had.
-sub wait_until
-{
-	my ($condition) = @_;
-	my $end = time() + $timeout;
-	my $value;
-	usleep(50_000) until ($value = $condition->()) || time() > $end;
-	return $value;
-}
 
 sub alert { my ($request) = @_; return decode_json($request->{body})->{alerts}[0]; }
 
@@ -64,17 +37,10 @@ sub is_told
 sub new_node
 {
 	my ($name, $conf) = @_;
-	$node = PostgreSQL::Test::Cluster->new($name);
-	$node->init(extra => ['--wal-segsize=1']);
-	$node->append_conf('postgresql.conf', <<"CONF");
-shared_preload_libraries = 'monitoring'
-monitoring.allowed_hosts = '127.0.0.1'
-monitoring.allow_private_networks = on
+	$node = NotifyNode::new_node($name, <<"CONF", extra => ['--wal-segsize=1']);
 monitoring.emergency_interval = '4s'
 monitoring.min_free_disk = 0
 monitoring.flush_interval = '200ms'
-max_worker_processes = 16
-max_prepared_transactions = 2
 autovacuum = off
 $conf
 CONF
@@ -150,9 +116,16 @@ is(sql(q{SELECT receiver, cause, error, delivered >= 2 AND failed = (receiver = 
 	'mailer|read_only|default_transaction_read_only is on|t', '... with what became of the messages');
 is(sql('SELECT count(*) FROM monitoring.outbox'), 0, 'nothing of it was in the outbox');
 
-# of one database alone
+# of one database alone, when the messages could not be made anew for a while: those that are there serve
+my $offset = -s $node->logfile;
+sql(q{ALTER FUNCTION monitoring.emergency_messages RENAME TO emergency_messages_; SELECT monitoring.alter_receiver('mailer', '{"max_attempts": 3}')});
+ok(wait_until(sub { substr(slurp_file($node->logfile), $offset) =~ /could not make the messages about emergencies: function monitoring\.emergency_messages/ }), 'messages that cannot be made anew are reported');
 sql('ALTER DATABASE postgres SET default_transaction_read_only = on');
 is_told('/ro/s3cr3t', 'firing', 'read_only', $n + 2, 'one database is made read-only');
+is_told('/ro/s3cr3t', 'firing', 'read_only', $n + 3, '... and it is told again');
+%keys = map { $_->{headers}{'idempotency-key'} => 1 } requests('/ro/s3cr3t');
+is(scalar(keys %keys), scalar(requests('/ro/s3cr3t')), '... with keys of their own still');
+sql(q{ALTER FUNCTION monitoring.emergency_messages_ RENAME TO emergency_messages});
 sql('ALTER DATABASE postgres RESET default_transaction_read_only');
 is_told('/ro/s3cr3t', 'resolved', 'read_only', 2, '... and writable');
 
@@ -173,12 +146,12 @@ $node->stop;
 
 # ---- transaction ids ----
 
-new_node('transaction_ids', '');
+new_node('transaction_ids', 'wal_level = logical');
 $node->start;
 sql('CREATE EXTENSION monitoring');
 create('hook', '/xid');
-# what holds back the oldest transaction id, so that no vacuum makes room
-$node->safe_psql('postgres', q{CREATE TABLE held (); BEGIN; INSERT INTO held DEFAULT VALUES; PREPARE TRANSACTION 'holder'});
+# what holds back the oldest transaction id, so that no vacuum makes room (a prepared transaction would, too, but takes a minute to start with)
+sql(q{SELECT pg_create_logical_replication_slot('holder', 'pgoutput')});
 $node->stop;
 {
 	my $xid = 2**31 - 2_900_000;
@@ -260,5 +233,5 @@ SKIP:
 	$node->{_pid} = undef;
 }
 
-$receiver->kill_kill(grace => 1);
+stop_receiver();
 done_testing();

@@ -1,4 +1,4 @@
--- What 042_scripted_day.pl runs: a day of metrics, of people who act and change what is configured, and of evaluations, as rows
+-- What 053_scripted_day.pl runs: a day of metrics, of people who act and change what is configured, and of evaluations, as rows
 -- of public.steps, each a transaction of its own; and what has become of it, as lines of text. Times are virtual: the day
 -- that began three days ago. psql variable seed: what happens when.
 CREATE EXTENSION monitoring;

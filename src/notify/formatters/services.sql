@@ -208,12 +208,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, needs_sender, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15, true,
 		'JSON body of Alertmanager''s webhook, version 4', true),
 	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
-		'monitoring.check_alertmanager', '2 minutes', 15, 'alerts for the API of an Alertmanager, kept alive', true),
-	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, 'payload for LISTEN', true),
-	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, 'call of a function(jsonb)', true),
-	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15,
+		'monitoring.check_alertmanager', '2 minutes', 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, false, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, false, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15, true,
 		'event for a project of Sentry', true);

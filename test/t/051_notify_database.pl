@@ -3,53 +3,19 @@
 use strict;
 use warnings;
 
-use FindBin;
-use IPC::Run;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
+use NotifyNode qw(:DEFAULT sql wait_for outcome notifier);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 
-my $node = PostgreSQL::Test::Cluster->new('calls');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.allowed_hosts = '127.0.0.1'
-monitoring.allow_private_networks = on
-max_worker_processes = 16
-log_statement = none
-restart_after_crash = on
-CONF
+my $node = new_node('calls');
 $node->start;
-
-my $log = $PostgreSQL::Test::Utils::tmp_check . '/receiver.jsonl';
-my ($in, $out) = ('', '');
-my $receiver = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.py", $log ], '<', \$in, '>', \$out,
-	IPC::Run::timeout($timeout * 5));
-IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
-my $url = "http://127.0.0.1:$1";
-
-sub sql { return $node->safe_psql('postgres', $_[0]); }
-
-# Poll a query until it returns the expected text.
-sub wait_for
-{
-	my ($query, $expected, $name) = @_;
-	my $got = '';
-	for (my $end = time() + $timeout; time() < $end; usleep(50_000))
-	{
-		($node->psql('postgres', $query, stdout => \$got) // 1) == 0 && $got eq $expected and return pass($name);
-	}
-	is($got, $expected, $name);
-	return;
-}
+my $url = start_receiver();
 
 sub messages { return split /\n/, sql("SELECT monitoring.test_receiver('$_[0]') FROM generate_series(1, " . ($_[1] // 1) . ')'); }
-sub outcome { return "SELECT $_[1] FROM monitoring.notifications WHERE id = $_[0]"; }
-sub notifier { return sql(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring notifier'}); }
 
 sql(q{
 	CREATE EXTENSION monitoring;
@@ -190,6 +156,28 @@ is(sql(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4
 @ids = messages('leave', 3);
 wait_for("SELECT count(*) FROM monitoring.notifications WHERE id = ANY ('{" . join(',', @ids) . "}') AND state = 'sent'", 3, '... nor meet the next');
 
+# Triggers and constraints that are deferred would run at the commit, with our rights: they are refused.
+sql(q{
+	SET ROLE operator;
+	CREATE TABLE shop.parents (id int PRIMARY KEY);
+	CREATE TABLE shop.deferred (id int REFERENCES shop.parents DEFERRABLE INITIALLY DEFERRED);
+	CREATE TABLE shop.deferrable (id int REFERENCES shop.parents DEFERRABLE);
+	CREATE FUNCTION shop.defer(notification jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO shop.deferred VALUES (1) $$;
+	CREATE FUNCTION shop.set_deferred(notification jsonb) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN SET CONSTRAINTS ALL DEFERRED; INSERT INTO shop.deferrable VALUES (1); END $$;
+	CREATE FUNCTION shop.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.secrets VALUES (current_user); RETURN NULL; END $$;
+	CREATE TABLE shop.triggered (id int);
+	CREATE CONSTRAINT TRIGGER late AFTER INSERT ON shop.triggered DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION shop.late();
+	CREATE FUNCTION shop.trigger_late(notification jsonb) RETURNS void LANGUAGE sql AS $$ INSERT INTO shop.triggered VALUES (1) $$});
+for my $name ('defer', 'set_deferred', 'trigger_late')
+{
+	create($name, $name);
+	($id) = messages($name);
+	wait_for(outcome($id, 'state, attempts, error'), 'dead|1|the function failed with SQLSTATE 42501', "$name: nothing is left for the commit");
+}
+is(sql('SELECT (SELECT count(*) FROM secrets), (SELECT count(*) FROM shop.deferred), (SELECT count(*) FROM shop.deferrable), (SELECT count(*) FROM shop.triggered)'), '0|0|0|0',
+	'... and nothing done');
+
 # ---- a function that hangs ----
 
 create('hang', 'hang', ', "timeout_seconds": 2, "max_attempts": 2');
@@ -227,5 +215,5 @@ unlike(sql('SELECT string_agg(n::text, $$$$) FROM monitoring.notifications AS n'
 	  . slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal 11|s3cr3t/, 'no crash, and nothing of what functions say');
 
 $node->stop;
-$receiver->kill_kill(grace => 1);
+stop_receiver();
 done_testing();
