@@ -20,6 +20,13 @@ typedef enum MonMetricKind
 extern void mon_metrics_init(void);
 
 /*
+ * observe.c: record one observation, made at a time; what SQL's record_at() does,
+ * with its errors.  False when the value is refused.
+ */
+extern bool mon_observe(const char *metric, const Jsonb *labels, MonMetricKind kind, TimestampTz at,
+						double value);
+
+/*
  * memory.c: a block of the memory reserved by monitoring.shared_memory, or NULL
  * if there is none.  Its true size, needed to free it, goes to *actual; `reserve`
  * allows drawing on what is kept for totals.  Raises no error.

@@ -139,6 +139,21 @@ mon_observation_record(Observation *o)
 	return true;
 }
 
+bool
+mon_observe(const char *metric, const Jsonb *labels, MonMetricKind kind, TimestampTz at,
+			double value)
+{
+	Observation o = {
+		.key = {metric, (const char *) &labels->root, strlen(metric), VARSIZE(labels) - VARHDRSZ},
+		.kind = kind,
+		.timed = true,
+		.at = at,
+		.value = value};
+
+	mon_observation_check(&o, NULL);
+	return mon_observation_record(&o);
+}
+
 /* ---- the SQL functions ---- */
 
 /* metric text, value float8, labels jsonb */

@@ -14,6 +14,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "signals/signals.h"
 #include "signals/client.h"
 #include "signals/signals_internal.h"
 
@@ -529,6 +530,12 @@ is_home(TimestampTz now)
 			return false;
 	}
 	return true;
+}
+
+bool
+mon_signals_home(TimestampTz now)
+{
+	return is_home(now);
 }
 
 static bool
