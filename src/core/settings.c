@@ -26,6 +26,7 @@ int mon_evaluation_interval = 1000;
 int mon_slow_query_threshold = 1000;
 int mon_standby_keep = 600 * 1000;
 int mon_max_series = 10000;
+int mon_collected_tables = 50;
 bool mon_transactional = false;
 char *mon_allowed_hosts = NULL;
 bool mon_allow_private_networks = false;
@@ -88,6 +89,12 @@ mon_settings_init(void)
 	DefineCustomIntVariable("monitoring.max_series", "Series that one metric may have in memory.",
 							"Further label sets are recorded in the metric's overflow series.",
 							&mon_max_series, 10000, 1, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(
+		"monitoring.collected_tables",
+		"Tables, indexes and sequences of a database that have series of their own.",
+		"So many of the largest tables, and of the most written.", &mon_collected_tables, 50, 0,
+		500, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("monitoring.transactional",
 							 "Metrics recorded in a transaction vanish when it rolls back.",
