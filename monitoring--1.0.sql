@@ -3053,7 +3053,7 @@ BEGIN
 		slow_runs = CASE WHEN note_collector.outcome = 'slow' THEN r.slow_runs + 1 ELSE 0 END,
 		due_at = CASE WHEN note_collector.outcome = 'slow' THEN note_collector.at + least(c.every * 2 ^ least(r.slow_runs + 1, 20), greatest(c.every, interval '1 day'))
 			-- keep the beat, but make up for no more than one missed run
-			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + c.every THEN r.due_at + c.every
+			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + least(c.every / 5, interval '1 second') THEN r.due_at + c.every
 			ELSE note_collector.at + c.every END,
 		last_error = coalesce(error, r.last_error),
 		last_error_at = CASE WHEN error IS NULL THEN r.last_error_at ELSE note_collector.at END
@@ -17687,7 +17687,7 @@ INSERT INTO monitoring.access_levels VALUES
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
    health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
-   labels_match,segment_entries,chunk_points}', '{}',
+   is_home,labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
    raise_alert,resolve_alert,send,report_heartbeat}', '{ingest}',

@@ -167,7 +167,7 @@ BEGIN
 		slow_runs = CASE WHEN note_collector.outcome = 'slow' THEN r.slow_runs + 1 ELSE 0 END,
 		due_at = CASE WHEN note_collector.outcome = 'slow' THEN note_collector.at + least(c.every * 2 ^ least(r.slow_runs + 1, 20), greatest(c.every, interval '1 day'))
 			-- keep the beat, but make up for no more than one missed run
-			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + c.every THEN r.due_at + c.every
+			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + least(c.every / 5, interval '1 second') THEN r.due_at + c.every
 			ELSE note_collector.at + c.every END,
 		last_error = coalesce(error, r.last_error),
 		last_error_at = CASE WHEN error IS NULL THEN r.last_error_at ELSE note_collector.at END
