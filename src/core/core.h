@@ -25,6 +25,7 @@ extern int mon_evaluation_interval;  /* ms between evaluations of alert rules */
 extern int mon_slow_query_threshold; /* ms; a statement at or above it is slow */
 extern int mon_standby_keep;         /* ms that a standby keeps what is recorded there */
 extern int mon_max_series;       /* series a metric may have before its overflow series is used */
+extern bool mon_collect_enabled; /* collectors are run when they are due */
 extern int mon_collected_tables; /* tables of a database that have series of their own */
 extern bool mon_transactional;   /* records follow their transaction */
 extern char *mon_allowed_hosts;  /* hosts that notifications may go to; '' = none */

@@ -26,6 +26,7 @@ int mon_evaluation_interval = 1000;
 int mon_slow_query_threshold = 1000;
 int mon_standby_keep = 600 * 1000;
 int mon_max_series = 10000;
+bool mon_collect_enabled = true;
 int mon_collected_tables = 50;
 bool mon_transactional = false;
 char *mon_allowed_hosts = NULL;
@@ -89,6 +90,10 @@ mon_settings_init(void)
 	DefineCustomIntVariable("monitoring.max_series", "Series that one metric may have in memory.",
 							"Further label sets are recorded in the metric's overflow series.",
 							&mon_max_series, 10000, 1, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	DefineCustomBoolVariable("monitoring.collect", "The collectors are run.",
+							 "Off: only those that somebody runs by name.", &mon_collect_enabled,
+							 true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(
 		"monitoring.collected_tables",

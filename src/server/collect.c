@@ -635,6 +635,8 @@ mon_collect(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("the time must not be null")));
+	if (PG_ARGISNULL(0) && !mon_collect_enabled)
+		PG_RETURN_INT64(0);
 	at = PG_GETARG_TIMESTAMPTZ(1);
 	values[0] = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
 	values[1] = TimestampTzGetDatum(at);

@@ -12,6 +12,7 @@ sub settings
 	my ($node) = @_;
 	$node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.collect = off
 monitoring.shared_memory = 16MB
 max_prepared_transactions = 4
 CONF

@@ -12,6 +12,7 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.collect = off
 monitoring.capture_errors = off
 monitoring.capture_logins = off
 monitoring.capture_changes = off

@@ -21,6 +21,7 @@ my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init(allows_streaming => 1);
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.collect = off
 monitoring.capture_errors = off
 monitoring.capture_logins = off
 monitoring.capture_changes = off

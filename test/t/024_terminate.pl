@@ -18,6 +18,7 @@ my $node = PostgreSQL::Test::Cluster->new('terminate');
 $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
+monitoring.collect = off
 monitoring.capture_errors = off
 monitoring.capture_logins = off
 monitoring.capture_changes = off

@@ -39,7 +39,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql('source', <<'SQL');
 BEGIN;
 CREATE EXTENSION monitoring;
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts', 'compact', 'retention', 'signals');
+UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts', 'compact', 'retention', 'signals', 'collect');
 COMMIT;
 SQL
 ok(wait_for_worker('source'), 'the worker runs');
