@@ -3776,6 +3776,548 @@ INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, des
 	('sequences', 'monitoring.collect_sequences', 'database', '15 minutes', '1 second', 'sequences near their end'),
 	('progress', 'monitoring.collect_progress', 'database', '10 seconds', '500 milliseconds', 'progress of vacuum, analyze, CREATE INDEX, COPY and the like'),
 	('extensions', 'monitoring.collect_extensions', 'database', '1 hour', '1 second', 'versions of extensions');
+
+-- locks: who waits for whom, and whom to send away.
+
+CREATE FUNCTION monitoring.without_literals(query text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_without_literals';
+COMMENT ON FUNCTION monitoring.without_literals(text) IS 'The text of a statement with parameters instead of its literals, without comments, at most 8191 bytes: what may be shown and kept of what somebody else runs.';
+
+CREATE FUNCTION monitoring.duration_text(seconds float8) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN seconds < 10 THEN round(greatest(seconds, 0)::numeric, 1) || ' s'
+		WHEN seconds < 120 THEN floor(seconds) || ' s'
+		WHEN seconds < 7200 THEN floor(seconds / 60) || ' min'
+		WHEN seconds < 172800 THEN floor(seconds / 3600) || ' h'
+		ELSE floor(seconds / 86400) || ' days'
+	END
+$$;
+COMMENT ON FUNCTION monitoring.duration_text(float8) IS 'A duration (seconds) for people, in its largest whole unit.';
+
+CREATE FUNCTION monitoring.lock_conflicts(held text, wanted text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE held
+		WHEN 'AccessShareLock' THEN wanted = 'AccessExclusiveLock'
+		WHEN 'RowShareLock' THEN wanted IN ('ExclusiveLock', 'AccessExclusiveLock')
+		WHEN 'RowExclusiveLock' THEN wanted IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+		WHEN 'ShareUpdateExclusiveLock' THEN wanted NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
+		WHEN 'ShareLock' THEN wanted NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
+		WHEN 'ShareRowExclusiveLock' THEN wanted NOT IN ('AccessShareLock', 'RowShareLock')
+		WHEN 'ExclusiveLock' THEN wanted <> 'AccessShareLock'
+		WHEN 'AccessExclusiveLock' THEN true
+	END
+$$;
+COMMENT ON FUNCTION monitoring.lock_conflicts(text, text) IS 'Whether who holds a lock in one mode is in the way of who wants it in another; modes as in pg_locks. Null for a mode that does not exist.';
+
+CREATE FUNCTION monitoring.lock_object(locktype text, database oid, relation oid, page integer, tuple smallint, transactionid xid, virtualxid text,
+	classid oid, objid oid, objsubid smallint) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN locktype = 'advisory' AND objsubid = 1 THEN format('advisory lock %s', (classid::bigint << 32) | objid::bigint)
+		WHEN locktype = 'advisory' THEN format('advisory lock (%s, %s)', classid::bigint, objid::bigint)
+		WHEN relation IS NOT NULL THEN
+			CASE locktype WHEN 'relation' THEN '' WHEN 'tuple' THEN format('row (%s,%s) of ', page, tuple)
+				WHEN 'page' THEN format('page %s of ', page) WHEN 'extend' THEN 'extension of ' ELSE locktype || ' of ' END
+			|| CASE WHEN database IN (0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())) THEN relation::regclass::text
+				ELSE format('relation %s of database %s', relation, (SELECT d.datname FROM pg_database AS d WHERE d.oid = database)) END
+		WHEN transactionid IS NOT NULL THEN format('transaction %s', transactionid)
+		WHEN virtualxid IS NOT NULL THEN format('virtual transaction %s', virtualxid)
+		WHEN classid IS NOT NULL THEN format('%s %s of catalog %s', locktype, objid, classid::regclass)
+		ELSE locktype
+	END
+$$;
+COMMENT ON FUNCTION monitoring.lock_object(text, oid, oid, integer, smallint, xid, text, oid, oid, smallint) IS 'What a row of pg_locks is about, in words.';
+
+-- Each session that waits has one parent: of those in its way one that does not wait itself, or else the one that has waited for
+-- longest. So there are as many rows as sessions, where all paths would be exponentially many. Prepared transactions are nodes below zero.
+CREATE FUNCTION monitoring.blocking_tree_at(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (path text, depth integer, pid integer, gid text, database name, username name, application text, state text,
+	blocks integer, blocked_by integer[], waiting_since timestamptz, wait_seconds float8, lock_type text, lock_mode text, object text,
+	xact_seconds float8, state_seconds float8, query text, deadlock boolean, description text, root_pid integer, backend_type text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET jit = off AS $$
+	WITH RECURSIVE locks AS MATERIALIZED (
+		SELECT l.* FROM pg_locks AS l
+	), sessions AS MATERIALIZED (
+		SELECT a.* FROM pg_stat_activity AS a
+	), waiting AS MATERIALIZED (
+		SELECT DISTINCT ON (w.node) w.*
+		FROM (SELECT coalesce(s.leader_pid, l.pid)::bigint AS node, l.*
+			FROM locks AS l
+			LEFT JOIN sessions AS s ON s.pid = l.pid
+			WHERE NOT l.granted) AS w
+		ORDER BY w.node, w.waitstart
+	), edges AS MATERIALIZED (
+		SELECT DISTINCT w.node, CASE WHEN b.pid > 0 THEN b.pid::bigint ELSE coalesce(p.node, 0) END AS blocker
+		FROM waiting AS w
+		CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+		LEFT JOIN LATERAL (
+			-- what a prepared transaction has locked goes with its own identity
+			SELECT -min(i.transactionid::text::bigint) AS node
+			FROM locks AS h
+			JOIN locks AS i ON i.virtualtransaction = h.virtualtransaction AND i.pid IS NULL AND i.granted AND i.locktype = 'transactionid'
+			WHERE b.pid = 0 AND h.granted AND h.pid IS NULL AND monitoring.lock_conflicts(h.mode, w.mode)
+				AND (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid::text, h.classid, h.objid, h.objsubid)
+				IS NOT DISTINCT FROM
+					(w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid::text, w.classid, w.objid, w.objsubid)
+			GROUP BY h.virtualtransaction
+		) AS p ON true
+	), parents AS MATERIALIZED (
+		SELECT DISTINCT ON (e.node) e.node, e.blocker
+		FROM edges AS e
+		LEFT JOIN waiting AS w ON w.node = e.blocker
+		WHERE e.blocker <> e.node
+		ORDER BY e.node, w.node IS NULL DESC, w.waitstart, e.blocker
+	), above AS (
+		SELECT p.node, p.blocker AS ancestor FROM parents AS p
+		UNION
+		SELECT a.node, p.blocker FROM above AS a JOIN parents AS p ON p.node = a.ancestor
+	), circles AS MATERIALIZED (
+		-- who is above himself; what is above him is the circle, and its first is taken as the root
+		SELECT a.node, a.node = min(a.ancestor) AS first FROM above AS a GROUP BY a.node HAVING bool_or(a.node = a.ancestor)
+	), tree AS (
+		SELECT r.node AS root, r.node, ARRAY[r.node] AS nodes
+		FROM (SELECT p.blocker AS node FROM parents AS p EXCEPT SELECT p.node FROM parents AS p
+			UNION ALL
+			SELECT c.node FROM circles AS c WHERE c.first) AS r
+		UNION ALL
+		SELECT t.root, p.node, t.nodes || p.node
+		FROM tree AS t
+		JOIN parents AS p ON p.blocker = t.node
+		WHERE p.node <> ALL (t.nodes)
+	), below AS MATERIALIZED (
+		SELECT n.node, count(*) - 1 AS sessions
+		FROM tree AS t
+		CROSS JOIN LATERAL unnest(t.nodes) AS n (node)
+		GROUP BY n.node
+	), named AS (
+		SELECT t.*, s.pid, s.datname, s.usename, s.application_name, s.state, s.xact_start, s.state_change, s.query AS text, s.backend_type,
+			x.gid, x.prepared, x.owner, x.database AS x_database, b.sessions, w.waitstart, w.locktype, w.mode,
+			extract(epoch FROM blocking_tree_at.at - coalesce(w.waitstart, blocking_tree_at.at))::float8 AS waited,
+			coalesce(
+				(SELECT monitoring.lock_object(h.locktype, h.database, h.relation, h.page, h.tuple, NULL, NULL, NULL, NULL, NULL)
+					FROM locks AS h WHERE w.locktype = 'transactionid' AND h.pid = w.pid AND h.locktype = 'tuple' AND h.granted LIMIT 1),
+				CASE WHEN w.node IS NOT NULL THEN
+					monitoring.lock_object(w.locktype, w.database, w.relation, w.page, w.tuple, w.transactionid, w.virtualxid, w.classid, w.objid, w.objsubid)
+				END) AS object,
+			ARRAY(SELECT greatest(e.blocker, 0)::integer FROM edges AS e WHERE e.node = t.node ORDER BY 1) AS blockers,
+			EXISTS (SELECT FROM circles AS c WHERE c.node = t.node) AS circle
+		FROM tree AS t
+		JOIN below AS b ON b.node = t.node
+		LEFT JOIN sessions AS s ON s.pid = t.node
+		LEFT JOIN pg_prepared_xacts AS x ON t.node < 0 AND x.transaction::text::bigint = -t.node
+		LEFT JOIN waiting AS w ON w.node = t.node
+	), phrased AS (
+		SELECT n.*,
+			CASE WHEN n.node < 0 THEN format('prepared transaction %L of %s', n.gid, n.owner)
+				ELSE format('pid %s (%s)', n.node, concat_ws(', ', nullif(n.application_name, ''), n.usename, nullif(n.backend_type, 'client backend')))
+			END AS who,
+			CASE WHEN n.node < 0 THEN format('is neither committed nor rolled back since %s',
+					monitoring.duration_text(extract(epoch FROM blocking_tree_at.at - n.prepared)::float8))
+				WHEN n.state IN ('active', 'fastpath function call') THEN format('runs a statement for %s',
+					monitoring.duration_text(extract(epoch FROM blocking_tree_at.at - n.state_change)::float8))
+				ELSE format('is %s for %s', coalesce(n.state, 'there'),
+					monitoring.duration_text(extract(epoch FROM blocking_tree_at.at - coalesce(n.state_change, n.xact_start))::float8))
+			END AS doing
+		FROM named AS n
+	)
+	SELECT (SELECT string_agg(CASE WHEN u.node < 0 THEN 'prepared ' || -u.node ELSE u.node::text END, ' > ' ORDER BY u.i)
+			FROM unnest(p.nodes) WITH ORDINALITY AS u (node, i)),
+		cardinality(p.nodes) - 1, CASE WHEN p.node > 0 THEN p.node::integer END, p.gid, coalesce(p.datname, p.x_database), coalesce(p.usename, p.owner),
+		p.application_name, CASE WHEN p.node < 0 THEN 'prepared' ELSE p.state END, p.sessions::integer, p.blockers, p.waitstart,
+		CASE WHEN p.mode IS NOT NULL THEN p.waited END, p.locktype, p.mode, p.object,
+		extract(epoch FROM blocking_tree_at.at - coalesce(p.xact_start, p.prepared))::float8,
+		extract(epoch FROM blocking_tree_at.at - coalesce(p.state_change, p.prepared))::float8,
+		CASE WHEN p.text = '<insufficient privilege>' THEN p.text ELSE monitoring.without_literals(p.text) END,
+		p.circle,
+		CASE
+			WHEN p.circle THEN format('%s waits %s for %s on %s in a circle: the server cancels one of them after deadlock_timeout', p.who,
+				monitoring.duration_text(p.waited), p.mode, p.object)
+			WHEN p.mode IS NULL THEN format('%s %s and blocks %s', p.who, p.doing,
+				CASE p.sessions WHEN 1 THEN '1 session' ELSE p.sessions || ' sessions' END)
+			ELSE format('%s waits %s for %s on %s, behind %s%s', p.who, monitoring.duration_text(p.waited), p.mode, p.object,
+				CASE WHEN p.nodes[cardinality(p.nodes) - 1] < 0 THEN 'a prepared transaction'
+					ELSE 'pid ' || p.nodes[cardinality(p.nodes) - 1] END,
+				CASE p.sessions WHEN 0 THEN '' WHEN 1 THEN ', and blocks 1 session' ELSE format(', and blocks %s sessions', p.sessions) END)
+		END,
+		CASE WHEN p.root > 0 THEN p.root::integer END, p.backend_type
+	FROM phrased AS p
+	ORDER BY (SELECT b.sessions FROM below AS b WHERE b.node = p.root) DESC, p.root, p.nodes
+$$;
+COMMENT ON FUNCTION monitoring.blocking_tree_at(timestamptz) IS 'Sessions that wait for locks and those in their way, each below the one that blocks it; for the columns see the view blocking_tree. Durations are until at. Does not wait behind a lock for longer than a second (55P03).';
+
+CREATE VIEW monitoring.blocking_tree AS
+	SELECT t.path, t.depth, t.pid, t.gid, t.database, t.username, t.application, t.state, t.blocks, t.blocked_by, t.waiting_since,
+		t.wait_seconds, t.lock_type, t.lock_mode, t.object, t.xact_seconds, t.state_seconds, t.query, t.deadlock, t.description,
+		t.root_pid, t.backend_type
+	FROM monitoring.blocking_tree_at() AS t;
+COMMENT ON VIEW monitoring.blocking_tree IS 'Who waits for whom: one row per session that waits for a lock or is in the way of one, those that block most first, each followed by what it blocks. Sessions of all databases.';
+COMMENT ON COLUMN monitoring.blocking_tree.path IS 'Process ids from the root down to this session.';
+COMMENT ON COLUMN monitoring.blocking_tree.depth IS 'Sessions above it; 0: a root.';
+COMMENT ON COLUMN monitoring.blocking_tree.pid IS 'Process id; null for a prepared transaction.';
+COMMENT ON COLUMN monitoring.blocking_tree.gid IS 'Name of the prepared transaction.';
+COMMENT ON COLUMN monitoring.blocking_tree.database IS 'Its database.';
+COMMENT ON COLUMN monitoring.blocking_tree.username IS 'Its role.';
+COMMENT ON COLUMN monitoring.blocking_tree.application IS 'application_name.';
+COMMENT ON COLUMN monitoring.blocking_tree.state IS 'As in pg_stat_activity, or prepared.';
+COMMENT ON COLUMN monitoring.blocking_tree.blocks IS 'Sessions below it.';
+COMMENT ON COLUMN monitoring.blocking_tree.blocked_by IS 'All that are in its way, as pg_blocking_pids() has them; 0: a prepared transaction.';
+COMMENT ON COLUMN monitoring.blocking_tree.waiting_since IS 'Since when it waits; null for a root, and for a moment when a wait has just begun.';
+COMMENT ON COLUMN monitoring.blocking_tree.wait_seconds IS 'The same as a duration.';
+COMMENT ON COLUMN monitoring.blocking_tree.lock_type IS 'Type of the lock it waits for, as in pg_locks.';
+COMMENT ON COLUMN monitoring.blocking_tree.lock_mode IS 'Mode in which it wants the lock.';
+COMMENT ON COLUMN monitoring.blocking_tree.object IS 'What the lock is about, in words; of a transaction that is waited for because of a row, the row.';
+COMMENT ON COLUMN monitoring.blocking_tree.xact_seconds IS 'Age of its transaction.';
+COMMENT ON COLUMN monitoring.blocking_tree.state_seconds IS 'For how long it has been in its state.';
+COMMENT ON COLUMN monitoring.blocking_tree.query IS 'Its latest statement without literals; hidden as in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.blocking_tree.deadlock IS 'Whether it waits for itself by way of others.';
+COMMENT ON COLUMN monitoring.blocking_tree.description IS 'The row as a sentence.';
+COMMENT ON COLUMN monitoring.blocking_tree.root_pid IS 'Process id of the root; null if that is a prepared transaction.';
+COMMENT ON COLUMN monitoring.blocking_tree.backend_type IS 'As in pg_stat_activity.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Whom to send away
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.kill_rule_defs (
+	position integer PRIMARY KEY,
+	backend_type text,
+	application text,
+	query text,
+	verdict text NOT NULL CHECK (verdict IN ('never', 'unsafe')),
+	reason text NOT NULL,
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.kill_rule_defs IS 'The rows of the view kill_rules, which also explains the columns, and by which they are changed.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.position IS 'Order.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.backend_type IS 'Pattern for the backend type.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.application IS 'Pattern for application_name.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.query IS 'Pattern for the text of the statement.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.verdict IS 'never or unsafe.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.reason IS 'Why, as a sentence.';
+COMMENT ON COLUMN monitoring.kill_rule_defs.builtin IS 'Came with the extension: not dumped.';
+INSERT INTO monitoring.kill_rule_defs VALUES
+	(100, '^walsender$', NULL, NULL, 'never', 'It feeds a standby or a subscriber.', true),
+	(110, '^autovacuum worker$', NULL, 'to prevent wraparound', 'never', 'It keeps the server from running out of transaction ids.', true),
+	(120, '^(?!client backend$|parallel worker$|autovacuum worker$)', NULL, NULL, 'never', 'It is a process of the server or of an extension, which would start it again.', true),
+	(130, NULL, '^(pg_dump|pg_restore|pg_basebackup)', NULL, 'unsafe', 'A backup or restore would fail and have to begin anew.', true),
+	(140, NULL, NULL, '^\s*(create\s+(unique\s+)?index|reindex|drop\s+index).*concurrently', 'unsafe', 'It would leave an invalid index behind.', true),
+	(150, NULL, NULL, '^\s*(vacuum|cluster|reindex|create\s+(unique\s+)?index|alter\s+table|refresh)', 'unsafe', 'Its work so far would be lost.', true),
+	(160, NULL, NULL, '^<insufficient privilege>$', 'never', 'What it does is hidden from you.', true);
+SELECT pg_catalog.pg_extension_config_dump('monitoring.kill_rule_defs', 'WHERE NOT builtin');
+
+CREATE VIEW monitoring.kill_rules AS
+	SELECT k.position, k.backend_type, k.application, k.query, k.verdict, k.reason, k.builtin
+	FROM monitoring.kill_rule_defs AS k;
+COMMENT ON VIEW monitoring.kill_rules IS 'Sessions that kill_advice warns of: insert rows of your own. A row speaks of the sessions that match all of its patterns that are not null (regular expressions, upper and lower case alike); of several that do, the one with the lowest position counts.';
+COMMENT ON COLUMN monitoring.kill_rules.position IS 'Order; those that came with the extension have 100 and above.';
+COMMENT ON COLUMN monitoring.kill_rules.backend_type IS 'Pattern for the backend type.';
+COMMENT ON COLUMN monitoring.kill_rules.application IS 'Pattern for application_name.';
+COMMENT ON COLUMN monitoring.kill_rules.query IS 'Pattern for the text of the statement.';
+COMMENT ON COLUMN monitoring.kill_rules.verdict IS 'never: no command is suggested; unsafe: it is, but marked.';
+COMMENT ON COLUMN monitoring.kill_rules.reason IS 'Why, as a sentence.';
+COMMENT ON COLUMN monitoring.kill_rules.builtin IS 'Came with the extension.';
+
+CREATE FUNCTION monitoring.kill_advice_at(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (rank integer, pid integer, gid text, action text, safe boolean, frees integer, frees_wait_seconds float8, command text,
+	evidence text, caution text, database name, username name, application text, state text, query text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET jit = off AS $$
+	WITH tree AS MATERIALIZED (
+		SELECT t.*, row_number() OVER () AS row FROM monitoring.blocking_tree_at(kill_advice_at.at) AS t
+	), candidates AS (
+		-- a root, or what queues for a whole table and keeps others behind it
+		SELECT t.*, w.seconds AS freed_seconds, a.backend_xid IS NOT NULL AS has_written,
+			a.query AS text, a.wait_event
+		FROM tree AS t
+		LEFT JOIN pg_stat_activity AS a ON a.pid = t.pid
+		CROSS JOIN LATERAL (SELECT coalesce(sum(b.wait_seconds), 0) AS seconds FROM tree AS b WHERE starts_with(b.path, t.path || ' > ')) AS w
+		WHERE t.blocks > 0 AND NOT t.deadlock AND t.pid IS DISTINCT FROM pg_backend_pid()
+			AND (t.depth = 0 OR t.lock_type = 'relation' AND t.lock_mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock'))
+	), judged AS (
+		SELECT c.*, r.verdict, r.reason,
+			CASE
+				WHEN r.verdict = 'never' THEN 'none'
+				WHEN c.gid IS NOT NULL OR c.pid IS NULL THEN 'rollback prepared'
+				WHEN c.state IN ('active', 'fastpath function call') OR c.backend_type = 'autovacuum worker' THEN 'cancel'
+				ELSE 'terminate'
+			END AS what
+		FROM candidates AS c
+		LEFT JOIN LATERAL (
+			SELECT k.verdict, k.reason
+			FROM monitoring.kill_rules AS k
+			WHERE c.pid IS NOT NULL AND (k.backend_type IS NULL OR c.backend_type ~* k.backend_type)
+				AND (k.application IS NULL OR c.application ~* k.application) AND (k.query IS NULL OR c.text ~* k.query)
+			ORDER BY k.position LIMIT 1
+		) AS r ON true
+	)
+	SELECT (row_number() OVER (ORDER BY j.what = 'none', j.blocks DESC, j.freed_seconds DESC, j.state = 'active', j.row))::integer,
+		j.pid, j.gid, j.what,
+		j.what IN ('cancel', 'terminate') AND j.verdict IS NULL,
+		j.blocks, j.freed_seconds,
+		CASE j.what
+			WHEN 'cancel' THEN format('SELECT pg_cancel_backend(%s)', j.pid)
+			WHEN 'terminate' THEN format('SELECT pg_terminate_backend(%s)', j.pid)
+			WHEN 'rollback prepared' THEN format('ROLLBACK PREPARED %L', j.gid)
+		END,
+		format('%s, %s in all.', j.description,
+			CASE WHEN j.blocks = 1 THEN 'which has waited ' ELSE 'which have waited ' END || monitoring.duration_text(j.freed_seconds)),
+		nullif(concat_ws(' ', j.reason,
+			CASE WHEN j.what = 'rollback prepared' THEN format('Ask its transaction manager first: it may have decided to commit. To be run in database %I.', j.database) END,
+			CASE WHEN j.what IN ('cancel', 'terminate') AND j.has_written THEN 'What its transaction has written is rolled back.' END,
+			CASE WHEN j.what = 'cancel' AND j.has_written THEN 'Locks taken before a savepoint stay; if others still wait, end the session.' END,
+			CASE WHEN j.what = 'terminate' AND j.state = 'idle' THEN 'It is in no transaction: what it holds are advisory locks of the session.' END), ''),
+		j.database, j.username, j.application, j.state, j.query
+	FROM judged AS j
+	ORDER BY 1
+$$;
+COMMENT ON FUNCTION monitoring.kill_advice_at(timestamptz) IS 'Whom to cancel or end so that most sessions can go on; for the columns see the view kill_advice. Changes nothing. Durations are until at.';
+
+CREATE VIEW monitoring.kill_advice AS
+	SELECT k.rank, k.pid, k.gid, k.action, k.safe, k.frees, k.frees_wait_seconds, k.command, k.evidence, k.caution, k.database, k.username,
+		k.application, k.state, k.query
+	FROM monitoring.kill_advice_at() AS k;
+COMMENT ON VIEW monitoring.kill_advice IS 'Whom to cancel or end so that most sessions that wait for locks can go on, what frees most first. What is never to be touched (replication, wraparound, processes of the server) comes last, without a command.';
+COMMENT ON COLUMN monitoring.kill_advice.rank IS 'From 1.';
+COMMENT ON COLUMN monitoring.kill_advice.pid IS 'Process id; null for a prepared transaction.';
+COMMENT ON COLUMN monitoring.kill_advice.gid IS 'Name of the prepared transaction.';
+COMMENT ON COLUMN monitoring.kill_advice.action IS 'cancel (its statement), terminate (the session: one that runs no statement cannot be cancelled), rollback prepared, or none.';
+COMMENT ON COLUMN monitoring.kill_advice.safe IS 'Whether nothing speaks against it but that its transaction is lost; see caution.';
+COMMENT ON COLUMN monitoring.kill_advice.frees IS 'Sessions that wait behind it. Those that wait for each other, too, go on one after the other.';
+COMMENT ON COLUMN monitoring.kill_advice.frees_wait_seconds IS 'What these have waited so far, added up.';
+COMMENT ON COLUMN monitoring.kill_advice.command IS 'The SQL that does it; needs the rights of pg_signal_backend, for superusers'' sessions a superuser.';
+COMMENT ON COLUMN monitoring.kill_advice.evidence IS 'Why, as a sentence.';
+COMMENT ON COLUMN monitoring.kill_advice.caution IS 'What is lost, and what speaks against it; see the view kill_rules.';
+COMMENT ON COLUMN monitoring.kill_advice.database IS 'Its database.';
+COMMENT ON COLUMN monitoring.kill_advice.username IS 'Its role.';
+COMMENT ON COLUMN monitoring.kill_advice.application IS 'application_name.';
+COMMENT ON COLUMN monitoring.kill_advice.state IS 'As in pg_stat_activity, or prepared.';
+COMMENT ON COLUMN monitoring.kill_advice.query IS 'Its latest statement without literals; hidden as in pg_stat_activity.';
+
+-- sessions: those that have gone on for too long, what holds back vacuum, and how many there are against the limits.
+
+CREATE TABLE monitoring.session_limit_defs (
+	problem text PRIMARY KEY,
+	warning interval CHECK (warning > '0'),
+	critical interval CHECK (critical > '0'),
+	ignored_applications text,
+	description text NOT NULL
+);
+COMMENT ON TABLE monitoring.session_limit_defs IS 'The rows of the view session_limits, which also explains the columns, and by which they are changed.';
+COMMENT ON COLUMN monitoring.session_limit_defs.problem IS 'Name of the problem.';
+COMMENT ON COLUMN monitoring.session_limit_defs.warning IS 'From here on it is worth a warning; null: never.';
+COMMENT ON COLUMN monitoring.session_limit_defs.critical IS 'From here on it is critical; null: never.';
+COMMENT ON COLUMN monitoring.session_limit_defs.ignored_applications IS 'Regular expression: sessions whose application_name matches are left out; null: none.';
+COMMENT ON COLUMN monitoring.session_limit_defs.description IS 'What the problem is.';
+INSERT INTO monitoring.session_limit_defs VALUES
+	('long transaction', '5 minutes', '30 minutes', '^(pg_dump|pg_restore)', 'A transaction keeps vacuum from removing what was deleted since it began.'),
+	('idle in transaction', '1 minute', '10 minutes', NULL, 'A client has begun a transaction and does nothing; what it has locked stays locked.'),
+	('lock wait', '10 seconds', '1 minute', NULL, 'A session waits for a lock; see blocking_tree.'),
+	('client does not read', '1 minute', '10 minutes', '^(pg_dump|pg_restore)', 'A statement waits for its client to take the result.'),
+	('synchronous replication', '10 seconds', '1 minute', NULL, 'A commit waits for a standby.'),
+	('prepared transaction', '10 minutes', '1 hour', NULL, 'A transaction was prepared and neither committed nor rolled back.');
+
+SELECT pg_catalog.pg_extension_config_dump('monitoring.session_limit_defs', '');
+
+CREATE FUNCTION monitoring.restore_session_limit() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.session_limit_defs AS l
+	SET warning = NEW.warning, critical = NEW.critical, ignored_applications = NEW.ignored_applications
+	WHERE l.problem = NEW.problem;
+	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END $$;
+COMMENT ON FUNCTION monitoring.restore_session_limit() IS 'Trigger: a limit that a dump brings and that exists is changed to what the dump says.';
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.session_limit_defs
+FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+EXECUTE FUNCTION monitoring.restore_session_limit();
+COMMENT ON TRIGGER restore ON monitoring.session_limit_defs IS 'Takes over changed limits when a dump is restored.';
+
+CREATE VIEW monitoring.session_limits AS
+	SELECT l.problem, l.warning, l.critical, l.ignored_applications, l.description
+	FROM monitoring.session_limit_defs AS l;
+COMMENT ON VIEW monitoring.session_limits IS 'What problem_sessions finds: update it to change the limits.';
+COMMENT ON COLUMN monitoring.session_limits.problem IS 'Name of the problem.';
+COMMENT ON COLUMN monitoring.session_limits.warning IS 'From here on it is worth a warning; null: never.';
+COMMENT ON COLUMN monitoring.session_limits.critical IS 'From here on it is critical; null: never.';
+COMMENT ON COLUMN monitoring.session_limits.ignored_applications IS 'Regular expression: sessions whose application_name matches are left out; null: none.';
+COMMENT ON COLUMN monitoring.session_limits.description IS 'What the problem is.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- What has gone on for too long
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.problem_sessions_at(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (problem text, level text, seconds float8, pid integer, gid text, database name, username name, application text, client inet,
+	state text, wait_event_type text, wait_event text, blocks integer, xmin_age integer, query text, description text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET jit = off AS $$
+	WITH sessions AS MATERIALIZED (
+		SELECT a.* FROM pg_stat_activity AS a WHERE a.backend_type IN ('client backend', 'parallel worker') AND a.leader_pid IS NULL
+	), tree AS MATERIALIZED (
+		SELECT t.* FROM monitoring.blocking_tree_at(problem_sessions_at.at) AS t
+	), found AS (
+		SELECT 'long transaction' AS problem, s.pid, s.xact_start AS since FROM sessions AS s WHERE s.xact_start IS NOT NULL
+		UNION ALL
+		SELECT 'idle in transaction', s.pid, s.state_change FROM sessions AS s WHERE s.state IN ('idle in transaction', 'idle in transaction (aborted)')
+		UNION ALL
+		SELECT 'lock wait', t.pid, t.waiting_since FROM tree AS t WHERE t.depth > 0 OR t.deadlock
+		UNION ALL
+		SELECT 'client does not read', s.pid, s.query_start FROM sessions AS s WHERE s.state = 'active' AND s.wait_event = 'ClientWrite'
+		UNION ALL
+		SELECT 'synchronous replication', s.pid, s.query_start FROM sessions AS s WHERE s.state = 'active' AND s.wait_event = 'SyncRep'
+	), described AS (
+		SELECT f.problem, f.since, s.pid, NULL AS gid, s.datname, s.usename, s.application_name, s.client_addr, s.state, s.wait_event_type,
+			s.wait_event, t.blocks, age(s.backend_xmin) AS xmin_age, s.query
+		FROM found AS f
+		JOIN sessions AS s ON s.pid = f.pid
+		LEFT JOIN tree AS t ON t.pid = f.pid
+		WHERE s.pid <> pg_backend_pid()
+		UNION ALL
+		SELECT 'prepared transaction', x.prepared, NULL, x.gid, x.database, x.owner, '', NULL, 'prepared', NULL, NULL, t.blocks, age(x.transaction), NULL
+		FROM pg_prepared_xacts AS x
+		LEFT JOIN tree AS t ON t.gid = x.gid
+	), measured AS (
+		SELECT d.*, l.warning, l.critical, l.description, extract(epoch FROM problem_sessions_at.at - d.since)::float8 AS seconds
+		FROM described AS d
+		JOIN monitoring.session_limits AS l ON l.problem = d.problem
+		WHERE coalesce(d.application_name, '') !~ l.ignored_applications OR l.ignored_applications IS NULL
+	)
+	SELECT m.problem, CASE WHEN m.seconds >= extract(epoch FROM m.critical) THEN 'critical' ELSE 'warning' END,
+		m.seconds, m.pid, m.gid, m.datname, m.usename, m.application_name, m.client_addr, m.state, m.wait_event_type, m.wait_event,
+		coalesce(m.blocks, 0), m.xmin_age,
+		CASE WHEN m.query = '<insufficient privilege>' THEN m.query ELSE monitoring.without_literals(m.query) END,
+		format('%s: %s for %s%s. %s', m.problem,
+			CASE WHEN m.gid IS NOT NULL THEN format('%L', m.gid)
+				ELSE format('pid %s (%s)', m.pid, concat_ws(', ', nullif(m.application_name, ''), m.usename, m.datname)) END,
+			monitoring.duration_text(m.seconds),
+			CASE WHEN m.blocks > 0 THEN format(', which blocks %s', m.blocks) ELSE '' END, m.description)
+	FROM measured AS m
+	WHERE m.seconds >= extract(epoch FROM least(m.warning, m.critical))
+	ORDER BY 2, m.blocks DESC NULLS LAST, m.seconds DESC
+$$;
+COMMENT ON FUNCTION monitoring.problem_sessions_at(timestamptz) IS 'Sessions that have been in a state for longer than session_limits allows; for the columns see the view problem_sessions. Durations are until at.';
+
+CREATE VIEW monitoring.problem_sessions AS
+	SELECT p.problem, p.level, p.seconds, p.pid, p.gid, p.database, p.username, p.application, p.client, p.state, p.wait_event_type,
+		p.wait_event, p.blocks, p.xmin_age, p.query, p.description
+	FROM monitoring.problem_sessions_at() AS p;
+COMMENT ON VIEW monitoring.problem_sessions IS 'Sessions and prepared transactions that have gone on for too long, as session_limits has it, critical ones first. A session can have several problems. What other roles'' sessions do is hidden without the rights of pg_read_all_stats.';
+COMMENT ON COLUMN monitoring.problem_sessions.problem IS 'Name of the problem, as in session_limits.';
+COMMENT ON COLUMN monitoring.problem_sessions.level IS 'critical or warning.';
+COMMENT ON COLUMN monitoring.problem_sessions.seconds IS 'For how long; of a client that does not read and of a commit that waits for a standby, age of the statement.';
+COMMENT ON COLUMN monitoring.problem_sessions.pid IS 'Process id; null for a prepared transaction.';
+COMMENT ON COLUMN monitoring.problem_sessions.gid IS 'Name of the prepared transaction.';
+COMMENT ON COLUMN monitoring.problem_sessions.database IS 'Its database.';
+COMMENT ON COLUMN monitoring.problem_sessions.username IS 'Its role.';
+COMMENT ON COLUMN monitoring.problem_sessions.application IS 'application_name.';
+COMMENT ON COLUMN monitoring.problem_sessions.client IS 'Address of the client; null over a Unix socket.';
+COMMENT ON COLUMN monitoring.problem_sessions.state IS 'As in pg_stat_activity, or prepared.';
+COMMENT ON COLUMN monitoring.problem_sessions.wait_event_type IS 'As in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.problem_sessions.wait_event IS 'As in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.problem_sessions.blocks IS 'Sessions that wait behind it.';
+COMMENT ON COLUMN monitoring.problem_sessions.xmin_age IS 'Transactions since the oldest that it may still look at: vacuum removes nothing that was deleted since.';
+COMMENT ON COLUMN monitoring.problem_sessions.query IS 'Its latest statement without literals; hidden as in pg_stat_activity.';
+COMMENT ON COLUMN monitoring.problem_sessions.description IS 'The row as a sentence.';
+
+CREATE VIEW monitoring.xmin_holders AS
+	SELECT h.kind, h.name, h.pid, h.database, h.username, h.xmin_age, h.catalog_xmin_age, h.since,
+		h.remedy
+	FROM (
+		SELECT CASE a.backend_type WHEN 'walsender' THEN 'standby' ELSE 'session' END AS kind,
+			coalesce(nullif(a.application_name, ''), a.backend_type) AS name, a.pid, a.datname AS database, a.usename AS username,
+			pg_catalog.age(a.backend_xmin) AS xmin_age, NULL::integer AS catalog_xmin_age, a.xact_start AS since,
+			CASE a.backend_type WHEN 'walsender' THEN 'Look for long queries on the standby, or turn off its hot_standby_feedback.'
+				WHEN 'client backend' THEN 'End the transaction: see problem_sessions and kill_advice.'
+				ELSE 'It ends by itself.' END AS remedy
+		FROM pg_catalog.pg_stat_activity AS a
+		WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+		UNION ALL
+		SELECT 'slot', s.slot_name, s.active_pid, s.database, NULL, pg_catalog.age(s.xmin), pg_catalog.age(s.catalog_xmin), NULL,
+			CASE WHEN s.active THEN 'Look why its consumer does not get on.' ELSE pg_catalog.format('If nobody needs it: SELECT pg_drop_replication_slot(%L).', s.slot_name) END
+		FROM pg_catalog.pg_replication_slots AS s
+		WHERE s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL
+		UNION ALL
+		SELECT 'prepared transaction', x.gid, NULL, x.database, x.owner, pg_catalog.age(x.transaction), NULL, x.prepared,
+			pg_catalog.format('Commit it or roll it back in database %I.', x.database)
+		FROM pg_catalog.pg_prepared_xacts AS x
+	) AS h
+	ORDER BY greatest(h.xmin_age, h.catalog_xmin_age) DESC;
+COMMENT ON VIEW monitoring.xmin_holders IS 'What keeps vacuum from removing dead rows: sessions, standbys, replication slots and prepared transactions that still look at old ones, the oldest first.';
+COMMENT ON COLUMN monitoring.xmin_holders.kind IS 'session, standby, slot or prepared transaction.';
+COMMENT ON COLUMN monitoring.xmin_holders.name IS 'application_name or backend type, name of the slot or of the prepared transaction.';
+COMMENT ON COLUMN monitoring.xmin_holders.pid IS 'Process id, if there is one.';
+COMMENT ON COLUMN monitoring.xmin_holders.database IS 'Its database.';
+COMMENT ON COLUMN monitoring.xmin_holders.username IS 'Its role.';
+COMMENT ON COLUMN monitoring.xmin_holders.xmin_age IS 'Transactions since the oldest whose effects it may not see.';
+COMMENT ON COLUMN monitoring.xmin_holders.catalog_xmin_age IS 'The same for rows of catalogs alone, as logical slots have it.';
+COMMENT ON COLUMN monitoring.xmin_holders.since IS 'Start of its transaction, if known.';
+COMMENT ON COLUMN monitoring.xmin_holders.remedy IS 'What to do.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- How many there are
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.connection_pool_at(at timestamptz DEFAULT clock_timestamp())
+RETURNS TABLE (scope text, name text, connections integer, active integer, waiting integer, idle integer, idle_in_transaction integer,
+	max_connections integer, used_ratio float8, longest_idle_seconds float8, hint text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' AS $$
+	WITH sessions AS MATERIALIZED (
+		SELECT a.datname, a.usename, nullif(a.application_name, '') AS application, a.state, a.wait_event_type, a.state_change
+		FROM pg_stat_activity AS a
+		WHERE a.backend_type = 'client backend'
+	), named AS (
+		SELECT v.scope, v.name, s.state, s.wait_event_type, s.state_change
+		FROM sessions AS s
+		CROSS JOIN LATERAL (VALUES ('server', 'all'), ('database', s.datname::text), ('role', s.usename::text),
+			('application', coalesce(s.application, '')), ('state', coalesce(s.state, 'hidden'))) AS v (scope, name)
+	), counted AS (
+		SELECT n.scope, n.name, count(*)::integer AS connections,
+			(count(*) FILTER (WHERE n.state IN ('active', 'fastpath function call')))::integer AS active,
+			(count(*) FILTER (WHERE n.state = 'active' AND n.wait_event_type = 'Lock'))::integer AS waiting,
+			(count(*) FILTER (WHERE n.state = 'idle'))::integer AS idle,
+			(count(*) FILTER (WHERE n.state LIKE 'idle in transaction%'))::integer AS in_transaction,
+			max(extract(epoch FROM connection_pool_at.at - n.state_change)) FILTER (WHERE n.state = 'idle') AS longest_idle
+		FROM named AS n
+		GROUP BY n.scope, n.name
+	), limited AS (
+		SELECT c.*, CASE c.scope
+				WHEN 'server' THEN current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+					- coalesce(current_setting('reserved_connections', true), '0')::integer
+				WHEN 'database' THEN (SELECT nullif(d.datconnlimit, -1) FROM pg_database AS d WHERE d.datname = c.name)
+				WHEN 'role' THEN (SELECT nullif(r.rolconnlimit, -1) FROM pg_roles AS r WHERE r.rolname = c.name)
+			END AS most
+		FROM counted AS c
+	)
+	SELECT l.scope, l.name, l.connections, l.active, l.waiting, l.idle, l.in_transaction, l.most, l.connections / nullif(l.most, 0)::float8,
+		l.longest_idle::float8,
+		CASE
+			WHEN l.waiting >= 5 AND l.waiting * 2 > l.active THEN 'Most active sessions wait for locks: see blocking_tree.'
+			WHEN l.in_transaction >= 5 AND l.in_transaction * 2 > l.connections THEN 'Most sessions are idle in transaction: the application should commit sooner, or set idle_in_transaction_session_timeout.'
+			WHEN l.connections >= l.most * 0.8 AND l.idle * 2 > l.connections THEN 'Nearly full, mostly of idle sessions: make the pools of clients smaller, or put a pooler such as PgBouncer in front.'
+			WHEN l.connections >= l.most * 0.8 AND l.scope = 'server' THEN 'Nearly full: raise max_connections, or put a pooler such as PgBouncer in front.'
+			WHEN l.connections >= l.most * 0.8 THEN 'Nearly full: raise its CONNECTION LIMIT, or see who needs so many.'
+			WHEN l.scope = 'application' AND l.idle >= 50 AND l.idle > l.connections * 0.9 THEN 'Its pool is larger than it needs.'
+		END
+	FROM limited AS l
+	ORDER BY array_position(ARRAY['server', 'database', 'role', 'application', 'state'], l.scope), l.connections DESC, l.name
+$$;
+COMMENT ON FUNCTION monitoring.connection_pool_at(timestamptz) IS 'Client connections against their limits; for the columns see the view connection_pool. Durations are until at.';
+
+CREATE VIEW monitoring.connection_pool AS
+	SELECT c.scope, c.name, c.connections, c.active, c.waiting, c.idle, c.idle_in_transaction, c.max_connections, c.used_ratio,
+		c.longest_idle_seconds, c.hint
+	FROM monitoring.connection_pool_at() AS c;
+COMMENT ON VIEW monitoring.connection_pool IS 'Client connections of the whole server against their limits: a row for the server, and one for each database, role, application and state that has some.';
+COMMENT ON COLUMN monitoring.connection_pool.scope IS 'server, database, role, application or state: each has all connections.';
+COMMENT ON COLUMN monitoring.connection_pool.name IS 'Which one; of the server, all. Sessions whose state one may not see have the state hidden, and are connections only.';
+COMMENT ON COLUMN monitoring.connection_pool.connections IS 'Client connections.';
+COMMENT ON COLUMN monitoring.connection_pool.active IS 'Of these, run a statement.';
+COMMENT ON COLUMN monitoring.connection_pool.waiting IS 'Of the active, wait for a lock.';
+COMMENT ON COLUMN monitoring.connection_pool.idle IS 'Wait for their client, in no transaction.';
+COMMENT ON COLUMN monitoring.connection_pool.idle_in_transaction IS 'Wait for their client, in a transaction.';
+COMMENT ON COLUMN monitoring.connection_pool.max_connections IS 'How many there may be: max_connections without those reserved, CONNECTION LIMIT of the database or role; null: no limit of its own.';
+COMMENT ON COLUMN monitoring.connection_pool.used_ratio IS 'Connections to that limit, ratio 0..1.';
+COMMENT ON COLUMN monitoring.connection_pool.longest_idle_seconds IS 'Since when the session idles that has idled for longest, seconds.';
+COMMENT ON COLUMN monitoring.connection_pool.hint IS 'What to do; null if nothing.';
 -- alerts: rules, their kinds, and the tables in which the state of every alert lives. evaluate.sql, which follows, turns
 -- rules into alerts.
 --
@@ -17679,7 +18221,8 @@ INSERT INTO monitoring.access_levels VALUES
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
    statements_over,slow_queries_over,slow_query_values,live_statements,statement_registry,compare_statements,
-   statement_source_function,statement_source_columns,activity_samples,wait_samples,activity_buffer,session_waits,
+   statement_source_function,statement_source_columns,activity_samples,wait_samples,activity_buffer,session_waits,without_literals,duration_text,
+   lock_conflicts,lock_object,blocking_tree_at,kill_advice_at,problem_sessions_at,connection_pool_at,
    error_counts,signal_counts,signal_buffer,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * activity_sql.c
- *	  The SQL functions over the history of active sessions.
+ *	  The SQL functions over the history of active sessions, and over texts of sessions.
  *
  *-------------------------------------------------------------------------
  */
@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_authid.h"
+#include "core/normalize.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -25,6 +26,9 @@ PG_FUNCTION_INFO_V1(mon_activity_samples);
 PG_FUNCTION_INFO_V1(mon_wait_samples);
 PG_FUNCTION_INFO_V1(mon_activity_buffer);
 PG_FUNCTION_INFO_V1(mon_session_waits);
+PG_FUNCTION_INFO_V1(mon_without_literals);
+
+#define TEXT_SHOWN 8192 /* bytes of a statement's text, the terminating zero included */
 
 /* A row that is being put together: values come one after the other. */
 typedef struct Row
@@ -301,4 +305,17 @@ mon_session_waits(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, row.values, row.nulls);
 	}
 	return (Datum) 0;
+}
+
+/* without_literals(query text) */
+Datum
+mon_without_literals(PG_FUNCTION_ARGS)
+{
+	text *query = PG_GETARG_TEXT_PP(0);
+	NormalizeOptions options = {.backslash_in_literals = MON_BACKSLASH_IN_LITERALS};
+	char shown[TEXT_SHOWN];
+	size_t len = mon_normalize_statement(VARDATA_ANY(query), VARSIZE_ANY_EXHDR(query), &options,
+										 shown, sizeof(shown));
+
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(shown, len));
 }

@@ -18,6 +18,7 @@ max_worker_processes = 16
 max_prepared_transactions = 5
 restart_after_crash = on
 autovacuum = off
+max_connections = 40
 CONF
 $node->start;
 
@@ -61,6 +62,9 @@ sub pid_of
 # one transaction: the jobs never run, samples are rolled up by hand
 sql('BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false; COMMIT');
 sql('CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT g, 0 FROM generate_series(1, 20) AS g');
+
+sql(q{CREATE ROLE looker LOGIN; CREATE ROLE reader LOGIN; GRANT pg_read_all_stats TO reader;
+	SELECT monitoring.grant_access('looker', 'viewer'); SELECT monitoring.grant_access('reader', 'viewer')});
 
 # ---- the history ----
 
@@ -116,10 +120,129 @@ wait_for("SELECT count(*) > 0 FROM monitoring.active_session_history WHERE pid =
 sql("ROLLBACK PREPARED 'left behind'");
 $waiter->query_safe('SELECT 1');
 
+# ---- trees of locks ----
+
+is(sql('SELECT count(*) FROM monitoring.blocking_tree'), '0', 'nobody waits');
+$holder->query_safe('BEGIN; UPDATE t SET v = 1 WHERE id = 3');
+start_statement($waiter, 'UPDATE t SET v = 4711 WHERE id = 3');
+wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted", 'one waits for a row');
+start_statement($second, 'DELETE FROM t WHERE id = 3');
+wait_for("SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'and another one');
+is(sql("SELECT string_agg(concat_ws(' ', application, depth, state, blocks, blocked_by, lock_type, lock_mode, object, deadlock), E'\n') FROM monitoring.blocking_tree"),
+	"holder 0 idle in transaction 2 {} f\n" .
+	"waiter 1 active 1 {$holder_pid} transactionid ShareLock row (0,3) of public.t f\n" .
+	"second 2 active 0 {$waiter_pid} tuple AccessExclusiveLock row (0,3) of public.t f", 'the tree of a row');
+is(sql("SELECT bool_and(path LIKE '$holder_pid%' AND root_pid = $holder_pid), bool_and(wait_seconds BETWEEN 0 AND 60 AND waiting_since < now()) FILTER (WHERE depth > 0),
+		max(query) FILTER (WHERE depth = 1), max(xact_seconds) BETWEEN 0 AND 60 FROM monitoring.blocking_tree"),
+	't|t|UPDATE t SET v = $1 WHERE id = $2;|t', 'with paths, times and statements without literals');
+like(sql('SELECT description FROM monitoring.blocking_tree_at(clock_timestamp() + interval \'5 min\') LIMIT 1'),
+	qr/^pid $holder_pid \(holder, \w+\) is idle in transaction for 5 min and blocks 2 sessions$/, 'in words');
+like(sql('SELECT description FROM monitoring.blocking_tree OFFSET 1 LIMIT 1'),
+	qr/^pid $waiter_pid \(waiter, \w+\) waits \d+(\.\d)? s for ShareLock on row \(0,3\) of public.t, behind pid $holder_pid, and blocks 1 session$/, 'those that wait, too');
+is(sql('SELECT rank, pid, action, safe, frees, frees_wait_seconds > 0, command, caution FROM monitoring.kill_advice'),
+	"1|$holder_pid|terminate|t|2|t|SELECT pg_terminate_backend($holder_pid)|What its transaction has written is rolled back.",
+	'the one to end is the one that does nothing');
+is(sql("SET ROLE looker; SELECT string_agg(concat_ws(' ', depth, pid, blocks, query), E'\n') FROM monitoring.blocking_tree"),
+	"0 $holder_pid 2 <insufficient privilege>\n1 $waiter_pid 1 <insufficient privilege>\n2 $second_pid 0 <insufficient privilege>",
+	'who may not see what others do sees who waits for whom');
+is(sql('SET ROLE looker; SELECT safe, caution FROM monitoring.kill_advice'), 'f|What it does is hidden from you.', 'and gets no careless advice');
+sql(sql('SELECT command FROM monitoring.kill_advice WHERE rank = 1'));
+wait_for("SELECT v = 4711 FROM t WHERE id = 3 UNION ALL SELECT true WHERE NOT EXISTS (SELECT FROM t WHERE id = 3)", 'which lets the others go on');
+wait_for('SELECT count(*) = 0 FROM monitoring.blocking_tree', 'and nobody waits any more');
+$waiter->query_safe('SELECT 1');
+$second->query_safe('SELECT 1');
+$holder->{run}->finish;
+$holder = session('holder');
+$holder_pid = pid_of('holder');
+
+# what queues for a table keeps out those who would get along with its holder
+$holder->query_safe('BEGIN; SELECT count(*) FROM t');
+start_statement($waiter, 'ALTER TABLE t ADD COLUMN w int');
+wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted", 'a change of a table waits for a reader');
+start_statement($second, 'SELECT count(*) FROM t');
+wait_for("SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'and keeps another one out');
+is(sql("SELECT string_agg(concat_ws(' ', application, depth, lock_mode, object), E'\n') FROM monitoring.blocking_tree"),
+	"holder 0\nwaiter 1 AccessExclusiveLock public.t\nsecond 2 AccessShareLock public.t", 'the tree of a table');
+is(sql("SELECT string_agg(concat_ws(' ', rank, application, action, safe, frees), E'\n') FROM monitoring.kill_advice"),
+	"1 holder terminate t 2\n2 waiter cancel f 1", 'either could go');
+sql(sql("SELECT command FROM monitoring.kill_advice WHERE application = 'waiter'"));
+wait_for('SELECT count(*) = 0 FROM monitoring.blocking_tree', 'without the change all go on');
+$holder->query_safe('COMMIT');
+$second->query_safe('SELECT 1');
+# what failed has left its message somewhere on the way
+$waiter->quit;
+$waiter = session('waiter');
+$waiter_pid = pid_of('waiter');
+
+# a prepared transaction
+$holder->query_safe("BEGIN; UPDATE t SET v = 1 WHERE id = 5; PREPARE TRANSACTION 'it''s left'");
+start_statement($waiter, 'UPDATE t SET v = 2 WHERE id = 5');
+wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'one waits for a prepared transaction');
+is(sql("SELECT string_agg(concat_ws(' ', coalesce(gid, application), depth, state, blocks, blocked_by), E'\n') FROM monitoring.blocking_tree"),
+	"it's left 0 prepared 1 {}\nwaiter 1 active 0 {0}", 'it is the root');
+is(sql('SELECT action, safe, command FROM monitoring.kill_advice'), "rollback prepared|f|ROLLBACK PREPARED 'it''s left'", 'how to get rid of it');
+sql(sql('SELECT command FROM monitoring.kill_advice'));
+wait_for('SELECT v = 2 FROM t WHERE id = 5', 'helps');
+$waiter->query_safe('SELECT 1');
+
+# those that wait for each other
+sql("ALTER SYSTEM SET deadlock_timeout = '1min'; SELECT pg_reload_conf()");
+$_->query_safe("SET deadlock_timeout = '1min'") foreach $holder, $waiter, $second;
+$holder->query_safe('BEGIN; SELECT pg_advisory_xact_lock(1)');
+$waiter->query_safe('BEGIN; SELECT pg_advisory_xact_lock(2, 3)');
+start_statement($holder, 'SELECT pg_advisory_xact_lock(2, 3)');
+start_statement($waiter, 'SELECT pg_advisory_xact_lock(1)');
+wait_for("SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'two wait for each other');
+start_statement($second, 'SELECT pg_advisory_xact_lock(1)');
+wait_for("SELECT count(*) = 3 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'a circle, and one outside');
+is(sql("SELECT string_agg(concat_ws(' ', application, deadlock, object), E'\n' ORDER BY application) FROM monitoring.blocking_tree"),
+	"holder t advisory lock (2, 3)\nsecond f advisory lock 1\nwaiter t advisory lock 1", 'circles end');
+is(sql('SELECT count(*) FROM monitoring.kill_advice'), '0', 'and are left to the server');
+sql("SELECT pg_cancel_backend($holder_pid)");
+wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted", 'one of them is cancelled');
+$holder->quit;
+$waiter->query_safe('ROLLBACK');
+$second->query_safe('SELECT 1');
+$holder = session('holder');
+$holder_pid = pid_of('holder');
+
+# ---- what has gone on for too long ----
+
+$holder->query_safe('BEGIN; UPDATE t SET v = 1 WHERE id = 7');
+start_statement($waiter, 'UPDATE t SET v = 2 WHERE id = 7');
+wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'one waits');
+$open->query_safe("BEGIN; INSERT INTO t VALUES (100, 0); PREPARE TRANSACTION 'forgotten'");
+my $problems = "SELECT string_agg(concat_ws(' ', coalesce(gid, application), problem, level, blocks), E'\n' ORDER BY problem, application)
+	FROM monitoring.problem_sessions_at(clock_timestamp() + interval '%s') WHERE application <> '044_activity.pl'";
+is(sql(sprintf($problems, '0 s')), '', 'nothing has gone on for too long');
+is(sql(sprintf($problems, '12 s')), 'waiter lock wait warning 0', 'in 12 seconds a lock will have been waited for too long');
+is(sql(sprintf($problems, '2 min')), "holder idle in transaction warning 1\nwaiter lock wait critical 0", 'in two minutes a transaction will have been idle');
+is(sql(sprintf($problems, '31 min')), "holder idle in transaction critical 1\nwaiter lock wait critical 0\nholder long transaction critical 1\n" .
+	"waiter long transaction critical 0\nforgotten prepared transaction warning 0", 'in half an hour all are found');
+sql("UPDATE monitoring.session_limits SET ignored_applications = '^hold', critical = NULL WHERE problem = 'long transaction'");
+is(sql(sprintf($problems, '31 min') . " AND problem = 'long transaction'"), 'waiter long transaction warning 0', 'the limits are rows');
+like(sql("SELECT description FROM monitoring.problem_sessions_at(clock_timestamp() + interval '2 min') WHERE application = 'holder'"),
+	qr/^idle in transaction: pid $holder_pid \(holder, \w+, postgres\) for 2 min, which blocks 1\. A client has begun/, 'in words');
+is(sql("SELECT string_agg(concat_ws(' ', kind, name, xmin_age >= 0, remedy LIKE '%database postgres%'), E'\n' ORDER BY kind) FROM monitoring.xmin_holders WHERE name IN ('forgotten', 'waiter')"),
+	"prepared transaction forgotten t t\nsession waiter t f", 'who holds back vacuum');
+sql("ROLLBACK PREPARED 'forgotten'");
+sql("SELECT pg_create_physical_replication_slot('unused', true)");
+
+# ---- connections against their limits ----
+
+sql('ALTER DATABASE postgres CONNECTION LIMIT 10; ALTER ROLE looker CONNECTION LIMIT 4');
+my @lookers = map { $node->background_psql('postgres', extra_params => [ '-U', 'looker' ]) } 1 .. 4;
+is(sql("SELECT string_agg(concat_ws(' ', scope, connections, active, waiting, idle, idle_in_transaction, max_connections, used_ratio, hint LIKE 'Nearly full, mostly of idle%'), E'\n' ORDER BY scope)
+		FROM monitoring.connection_pool WHERE scope = 'database' OR scope = 'role' AND name = 'looker' OR scope = 'state' AND name = 'idle in transaction'"),
+	"database 10 2 1 7 1 10 1 t\nrole 4 0 0 4 0 4 1 t\nstate 1 0 0 0 1", 'the pool');
+is(sql("SELECT connections, max_connections = current_setting('max_connections')::int - 3 FROM monitoring.connection_pool WHERE scope = 'server'"), '10|t', 'of the server');
+$_->quit foreach @lookers;
+sql('ALTER DATABASE postgres CONNECTION LIMIT -1');
+$holder->query_safe('COMMIT');
+$waiter->query_safe('SELECT 1');
+
 # ---- who sees what ----
 
-sql(q{CREATE ROLE looker LOGIN; CREATE ROLE reader LOGIN; GRANT pg_read_all_stats TO reader;
-	SELECT monitoring.grant_access('looker', 'viewer'); SELECT monitoring.grant_access('reader', 'viewer')});
 my $hidden = "SELECT count(*) > 5, count(wait_event), count(queryid), count(backend_type), count(state) FROM monitoring.active_session_history WHERE pid = $waiter_pid";
 is(sql("SET ROLE looker; $hidden"), 't|0|0|0|0', 'what others do is hidden');
 like(sql("SET ROLE reader; $hidden"), qr/^t\|([1-9]\d*\|?){4}$/, 'unless one may read all statistics');
