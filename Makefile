@@ -26,6 +26,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                $(addprefix src/health/,health.sql health_run.sql health_score.sql postgres_checks.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \
+               $(addprefix src/dashboards/,dashboards.sql dashboard_views.sql) \
                src/core/grants.sql
 
 OBJS         = src/monitoring.o \

@@ -987,7 +987,7 @@ CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
                accepted bigint, persisted bigint, pending bigint, dropped bigint, expired bigint, overflow bigint, refused bigint,
                flushes bigint, slots_merged bigint, next_flush bigint)
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_self';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'mon_self';
 COMMENT ON FUNCTION monitoring.self_values() IS 'The counters behind the view self.';
 
 CREATE VIEW monitoring.self AS
@@ -1238,7 +1238,7 @@ CREATE FUNCTION monitoring.worker_status(
     OUT job text, OUT job_state text, OUT last_run timestamptz, OUT last_duration float8,
     OUT runs bigint, OUT failures bigint, OUT lag float8)
 RETURNS SETOF record
-LANGUAGE C STRICT VOLATILE PARALLEL SAFE
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 20
 AS 'MODULE_PATHNAME', 'mon_worker_status';
 COMMENT ON FUNCTION monitoring.worker_status() IS 'Workers and their jobs in all databases, as shared memory has them: one row for the launcher, then one per database worker and job. Errors: not preloaded (55000).';
 
@@ -18192,6 +18192,498 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	DELETE FROM monitoring.emergency_log AS l WHERE l.until < note_emergency.until - interval '400 days'
 $$;
 COMMENT ON FUNCTION monitoring.note_emergency(timestamptz, timestamptz, text, text, jsonb) IS 'Take down an emergency that is over, and forget those of more than 400 days ago.';
+-- dashboards: the state of everything in plain SQL. Panels are rows that name a metric and what is good or bad about it; a
+-- dashboard is one line for each series of its panels, with the values of the last hour beside what it was a day before.
+--
+-- All panels of a dashboard are read in one pass over memory and storage (read_values), so that a dashboard that everybody
+-- refreshes costs a few milliseconds.
+
+CREATE TABLE monitoring.dashboard_panel_defs (
+	dashboard text NOT NULL CHECK (dashboard ~ '^[a-z][a-z0-9_]{0,62}$'),
+	item text NOT NULL CHECK (item ~ '^[^[:cntrl:]]{1,200}$'),
+	sort_order integer NOT NULL DEFAULT 1000,
+	section text NOT NULL DEFAULT '',
+	metric text NOT NULL CHECK (metric <> ''),
+	fn text NOT NULL,
+	labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
+	by text[] NOT NULL DEFAULT '{}',
+	step interval NOT NULL DEFAULT '5 minutes' CHECK (step >= '10 seconds' AND step <= '31 days'),
+	unit text NOT NULL DEFAULT '',
+	warning float8,
+	critical float8,
+	low_is_bad boolean NOT NULL DEFAULT false,
+	max_series integer NOT NULL DEFAULT 5 CHECK (max_series BETWEEN 0 AND 100),
+	optional boolean NOT NULL DEFAULT false,
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (dashboard, item, builtin)
+);
+COMMENT ON TABLE monitoring.dashboard_panel_defs IS 'Panels of dashboards. Granted to nobody; see the view dashboard_panels, which also explains the columns.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.dashboard IS 'Name of the dashboard: lower-case letters, digits and underscores.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.sort_order IS 'Order within the dashboard.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.section IS 'Heading under which it stands.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.metric IS 'Metric that is read.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.fn IS 'Function over it, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.by IS 'Names of labels: a line for each combination of them.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.step IS 'Window of the value; the trend shows twelve of them.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.warning IS 'From here on the status is warning; null: never.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.critical IS 'From here on the status is critical; null: never.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.low_is_bad IS 'Whether values at and below the thresholds are the bad ones, not those at and above.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.max_series IS 'At most so many lines, those with the worst values; 0 hides the panel.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.optional IS 'Whether nothing is shown while nothing is recorded.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.description IS 'What it means, and where to look next.';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.dashboard_panel_defs', 'WHERE NOT builtin');
+
+CREATE VIEW monitoring.dashboard_panels AS
+SELECT p.dashboard, p.item, p.sort_order, p.section, p.metric, p.fn, p.labels, p.by, p.step, p.unit, p.warning, p.critical, p.low_is_bad,
+	p.max_series, p.optional, p.description, p.builtin
+FROM monitoring.dashboard_panel_defs AS p
+WHERE NOT p.builtin
+	OR NOT EXISTS (SELECT FROM monitoring.dashboard_panel_defs AS own WHERE own.dashboard = p.dashboard AND own.item = p.item AND NOT own.builtin);
+COMMENT ON VIEW monitoring.dashboard_panels IS 'What dashboard() shows, a row for each item; see set_dashboard_panel().';
+COMMENT ON COLUMN monitoring.dashboard_panels.dashboard IS 'Name of the dashboard: lower-case letters, digits and underscores.';
+COMMENT ON COLUMN monitoring.dashboard_panels.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_panels.sort_order IS 'Order within the dashboard.';
+COMMENT ON COLUMN monitoring.dashboard_panels.section IS 'Heading under which it stands.';
+COMMENT ON COLUMN monitoring.dashboard_panels.metric IS 'Metric that is read.';
+COMMENT ON COLUMN monitoring.dashboard_panels.fn IS 'Function over it, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panels.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panels.by IS 'Names of labels: a line for each combination of them.';
+COMMENT ON COLUMN monitoring.dashboard_panels.step IS 'Window of the value; the trend shows twelve of them.';
+COMMENT ON COLUMN monitoring.dashboard_panels.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
+COMMENT ON COLUMN monitoring.dashboard_panels.warning IS 'From here on the status is warning; null: never.';
+COMMENT ON COLUMN monitoring.dashboard_panels.critical IS 'From here on the status is critical; null: never.';
+COMMENT ON COLUMN monitoring.dashboard_panels.low_is_bad IS 'Whether values at and below the thresholds are the bad ones, not those at and above.';
+COMMENT ON COLUMN monitoring.dashboard_panels.max_series IS 'At most so many lines, those with the worst values; 0 hides the panel.';
+COMMENT ON COLUMN monitoring.dashboard_panels.optional IS 'Whether nothing is shown while nothing is recorded.';
+COMMENT ON COLUMN monitoring.dashboard_panels.description IS 'What it means, and where to look next.';
+COMMENT ON COLUMN monitoring.dashboard_panels.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
+
+CREATE FUNCTION monitoring.set_dashboard_panel(dashboard text, item text, metric text, fn text, labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
+	step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
+	low_is_bad boolean DEFAULT false, section text DEFAULT '', sort_order integer DEFAULT 1000, max_series integer DEFAULT 5,
+	optional boolean DEFAULT false, description text DEFAULT '')
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_fn(fn);
+	INSERT INTO monitoring.dashboard_panel_defs AS p (dashboard, item, metric, fn, labels, by, step, unit, warning, critical, low_is_bad,
+		section, sort_order, max_series, optional, description)
+	VALUES (set_dashboard_panel.dashboard, set_dashboard_panel.item, set_dashboard_panel.metric, set_dashboard_panel.fn,
+		set_dashboard_panel.labels, set_dashboard_panel.by, set_dashboard_panel.step, set_dashboard_panel.unit, set_dashboard_panel.warning,
+		set_dashboard_panel.critical, set_dashboard_panel.low_is_bad, set_dashboard_panel.section, set_dashboard_panel.sort_order,
+		set_dashboard_panel.max_series, set_dashboard_panel.optional, set_dashboard_panel.description)
+	ON CONFLICT ON CONSTRAINT dashboard_panel_defs_pkey DO UPDATE SET metric = excluded.metric, fn = excluded.fn, labels = excluded.labels,
+		by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
+		low_is_bad = excluded.low_is_bad, section = excluded.section, sort_order = excluded.sort_order, max_series = excluded.max_series,
+		optional = excluded.optional, description = excluded.description;
+END $$;
+COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
+
+CREATE FUNCTION monitoring.drop_dashboard_panel(dashboard text, item text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.dashboard_panel_defs AS p
+	WHERE p.dashboard = drop_dashboard_panel.dashboard AND p.item = drop_dashboard_panel.item AND NOT p.builtin;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'dashboard "%" has no panel "%" of your own', dashboard, item
+			USING ERRCODE = 'undefined_object', HINT = 'To hide a panel that comes with the extension, set one of its name with max_series => 0.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_dashboard_panel(text, text) IS 'Remove a panel that set_dashboard_panel() made; one that comes with the extension and had the same name is back. Errors: no such panel (42704).';
+
+CREATE FUNCTION monitoring.threshold_status(value float8, warning float8, critical float8, low_is_bad boolean DEFAULT false) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+	WHEN value IS NULL THEN 'no data'
+	WHEN low_is_bad AND value <= critical OR NOT low_is_bad AND value >= critical THEN 'critical'
+	WHEN low_is_bad AND value <= warning OR NOT low_is_bad AND value >= warning THEN 'warning'
+	WHEN warning IS NULL AND critical IS NULL THEN ''
+	ELSE 'ok'
+END;
+COMMENT ON FUNCTION monitoring.threshold_status(float8, float8, float8, boolean) IS 'ok, warning or critical: a value against two thresholds, either of which may be null; "no data" for null, empty without thresholds.';
+
+CREATE FUNCTION monitoring.sparkline(numbers float8[]) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (
+	SELECT string_agg(CASE
+			WHEN n.number IS NULL THEN ' '
+			WHEN getdatabaseencoding() = 'UTF8' THEN chr(9601 + b.height)
+			ELSE substr('_.-~=+*#', b.height + 1, 1)
+		END, '' ORDER BY n.ordinality)
+	FROM unnest(numbers) WITH ORDINALITY AS n (number, ordinality)
+	CROSS JOIN (SELECT min(m), max(m) FROM unnest(numbers) AS m) AS r (low, high)
+	-- Halves, since the whole span may be too large for a double.
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN r.low = r.high THEN 3 ELSE least(7, floor(8 * ((n.number / 2 - r.low / 2) / (r.high / 2 - r.low / 2))))::integer END
+	) AS b (height)
+);
+COMMENT ON FUNCTION monitoring.sparkline(float8[]) IS 'A row of numbers as a line of bars (U+2581 to U+2588; in a database whose encoding is not UTF8 the characters _.-~=+*#), from the lowest to the highest; a blank where there is null.';
+
+CREATE TYPE monitoring.dashboard_line AS (section text, item text, series_labels jsonb, value float8, unit text, status text, trend text,
+	day_before float8, description text);
+COMMENT ON TYPE monitoring.dashboard_line IS 'A line of a dashboard: what it shows, of which series, the value and whether it is good (ok, warning, critical, "no data"; empty where nothing is good or bad), the hour before as a line of bars, the value a day earlier, and what else there is to say.';
+COMMENT ON COLUMN monitoring.dashboard_line.section IS 'Heading.';
+COMMENT ON COLUMN monitoring.dashboard_line.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_line.series_labels IS 'Of which series, person or thing; {} if there is only one.';
+COMMENT ON COLUMN monitoring.dashboard_line.value IS 'Value now.';
+COMMENT ON COLUMN monitoring.dashboard_line.unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.dashboard_line.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
+COMMENT ON COLUMN monitoring.dashboard_line.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
+COMMENT ON COLUMN monitoring.dashboard_line.day_before IS 'The value a day earlier.';
+COMMENT ON COLUMN monitoring.dashboard_line.description IS 'What it means, what to do, or what it is about.';
+
+CREATE FUNCTION monitoring.dashboard(dashboard text, at timestamptz DEFAULT clock_timestamp())
+RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 50 SET search_path = pg_catalog, pg_temp AS $$
+	WITH panels AS (
+		SELECT p.*, row_number() OVER (ORDER BY p.sort_order, p.item) AS panel
+		FROM monitoring.dashboard_panels AS p WHERE p.dashboard = dashboard.dashboard AND p.max_series > 0
+	), requests AS (
+		SELECT p.panel, s.slot, row_number() OVER (ORDER BY p.panel, s.slot) AS request,
+			ROW(p.metric, p.fn, p.step, p.labels, p.by,
+				CASE WHEN s.slot = 0 THEN interval '1 day' ELSE p.step * (12 - s.slot) END)::monitoring.value_request AS asked
+		FROM panels AS p CROSS JOIN generate_series(0, 12) AS s (slot)
+	), answers AS (
+		SELECT r.panel, r.slot, coalesce(v.series_labels, '{}') AS series_labels, v.value, v.error
+		FROM monitoring.read_values((SELECT array_agg(r.asked ORDER BY r.request) FROM requests AS r), at) AS v
+		JOIN requests AS r ON r.request = v.request
+	), series AS (
+		SELECT a.panel, a.series_labels, min(a.value) FILTER (WHERE a.slot = 12) AS value,
+			min(a.value) FILTER (WHERE a.slot = 0) AS day_before,
+			min(a.error) AS error, jsonb_object_agg(a.slot, a.value::text) AS slots
+		FROM answers AS a
+		GROUP BY a.panel, a.series_labels
+	), ranked AS (
+		SELECT s.*, row_number() OVER (PARTITION BY s.panel
+			ORDER BY CASE WHEN p.low_is_bad THEN s.value ELSE -s.value END NULLS LAST, s.series_labels) AS rank
+		FROM series AS s JOIN panels AS p ON p.panel = s.panel
+	)
+	SELECT p.section, p.item, coalesce(r.series_labels, '{}'), r.value, p.unit,
+		CASE WHEN r.error IS NULL THEN monitoring.threshold_status(r.value, p.warning, p.critical, p.low_is_bad) ELSE 'error' END,
+		monitoring.sparkline(ARRAY(SELECT (r.slots ->> s.slot::text)::float8 FROM generate_series(1, 12) AS s (slot) ORDER BY s.slot)),
+		r.day_before, coalesce(r.error, p.description)
+	FROM panels AS p
+	LEFT JOIN ranked AS r ON r.panel = p.panel AND r.rank <= p.max_series
+	WHERE r.panel IS NOT NULL OR NOT p.optional
+	ORDER BY p.panel, r.rank
+$$;
+COMMENT ON FUNCTION monitoring.dashboard(text, timestamptz) IS 'The panels of a dashboard (dashboard_panels) as of a time, in order: a line for each series. value is over the step that ends there, trend that and the eleven before as a line of bars, day_before the value a day earlier. The status is ok, warning or critical by the panel''s thresholds, empty if it has none, "no data" where nothing was recorded in the step; a panel without any series has one such line, or none if it is optional, and one whose fn does not go with its metric has the status "error" and says why in its description. Without rows if there is no such dashboard.';
+-- dashboards: what comes with the extension. A view is the panels of one dashboard, then lines about what is no metric: alerts,
+-- deliveries, workers, statements, sessions, log-ins. All lines have the same columns (dashboard_line), so that one table of a
+-- dashboard program shows any of them.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Lines about what is no metric
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.dashboard_alerts() RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE ROWS 6 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Alerts', 'alerts firing', jsonb_build_object('severity', c.severity), c.firing::float8, '',
+		CASE WHEN c.firing = 0 THEN 'ok' WHEN c.severity = 'critical' THEN 'critical' WHEN c.severity IN ('high', 'medium') THEN 'warning' ELSE '' END,
+		NULL, NULL::float8, format('%s acknowledged, %s held back, %s pending', c.acknowledged, c.suppressed, c.pending)
+	FROM monitoring.alert_counts AS c
+	WHERE c.firing > 0 OR c.severity IN ('critical', 'high')
+	UNION ALL
+	SELECT 'Alerts', 'incidents open', '{}', count(*), '', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warning' END,
+		NULL, NULL, coalesce(string_agg(i.title, '; ' ORDER BY i.started_at), '')
+	FROM (SELECT i.title, i.started_at FROM monitoring.incidents AS i WHERE i.resolved_at IS NULL ORDER BY i.started_at DESC LIMIT 10) AS i
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_alerts() IS 'Lines of a dashboard: alerts firing, by severity (below high only if there are any), and the ten latest incidents that are open.';
+
+CREATE FUNCTION monitoring.dashboard_health(at timestamptz DEFAULT clock_timestamp()) RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 6 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Health', 'health score', '{}'::jsonb, (h.health ->> 'score')::float8, 'of 100',
+		CASE h.health ->> 'status' WHEN 'healthy' THEN 'ok' WHEN 'degraded' THEN 'warning' ELSE 'critical' END, NULL, NULL::float8,
+		h.health ->> 'status'
+	FROM (SELECT monitoring.health(at)) AS h
+	UNION ALL
+	(SELECT 'Health', 'health check', jsonb_build_object('check', d.check_name), -d.points, 'points',
+		CASE d.status WHEN 'unhealthy' THEN 'critical' ELSE 'warning' END, NULL, NULL, coalesce(d.why, '')
+	FROM monitoring.health_deductions(at) AS d
+	ORDER BY d.points DESC, d.check_name LIMIT 10)
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_health(timestamptz) IS 'Lines of a dashboard: the health score, then the ten checks that take most off it.';
+
+CREATE FUNCTION monitoring.dashboard_delivery() RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Notifications', 'notifications waiting', jsonb_build_object('receiver', h.receiver), h.waiting::float8, '',
+		CASE h.state WHEN 'ok' THEN 'ok' WHEN 'disabled' THEN '' WHEN 'broken' THEN 'critical' ELSE 'warning' END,
+		NULL, NULL::float8, CASE WHEN h.failures = 0 THEN h.state ELSE format('%s, %s failures since %s', h.state, h.failures, h.failing_since) END
+	FROM monitoring.receiver_health AS h
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_delivery() IS 'Lines of a dashboard: receivers, what waits for each, and how it is.';
+
+CREATE FUNCTION monitoring.dashboard_workers() RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Monitoring', 'jobs', '{}'::jsonb, count(*)::float8, '', CASE WHEN count(*) = 0 THEN 'critical' ELSE 'ok' END, NULL, NULL::float8,
+		CASE WHEN count(*) = 0 THEN 'no worker serves this database' ELSE format('longest run %s, latest %s', max(s.last_duration), max(s.last_run)) END
+	FROM monitoring.status AS s WHERE s.database = current_database() AND s.job IS NOT NULL
+	UNION ALL
+	SELECT 'Monitoring', 'job fails', jsonb_build_object('job', s.job), s.failures, '', 'critical', NULL, NULL, coalesce(s.last_error, '')
+	FROM monitoring.status AS s WHERE s.database = current_database() AND s.state = 'failed'
+	UNION ALL
+	SELECT 'Monitoring', v.item, '{}', v.value, v.unit, monitoring.threshold_status(v.value, v.warning, v.critical), NULL, NULL, v.description
+	FROM monitoring.self AS s
+	CROSS JOIN LATERAL (VALUES
+		('memory of metrics', s.memory_used_ratio::float8, 'ratio', 0.8, 1.0, format('%s series; see monitoring.shared_memory', s.series)),
+		('observations lost', (s.dropped + s.refused)::float8, '', 1, NULL, format('since the server started: %s dropped, %s refused', s.dropped, s.refused)),
+		('series in overflow', s.overflow::float8, '', 1, NULL, 'metrics at their limit of series; see the view metrics')) AS v (item, value, unit, warning, critical, description)
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_workers() IS 'Lines of a dashboard: the extension itself: jobs, those that fail, memory, what was lost.';
+
+CREATE FUNCTION monitoring.dashboard_statements(over interval DEFAULT '5 minutes', at timestamptz DEFAULT clock_timestamp(), lines integer DEFAULT 5)
+RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 7 SET search_path = pg_catalog, pg_temp AS $$
+	WITH statements AS MATERIALIZED (
+		SELECT s.* FROM monitoring.statements_over(over, at) AS s
+	), ranked AS (
+		SELECT s.*, row_number() OVER (ORDER BY s.total_seconds DESC NULLS LAST, s.queryid) AS rank FROM statements AS s
+	)
+	SELECT 'Statements', v.item, '{}'::jsonb, v.value, v.unit, monitoring.threshold_status(v.value, v.warning, NULL), NULL, NULL::float8, v.description
+	FROM (SELECT sum(s.calls) AS calls, sum(s.errors) AS errors, sum(s.cancels) AS cancels, sum(s.total_seconds) AS total_seconds, max(s.max_seconds) AS max_seconds,
+			count(*) AS statements FROM statements AS s) AS t
+	CROSS JOIN LATERAL (VALUES
+		('statements run', coalesce(t.calls, 0) / extract(epoch FROM over)::float8, 'per second', NULL::float8, format('%s different ones; %s failed, %s cancelled', t.statements, coalesce(t.errors, 0), coalesce(t.cancels, 0))),
+		('time in statements', coalesce(t.total_seconds, 0) / extract(epoch FROM over)::float8, 'sessions', NULL, 'sessions that were busy, on average'),
+		('longest execution', coalesce(t.max_seconds, 0), 'seconds', extract(epoch FROM current_setting('monitoring.slow_query_threshold')::interval)::float8, 'see slow_queries')) AS v (item, value, unit, warning, description)
+	UNION ALL
+	SELECT 'Statements', 'p95 of a statement', jsonb_build_object('queryid', r.queryid::text, 'username', r.username), r.p95_seconds, 'seconds', '', NULL, NULL,
+		format('%s %% of the time, %s calls: %s', round(100 * r.share_of_total_time::numeric, 1), r.calls, left(regexp_replace(r.query, '\s+', ' ', 'g'), 200))
+	FROM ranked AS r WHERE r.rank <= lines AND r.total_seconds > 0
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_statements(interval, timestamptz, integer) IS 'Lines of a dashboard: statements in the window that ends at a time, then those that took the most time.';
+
+CREATE FUNCTION monitoring.dashboard_objectives(at timestamptz DEFAULT clock_timestamp()) RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Objectives', 'error budget left', jsonb_build_object('slo', s.slo), s.budget_remaining, 'ratio',
+		monitoring.threshold_status(s.budget_remaining, 0.25, 0, true), NULL, NULL::float8,
+		format('objective %s, so far %s', s.objective, coalesce(round(s.sli::numeric, 5)::text, 'unknown'))
+	FROM monitoring.slo_status(NULL, at) AS s
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_objectives(timestamptz) IS 'Lines of a dashboard: what is left of the error budgets of objectives.';
+
+CREATE FUNCTION monitoring.dashboard_logins(at timestamptz DEFAULT clock_timestamp()) RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+	WITH failed AS MATERIALIZED (
+		SELECT l.username, coalesce(l.client::text, 'local') AS client, sum(l.attempts) AS attempts, max(l.last_at) AS last_at,
+			string_agg(DISTINCT l.reason, ', ' ORDER BY l.reason) AS reasons
+		FROM monitoring.logins AS l
+		WHERE l.outcome = 'failed' AND l.at > dashboard_logins.at - interval '1 day' AND l.at <= dashboard_logins.at
+		GROUP BY 1, 2
+	)
+	(SELECT 'Log-ins', 'log-ins failed, 24 hours', jsonb_build_object('username', f.username, 'client', f.client), f.attempts::float8, '',
+		monitoring.threshold_status(f.attempts, 5, 50), NULL, NULL::float8, format('last at %s: %s', f.last_at, f.reasons)
+	FROM failed AS f ORDER BY f.attempts DESC, f.last_at DESC LIMIT 10)
+	UNION ALL
+	SELECT 'Log-ins', 'log-ins failed, 24 hours', '{}', 0, '', 'ok', NULL, NULL, 'none' WHERE NOT EXISTS (SELECT FROM failed)
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_logins(timestamptz) IS 'Lines of a dashboard: failed log-ins of the 24 hours before a time, by role and client, the ten with the most.';
+
+CREATE FUNCTION monitoring.dashboard_changes(at timestamptz DEFAULT clock_timestamp()) RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Changes', c.command, jsonb_build_object('class', c.class, 'username', c.username), NULL::float8, '',
+		CASE c.class WHEN 'role' THEN 'warning' WHEN 'grant' THEN 'warning' ELSE '' END, NULL, NULL::float8,
+		format('%s: %s', c.at, left(regexp_replace(c.statement, '\s+', ' ', 'g'), 200))
+	FROM monitoring.changes AS c
+	WHERE c.at > dashboard_changes.at - interval '1 day' AND c.at <= dashboard_changes.at
+	ORDER BY c.class IN ('role', 'grant') DESC, c.at DESC LIMIT 10
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_changes(timestamptz) IS 'Lines of a dashboard: changes of roles, rights, settings and schema of the 24 hours before a time: those of roles and rights first, then the latest.';
+
+CREATE FUNCTION monitoring.dashboard_exposure() RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Exposure', v.item, '{}'::jsonb, v.value, '', v.status, NULL, NULL::float8, v.description
+	FROM (SELECT count(*) FILTER (WHERE r.rolsuper) AS superusers, count(*) FILTER (WHERE r.rolcreaterole AND NOT r.rolsuper) AS creators,
+			string_agg(r.rolname, ', ' ORDER BY r.rolname) FILTER (WHERE r.rolsuper) AS names
+		FROM pg_roles AS r WHERE r.rolcanlogin) AS r
+	CROSS JOIN LATERAL (VALUES
+		('superusers that can log in', r.superusers::float8, CASE WHEN r.superusers > 3 THEN 'warning' ELSE 'ok' END, left(r.names, 200)),
+		('roles that can create roles', r.creators, '', ''),
+		('connections without TLS', (SELECT count(*) FROM pg_stat_ssl AS s JOIN pg_stat_activity AS a ON a.pid = s.pid WHERE NOT s.ssl AND a.client_addr IS NOT NULL
+				AND NOT a.client_addr <<= '127.0.0.0/8' AND a.client_addr <> '::1'), '', 'from other hosts'),
+		('TLS', CASE current_setting('ssl') WHEN 'on' THEN 1 ELSE 0 END,
+			CASE WHEN current_setting('ssl') = 'on' OR current_setting('listen_addresses') IN ('', 'localhost', '127.0.0.1', '::1') THEN 'ok' ELSE 'warning' END, 'ssl = ' || current_setting('ssl')),
+		('passwords', NULL, CASE current_setting('password_encryption') WHEN 'scram-sha-256' THEN 'ok' ELSE 'warning' END, 'password_encryption = ' || current_setting('password_encryption')))
+		AS v (item, value, status, description)
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_exposure() IS 'Lines of a dashboard: who could do the most harm, and what protects connections and passwords. Connections of others are seen by those who may read pg_stat_activity.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Panels
+----------------------------------------------------------------------------------------------------------------------
+
+INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, by, unit, warning, critical, low_is_bad,
+	max_series, step, optional, builtin, description)
+SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, d.labels::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
+	d.max_series, d.step::interval, d.optional, true, d.description
+FROM (VALUES
+	('overview', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8::float8, 0.95::float8, false, 1, '5 minutes', false, 'of max_connections; see dashboard_operations'),
+	('overview', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', false, 'of all databases'),
+	('overview', 'Server', 'sessions that wait for locks', 'pg_locks_waiting', 'max', '{}', '{}', '', 5, 20, false, 1, '5 minutes', false, 'the most in one database; see blocking_tree'),
+	('overview', 'Server', 'longest transaction', 'pg_longest_transaction_seconds', 'max', '{}', '{}', 'seconds', 300, 1800, false, 1, '5 minutes', false, 'holds back vacuum; see problem_sessions'),
+	('overview', 'Server', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
+	('overview', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '5 minutes', false, 'see error_issues'),
+	('overview', 'Server', 'replication lag', 'pg_replication_lag_seconds', 'max', '{}', '{}', 'seconds', 10, 60, false, 1, '5 minutes', true, 'of the slowest standby'),
+	('overview', 'Server', 'transaction ids', 'pg_xid_age', 'max', '{}', '{}', 'transactions', 500000000, 1000000000, false, 1, '5 minutes', false, 'age of the oldest; the server stops at 2.1 billion'),
+	('overview', 'Host', 'cpu', 'host_cpu_used_ratio', 'avg', '{}', '{}', 'ratio', 0.8, 0.9, false, 1, '5 minutes', true, ''),
+	('overview', 'Host', 'memory', 'host_memory_used_ratio', 'last', '{}', '{}', 'ratio', 0.8, 0.9, false, 1, '5 minutes', true, ''),
+	('overview', 'Host', 'disk', 'host_disk_used_ratio', 'last', '{}', '{mount}', 'ratio', 0.85, 0.9, false, 1, '5 minutes', true, 'the fullest volume'),
+	('overview', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', true, ''),
+	('overview', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{}', 'seconds', 0.5, 2, false, 1, '5 minutes', true, ''),
+	('overview', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{}', '', 10, 100, false, 1, '5 minutes', true, ''),
+
+	('operations', 'Server', 'up', 'pg_up', 'min', '{}', '{}', '', 0.5, 0, true, 1, '5 minutes', false, ''),
+	('operations', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8, 0.95, false, 1, '5 minutes', false, 'of max_connections; see connection_pool'),
+	('operations', 'Server', 'sessions', 'pg_connections', 'last', '{}', '{state}', '', NULL, NULL, false, 6, '5 minutes', false, 'by state'),
+	('operations', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{outcome}', 'per second', NULL, NULL, false, 2, '5 minutes', false, ''),
+	('operations', 'Server', 'longest transaction', 'pg_longest_transaction_seconds', 'max', '{}', '{database}', 'seconds', 300, 1800, false, 3, '5 minutes', false, 'see problem_sessions'),
+	('operations', 'Server', 'longest idle in transaction', 'pg_longest_idle_transaction_seconds', 'max', '{}', '{database}', 'seconds', 60, 600, false, 3, '5 minutes', false, 'see kill_advice'),
+	('operations', 'Server', 'sessions that wait for locks', 'pg_locks_waiting', 'max', '{}', '{database}', '', 5, 20, false, 3, '5 minutes', false, 'see blocking_tree'),
+	('operations', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{sqlstate_class}', '', NULL, NULL, false, 5, '5 minutes', true, 'see error_issues'),
+	('operations', 'Host', 'cpu', 'host_cpu_used_ratio', 'avg', '{}', '{host}', 'ratio', 0.8, 0.9, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'load', 'host_load1', 'avg', '{}', '{host}', '', NULL, NULL, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'memory', 'host_memory_used_ratio', 'last', '{}', '{host}', 'ratio', 0.8, 0.9, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'swap', 'host_swap_used_bytes', 'last', '{}', '{host}', 'bytes', NULL, NULL, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'disk', 'host_disk_used_ratio', 'last', '{}', '{host,mount}', 'ratio', 0.85, 0.9, false, 5, '5 minutes', true, ''),
+	('operations', 'Host', 'disk reads', 'host_disk_read_bytes_total', 'rate', '{}', '{host,device}', 'bytes per second', NULL, NULL, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'disk writes', 'host_disk_written_bytes_total', 'rate', '{}', '{host,device}', 'bytes per second', NULL, NULL, false, 3, '5 minutes', true, ''),
+	('operations', 'Host', 'pressure', 'host_pressure_ratio', 'avg', '{}', '{host,resource}', 'ratio', NULL, NULL, false, 3, '5 minutes', true, 'time in which something waited'),
+	('operations', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{service}', 'per second', NULL, NULL, false, 5, '5 minutes', true, ''),
+	('operations', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{service}', 'seconds', 0.5, 2, false, 5, '5 minutes', true, ''),
+	('operations', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{service}', '', 10, 100, false, 5, '5 minutes', true, ''),
+	('operations', 'Applications', 'longest queue', 'queue_oldest_seconds', 'max', '{}', '{queue}', 'seconds', 60, 600, false, 5, '5 minutes', true, ''),
+
+	('database', 'Load', 'transactions', 'pg_transactions_total', 'rate', '{}', '{database,outcome}', 'per second', NULL, NULL, false, 8, '5 minutes', false, ''),
+	('database', 'Load', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{database}', 'ratio', 0.9, 0.7, true, 5, '5 minutes', true, ''),
+	('database', 'Load', 'temporary files', 'pg_temp_bytes_total', 'rate', '{}', '{database}', 'bytes per second', NULL, NULL, false, 5, '5 minutes', true, 'sorts and hashes beyond work_mem'),
+	('database', 'Load', 'deadlocks', 'pg_deadlocks_total', 'increase', '{}', '{database}', '', 1, NULL, false, 5, '5 minutes', true, ''),
+	('database', 'Load', 'longest lock wait', 'pg_lock_longest_wait_seconds', 'max', '{}', '{database}', 'seconds', 10, 60, false, 5, '5 minutes', true, 'see blocking_tree'),
+	('database', 'Log and checkpoints', 'write-ahead log', 'pg_wal_bytes_total', 'rate', '{}', '{}', 'bytes per second', NULL, NULL, false, 1, '5 minutes', true, ''),
+	('database', 'Log and checkpoints', 'checkpoints', 'pg_checkpoints_total', 'increase', '{}', '{cause}', '', NULL, NULL, false, 2, '5 minutes', true, 'requested ones: raise max_wal_size'),
+	('database', 'Log and checkpoints', 'archiving fails', 'pg_archive_failed_total', 'increase', '{}', '{}', '', 1, 5, false, 1, '5 minutes', true, ''),
+	('database', 'Replication', 'lag', 'pg_replication_lag_seconds', 'max', '{}', '{standby}', 'seconds', 10, 60, false, 5, '5 minutes', true, ''),
+	('database', 'Replication', 'log kept by slots', 'pg_replication_slot_retained_bytes', 'last', '{}', '{slot}', 'bytes', 1073741824, 10737418240, false, 5, '5 minutes', true, ''),
+	('database', 'Space', 'databases', 'pg_database_bytes', 'last', '{}', '{database}', 'bytes', NULL, NULL, false, 5, '15 minutes', true, ''),
+	('database', 'Space', 'largest tables', 'pg_table_bytes', 'last', '{}', '{database,table}', 'bytes', NULL, NULL, false, 5, '15 minutes', true, 'with indexes'),
+	('database', 'Space', 'dead rows', 'pg_table_dead_tuples_ratio', 'last', '{}', '{database,table}', 'ratio', 0.2, 0.5, false, 5, '15 minutes', true, 'see advice'),
+	('database', 'Limits', 'transaction ids', 'pg_xid_age', 'max', '{}', '{database}', 'transactions', 500000000, 1000000000, false, 5, '5 minutes', true, 'age of the oldest'),
+	('database', 'Limits', 'sequences', 'pg_sequence_used_ratio', 'max', '{}', '{database,sequence}', 'ratio', 0.75, 0.9, false, 5, '15 minutes', true, 'part of the range that is used'),
+
+	('security', 'Log-ins', 'log-ins to the server', 'pg_logins_total', 'increase', '{}', '{outcome}', '', NULL, NULL, false, 2, '1 hour', false, ''),
+	('security', 'Log-ins', 'failures, by reason', 'pg_login_failures_total', 'increase', '{}', '{reason}', '', 10, 100, false, 5, '1 hour', true, ''),
+	('security', 'Log-ins', 'log-ins to applications', 'logins_total', 'increase', '{}', '{outcome}', '', NULL, NULL, false, 5, '1 hour', true, ''),
+	('security', 'Errors', 'permission denied', 'pg_errors_total', 'increase', '{"sqlstate": "42501"}', '{}', '', 10, 100, false, 1, '1 hour', true, 'see recent_errors'),
+	('security', 'Errors', 'syntax errors', 'pg_errors_total', 'increase', '{"sqlstate": "42601"}', '{}', '', 100, 1000, false, 1, '1 hour', true, 'many may be attempts at SQL injection'),
+	('security', 'Errors', 'rejected by rate limits', 'rate_limited_requests_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '1 hour', true, ''),
+	('security', 'Changes', 'changes', 'pg_changes_total', 'increase', '{}', '{class}', '', NULL, NULL, false, 5, '1 hour', true, 'of schema, rights, roles, settings')
+) AS d (dashboard, section, item, metric, fn, labels, by, unit, warning, critical, low_is_bad, max_series, step, optional, description);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW monitoring.overview AS
+SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+FROM (
+	SELECT 0 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 1, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 2, d.* FROM monitoring.dashboard('overview') WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 3, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 4, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 5, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 6, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+) AS l
+ORDER BY l.part, l.ordinality;
+COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
+COMMENT ON COLUMN monitoring.overview.section IS 'Heading.';
+COMMENT ON COLUMN monitoring.overview.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.overview.series_labels IS 'Of which series, person or thing; {} if there is only one.';
+COMMENT ON COLUMN monitoring.overview.value IS 'Value now.';
+COMMENT ON COLUMN monitoring.overview.unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.overview.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
+COMMENT ON COLUMN monitoring.overview.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
+COMMENT ON COLUMN monitoring.overview.day_before IS 'The value a day earlier.';
+COMMENT ON COLUMN monitoring.overview.description IS 'What it means, what to do, or what it is about.';
+
+CREATE VIEW monitoring.dashboard_operations AS
+SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+FROM (
+	SELECT 0 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 1, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 2, d.* FROM monitoring.dashboard('operations') WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 3, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 4, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 5, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+) AS l
+ORDER BY l.part, l.ordinality;
+COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
+COMMENT ON COLUMN monitoring.dashboard_operations.section IS 'Heading.';
+COMMENT ON COLUMN monitoring.dashboard_operations.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_operations.series_labels IS 'Of which series, person or thing; {} if there is only one.';
+COMMENT ON COLUMN monitoring.dashboard_operations.value IS 'Value now.';
+COMMENT ON COLUMN monitoring.dashboard_operations.unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.dashboard_operations.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
+COMMENT ON COLUMN monitoring.dashboard_operations.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
+COMMENT ON COLUMN monitoring.dashboard_operations.day_before IS 'The value a day earlier.';
+COMMENT ON COLUMN monitoring.dashboard_operations.description IS 'What it means, what to do, or what it is about.';
+
+CREATE VIEW monitoring.dashboard_database AS
+SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+FROM (
+	SELECT 1 AS part, d.* FROM monitoring.dashboard('database') WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 2, d.* FROM monitoring.dashboard_statements() WITH ORDINALITY AS d
+) AS l
+ORDER BY l.part, l.ordinality;
+COMMENT ON VIEW monitoring.dashboard_database IS 'For DBAs: load, log, replication, space, limits, statements, waits, advice. Panels: dashboard ''database''.';
+COMMENT ON COLUMN monitoring.dashboard_database.section IS 'Heading.';
+COMMENT ON COLUMN monitoring.dashboard_database.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_database.series_labels IS 'Of which series, person or thing; {} if there is only one.';
+COMMENT ON COLUMN monitoring.dashboard_database.value IS 'Value now.';
+COMMENT ON COLUMN monitoring.dashboard_database.unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.dashboard_database.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
+COMMENT ON COLUMN monitoring.dashboard_database.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
+COMMENT ON COLUMN monitoring.dashboard_database.day_before IS 'The value a day earlier.';
+COMMENT ON COLUMN monitoring.dashboard_database.description IS 'What it means, what to do, or what it is about.';
+
+CREATE VIEW monitoring.dashboard_security AS
+SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+FROM (
+	SELECT 1 AS part, d.* FROM monitoring.dashboard('security') WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 2, d.* FROM monitoring.dashboard_logins() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 3, d.* FROM monitoring.dashboard_changes() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 4, d.* FROM monitoring.dashboard_exposure() WITH ORDINALITY AS d
+) AS l
+ORDER BY l.part, l.ordinality;
+COMMENT ON VIEW monitoring.dashboard_security IS 'Log-ins, denied access, changes of roles and rights, exposure. Panels: dashboard ''security''.';
+COMMENT ON COLUMN monitoring.dashboard_security.section IS 'Heading.';
+COMMENT ON COLUMN monitoring.dashboard_security.item IS 'What the line shows.';
+COMMENT ON COLUMN monitoring.dashboard_security.series_labels IS 'Of which series, person or thing; {} if there is only one.';
+COMMENT ON COLUMN monitoring.dashboard_security.value IS 'Value now.';
+COMMENT ON COLUMN monitoring.dashboard_security.unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.dashboard_security.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
+COMMENT ON COLUMN monitoring.dashboard_security.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
+COMMENT ON COLUMN monitoring.dashboard_security.day_before IS 'The value a day earlier.';
+COMMENT ON COLUMN monitoring.dashboard_security.description IS 'What it means, what to do, or what it is about.';
 
 -- grants: who may do what.  Roles are cluster-wide, so the extension makes
 -- none; it grants plain privileges to roles you have.
@@ -18209,7 +18701,6 @@ COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given
 COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
 COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
 COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
-COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 
@@ -18217,6 +18708,8 @@ INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
+   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_delivery,dashboard_workers,dashboard_statements,
+   dashboard_objectives,dashboard_logins,dashboard_changes,dashboard_exposure,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,

@@ -53,6 +53,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{create_route,update_route,move_route,drop_route,route_tree,test_route,notification_groups,explain_alert,simulate_alert}'),
 ('Notifications', 'Guides: [howto.md](howto.md#notifications), [receivers.md](receivers.md).',
 	'{create_receiver,alter_receiver,set_receiver_secret,drop_receiver_secret,secrets,enable_receiver,drop_receiver,test_receiver,preview_notification,receiver_health,create_heartbeat,enable_heartbeat,drop_heartbeat,heartbeats,emergencies,cancel,resend,receivers,notifications,delivery_attempts,receiver_kinds}'),
+('Dashboards', 'Guide: [dashboards.md](dashboards.md).',
+	'{overview,dashboard_operations,dashboard_database,dashboard_security,dashboard,dashboard_panels,set_dashboard_panel,drop_dashboard_panel,sparkline,threshold_status}'),
 ('Workers and the extension itself', 'What to do when something is wrong: [runbook.md](runbook.md).',
 	'{status,self,jobs,worker_status,self_values,wake_worker}'),
 ('Retention', 'Tables that grow are partitioned by time.',

@@ -15,7 +15,6 @@ COMMENT ON COLUMN monitoring.access_levels.level IS 'Name of the level, as given
 COMMENT ON COLUMN monitoring.access_levels.includes IS 'Levels whose rights it has too.';
 COMMENT ON COLUMN monitoring.access_levels.views IS 'Names of views and partitioned tables it may read.';
 COMMENT ON COLUMN monitoring.access_levels.functions IS 'Names of functions it may call.';
-COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 COMMENT ON COLUMN monitoring.access_levels.description IS 'What the level is for.';
 COMMENT ON COLUMN monitoring.access_levels.insertable IS 'Names of views it may insert into.';
 
@@ -23,6 +22,8 @@ INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
+   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_delivery,dashboard_workers,dashboard_statements,
+   dashboard_objectives,dashboard_logins,dashboard_changes,dashboard_exposure,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,

@@ -471,7 +471,7 @@ CREATE FUNCTION monitoring.self_values()
 RETURNS TABLE (memory_bytes bigint, memory_used_bytes bigint, metrics bigint, series bigint, slots bigint,
                accepted bigint, persisted bigint, pending bigint, dropped bigint, expired bigint, overflow bigint, refused bigint,
                flushes bigint, slots_merged bigint, next_flush bigint)
-LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mon_self';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'mon_self';
 COMMENT ON FUNCTION monitoring.self_values() IS 'The counters behind the view self.';
 
 CREATE VIEW monitoring.self AS

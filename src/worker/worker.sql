@@ -76,7 +76,7 @@ CREATE FUNCTION monitoring.worker_status(
     OUT job text, OUT job_state text, OUT last_run timestamptz, OUT last_duration float8,
     OUT runs bigint, OUT failures bigint, OUT lag float8)
 RETURNS SETOF record
-LANGUAGE C STRICT VOLATILE PARALLEL SAFE
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 20
 AS 'MODULE_PATHNAME', 'mon_worker_status';
 COMMENT ON FUNCTION monitoring.worker_status() IS 'Workers and their jobs in all databases, as shared memory has them: one row for the launcher, then one per database worker and job. Errors: not preloaded (55000).';
 
