@@ -73,24 +73,23 @@ CREATE FUNCTION pg_temp.short_types(t text) RETURNS text LANGUAGE sql AS $$
 		'(''|NULL)::[a-z0-9]+(\[\])?', '\1', 'g')
 $$;
 
-CREATE TEMP VIEW levels AS
-	SELECT o.object, min(l.rank) AS rank
-	FROM (VALUES (1, 'viewer'), (1, 'writer'), (2, 'responder'), (2, 'auditor'), (3, 'admin')) AS l (rank, level)
-	CROSS JOIN LATERAL monitoring.access_objects(l.level) AS o
-	GROUP BY o.object;
+CREATE TEMP TABLE levels AS
+	SELECT DISTINCT o.object, l.position, l.rank, l.level
+	FROM (VALUES (1, 1, 'viewer'), (2, 1, 'writer'), (3, 2, 'responder'), (4, 2, 'auditor'), (5, 3, 'admin')) AS l (position, rank, level)
+	CROSS JOIN LATERAL monitoring.access_objects(l.level) AS o;
+CREATE INDEX ON levels (object);
 
 -- The least levels that may use an object.
 CREATE FUNCTION pg_temp.access(object text, acl aclitem[]) RETURNS text LANGUAGE sql AS $$
 	SELECT CASE
 		WHEN EXISTS (SELECT FROM aclexplode(acl) AS a WHERE a.grantee = 0) THEN 'everybody'
 		ELSE coalesce((SELECT string_agg(l.level, ', ' ORDER BY l.position)
-			FROM (VALUES (1, 1, 'viewer'), (2, 1, 'writer'), (3, 2, 'responder'), (4, 2, 'auditor'), (5, 3, 'admin')) AS l (position, rank, level)
-			JOIN levels AS m ON m.object = access.object AND m.rank = l.rank
-			WHERE EXISTS (SELECT FROM monitoring.access_objects(l.level) AS o WHERE o.object = access.object)), 'owner of the extension')
+			FROM (SELECT l.*, min(l.rank) OVER () AS least FROM levels AS l WHERE l.object = access.object) AS l
+			WHERE l.rank = l.least), 'owner of the extension')
 	END
 $$;
 
-CREATE TEMP VIEW functions AS
+CREATE TEMP TABLE functions AS
 	SELECT p.oid, p.proname AS name, p.proname || '(' || replace(format_type(p.proargtypes[0], NULL), 'monitoring.', '') AS first_type,
 		pg_temp.short_types(format('%s(%s) → %s', p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) AS signature,
 		p.prokind, obj_description(p.oid, 'pg_proc') AS comment,
@@ -99,7 +98,7 @@ CREATE TEMP VIEW functions AS
 	JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
 	JOIN pg_extension AS e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'monitoring';
 
-CREATE TEMP VIEW relations AS
+CREATE TEMP TABLE relations AS
 	SELECT c.oid, c.relname AS name, CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END AS kind, c.relkind = 'v' AS is_view,
 		obj_description(c.oid, 'pg_class') AS comment, pg_temp.access(c.oid::regclass::text, c.relacl) AS access
 	FROM pg_class AS c
