@@ -15557,9 +15557,18 @@ BEGIN
 	END IF;
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	PERFORM monitoring.request_routing('wake');
+	BEGIN
+		PERFORM monitoring.preview_notification(name) FROM monitoring.receiver_kinds AS k
+		WHERE k.kind = create_receiver.kind AND k.builtin AND k.secret_keys <> '{}';
+	EXCEPTION
+		WHEN object_not_in_prerequisite_state THEN
+			RAISE NOTICE '%', SQLERRM USING HINT = 'Nothing can be sent until it is given, by monitoring.set_receiver_secret.';
+		WHEN OTHERS THEN
+			NULL; -- a formatter that fails is seen when it is to send something
+	END;
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. A notice says if a secret is missing without which nothing can be sent. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -16444,6 +16453,7 @@ CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	alert jsonb;
+	group_labels jsonb;
 BEGIN
 	SELECT monitoring.alert_document(CASE WHEN h.to_state = 'resolved' THEN 'resolved' ELSE 'firing' END, h.rule_name, h.severity, h.labels, h.annotations,
 		h.value, h.op, h.threshold, h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) INTO alert
@@ -16454,8 +16464,9 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'alert % does not exist', alert_id USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.alerts lists alerts.';
 	END IF;
-	RETURN monitoring.make_payload(receiver, format('{}:{alertname="%s"}', alert -> 'labels' ->> 'alertname'), alert ->> 'status',
-		jsonb_build_object('alertname', alert -> 'labels' -> 'alertname'), jsonb_build_array(alert), '{"reason": "preview"}');
+	group_labels := jsonb_build_object('alertname', alert -> 'labels' -> 'alertname');
+	RETURN monitoring.make_payload(receiver, '{}:' || monitoring.labels_text(group_labels), alert ->> 'status',
+		group_labels, jsonb_build_array(alert), '{"reason": "preview"}');
 END $$;
 COMMENT ON FUNCTION monitoring.notification_of_alert(text, bigint) IS 'A notification to a receiver about one alert (alerts.alert_id) as it is or was last. Error 42704 if there is no such alert.';
 

@@ -98,6 +98,16 @@ SELECT name, p.method, p.url, p.headers, p.body ~ '\*\*\*' AS redacted FROM moni
 WHERE name ~ '^good|ops$' ORDER BY name COLLATE "C";
 SELECT bool_or(p::text ~ '"[tkp]"|secret') AS leaked FROM monitoring.receivers AS r CROSS JOIN LATERAL monitoring.preview_notification(r.name) AS p;
 SELECT pg_temp.try($$SELECT monitoring.alter_receiver('good pagerduty', '{"routing_key": null}')$$), pg_temp.try($$SELECT * FROM monitoring.preview_notification('good pagerduty')$$);
+-- the group is what it is called when it is routed
+SELECT monitoring.ensure_partition('alert_history', clock_timestamp()) IS NOT NULL;
+INSERT INTO monitoring.alert_history (at, alert_id, rule_id, rule_name, severity, series_labels, labels, from_state, to_state, reason, op, threshold, annotations, active_at, fired_at, fingerprint)
+SELECT t, -17, -17, 'a "quoted" name', 'high', '{}', '{}', 'inactive', 'firing', '', '>', 0, '{}', t, t, 'f' FROM clock_timestamp() AS t;
+SELECT p.body::jsonb ->> 'groupKey' FROM monitoring.preview_notification('ops', -17) AS p;
+-- what cannot be sent yet is said
+SET LOCAL client_min_messages = notice;
+SELECT monitoring.create_receiver('without key', 'opsgenie');
+SELECT monitoring.create_receiver('key to come', 'opsgenie', config => '{"api_key": {"secret": "key"}}');
+SET LOCAL client_min_messages = warning;
 
 -- what checks a config is code of the kind's owner, and runs with no more than that role's rights
 CREATE ROLE regress_notify_checker;

@@ -100,6 +100,7 @@ CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	alert jsonb;
+	group_labels jsonb;
 BEGIN
 	SELECT monitoring.alert_document(CASE WHEN h.to_state = 'resolved' THEN 'resolved' ELSE 'firing' END, h.rule_name, h.severity, h.labels, h.annotations,
 		h.value, h.op, h.threshold, h.fired_at, h.at, h.fingerprint, h.alert_id, h.details) INTO alert
@@ -110,8 +111,9 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'alert % does not exist', alert_id USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.alerts lists alerts.';
 	END IF;
-	RETURN monitoring.make_payload(receiver, format('{}:{alertname="%s"}', alert -> 'labels' ->> 'alertname'), alert ->> 'status',
-		jsonb_build_object('alertname', alert -> 'labels' -> 'alertname'), jsonb_build_array(alert), '{"reason": "preview"}');
+	group_labels := jsonb_build_object('alertname', alert -> 'labels' -> 'alertname');
+	RETURN monitoring.make_payload(receiver, '{}:' || monitoring.labels_text(group_labels), alert ->> 'status',
+		group_labels, jsonb_build_array(alert), '{"reason": "preview"}');
 END $$;
 COMMENT ON FUNCTION monitoring.notification_of_alert(text, bigint) IS 'A notification to a receiver about one alert (alerts.alert_id) as it is or was last. Error 42704 if there is no such alert.';
 

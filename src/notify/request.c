@@ -236,7 +236,8 @@ is_transient(int sqlerrcode)
 		case ERRCODE_SYSTEM_ERROR:
 			return true;
 		default:
-			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			return sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+				sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	}
 }
 
@@ -261,7 +262,9 @@ format(const MonRequestSource *source, Jsonb *receiver, MonRequest *request, cha
 	failure = mon_run_confined(&confinement, call_formatter, &call);
 	if (failure == NULL)
 		return call.nothing ? MON_REQUEST_NOTHING : MON_REQUEST_MADE;
-	*error = psprintf("the formatter failed with SQLSTATE %s",
+	*error = psprintf(failure->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+						  ? "the formatter lacks something, such as a secret (SQLSTATE %s)"
+						  : "the formatter failed with SQLSTATE %s",
 					  unpack_sql_state(failure->sqlerrcode));
 	return is_transient(failure->sqlerrcode) ? MON_REQUEST_LATER : MON_REQUEST_FAILED;
 }

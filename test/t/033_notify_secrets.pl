@@ -142,6 +142,12 @@ is(sql(q{SELECT count(DISTINCT receiver -> 'config' ->> 'token') = count(*), boo
 create('form', 'application/x-www-form-urlencoded');
 sql(qq{SELECT monitoring.set_receiver_secret('form', 'later', environment => 'MONITORING_SECRET_TEST')});
 is(delivered('form'), 'sent|', 'a form');
+
+# A kind that cannot do without one: what waits is sent as soon as it is there.
+sql("SELECT monitoring.create_receiver('genie', 'opsgenie', '$url/genie')");
+is(delivered('genie'), 'failed|the formatter lacks something, such as a secret (SQLSTATE 55000)', 'a secret that was never given');
+sql(qq{SELECT monitoring.set_receiver_secret('genie', 'api_key', '$stamp')});
+ok($node->poll_query_until('postgres', q{SELECT state = 'sent' FROM monitoring.notifications WHERE receiver = 'genie'}), '... and is given: what waited is sent');
 ($got) = requests('/form');
 is($got->{body}, "token=$percent&x=$percent", '... is percent-encoded');
 
