@@ -34,6 +34,18 @@ LANGUAGE sql VOLATILE STRICT ROWS 6 SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_health(timestamptz) IS 'Lines of a dashboard: the health score, then the ten checks that take most off it.';
 
+CREATE FUNCTION monitoring.dashboard_sessions() RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+	(SELECT 'Sessions', p.problem, jsonb_strip_nulls(jsonb_build_object('pid', p.pid, 'gid', p.gid, 'database', p.database, 'username', p.username)), p.seconds, 'seconds',
+		p.level, NULL, NULL::float8, p.description
+	FROM monitoring.problem_sessions AS p ORDER BY p.level = 'critical' DESC, p.seconds DESC LIMIT 10)
+	UNION ALL
+	(SELECT 'Sessions', 'what would free most', jsonb_strip_nulls(jsonb_build_object('pid', k.pid, 'gid', k.gid)), k.frees::float8, 'sessions', 'warning', NULL, NULL,
+		concat_ws(': ', k.command, k.evidence)
+	FROM monitoring.kill_advice AS k WHERE k.frees > 0 ORDER BY k.rank LIMIT 3)
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_sessions() IS 'Lines of a dashboard: the ten worst of problem_sessions, and the three of kill_advice that would free most.';
+
 CREATE FUNCTION monitoring.dashboard_delivery() RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 	SELECT 'Notifications', 'notifications waiting', jsonb_build_object('receiver', h.receiver), h.waiting::float8, '',
@@ -152,7 +164,7 @@ FROM (VALUES
 	('overview', 'Server', 'sessions that wait for locks', 'pg_locks_waiting', 'max', '{}', '{}', '', 5, 20, false, 1, '5 minutes', false, 'the most in one database; see blocking_tree'),
 	('overview', 'Server', 'longest transaction', 'pg_longest_transaction_seconds', 'max', '{}', '{}', 'seconds', 300, 1800, false, 1, '5 minutes', false, 'holds back vacuum; see problem_sessions'),
 	('overview', 'Server', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
-	('overview', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '5 minutes', false, 'see error_issues'),
+	('overview', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '5 minutes', true, 'see error_issues'),
 	('overview', 'Server', 'replication lag', 'pg_replication_lag_seconds', 'max', '{}', '{}', 'seconds', 10, 60, false, 1, '5 minutes', true, 'of the slowest standby'),
 	('overview', 'Server', 'transaction ids', 'pg_xid_age', 'max', '{}', '{}', 'transactions', 500000000, 1000000000, false, 1, '5 minutes', false, 'age of the oldest; the server stops at 2.1 billion'),
 	('overview', 'Host', 'cpu', 'host_cpu_used_ratio', 'avg', '{}', '{}', 'ratio', 0.8, 0.9, false, 1, '5 minutes', true, ''),
@@ -215,19 +227,19 @@ FROM (VALUES
 CREATE VIEW monitoring.overview AS
 SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
 FROM (
-	SELECT 0 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
+	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 1, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
+	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard('overview') WITH ORDINALITY AS d
+	SELECT 3, d.* FROM monitoring.dashboard('overview') WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
+	SELECT 4, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	SELECT 5, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	SELECT 6, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+	SELECT 7, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
@@ -244,17 +256,19 @@ COMMENT ON COLUMN monitoring.overview.description IS 'What it means, what to do,
 CREATE VIEW monitoring.dashboard_operations AS
 SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
 FROM (
-	SELECT 0 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
+	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 1, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
+	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard('operations') WITH ORDINALITY AS d
+	SELECT 3, d.* FROM monitoring.dashboard('operations') WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	SELECT 4, d.* FROM monitoring.dashboard_sessions() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	SELECT 5, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+	SELECT 6, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 7, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
