@@ -27,6 +27,8 @@ INSERT INTO topics (title, intro, objects) VALUES
 	'{statements_over,slow_queries,slow_queries_over,slow_executions,slow_execution_totals,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
 ('Sessions and waits', 'Guide: [activity.md](activity.md).',
 	'{active_session_history,session_waits,activity_buffer,blocking_tree,blocking_tree_at,kill_advice,kill_advice_at,kill_rules,problem_sessions,problem_sessions_at,session_limits,xmin_holders,connection_pool,connection_pool_at}'),
+('Advice', 'Guide: [advisor.md](advisor.md).',
+	'{advice,findings,advise,check_finding,ignore_finding,reopen_finding,advisor_status,advisors,table_bloat,index_bloat}'),
 ('Errors and changes', 'Guide: [errors.md](errors.md).',
 	'{recent_errors,error_issues,error_counts,error_totals,resolve_error_issue,ignore_error_issue,reopen_error_issue,logins,changes,drain_signals,signal_buffer}'),
 ('Collectors', 'Guide: [collectors.md](collectors.md).',

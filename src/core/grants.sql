@@ -44,6 +44,7 @@ INSERT INTO monitoring.access_levels VALUES
  'records metrics, raises alerts, sends messages'),
 ('responder', '{viewer}', '{}',
  '{resolve_error_issue,ignore_error_issue,reopen_error_issue,set_error_issue_state,
+   advise,ignore_finding,reopen_finding,check_finding,set_finding_state,
    enable_alert_rule,test_receiver,preview_notification,simulate_alert,resend,cancel,
    acknowledge_alert,acknowledge_alerts,unacknowledge_alert,assign_alert,assign_alerts,note_alert,snooze_alert,snooze_alerts,
    unsnooze_alert,dismiss_alert,dismiss_alerts,undismiss_alert,close_alert,close_alerts,mark_false_positive,
