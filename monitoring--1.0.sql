@@ -13923,6 +13923,1675 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	) AS g
 $$;
 COMMENT ON FUNCTION monitoring.prometheus_rule_file(text[]) IS 'A rule file for Prometheus with those of the rules of these names (null: all) that can be translated. It is JSON, which is YAML too. export_prometheus_rules() tells of each rule what became of it.';
+-- advisor: what could be better in this database and server, ranked, each with its evidence and the SQL to run.
+--
+-- An advisor is a row that names a function; its findings are rows that it gives each time. advise() runs the functions confined, each
+-- as the owner of its function, read-only and for a bounded time (src/core/confined.c), and compares what they give with what is
+-- known: what is new opens, what is gone is done, what comes back is open again. What a function cannot judge now it says so, and
+-- that stays as it is.
+--
+-- Nothing here waits behind a lock of a user's: sizes and counts come from the catalog and the statistics, as the latest vacuum, analyze
+-- or index build left them, and the little that has to open tables gives up after lock_timeout.
+--
+-- The lock of a row of advisor_runs is held while its advisor runs: each runs once at a time.
+
+----------------------------------------------------------------------------------------------------------------------
+-- Tables
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE monitoring.advisors (
+	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,100}$'),
+	function text NOT NULL CHECK (cardinality(parse_ident(function)) = 2),
+	category text NOT NULL,
+	every interval NOT NULL DEFAULT '1 day' CHECK (every >= '1 minute' AND every <= '10 years'),
+	enabled boolean NOT NULL DEFAULT true,
+	thresholds jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(thresholds) = 'object'),
+	timeout interval NOT NULL DEFAULT '10 seconds' CHECK (timeout >= '1 millisecond' AND timeout <= '5 minutes'),
+	max_findings integer NOT NULL DEFAULT 200 CHECK (max_findings BETWEEN 1 AND 10000),
+	description text NOT NULL DEFAULT '',
+	builtin boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE monitoring.advisors IS 'What advise() runs. Change the thresholds, and add your own: CREATE FUNCTION and INSERT.';
+COMMENT ON COLUMN monitoring.advisors.name IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.advisors.function IS 'Schema-qualified name of a function f(at timestamptz, thresholds jsonb) that returns SETOF monitoring.advice_row, or a table of such columns. It runs with the rights of its owner and can change nothing.';
+COMMENT ON COLUMN monitoring.advisors.category IS 'What it is about, such as indexes.';
+COMMENT ON COLUMN monitoring.advisors.every IS 'Time between two runs of the job; advise() by hand runs it at once.';
+COMMENT ON COLUMN monitoring.advisors.enabled IS 'Whether it runs, and its findings are in the view advice.';
+COMMENT ON COLUMN monitoring.advisors.thresholds IS 'Given to the function; what an object needs to become a finding.';
+COMMENT ON COLUMN monitoring.advisors.timeout IS 'A run that takes longer is cancelled.';
+COMMENT ON COLUMN monitoring.advisors.max_findings IS 'So many findings of a run are taken, the weightiest.';
+COMMENT ON COLUMN monitoring.advisors.description IS 'What it looks for.';
+COMMENT ON COLUMN monitoring.advisors.builtin IS 'True for the rows that CREATE EXTENSION made.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.advisors', '');
+
+-- pg_dump carries all advisors; those that CREATE EXTENSION has just made take over when and how they run.
+CREATE FUNCTION monitoring.restore_advisor() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.advisors AS a
+	SET every = NEW.every, enabled = NEW.enabled, thresholds = a.thresholds || NEW.thresholds, timeout = NEW.timeout,
+		max_findings = NEW.max_findings
+	WHERE a.name = NEW.name;
+	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END $$;
+COMMENT ON FUNCTION monitoring.restore_advisor() IS 'Trigger: an advisor that a dump brings and that exists is changed to what the dump says.';
+
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.advisors
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.restore_advisor();
+COMMENT ON TRIGGER restore ON monitoring.advisors IS 'Takes over changed advisors when a dump is restored.';
+
+CREATE TABLE monitoring.advisor_runs (
+	advisor text PRIMARY KEY,
+	run_at timestamptz,
+	run_seconds float8,
+	given integer,
+	run_error text
+);
+COMMENT ON TABLE monitoring.advisor_runs IS 'How each advisor''s latest run went. A row''s lock is held while its advisor runs.';
+COMMENT ON COLUMN monitoring.advisor_runs.advisor IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.advisor_runs.run_at IS 'Time for which it was run last.';
+COMMENT ON COLUMN monitoring.advisor_runs.run_seconds IS 'How long that took.';
+COMMENT ON COLUMN monitoring.advisor_runs.given IS 'Findings that it gave.';
+COMMENT ON COLUMN monitoring.advisor_runs.run_error IS 'Why it failed; null: it did not.';
+
+CREATE TABLE monitoring.advisor_findings (
+	finding bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	advisor text NOT NULL,
+	object_type text NOT NULL,
+	object_name text NOT NULL,
+	state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'ignored')),
+	severity text NOT NULL CHECK (severity IN ('critical', 'high', 'medium', 'low', 'info')),
+	impact float8 NOT NULL CHECK (impact BETWEEN 0 AND 1),
+	summary text NOT NULL,
+	evidence jsonb NOT NULL,
+	gain float8,
+	gain_unit text,
+	fix_sql text,
+	verify_sql text,
+	first_seen timestamptz NOT NULL,
+	last_seen timestamptz NOT NULL,
+	opened_at timestamptz NOT NULL,
+	done_at timestamptz,
+	reopened integer NOT NULL DEFAULT 0,
+	ignored_by text,
+	ignored_at timestamptz,
+	ignored_until timestamptz,
+	ignore_reason text,
+	UNIQUE (advisor, object_type, object_name),
+	CHECK ((gain IS NULL) = (gain_unit IS NULL))
+);
+COMMENT ON TABLE monitoring.advisor_findings IS 'Findings of all times, one row for each advisor and object; see the views advice and findings, which also explains the columns.';
+COMMENT ON COLUMN monitoring.advisor_findings.finding IS 'Number of the finding.';
+COMMENT ON COLUMN monitoring.advisor_findings.advisor IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.advisor_findings.object_type IS 'What it is about: index, table, setting, statement, ...';
+COMMENT ON COLUMN monitoring.advisor_findings.object_name IS 'Which, qualified and quoted.';
+COMMENT ON COLUMN monitoring.advisor_findings.state IS 'open, done or ignored.';
+COMMENT ON COLUMN monitoring.advisor_findings.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.advisor_findings.impact IS 'Ratio 0..1.';
+COMMENT ON COLUMN monitoring.advisor_findings.summary IS 'What is wrong, in a sentence.';
+COMMENT ON COLUMN monitoring.advisor_findings.evidence IS 'The figures it rests on.';
+COMMENT ON COLUMN monitoring.advisor_findings.gain IS 'Estimated gain.';
+COMMENT ON COLUMN monitoring.advisor_findings.gain_unit IS 'Its unit.';
+COMMENT ON COLUMN monitoring.advisor_findings.fix_sql IS 'What to run.';
+COMMENT ON COLUMN monitoring.advisor_findings.verify_sql IS 'A query that gives true once it is fixed; null: ask the advisor.';
+COMMENT ON COLUMN monitoring.advisor_findings.first_seen IS 'When it was first found.';
+COMMENT ON COLUMN monitoring.advisor_findings.last_seen IS 'When it was found last.';
+COMMENT ON COLUMN monitoring.advisor_findings.opened_at IS 'When it was found first, or again after it had been done.';
+COMMENT ON COLUMN monitoring.advisor_findings.done_at IS 'When it was noticed that it is fixed.';
+COMMENT ON COLUMN monitoring.advisor_findings.reopened IS 'How often it came back.';
+COMMENT ON COLUMN monitoring.advisor_findings.ignored_by IS 'Who ignored it.';
+COMMENT ON COLUMN monitoring.advisor_findings.ignored_at IS 'When.';
+COMMENT ON COLUMN monitoring.advisor_findings.ignored_until IS 'Until when; null: for good.';
+COMMENT ON COLUMN monitoring.advisor_findings.ignore_reason IS 'Why.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.advisor_findings', '');
+SELECT pg_catalog.pg_extension_config_dump('monitoring.advisor_findings_finding_seq', '');
+
+----------------------------------------------------------------------------------------------------------------------
+-- Counters of the server, some hours ago
+----------------------------------------------------------------------------------------------------------------------
+
+-- Not dumped: oids and counters are those of this server.
+CREATE TABLE monitoring.advisor_samples (
+	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+	sampled_at timestamptz,
+	counters jsonb,
+	previous_at timestamptz,
+	previous_counters jsonb
+);
+COMMENT ON TABLE monitoring.advisor_samples IS 'One row: the two latest samples of this database''s counters. Its lock is held while a sample is taken.';
+COMMENT ON COLUMN monitoring.advisor_samples.only_row IS 'Always true.';
+COMMENT ON COLUMN monitoring.advisor_samples.sampled_at IS 'Time of the latest sample; null before the first.';
+COMMENT ON COLUMN monitoring.advisor_samples.counters IS 'What it was.';
+COMMENT ON COLUMN monitoring.advisor_samples.previous_at IS 'Time of the one before.';
+COMMENT ON COLUMN monitoring.advisor_samples.previous_counters IS 'What that was.';
+INSERT INTO monitoring.advisor_samples DEFAULT VALUES;
+
+CREATE TABLE monitoring.advisor_usage (
+	relation oid PRIMARY KEY,
+	reads bigint NOT NULL,
+	seq_scans bigint NOT NULL,
+	previous_reads bigint,
+	previous_seq_scans bigint,
+	unchanged_since timestamptz NOT NULL
+);
+COMMENT ON TABLE monitoring.advisor_usage IS 'How often each table and index had been read at the two latest samples. Rows are written when they change.';
+COMMENT ON COLUMN monitoring.advisor_usage.relation IS 'The table or index.';
+COMMENT ON COLUMN monitoring.advisor_usage.reads IS 'Scans of it at the latest sample.';
+COMMENT ON COLUMN monitoring.advisor_usage.seq_scans IS 'Those of them that read the whole table.';
+COMMENT ON COLUMN monitoring.advisor_usage.previous_reads IS 'The same at the sample before; null: it was not there.';
+COMMENT ON COLUMN monitoring.advisor_usage.previous_seq_scans IS 'The same at the sample before.';
+COMMENT ON COLUMN monitoring.advisor_usage.unchanged_since IS 'Sample since which nobody is known to have read it.';
+
+CREATE FUNCTION monitoring.advisor_counters() RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	counters jsonb;
+	checkpoints jsonb;
+BEGIN
+	SELECT to_jsonb(d) INTO counters FROM pg_stat_database AS d WHERE d.datname = current_database();
+	-- since 17 in a view of its own
+	IF to_regclass('pg_catalog.pg_stat_checkpointer') IS NULL THEN
+		SELECT jsonb_build_object('checkpoints_timed', b.checkpoints_timed, 'checkpoints_requested', b.checkpoints_req)
+		INTO checkpoints FROM pg_stat_bgwriter AS b;
+	ELSE
+		EXECUTE $query$ SELECT jsonb_build_object('checkpoints_timed', c.num_timed, 'checkpoints_requested', c.num_requested)
+			FROM pg_stat_checkpointer AS c $query$ INTO checkpoints;
+	END IF;
+	RETURN counters || checkpoints;
+END $$;
+COMMENT ON FUNCTION monitoring.advisor_counters() IS 'Counters of this database as in pg_stat_database, and checkpoints_timed and checkpoints_requested of the server.';
+
+CREATE FUNCTION monitoring.sample_usage(at timestamptz DEFAULT clock_timestamp(), spacing interval DEFAULT '6 hours') RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET lock_timeout = '1s' AS $$
+DECLARE
+	last monitoring.advisor_samples;
+	fresh jsonb;
+	lost boolean;
+BEGIN
+	SELECT * INTO STRICT last FROM monitoring.advisor_samples FOR UPDATE;
+	IF last.sampled_at > at - spacing THEN
+		RETURN false;
+	END IF;
+	fresh := monitoring.advisor_counters();
+	-- after a reset or a crash the counters say nothing about the time before
+	lost := coalesce((fresh ->> 'xact_commit')::numeric < (last.counters ->> 'xact_commit')::numeric
+		OR fresh -> 'stats_reset' IS DISTINCT FROM last.counters -> 'stats_reset', true);
+
+	WITH now AS MATERIALIZED (
+		SELECT i.indexrelid AS relation, pg_stat_get_numscans(i.indexrelid) AS reads, 0::bigint AS seq_scans
+		FROM pg_index AS i
+		UNION ALL
+		SELECT t.relid, t.seq_scan + coalesce(t.idx_scan, 0), t.seq_scan
+		FROM pg_stat_all_tables AS t
+	)
+	INSERT INTO monitoring.advisor_usage AS u (relation, reads, seq_scans, unchanged_since)
+	SELECT n.relation, n.reads, n.seq_scans, at FROM now AS n
+	ON CONFLICT (relation) DO UPDATE SET reads = excluded.reads, seq_scans = excluded.seq_scans,
+		previous_reads = CASE WHEN NOT lost THEN u.reads END, previous_seq_scans = CASE WHEN NOT lost THEN u.seq_scans END,
+		unchanged_since = CASE WHEN NOT lost AND excluded.reads = u.reads THEN u.unchanged_since ELSE excluded.unchanged_since END
+	WHERE lost OR (u.reads, u.seq_scans, u.previous_reads, u.previous_seq_scans)
+		IS DISTINCT FROM (excluded.reads, excluded.seq_scans, u.reads, u.seq_scans);
+	DELETE FROM monitoring.advisor_usage AS u WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = u.relation);
+
+	UPDATE monitoring.advisor_samples AS s
+	SET sampled_at = at, counters = fresh, previous_at = CASE WHEN NOT lost THEN last.sampled_at END,
+		previous_counters = CASE WHEN NOT lost THEN last.counters END;
+	RETURN true;
+END $$;
+COMMENT ON FUNCTION monitoring.sample_usage(timestamptz, interval) IS 'Remember how often tables and indexes of this database have been read, and its counters, unless the latest sample is younger than spacing; returns whether it did. advise() calls it. Counters that were reset or lost start anew.';
+
+CREATE FUNCTION monitoring.usage_since(at timestamptz)
+RETURNS TABLE (relation oid, reads bigint, seq_scans bigint, over interval, unused_for interval)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	-- the older of the two samples: a window of hours, also right after a sample
+	SELECT n.relation, n.reads - coalesce(u.previous_reads, u.reads), n.seq_scans - coalesce(u.previous_seq_scans, u.seq_scans),
+		CASE WHEN u.previous_reads IS NOT NULL THEN usage_since.at - s.previous_at ELSE usage_since.at - s.sampled_at END,
+		CASE WHEN n.reads = u.reads THEN usage_since.at - u.unchanged_since ELSE '0' END
+	FROM (
+		SELECT i.indexrelid AS relation, pg_stat_get_numscans(i.indexrelid) AS reads, 0::bigint AS seq_scans
+		FROM pg_index AS i
+		UNION ALL
+		SELECT t.relid, t.seq_scan + coalesce(t.idx_scan, 0), t.seq_scan
+		FROM pg_stat_all_tables AS t
+	) AS n
+	JOIN monitoring.advisor_usage AS u ON u.relation = n.relation
+	CROSS JOIN monitoring.advisor_samples AS s
+	CROSS JOIN pg_stat_database AS d
+	WHERE d.datname = current_database() AND d.stats_reset IS NOT DISTINCT FROM (s.counters ->> 'stats_reset')::timestamptz
+		AND d.xact_commit >= (s.counters ->> 'xact_commit')::bigint AND n.reads >= u.reads
+$$;
+COMMENT ON FUNCTION monitoring.usage_since(timestamptz) IS 'For advisors: how often each table and index was read since a sample some hours ago (over: how long), and for how long nobody is known to have read it. No rows before the first sample and after a reset of the counters; none for what is younger than the latest sample.';
+
+CREATE FUNCTION monitoring.counters_since(at timestamptz, OUT seconds float8, OUT counters jsonb)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT extract(epoch FROM counters_since.at - b.since)::float8,
+		(SELECT jsonb_object_agg(n.key, n.value::numeric - (b.counters ->> n.key)::numeric)
+			FROM jsonb_each_text(c.now) AS n
+			WHERE jsonb_typeof(c.now -> n.key) = 'number' AND jsonb_typeof(b.counters -> n.key) = 'number')
+	FROM monitoring.advisor_samples AS s
+	CROSS JOIN LATERAL (SELECT coalesce(s.previous_at, s.sampled_at) AS since, coalesce(s.previous_counters, s.counters) AS counters) AS b
+	CROSS JOIN monitoring.advisor_counters() AS c (now)
+	WHERE b.since < counters_since.at AND c.now -> 'stats_reset' IS NOT DISTINCT FROM s.counters -> 'stats_reset'
+		AND (c.now ->> 'xact_commit')::bigint >= (s.counters ->> 'xact_commit')::bigint
+$$;
+COMMENT ON FUNCTION monitoring.counters_since(timestamptz) IS 'For advisors: what advisor_counters() grew by since a sample some hours ago, and how long that is. Null before the first sample and after a reset of the counters.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Running advisors
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE TYPE monitoring.advice_row AS (object_type text, object_name text, severity text, impact float8, summary text, evidence jsonb,
+	gain float8, gain_unit text, fix_sql text, verify_sql text);
+COMMENT ON TYPE monitoring.advice_row IS 'What the function of an advisor returns. object_type, object_name: what a finding is about, its identity. severity: critical, high, medium, low or info; null: cannot be judged now, so what is known of the object stays as it is (object_name null: of all objects of the type; both null: of all). impact: ratio 0..1, of bytes, time or a limit, ranks findings of a severity. summary: a sentence. evidence: an object of figures. gain, gain_unit: estimated, such as bytes or seconds_per_day, or both null. fix_sql: statements to run, each to be sent by itself. verify_sql: a query that gives true once it is fixed; null: the advisor is asked.';
+
+CREATE FUNCTION monitoring.advisor_query(advisor monitoring.advisors, OUT owner name, OUT query text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	found pg_proc;
+BEGIN
+	SELECT p.* INTO found FROM pg_proc AS p WHERE p.oid = to_regprocedure(advisor.function || '(timestamptz,jsonb)');
+	IF found.oid IS NULL THEN
+		RAISE EXCEPTION 'function %(timestamptz, jsonb) does not exist', advisor.function USING ERRCODE = 'undefined_function';
+	END IF;
+	owner := pg_get_userbyid(found.proowner);
+	-- the weightiest whole, of the others only that they are there
+	query := format($query$
+		SELECT f.object_type, f.object_name, CASE WHEN f.place <= %4$s THEN pg_catalog.to_jsonb(f) END AS finding
+		FROM (
+			SELECT f.object_type, f.object_name, f.severity, f.impact, pg_catalog.left(f.summary, 1000) AS summary, f.evidence, f.gain,
+				f.gain_unit, f.fix_sql, f.verify_sql, pg_catalog.row_number() OVER (ORDER BY
+					pg_catalog.array_position('{critical,high,medium,low,info}', f.severity), f.impact DESC, f.object_type, f.object_name) AS place
+			FROM %1$I.%2$I($1, %3$L::pg_catalog.jsonb) AS f
+		) AS f
+	$query$, found.pronamespace::regnamespace::name, found.proname, advisor.thresholds, advisor.max_findings);
+END $$;
+COMMENT ON FUNCTION monitoring.advisor_query(monitoring.advisors) IS 'The query that runs an advisor, and the role as which it is to run: the owner of its function. Error 42883: the function does not exist.';
+
+CREATE FUNCTION monitoring.store_findings(advisor text, results jsonb, at timestamptz, OUT given integer, OUT opened integer, OUT done integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+BEGIN
+	-- ignored ones that nobody ignores any more are open again, if they are there
+	UPDATE monitoring.advisor_findings AS f
+	SET state = 'open', ignored_by = NULL, ignored_at = NULL, ignored_until = NULL, ignore_reason = NULL
+	WHERE f.advisor = store_findings.advisor AND f.state = 'ignored' AND f.ignored_until <= at;
+
+	WITH rows AS MATERIALIZED (
+		SELECT r.*
+		FROM jsonb_array_elements(results) AS e
+		CROSS JOIN LATERAL jsonb_to_record(nullif(e -> 'finding', 'null')) AS r (object_type text, object_name text, severity text, impact float8,
+			summary text, evidence jsonb, gain float8, gain_unit text, fix_sql text, verify_sql text)
+		WHERE r.severity IS NOT NULL
+	), written AS (
+		INSERT INTO monitoring.advisor_findings AS f (advisor, object_type, object_name, severity, impact, summary, evidence, gain,
+			gain_unit, fix_sql, verify_sql, first_seen, last_seen, opened_at)
+		SELECT store_findings.advisor, g.object_type, g.object_name, g.severity, g.impact, g.summary, coalesce(g.evidence, '{}'), g.gain,
+			g.gain_unit, g.fix_sql, g.verify_sql, at, at, at
+		FROM rows AS g
+		ORDER BY g.object_type, g.object_name
+		ON CONFLICT ON CONSTRAINT advisor_findings_advisor_object_type_object_name_key DO UPDATE SET
+			state = CASE f.state WHEN 'ignored' THEN 'ignored' ELSE 'open' END, severity = excluded.severity, impact = excluded.impact,
+			summary = excluded.summary, evidence = excluded.evidence, gain = excluded.gain, gain_unit = excluded.gain_unit,
+			fix_sql = excluded.fix_sql, verify_sql = excluded.verify_sql, last_seen = excluded.last_seen,
+			opened_at = CASE f.state WHEN 'done' THEN excluded.opened_at ELSE f.opened_at END, done_at = NULL,
+			reopened = f.reopened + (f.state = 'done')::integer
+		RETURNING f.opened_at
+	)
+	SELECT count(*), count(*) FILTER (WHERE w.opened_at = at) INTO given, opened FROM written AS w;
+
+	-- what the function did not mention is gone
+	WITH mentioned AS MATERIALIZED (
+		SELECT e ->> 'object_type' AS object_type, e ->> 'object_name' AS object_name FROM jsonb_array_elements(results) AS e
+	)
+	UPDATE monitoring.advisor_findings AS f
+	SET state = 'done', done_at = at
+	WHERE f.advisor = store_findings.advisor AND f.state = 'open'
+		AND NOT EXISTS (SELECT FROM mentioned AS m WHERE m.object_type IS NULL)
+		AND f.object_type NOT IN (SELECT m.object_type FROM mentioned AS m WHERE m.object_type IS NOT NULL AND m.object_name IS NULL)
+		AND NOT EXISTS (SELECT FROM mentioned AS m WHERE m.object_type = f.object_type AND m.object_name = f.object_name);
+	GET DIAGNOSTICS done = ROW_COUNT;
+END $$;
+COMMENT ON FUNCTION monitoring.store_findings(text, jsonb, timestamptz) IS 'Compare what an advisor gave, an array of rows of advisor_query(), with what is known: findings that it gave open or stay, those that it did not mention are done. Returns how many it gave, how many of them are new or came back, and how many are done.';
+
+CREATE FUNCTION monitoring.run_advisor(advisor monitoring.advisors, at timestamptz, OUT given integer, OUT opened integer, OUT done integer,
+	OUT failure text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	source record;
+	results jsonb;
+BEGIN
+	source := monitoring.advisor_query(advisor);
+	SELECT min(q.error), coalesce(jsonb_agg(q."row") FILTER (WHERE q.error IS NULL), '[]') INTO failure, results
+	FROM monitoring.try_rule_query(source.owner, source.query, advisor.timeout, 200000, true, at) AS q;
+	IF failure IS NULL THEN
+		SELECT s.* INTO given, opened, done FROM monitoring.store_findings(advisor.name, results, at) AS s;
+	END IF;
+-- a cancel of the whole run is none of these
+EXCEPTION WHEN others THEN
+	failure := SQLERRM;
+END $$;
+COMMENT ON FUNCTION monitoring.run_advisor(monitoring.advisors, timestamptz) IS 'Run an advisor and store what it finds; failure: why that was not possible. It raises nothing but a cancel.';
+
+CREATE FUNCTION monitoring.run_advisors(at timestamptz, advisor text, only_due boolean, until timestamptz)
+RETURNS TABLE (name text, given integer, opened integer, done integer, seconds float8, failure text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET jit = off SET max_parallel_workers_per_gather = 0 AS $$
+DECLARE
+	a monitoring.advisors;
+	started timestamptz;
+BEGIN
+	PERFORM monitoring.sample_usage(at);
+	INSERT INTO monitoring.advisor_runs (advisor) SELECT v.name FROM monitoring.advisors AS v ORDER BY v.name ON CONFLICT DO NOTHING;
+	FOR a IN
+		SELECT v.*
+		FROM monitoring.advisors AS v
+		JOIN monitoring.advisor_runs AS r ON r.advisor = v.name
+		WHERE v.enabled AND (run_advisors.advisor IS NULL OR v.name = run_advisors.advisor)
+			AND (NOT only_due OR (r.run_at > at - v.every AND r.run_at <= at) IS NOT TRUE)
+		ORDER BY r.run_at NULLS FIRST, v.name
+	LOOP
+		started := clock_timestamp();
+		EXIT WHEN started >= until;
+		-- somebody else runs it now
+		PERFORM FROM monitoring.advisor_runs AS r WHERE r.advisor = a.name FOR UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
+		SELECT x.given, x.opened, x.done, x.failure INTO given, opened, done, failure FROM monitoring.run_advisor(a, at) AS x;
+		name := a.name;
+		seconds := extract(epoch FROM clock_timestamp() - started);
+		UPDATE monitoring.advisor_runs AS r
+		SET run_at = at, run_seconds = run_advisors.seconds, given = coalesce(run_advisors.given, r.given), run_error = failure
+		WHERE r.advisor = a.name;
+		RETURN NEXT;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.run_advisors(timestamptz, text, boolean, timestamptz) IS 'Run the enabled advisors, or one of them, or those that are due, in the order in which they ran last; those that would begin after `until` wait for the next time.';
+
+CREATE FUNCTION monitoring.advise(at timestamptz DEFAULT clock_timestamp(), advisor text DEFAULT NULL)
+RETURNS TABLE (name text, given integer, opened integer, done integer, seconds float8, failure text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	IF at IS NULL OR NOT isfinite(at) THEN
+		RAISE EXCEPTION 'the time must be finite' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF advise.advisor IS NOT NULL AND NOT EXISTS (SELECT FROM monitoring.advisors AS a WHERE a.name = advise.advisor AND a.enabled) THEN
+		RAISE EXCEPTION 'there is no advisor "%" that is enabled', advise.advisor USING ERRCODE = 'undefined_object';
+	END IF;
+	RETURN QUERY SELECT r.* FROM monitoring.run_advisors(at, advise.advisor, false, 'infinity') AS r;
+END $$;
+COMMENT ON FUNCTION monitoring.advise(timestamptz, text) IS 'Run all enabled advisors now, or one of them, and return how each went: findings that it gave, how many of them are new or came back, how many are noticed as fixed, and why it failed, if it did; the others go on. What they found is in the view advice. Errors: no such advisor (42704), no finite time (22023).';
+
+CREATE FUNCTION monitoring.advise_job(at timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM FROM monitoring.run_advisors(at, NULL, true, clock_timestamp() + interval '20 seconds');
+	DELETE FROM monitoring.advisor_findings AS f
+	WHERE f.state = 'done' AND f.done_at < at - interval '400 days';
+	DELETE FROM monitoring.advisor_runs AS r WHERE NOT EXISTS (SELECT FROM monitoring.advisors AS a WHERE a.name = r.advisor);
+END $$;
+COMMENT ON FUNCTION monitoring.advise_job(timestamptz) IS 'Job of the worker: runs the advisors that are due, and forgets findings that have been done for 400 days.';
+
+INSERT INTO monitoring.jobs (name, function, every, priority, timeout)
+	VALUES ('advise', 'monitoring.advise_job', '10 minutes', 80, '6 minutes');
+
+----------------------------------------------------------------------------------------------------------------------
+-- What people do
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.set_finding_state(finding bigint, state text, reason text, until timestamptz, at timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	ignored boolean := state = 'ignored';
+BEGIN
+	IF at IS NULL OR NOT isfinite(at) OR until <= at THEN
+		RAISE EXCEPTION 'the time must be finite, and until later' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	UPDATE monitoring.advisor_findings AS f
+	SET state = set_finding_state.state, done_at = NULL,
+		ignored_by = CASE WHEN ignored THEN monitoring.calling_role() END, ignored_at = CASE WHEN ignored THEN at END,
+		ignored_until = CASE WHEN ignored THEN nullif(until, 'infinity') END, ignore_reason = CASE WHEN ignored THEN left(reason, 1000) END
+	WHERE f.finding = set_finding_state.finding;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no finding %', finding USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.set_finding_state(bigint, text, text, timestamptz, timestamptz) IS 'Part of ignore_finding and reopen_finding.';
+
+CREATE FUNCTION monitoring.ignore_finding(finding bigint, reason text, until timestamptz DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF coalesce(reason, '') = '' THEN
+		RAISE EXCEPTION 'say why the finding is to be ignored' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	PERFORM monitoring.set_finding_state(finding, 'ignored', reason, until, at);
+END $$;
+COMMENT ON FUNCTION monitoring.ignore_finding(bigint, text, timestamptz, timestamptz) IS 'A finding is not to be advised about, for the reason given, until a time, or for good (null), even if it goes away and comes back. Errors: no such finding (42704), no reason or a time that is over (22023).';
+
+CREATE FUNCTION monitoring.reopen_finding(finding bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.set_finding_state(finding, 'open', NULL, NULL, at);
+END $$;
+COMMENT ON FUNCTION monitoring.reopen_finding(bigint, timestamptz) IS 'A finding is open, whatever it was; the next run of its advisor finds out whether it is still there. Error 42704: no such finding.';
+
+CREATE FUNCTION monitoring.check_finding(finding bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	known record;
+	failure text;
+BEGIN
+	SELECT f.advisor, f.object_type, f.object_name INTO known FROM monitoring.findings AS f WHERE f.finding = check_finding.finding;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no finding %', finding USING ERRCODE = 'undefined_object';
+	END IF;
+	SELECT a.failure INTO failure FROM monitoring.advise(at, known.advisor) AS a;
+	IF failure IS NOT NULL THEN
+		RAISE EXCEPTION 'the advisor % failed: %', known.advisor, failure USING ERRCODE = 'object_not_in_prerequisite_state';
+	END IF;
+	RETURN (SELECT f.state = 'done' OR f.last_seen < at FROM monitoring.findings AS f WHERE f.finding = check_finding.finding);
+END $$;
+COMMENT ON FUNCTION monitoring.check_finding(bigint, timestamptz) IS 'Run the advisor of a finding; true if the finding is gone. Errors: no such finding (42704), the advisor failed (55000).';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Views
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW monitoring.findings AS
+	SELECT f.finding, a.category, f.advisor, f.object_type, f.object_name, f.state, f.severity, f.impact, f.summary, f.evidence,
+		f.gain, f.gain_unit, f.fix_sql,
+		coalesce(f.verify_sql, pg_catalog.format('SELECT monitoring.check_finding(%s) AS fixed', f.finding)) AS verify_sql,
+		f.first_seen, f.last_seen, f.opened_at, f.done_at, f.reopened, f.ignored_by, f.ignored_at, f.ignored_until, f.ignore_reason
+	FROM monitoring.advisor_findings AS f
+	LEFT JOIN monitoring.advisors AS a ON a.name = f.advisor;
+COMMENT ON VIEW monitoring.findings IS 'All findings of advisors, also those that are done or ignored.';
+COMMENT ON COLUMN monitoring.findings.finding IS 'Number of the finding, for ignore_finding().';
+COMMENT ON COLUMN monitoring.findings.category IS 'What its advisor is about; null: the advisor is not there any more.';
+COMMENT ON COLUMN monitoring.findings.advisor IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.findings.object_type IS 'What it is about: index, table, setting, statement, ...';
+COMMENT ON COLUMN monitoring.findings.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
+COMMENT ON COLUMN monitoring.findings.state IS 'open, done (noticed as fixed) or ignored.';
+COMMENT ON COLUMN monitoring.findings.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.findings.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
+COMMENT ON COLUMN monitoring.findings.summary IS 'What is wrong, in a sentence.';
+COMMENT ON COLUMN monitoring.findings.evidence IS 'The figures it rests on.';
+COMMENT ON COLUMN monitoring.findings.gain IS 'Estimated gain, where there is an estimate.';
+COMMENT ON COLUMN monitoring.findings.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
+COMMENT ON COLUMN monitoring.findings.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
+COMMENT ON COLUMN monitoring.findings.verify_sql IS 'A query that gives true once it is fixed.';
+COMMENT ON COLUMN monitoring.findings.first_seen IS 'When it was first found.';
+COMMENT ON COLUMN monitoring.findings.last_seen IS 'When it was found last.';
+COMMENT ON COLUMN monitoring.findings.opened_at IS 'When it was found first, or again after it had been done.';
+COMMENT ON COLUMN monitoring.findings.done_at IS 'When it was noticed that it is fixed.';
+COMMENT ON COLUMN monitoring.findings.reopened IS 'How often it came back.';
+COMMENT ON COLUMN monitoring.findings.ignored_by IS 'Who ignored it.';
+COMMENT ON COLUMN monitoring.findings.ignored_at IS 'When.';
+COMMENT ON COLUMN monitoring.findings.ignored_until IS 'Until when; null: for good.';
+COMMENT ON COLUMN monitoring.findings.ignore_reason IS 'Why.';
+
+CREATE VIEW monitoring.advice AS
+	SELECT row_number() OVER (ORDER BY s.place, f.impact DESC, f.finding) AS place, f.finding, f.severity, f.category, f.advisor,
+		f.object_type, f.object_name, f.summary, q.query, f.evidence, f.impact, f.gain, f.gain_unit, f.fix_sql, f.verify_sql, f.opened_at,
+		f.last_seen
+	FROM monitoring.findings AS f
+	JOIN monitoring.advisors AS a ON a.name = f.advisor AND a.enabled
+	JOIN (VALUES ('critical', 1), ('high', 2), ('medium', 3), ('low', 4), ('info', 5)) AS s (severity, place) ON s.severity = f.severity
+	LEFT JOIN LATERAL (
+		SELECT t.query
+		FROM monitoring.statement_queries AS t
+		WHERE f.object_type = 'statement' AND t.queryid = CASE f.object_type WHEN 'statement' THEN f.object_name::bigint END
+		ORDER BY t.query = '<insufficient privilege>', t.first_seen
+		LIMIT 1
+	) AS q ON true
+	WHERE f.state = 'open'
+	ORDER BY place;
+COMMENT ON VIEW monitoring.advice IS 'What could be better: the open findings of enabled advisors, the weightiest first.';
+COMMENT ON COLUMN monitoring.advice.place IS 'Rank: by severity, then by impact.';
+COMMENT ON COLUMN monitoring.advice.finding IS 'Number of the finding, for ignore_finding().';
+COMMENT ON COLUMN monitoring.advice.severity IS 'critical, high, medium, low or info.';
+COMMENT ON COLUMN monitoring.advice.category IS 'What its advisor is about.';
+COMMENT ON COLUMN monitoring.advice.advisor IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.advice.object_type IS 'What it is about: index, table, setting, statement, ...';
+COMMENT ON COLUMN monitoring.advice.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
+COMMENT ON COLUMN monitoring.advice.summary IS 'What is wrong, in a sentence.';
+COMMENT ON COLUMN monitoring.advice.query IS 'Text of the statement, if it is about one, as far as you may see it (statement_queries).';
+COMMENT ON COLUMN monitoring.advice.evidence IS 'The figures it rests on.';
+COMMENT ON COLUMN monitoring.advice.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
+COMMENT ON COLUMN monitoring.advice.gain IS 'Estimated gain, where there is an estimate.';
+COMMENT ON COLUMN monitoring.advice.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
+COMMENT ON COLUMN monitoring.advice.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
+COMMENT ON COLUMN monitoring.advice.verify_sql IS 'A query that gives true once it is fixed.';
+COMMENT ON COLUMN monitoring.advice.opened_at IS 'When it was found first, or again after it had been done.';
+COMMENT ON COLUMN monitoring.advice.last_seen IS 'When it was found last.';
+
+CREATE VIEW monitoring.advisor_status AS
+	SELECT a.name AS advisor, a.category, a.enabled, a.every, r.run_at, r.run_seconds, r.run_error,
+		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'open') AS open,
+		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'ignored') AS ignored,
+		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'done') AS done,
+		coalesce(r.given > a.max_findings - 1, false) AS cut_off, a.thresholds, a.description
+	FROM monitoring.advisors AS a
+	LEFT JOIN monitoring.advisor_runs AS r ON r.advisor = a.name;
+COMMENT ON VIEW monitoring.advisor_status IS 'Every advisor: what it looks for, when it ran last and how that went.';
+COMMENT ON COLUMN monitoring.advisor_status.advisor IS 'Name of the advisor.';
+COMMENT ON COLUMN monitoring.advisor_status.category IS 'What it is about.';
+COMMENT ON COLUMN monitoring.advisor_status.enabled IS 'Whether it runs.';
+COMMENT ON COLUMN monitoring.advisor_status.every IS 'How often the job runs it.';
+COMMENT ON COLUMN monitoring.advisor_status.run_at IS 'When it ran last.';
+COMMENT ON COLUMN monitoring.advisor_status.run_seconds IS 'How long that took.';
+COMMENT ON COLUMN monitoring.advisor_status.run_error IS 'Why it failed then; null: it did not.';
+COMMENT ON COLUMN monitoring.advisor_status.open IS 'Findings that are open.';
+COMMENT ON COLUMN monitoring.advisor_status.ignored IS 'Findings that are ignored.';
+COMMENT ON COLUMN monitoring.advisor_status.done IS 'Findings that were noticed as fixed in the last 400 days.';
+COMMENT ON COLUMN monitoring.advisor_status.cut_off IS 'True if there may be more than max_findings.';
+COMMENT ON COLUMN monitoring.advisor_status.thresholds IS 'What an object needs to become a finding.';
+COMMENT ON COLUMN monitoring.advisor_status.description IS 'What it looks for.';
+-- advisors, what several of them look at.
+--
+-- Tables and indexes of extensions, of the system and of this extension are nobody's to change, so they are left out everywhere.
+
+CREATE FUNCTION monitoring.advised_tables()
+RETURNS TABLE (relation oid, identity text, schema_name name, table_name name, kind "char", tuples float8, bytes float8, persistence "char",
+	options text[], toast oid, partition boolean, impact float8)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT c.oid, format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind, greatest(c.reltuples, 0)::float8,
+		greatest(c.relpages, 0) * b.size, c.relpersistence, c.reloptions, c.reltoastrelid, c.relispartition,
+		coalesce(greatest(c.relpages, 0) / nullif(sum(greatest(c.relpages, 0)) OVER (), 0)::float8, 0)
+	FROM pg_class AS c
+	JOIN pg_namespace AS n ON n.oid = c.relnamespace
+	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
+	WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'monitoring')
+		AND n.nspname !~ '^pg_temp_'
+		AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+$$;
+COMMENT ON FUNCTION monitoring.advised_tables() IS 'For advisors: the tables and materialised views that users have made, with their sizes as the latest vacuum or analyze left them (0 if there was none). impact: its share of the bytes of them all. identity is qualified and quoted. Opens none of them.';
+
+CREATE FUNCTION monitoring.advised_indexes()
+RETURNS TABLE (index oid, identity text, relation oid, table_identity text, kind "char", bytes float8, tuples float8, options text[],
+	"unique" boolean, needed boolean, valid boolean, partition boolean, impact float8)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT i.indexrelid, format('%I.%I', t.schema_name, c.relname), i.indrelid, t.identity, c.relkind,
+		c.relpages * b.size, greatest(c.reltuples, 0)::float8, c.reloptions, i.indisunique,
+		i.indisprimary OR i.indisexclusion OR i.indisreplident OR i.indisclustered
+			OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x', 'f')),
+		i.indisvalid AND i.indisready AND i.indislive, c.relispartition,
+		coalesce(c.relpages / nullif(sum(c.relpages) OVER (), 0)::float8, 0)
+	FROM pg_index AS i
+	JOIN monitoring.advised_tables() AS t ON t.relation = i.indrelid
+	JOIN pg_class AS c ON c.oid = i.indexrelid
+	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
+$$;
+COMMENT ON FUNCTION monitoring.advised_indexes() IS 'For advisors: the indexes of advised_tables(). needed: a constraint, a foreign key that refers to it, logical replication or CLUSTER needs it. impact: its share of the bytes of all indexes.';
+
+CREATE FUNCTION monitoring.index_columns(index oid) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = index_columns.index AND a.attnum > 0
+$$;
+COMMENT ON FUNCTION monitoring.index_columns(oid) IS 'For advisors: names of an index''s columns. pg_get_indexdef() would open its table.';
+
+CREATE FUNCTION monitoring.has_standbys() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT EXISTS (SELECT FROM pg_stat_replication) OR EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_type = 'physical')
+$$;
+COMMENT ON FUNCTION monitoring.has_standbys() IS 'For advisors: whether there are standbys, whose reads this server does not count.';
+
+CREATE FUNCTION monitoring.table_option(options text[], name text) RETURNS float8
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce((SELECT split_part(x, '=', 2)::float8 FROM unnest(options) AS x WHERE split_part(x, '=', 1) = name),
+		current_setting(name)::float8)
+$$;
+COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name.';
+-- advisors of indexes: unused, duplicate, invalid, and foreign keys without one.
+
+CREATE FUNCTION monitoring.find_unused_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	-- an index on a partitioned table and those on its partitions are one
+	WITH RECURSIVE indexes AS MATERIALIZED (
+		SELECT * FROM monitoring.advised_indexes()
+	), tree AS (
+		SELECT i.index AS root, i.index FROM indexes AS i WHERE NOT i.partition
+		UNION ALL
+		SELECT t.root, h.inhrelid FROM tree AS t JOIN pg_inherits AS h ON h.inhparent = t.index
+	), used AS (
+		SELECT t.root, sum(i.bytes) AS bytes, sum(i.impact) AS impact, bool_or(i.needed OR i."unique") AS needed, bool_and(i.valid) AS valid,
+			-- null if one of them has not been watched
+			CASE WHEN count(u.relation) = count(*) THEN min(u.unused_for) END AS unused_for,
+			sum(pg_stat_get_tuples_inserted(i.relation) + pg_stat_get_tuples_updated(i.relation)) AS writes
+		FROM tree AS t
+		JOIN indexes AS i ON i.index = t.index
+		LEFT JOIN monitoring.usage_since(find_unused_indexes.at) AS u ON u.relation = i.index
+		GROUP BY t.root
+	), keys AS (
+		SELECT DISTINCT k.conrelid, k.conkey FROM pg_constraint AS k WHERE k.contype = 'f'
+	), referring AS (
+		SELECT DISTINCT i.indexrelid
+		FROM pg_index AS i
+		JOIN keys AS k ON k.conrelid = i.indrelid AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
+	)
+	SELECT 'index', i.identity, CASE WHEN u.unused_for IS NULL THEN NULL WHEN s.standbys THEN 'info' WHEN u.bytes >= 1e9 THEN 'medium' ELSE 'low' END,
+		least(u.impact, 1),
+		format('Nobody has used index %s on %s for %s days.', i.identity, i.table_identity, round(extract(epoch FROM u.unused_for) / 86400))
+			|| CASE WHEN s.standbys THEN ' Standbys may use it: look there, too.' ELSE '' END,
+		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', u.bytes,
+			'unused_for_seconds', extract(epoch FROM u.unused_for), 'rows_written', u.writes, 'standbys', s.standbys),
+		u.bytes, 'bytes',
+		format('DROP INDEX %s%s;', CASE i.kind WHEN 'i' THEN 'CONCURRENTLY ' ELSE '' END, i.identity),
+		format('SELECT to_regclass(%L) IS NULL AS fixed', i.identity)
+	FROM used AS u
+	JOIN indexes AS i ON i.index = u.root
+	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
+	WHERE NOT u.needed AND u.valid AND u.bytes >= (thresholds ->> 'min_bytes')::float8
+		AND (u.unused_for IS NULL OR u.unused_for >= (thresholds ->> 'unused_for')::interval)
+		AND NOT EXISTS (SELECT FROM referring AS r WHERE r.indexrelid = u.root)
+	-- after a reset of the counters
+	UNION ALL
+	SELECT 'index', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_unused_indexes.at))
+$$;
+COMMENT ON FUNCTION monitoring.find_unused_indexes(timestamptz, jsonb) IS 'Advisor unused_indexes. Thresholds: min_bytes, unused_for (interval).';
+
+CREATE FUNCTION monitoring.find_duplicate_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH indexes AS MATERIALIZED (
+		-- positions in the source text do not matter to expressions
+		SELECT a.*, i.indnkeyatts AS nkeys, i.indnatts AS ncolumns, i.indkey::int2[] AS keys, i.indclass::oid[] AS classes,
+			i.indcollation::oid[] AS collations, i.indoption::int2[] AS options_of_keys, c.relam,
+			coalesce(regexp_replace(i.indpred::text, ':location -?\d+', '', 'g'), '') AS predicate,
+			coalesce(regexp_replace(i.indexprs::text, ':location -?\d+', '', 'g'), '') AS expressions,
+			i.indimmediate, i.indnullsnotdistinct, pg_stat_get_numscans(a.index) AS scans
+		FROM monitoring.advised_indexes() AS a
+		JOIN pg_index AS i ON i.indexrelid = a.index
+		JOIN pg_class AS c ON c.oid = a.index
+		WHERE a.valid AND NOT a.partition
+	), pairs AS (
+		SELECT DISTINCT ON (d.index) d.identity, d.table_identity, d.index, d.kind, d.bytes, d.impact, d.scans, d.relation,
+			k.identity AS kept, k.index AS kept_index, k.scans AS kept_scans,
+			d.nkeys = k.nkeys AND d.ncolumns = k.ncolumns AS exact
+		FROM indexes AS d
+		JOIN indexes AS k ON k.relation = d.relation AND k.index <> d.index AND k.relam = d.relam AND k.predicate = d.predicate
+			AND k.keys[0] = d.keys[0]
+		JOIN pg_am AS m ON m.oid = d.relam
+		WHERE NOT d.needed AND k.nkeys >= d.nkeys
+			AND k.keys[0:d.nkeys - 1] = d.keys[0:d.nkeys - 1]
+			AND k.classes[0:d.nkeys - 1] = d.classes[0:d.nkeys - 1]
+			AND k.collations[0:d.nkeys - 1] = d.collations[0:d.nkeys - 1]
+			AND k.options_of_keys[0:d.nkeys - 1] = d.options_of_keys[0:d.nkeys - 1]
+			-- what the one has in its leaves the other must have somewhere
+			AND d.keys <@ k.keys
+			-- of expressions only whole lists can be compared
+			AND (k.expressions = d.expressions OR d.expressions = '' AND 0 <> ALL (k.keys[0:d.nkeys - 1]))
+			-- without order, a prefix is no index
+			AND (k.nkeys = d.nkeys OR m.amname = 'btree')
+			AND CASE WHEN k.nkeys = d.nkeys AND k.ncolumns = d.ncolumns
+				THEN (NOT d."unique" OR k."unique" AND k.indimmediate AND k.indnullsnotdistinct = d.indnullsnotdistinct)
+					AND (NOT k.needed, NOT k."unique", -k.scans, k.index) < (NOT d.needed, NOT d."unique", -d.scans, d.index)
+				ELSE NOT d."unique" END
+		ORDER BY d.index, k.nkeys DESC, k.ncolumns DESC, k.needed DESC, k."unique" DESC, k.scans DESC, k.index
+	)
+	SELECT 'index', p.identity, CASE WHEN p.exact THEN 'medium' ELSE 'low' END, p.impact,
+		CASE WHEN p.exact THEN format('Index %s is the same as %s.', p.identity, p.kept)
+			ELSE format('All that index %s can do, %s can do as well.', p.identity, p.kept) END,
+		jsonb_build_object('table', p.table_identity, 'columns', monitoring.index_columns(p.index), 'kept', p.kept,
+			'kept_columns', monitoring.index_columns(p.kept_index), 'bytes', p.bytes, 'scans', p.scans, 'kept_scans', p.kept_scans,
+			'rows_written', pg_stat_get_tuples_inserted(p.relation) + pg_stat_get_tuples_updated(p.relation)),
+		p.bytes, 'bytes',
+		format('DROP INDEX %s%s;', CASE p.kind WHEN 'i' THEN 'CONCURRENTLY ' ELSE '' END, p.identity),
+		format('SELECT to_regclass(%L) IS NULL OR to_regclass(%L) IS NULL AS fixed', p.identity, p.kept)
+	FROM pairs AS p
+	WHERE p.bytes >= (thresholds ->> 'min_bytes')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_duplicate_indexes(timestamptz, jsonb) IS 'Advisor duplicate_indexes: those that another index makes superfluous, with the same access method, operator classes, collations, order, predicate and expressions. Thresholds: min_bytes.';
+
+CREATE FUNCTION monitoring.find_invalid_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT 'index', i.identity, CASE i.kind WHEN 'i' THEN 'high' ELSE 'low' END, i.impact,
+		CASE WHEN i.kind = 'I' THEN format('Index %s is not on every partition of %s.', i.identity, i.table_identity)
+			WHEN b.leftover THEN format('Index %s is what a REINDEX CONCURRENTLY has left that failed.', i.identity)
+			ELSE format('Index %s is invalid: every write maintains it and no query may use it.', i.identity) END
+			|| CASE WHEN i."unique" AND i.kind = 'i' AND NOT b.leftover THEN ' Rows that it forbids may be in the table.' ELSE '' END,
+		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', i.bytes, 'unique', i."unique"),
+		CASE i.kind WHEN 'i' THEN i.bytes END, CASE i.kind WHEN 'i' THEN 'bytes' END,
+		CASE WHEN i.kind = 'I' THEN (
+				SELECT string_agg(format('-- then ALTER INDEX %s ATTACH PARTITION the new index%sCREATE INDEX CONCURRENTLY ON %I.%I (%s);', i.identity, E'\n',
+					n.nspname, c.relname, (SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
+						FROM jsonb_array_elements_text(monitoring.index_columns(i.index)) WITH ORDINALITY AS x (name, place))), E'\n')
+				FROM pg_inherits AS h
+				JOIN pg_class AS c ON c.oid = h.inhrelid AND c.relkind = 'r'
+				JOIN pg_namespace AS n ON n.oid = c.relnamespace
+				WHERE h.inhparent = i.relation AND NOT EXISTS (
+					SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
+					WHERE p.indrelid = h.inhrelid AND a.inhparent = i.index))
+			WHEN b.leftover THEN format('DROP INDEX CONCURRENTLY %s;', i.identity)
+			ELSE format('REINDEX INDEX CONCURRENTLY %s;', i.identity) END,
+		format('SELECT NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = to_regclass(%L) AND NOT (i.indisvalid AND i.indisready AND i.indislive)) AS fixed', i.identity)
+	FROM monitoring.advised_indexes() AS i
+	CROSS JOIN LATERAL (SELECT i.identity ~ '_cc(new|old)[0-9]*"?$' AS leftover) AS b
+	WHERE NOT i.valid
+		-- somebody is making it
+		AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS g WHERE g.datname = current_database() AND g.relid = i.relation)
+$$;
+COMMENT ON FUNCTION monitoring.find_invalid_indexes(timestamptz, jsonb) IS 'Advisor invalid_indexes: those that a CREATE INDEX or REINDEX CONCURRENTLY has left that failed, not those that are being made.';
+
+CREATE FUNCTION monitoring.find_unindexed_foreign_keys(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH keys AS MATERIALIZED (
+		SELECT k.oid, k.conname, t.identity, k.conrelid, k.conkey, k.confrelid, t.kind, t.tuples, t.bytes, t.impact,
+			format('%I.%I', n.nspname, r.relname) AS referred,
+			pg_stat_get_tuples_deleted(k.confrelid) AS deleted, pg_stat_get_tuples_updated(k.confrelid) AS updated,
+			(SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY x.place)
+				FROM unnest(k.conkey) WITH ORDINALITY AS x (number, place)
+				JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = x.number) AS columns
+		FROM pg_constraint AS k
+		JOIN monitoring.advised_tables() AS t ON t.relation = k.conrelid
+		JOIN pg_class AS r ON r.oid = k.confrelid
+		JOIN pg_namespace AS n ON n.oid = r.relnamespace
+		-- those of partitions come with the whole table's
+		WHERE k.contype = 'f' AND k.conparentid = 0
+	)
+	SELECT 'constraint', format('%s.%I', k.identity, k.conname),
+		CASE WHEN k.deleted + k.updated > 0 AND k.tuples >= (thresholds ->> 'many_rows')::float8 THEN 'medium' ELSE 'low' END,
+		k.impact,
+		format('Foreign key %I of %s has no index on (%s): each row deleted from %s, or whose key changes there, reads the whole table.',
+			k.conname, k.identity, k.columns, k.referred),
+		jsonb_build_object('table', k.identity, 'columns', k.columns, 'rows', k.tuples, 'bytes', k.bytes, 'referred_table', k.referred,
+			'referred_rows_deleted', k.deleted, 'referred_rows_updated', k.updated),
+		NULL::float8, NULL,
+		format('CREATE INDEX %sON %s (%s);', CASE k.kind WHEN 'r' THEN 'CONCURRENTLY ' ELSE '' END, k.identity, k.columns),
+		format('SELECT NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conrelid = to_regclass(%L) AND k.conname = %L)'
+			' OR EXISTS (SELECT FROM pg_constraint AS k JOIN pg_index AS i ON i.indrelid = k.conrelid'
+			' WHERE k.conrelid = to_regclass(%1$L) AND k.conname = %2$L AND i.indisvalid AND i.indpred IS NULL'
+			' AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey) AS fixed', k.identity, k.conname)
+	FROM keys AS k
+	WHERE k.tuples >= (thresholds ->> 'min_rows')::float8
+		AND NOT EXISTS (
+			SELECT FROM pg_index AS i
+			WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL
+				AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey)
+$$;
+COMMENT ON FUNCTION monitoring.find_unindexed_foreign_keys(timestamptz, jsonb) IS 'Advisor unindexed_foreign_keys: those of which no whole index begins with their columns, in any order. Thresholds: min_rows, many_rows (above which, if rows of the referred table change, it is medium).';
+
+INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
+	('unused_indexes', 'monitoring.find_unused_indexes', 'indexes', '{"min_bytes": 1048576, "unused_for": "7 days"}',
+		'Indexes that nobody has used for a week, of 1 MB or more. Not those that are unique, or that a constraint, a foreign key, replication or CLUSTER needs.', true),
+	('duplicate_indexes', 'monitoring.find_duplicate_indexes', 'indexes', '{"min_bytes": 0}',
+		'Indexes that another index makes superfluous: the same, or one that begins with the same columns.', true),
+	('invalid_indexes', 'monitoring.find_invalid_indexes', 'indexes', '{}',
+		'Indexes that are maintained but not used, since making them concurrently has failed.', true),
+	('unindexed_foreign_keys', 'monitoring.find_unindexed_foreign_keys', 'indexes', '{"min_rows": 1000, "many_rows": 10000}',
+		'Foreign keys of tables of 1,000 rows or more without an index that begins with their columns.', true);
+-- advisors of bloat: how much room tables and B-tree indexes take, and how much they would need.
+--
+-- What a page holds is in PostgreSQL's documentation, chapter "Database Page Layout", and in the README of nbtree; widths, nulls and
+-- distinct values are those of pg_statistic. An estimate from the catalog opens nothing; pgstattuple reads every page.
+
+-- Widths of columns, with what alignment adds on average when nothing is known of the offset.
+CREATE FUNCTION monitoring.row_widths()
+RETURNS TABLE (relation oid, columns bigint, known bigint, width float8, nulls boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH columns AS MATERIALIZED (
+		SELECT a.attrelid, a.attnum, a.attlen, v.alignment,
+			lag(a.attlen) OVER w AS previous_length, lag(v.alignment) OVER w AS previous_alignment
+		FROM pg_attribute AS a
+		CROSS JOIN LATERAL (SELECT CASE a.attalign WHEN 'd' THEN 8 WHEN 'i' THEN 4 WHEN 's' THEN 2 ELSE 1 END) AS v (alignment)
+		WHERE a.attnum > 0 AND NOT a.attisdropped
+		WINDOW w AS (PARTITION BY a.attrelid ORDER BY a.attnum)
+	)
+	SELECT c.attrelid, count(*), count(s.stawidth),
+		sum((1 - s.stanullfrac) * (s.stawidth
+			-- short values of variable length are not aligned
+			+ CASE WHEN c.attlen = -1 AND s.stawidth < 127 OR c.previous_length IS NULL
+				OR c.previous_length > 0 AND c.previous_length % c.alignment = 0 AND c.previous_alignment >= c.alignment THEN 0
+				ELSE (c.alignment - 1) / 2.0 END)),
+		bool_or(s.stanullfrac > 0)
+	FROM columns AS c
+	LEFT JOIN pg_statistic AS s ON s.starelid = c.attrelid AND s.staattnum = c.attnum AND NOT s.stainherit
+	GROUP BY c.attrelid
+$$;
+COMMENT ON FUNCTION monitoring.row_widths() IS 'For advisors: bytes of the columns of a row of each table, on average, and how many columns there are statistics of.';
+
+CREATE FUNCTION monitoring.table_bloat(at_least_bytes bigint DEFAULT 104857600)
+RETURNS TABLE (relation regclass, identity text, tuples float8, bytes bigint, needed_bytes bigint, bloat_bytes bigint, bloat_ratio float8, fillfactor integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT t.relation, t.identity, t.tuples, t.bytes::bigint, n.bytes::bigint, greatest(t.bytes - n.bytes, 0)::bigint, greatest(1 - n.bytes / t.bytes, 0), o.fillfactor
+	FROM monitoring.advised_tables() AS t
+	JOIN monitoring.row_widths() AS w ON w.relation = t.relation AND w.known = w.columns
+	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
+	CROSS JOIN LATERAL (
+		SELECT coalesce((SELECT split_part(x, '=', 2)::integer FROM unnest(t.options) AS x WHERE x LIKE 'fillfactor=%'), 100) AS fillfactor) AS o
+	-- a row: header of 23 bytes and a bit for each column if one is null, aligned; columns, aligned; and 4 bytes that point to it
+	CROSS JOIN LATERAL (
+		SELECT 8 * ceil((23 + CASE WHEN w.nulls THEN ceil(w.columns / 8.0) ELSE 0 END) / 8) + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
+	CROSS JOIN LATERAL (SELECT ceil(t.tuples / greatest(floor((b.size - 24) * o.fillfactor / 100 / r.bytes), 1)) * b.size AS bytes) AS n
+	WHERE t.kind IN ('r', 'm') AND t.bytes > 0 AND t.bytes >= at_least_bytes
+$$;
+COMMENT ON FUNCTION monitoring.table_bloat(bigint) IS 'Estimate of what each table of that size that was analyzed takes (as of the latest vacuum or analyze) and would need if it were written anew, in bytes, without TOAST.';
+
+CREATE FUNCTION monitoring.index_bloat(at_least_bytes bigint DEFAULT 104857600)
+RETURNS TABLE (index regclass, identity text, table_identity text, tuples float8, bytes bigint, needed_bytes bigint, bloat_bytes bigint,
+	bloat_ratio float8, fillfactor integer)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH columns AS (
+		SELECT i.indexrelid, i.indnkeyatts, count(*) AS columns, count(s.stawidth) AS known,
+			sum((1 - s.stanullfrac) * s.stawidth) AS width, bool_or(s.stanullfrac > 0) AS nulls,
+			-- equal keys share an entry if their type allows it: 4 is the number of that support function
+			bool_and(EXISTS (SELECT FROM pg_amproc AS p JOIN pg_opclass AS o ON o.oid = k.class
+				WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype AND p.amprocnum = 4))
+				AND count(*) = 1 AND NOT i.indisunique AND i.indnatts = i.indnkeyatts AS shared, min(s.stadistinct) AS distinct_values
+		FROM pg_index AS i
+		CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k (number, class, place)
+		-- of expressions the index has statistics
+		LEFT JOIN pg_statistic AS s ON NOT s.stainherit
+			AND s.starelid = CASE k.number WHEN 0 THEN i.indexrelid ELSE i.indrelid END
+			AND s.staattnum = CASE k.number WHEN 0 THEN k.place ELSE k.number END
+		GROUP BY i.indexrelid, i.indnkeyatts, i.indnatts, i.indisunique
+	)
+	SELECT i.index, i.identity, i.table_identity, i.tuples, i.bytes::bigint, n.bytes::bigint, greatest(i.bytes - n.bytes, 0)::bigint,
+		greatest(1 - n.bytes / i.bytes, 0), o.fillfactor
+	FROM monitoring.advised_indexes() AS i
+	JOIN pg_class AS c ON c.oid = i.index
+	JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
+	JOIN columns AS w ON w.indexrelid = i.index AND w.known = w.columns
+	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
+	CROSS JOIN LATERAL (
+		SELECT coalesce((SELECT split_part(x, '=', 2)::integer FROM unnest(i.options) AS x WHERE x LIKE 'fillfactor=%'), 90) AS fillfactor) AS o
+	-- an entry: header of 8 bytes and as much again if one column is null; columns, aligned; and 4 bytes that point to it
+	CROSS JOIN LATERAL (SELECT 8 + CASE WHEN w.nulls THEN 8 ELSE 0 END + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
+	CROSS JOIN LATERAL (
+		SELECT greatest(CASE WHEN w.distinct_values > 0 THEN w.distinct_values ELSE -w.distinct_values * i.tuples END, 1) AS keys) AS d
+	-- entries that share a key: 6 bytes for each row, a sixth of a page at most
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN w.shared AND i.tuples >= 2 * d.keys AND coalesce(array_position(i.options, 'deduplicate_items=off'), 0) = 0
+			THEN least(i.tuples * r.bytes, i.tuples * 6 + (d.keys + i.tuples * 6 / (b.size / 6)) * r.bytes) ELSE i.tuples * r.bytes END AS bytes) AS e
+	-- a page has a header of 24 and 16 bytes at its end; one page describes the index
+	CROSS JOIN LATERAL (SELECT (1 + ceil(e.bytes / ((b.size - 40) * o.fillfactor / 100))) * b.size AS bytes) AS n
+	WHERE i.kind = 'i' AND i.valid AND i.bytes > 0 AND i.bytes >= at_least_bytes
+$$;
+COMMENT ON FUNCTION monitoring.index_bloat(bigint) IS 'Estimate of what each B-tree index of that size takes (as of the latest vacuum or analyze) and would need if it were made anew, in bytes.';
+
+CREATE FUNCTION monitoring.find_bloated_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'table', t.identity,
+		CASE WHEN t.bloat_ratio > (thresholds ->> 'high_ratio')::float8 AND t.bloat_bytes > (thresholds ->> 'high_bytes')::float8
+			THEN 'high' ELSE 'medium' END,
+		t.bloat_bytes / nullif(sum(t.bytes) OVER (), 0)::float8,
+		format('About %s of the %s of table %s are empty or dead.', pg_size_pretty(t.bloat_bytes), pg_size_pretty(t.bytes), t.identity),
+		jsonb_build_object('bytes', t.bytes, 'needed_bytes', t.needed_bytes, 'bloat_bytes', t.bloat_bytes,
+			'bloat_ratio', round(t.bloat_ratio::numeric, 3), 'rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'fillfactor', t.fillfactor),
+		t.bloat_bytes::float8, 'bytes',
+		-- nobody reads or writes the table meanwhile
+		format('VACUUM (FULL, ANALYZE) %s;', t.identity), NULL
+	FROM monitoring.table_bloat((thresholds ->> 'min_bytes')::float8::bigint) AS t
+	WHERE t.bloat_ratio > (thresholds ->> 'min_ratio')::float8 AND t.bloat_bytes > (thresholds ->> 'min_bytes')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_bloated_tables(timestamptz, jsonb) IS 'Advisor bloated_tables, by table_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both; high_ratio and high_bytes, above which it is high.';
+
+CREATE FUNCTION monitoring.find_bloated_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'index', i.identity, 'medium', i.bloat_bytes / nullif(sum(i.bytes) OVER (), 0)::float8,
+		format('About %s of the %s of index %s are empty or dead.', pg_size_pretty(i.bloat_bytes), pg_size_pretty(i.bytes), i.identity),
+		jsonb_build_object('table', i.table_identity, 'bytes', i.bytes, 'needed_bytes', i.needed_bytes, 'bloat_bytes', i.bloat_bytes,
+			'bloat_ratio', round(i.bloat_ratio::numeric, 3), 'entries', i.tuples, 'fillfactor', i.fillfactor),
+		i.bloat_bytes::float8, 'bytes', format('REINDEX INDEX CONCURRENTLY %s;', i.identity), NULL
+	FROM monitoring.index_bloat((thresholds ->> 'min_bytes')::float8::bigint) AS i
+	WHERE i.bloat_ratio > (thresholds ->> 'min_ratio')::float8 AND i.bloat_bytes > (thresholds ->> 'min_bytes')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_bloated_indexes(timestamptz, jsonb) IS 'Advisor bloated_indexes, by index_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both.';
+
+INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
+	('bloated_tables', 'monitoring.find_bloated_tables', 'bloat',
+		'{"min_ratio": 0.4, "min_bytes": 104857600, "high_ratio": 0.6, "high_bytes": 1073741824}',
+		'Tables of which more than 40 % and 100 MB are wasted, by an estimate from statistics; high above 60 % and 1 GB.', true),
+	('bloated_indexes', 'monitoring.find_bloated_indexes', 'bloat', '{"min_ratio": 0.5, "min_bytes": 104857600}',
+		'B-tree indexes of which more than 50 % and 100 MB are wasted, by an estimate from statistics.', true);
+-- advisors of tables: keys that run out, statistics, constraints, durability, and what nobody reads.
+
+CREATE FUNCTION monitoring.column_maximum(relation oid, number smallint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT max(v.value::text::bigint)
+	FROM pg_statistic AS s
+	CROSS JOIN LATERAL (VALUES (s.stakind1, s.stavalues1::text::text[]), (s.stakind2, s.stavalues2::text::text[]), (s.stakind3, s.stavalues3::text::text[])) AS k (kind, slot)
+	CROSS JOIN LATERAL unnest(k.slot) AS v (value)
+	-- 1: most common values, 2: histogram
+	WHERE s.starelid = column_maximum.relation AND s.staattnum = column_maximum.number AND k.kind IN (1, 2)
+$$;
+COMMENT ON FUNCTION monitoring.column_maximum(oid, smallint) IS 'For advisors: the largest value of an integer column that the latest analyze met.';
+
+CREATE FUNCTION monitoring.find_keys_near_end(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH types (type, highest) AS (
+		VALUES ('int2'::regtype::oid, 32767::float8), ('int4'::regtype, 2147483647), ('int8'::regtype, 9223372036854775807)
+	), owned AS (
+		SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS number
+		FROM pg_depend AS d
+		WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+	), sequences AS MATERIALIZED (
+		SELECT format('%I.%I', n.nspname, c.relname) AS identity, s.seqincrement, s.seqtypid, o.relation, o.number, a.attname, a.atttypid,
+			s.seqmin, s.seqmax, CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE') THEN monitoring.sequence_position(s.seqrelid) END AS position,
+			-- the column may be narrower than the sequence
+			least(s.seqmax, coalesce(t.highest, s.seqmax)) AS highest, greatest(s.seqmin, 1) AS lowest
+		FROM pg_sequence AS s
+		JOIN pg_class AS c ON c.oid = s.seqrelid
+		JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		LEFT JOIN owned AS o ON o.sequence = s.seqrelid
+		LEFT JOIN pg_attribute AS a ON a.attrelid = o.relation AND a.attnum = o.number
+		LEFT JOIN types AS t ON t.type = a.atttypid
+		WHERE NOT s.seqcycle AND s.seqincrement > 0 AND n.nspname <> 'monitoring' AND n.nspname !~ '^pg_'
+			AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'e')
+	), used AS (
+		SELECT s.*, t.identity AS table_identity, (s.position - s.lowest) / nullif(s.highest - s.lowest, 0) AS ratio,
+			(thresholds ->> 'warn_ratio')::float8 AS warn, (thresholds ->> 'high_ratio')::float8 AS high
+		FROM sequences AS s
+		LEFT JOIN monitoring.advised_tables() AS t ON t.relation = s.relation
+	), columns AS (
+		-- keys that applications number themselves
+		SELECT t.identity, a.attname, m.value AS position, y.highest, m.value / y.highest AS ratio,
+			(thresholds ->> 'warn_ratio')::float8 AS warn, (thresholds ->> 'high_ratio')::float8 AS high
+		FROM pg_index AS i
+		JOIN monitoring.advised_tables() AS t ON t.relation = i.indrelid AND NOT t.partition
+		JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+		JOIN types AS y ON y.type = a.atttypid AND y.type <> 'int8'::regtype
+		CROSS JOIN LATERAL monitoring.column_maximum(a.attrelid, a.attnum) AS m (value)
+		WHERE i.indisprimary AND i.indnkeyatts = 1 AND a.attnum > 0
+			AND NOT EXISTS (SELECT FROM owned AS o WHERE o.relation = a.attrelid AND o.number = a.attnum)
+	)
+	SELECT 'sequence', u.identity, CASE WHEN u.ratio >= u.high THEN 'high' ELSE 'medium' END, least(u.ratio, 1),
+		format('Sequence %s has given out %s %% of its numbers%s.', u.identity, floor(u.ratio * 100),
+			CASE WHEN u.table_identity IS NOT NULL THEN format(' for %s.%I', u.table_identity, u.attname) ELSE '' END),
+		jsonb_build_object('last_value', u.position, 'highest', u.highest, 'used_ratio', round(u.ratio::numeric, 4), 'table', u.table_identity,
+			'column', u.attname, 'type', format_type(coalesce(u.atttypid, u.seqtypid), NULL)),
+		u.highest - u.position, 'numbers',
+		concat_ws(E'\n',
+			CASE WHEN u.table_identity IS NOT NULL AND u.atttypid <> 'int8'::regtype
+				-- writes the table anew, and nobody reads or writes it meanwhile
+				THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint;', u.table_identity, u.attname) END,
+			format('ALTER SEQUENCE %s AS bigint NO MAXVALUE;', u.identity)), NULL
+	FROM used AS u
+	WHERE u.ratio >= u.warn
+	UNION ALL
+	SELECT 'sequence', u.identity, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	FROM used AS u
+	WHERE u.position IS NULL
+	UNION ALL
+	SELECT 'column', format('%s.%I', c.identity, c.attname), CASE WHEN c.ratio >= c.high THEN 'high' ELSE 'medium' END, least(c.ratio, 1),
+		format('The key %I of %s has come to %s %% of what its type can hold.', c.attname, c.identity, floor(c.ratio * 100)),
+		jsonb_build_object('highest_met', c.position, 'highest', c.highest, 'used_ratio', round(c.ratio::numeric, 4)),
+		c.highest - c.position, 'numbers', format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint;', c.identity, c.attname), NULL
+	FROM columns AS c
+	WHERE c.ratio >= c.warn
+$$;
+COMMENT ON FUNCTION monitoring.find_keys_near_end(timestamptz, jsonb) IS 'Advisor keys_near_end: sequences, of which the narrower of sequence and column counts, and primary keys that no sequence numbers. Thresholds: warn_ratio, high_ratio of what is used.';
+
+CREATE FUNCTION monitoring.find_stale_statistics(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH tables AS (
+		SELECT t.*, EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = t.relation AND NOT s.stainherit) AS analyzed,
+			pg_stat_get_mod_since_analyze(t.relation) AS changed, pg_stat_get_live_tuples(t.relation) AS live,
+			greatest(pg_stat_get_last_analyze_time(t.relation), pg_stat_get_last_autoanalyze_time(t.relation)) AS analyzed_at,
+			monitoring.table_option(t.options, 'autovacuum_analyze_threshold')
+				+ monitoring.table_option(t.options, 'autovacuum_analyze_scale_factor') * t.tuples AS due_at
+		FROM monitoring.advised_tables() AS t
+	)
+	SELECT 'table', t.identity, CASE WHEN t.analyzed THEN 'low' ELSE 'medium' END, t.impact,
+		CASE WHEN NOT t.analyzed THEN format('The planner knows nothing of the values in %s: nobody has analyzed it.', t.identity)
+			ELSE format('%s rows of %s have changed since it was analyzed, and autovacuum has not come.', t.changed, t.identity) END,
+		jsonb_build_object('rows', t.live, 'rows_changed', t.changed, 'analyzed_at', t.analyzed_at, 'autovacuum_due_at', round(t.due_at::numeric)),
+		NULL::float8, NULL, format('ANALYZE %s;', t.identity),
+		format('SELECT coalesce(pg_stat_get_mod_since_analyze(to_regclass(%L)) < %s, true) AS fixed', t.identity, greatest(round(t.due_at::numeric), 1))
+	FROM tables AS t
+	WHERE t.kind IN ('r', 'm') AND t.live >= (thresholds ->> 'min_rows')::float8 AND t.changed > t.due_at * (thresholds ->> 'times_due')::float8
+		-- autovacuum needs a while to come to a new table
+		AND CASE WHEN t.analyzed THEN t.analyzed_at < find_stale_statistics.at - (thresholds ->> 'min_age')::interval
+			ELSE EXISTS (SELECT FROM monitoring.usage_since(find_stale_statistics.at) AS u
+				WHERE u.relation = t.relation AND u.over >= (thresholds ->> 'min_known')::interval) END
+	-- nobody analyzes a partitioned table as a whole unless he is told
+	UNION ALL
+	SELECT 'table', t.identity, 'low', p.impact,
+		format('The planner knows nothing of the values in %s as a whole: autovacuum analyzes its partitions only.', t.identity),
+		jsonb_build_object('rows', p.rows, 'partitions', p.partitions), NULL, NULL, format('ANALYZE %s;', t.identity),
+		format('SELECT EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = to_regclass(%L) AND s.stainherit) AS fixed', t.identity)
+	FROM tables AS t
+	CROSS JOIN LATERAL (
+		SELECT sum(c.tuples) AS rows, count(*) AS partitions, least(sum(c.impact), 1) AS impact
+		FROM pg_inherits AS h
+		JOIN tables AS c ON c.relation = h.inhrelid
+		WHERE h.inhparent = t.relation
+	) AS p
+	WHERE t.kind = 'p' AND NOT t.partition AND p.rows >= (thresholds ->> 'min_partitioned_rows')::float8
+		AND NOT EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = t.relation AND s.stainherit)
+$$;
+COMMENT ON FUNCTION monitoring.find_stale_statistics(timestamptz, jsonb) IS 'Advisor stale_statistics. Thresholds: min_rows; times_due: so many times the changes at which autovacuum is to analyze it; min_age since it was; min_known since the table is known, if it never was; min_partitioned_rows.';
+
+CREATE FUNCTION monitoring.find_tables_without_key(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT 'table', t.identity, CASE WHEN p.published THEN 'high' ELSE 'low' END, t.impact,
+		format('Table %s has no primary key%s.', t.identity,
+			CASE WHEN p.published THEN ': since it is published, its rows cannot be updated or deleted' ELSE '' END),
+		jsonb_build_object('rows', t.tuples, 'published', p.published, 'unique_index', u.name), NULL::float8, NULL,
+		CASE WHEN u.name IS NOT NULL THEN format('ALTER TABLE %s ADD PRIMARY KEY USING INDEX %I;', t.identity, u.name) END,
+		format('SELECT to_regclass(%1$L) IS NULL OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(%1$L) AND i.indisprimary) AS fixed', t.identity)
+	FROM monitoring.advised_tables() AS t
+	JOIN pg_class AS c ON c.oid = t.relation
+	CROSS JOIN LATERAL (
+		SELECT c.relreplident IN ('d', 'n') AND EXISTS (
+			SELECT FROM pg_publication AS p
+			WHERE (p.pubupdate OR p.pubdelete) AND (p.puballtables
+				OR EXISTS (SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = t.relation)
+				OR EXISTS (SELECT FROM pg_publication_namespace AS n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))) AS published) AS p
+	-- one that could be it
+	LEFT JOIN LATERAL (
+		SELECT x.relname AS name
+		FROM pg_index AS i
+		JOIN pg_class AS x ON x.oid = i.indexrelid
+		WHERE i.indrelid = t.relation AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND t.kind = 'r'
+			AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
+			AND NOT EXISTS (
+				SELECT FROM unnest(i.indkey::int2[]) AS k (number)
+				LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+				WHERE a.attnotnull IS NOT TRUE)
+		ORDER BY i.indnatts, x.relname
+		LIMIT 1
+	) AS u ON true
+	WHERE t.kind IN ('r', 'p') AND NOT t.partition AND (t.tuples >= (thresholds ->> 'min_rows')::float8 OR p.published)
+		AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = t.relation AND i.indisprimary)
+$$;
+COMMENT ON FUNCTION monitoring.find_tables_without_key(timestamptz, jsonb) IS 'Advisor tables_without_key. Thresholds: min_rows, which does not count for tables that are published.';
+
+CREATE FUNCTION monitoring.find_unvalidated_constraints(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT 'constraint', format('%s.%I', t.identity, k.conname), 'low', t.impact,
+		format('Constraint %I of %s was never checked for the rows that were there before it: the planner does not use it.', k.conname, t.identity),
+		jsonb_build_object('table', t.identity, 'kind', CASE k.contype WHEN 'f' THEN 'foreign key' WHEN 'c' THEN 'check' ELSE 'not null' END, 'rows', t.tuples),
+		NULL::float8, NULL, format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', t.identity, k.conname),
+		format('SELECT NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conrelid = to_regclass(%L) AND k.conname = %L AND NOT k.convalidated) AS fixed',
+			t.identity, k.conname)
+	FROM pg_constraint AS k
+	JOIN monitoring.advised_tables() AS t ON t.relation = k.conrelid
+	-- of a constraint that is not enforced (18) nothing can be validated
+	WHERE NOT k.convalidated AND k.conparentid = 0 AND k.coninhcount = 0 AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+$$;
+COMMENT ON FUNCTION monitoring.find_unvalidated_constraints(timestamptz, jsonb) IS 'Advisor unvalidated_constraints.';
+
+CREATE FUNCTION monitoring.find_unlogged_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'table', t.identity, CASE WHEN r.referred THEN 'medium' ELSE 'info' END, t.impact,
+		format('Table %s is unlogged: a crash of the server empties it, and standbys and backups do not have its rows.', t.identity),
+		jsonb_build_object('rows', t.tuples, 'bytes', t.bytes, 'other_tables_refer_to_it', r.referred), NULL::float8, NULL,
+		format('ALTER TABLE %s SET LOGGED;', t.identity),
+		format('SELECT NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass(%L) AND c.relpersistence = ''u'') AS fixed', t.identity)
+	FROM monitoring.advised_tables() AS t
+	CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_constraint AS k WHERE k.confrelid = t.relation AND k.contype = 'f')) AS r (referred)
+	WHERE t.persistence = 'u' AND t.kind IN ('r', 'm') AND t.tuples >= (thresholds ->> 'min_rows')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_unlogged_tables(timestamptz, jsonb) IS 'Advisor unlogged_tables. Thresholds: min_rows.';
+
+CREATE FUNCTION monitoring.find_unread_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	SELECT 'table', t.identity, 'info', t.impact,
+		format('Nobody has read table %s (%s) for %s days.', t.identity, pg_size_pretty(t.bytes::bigint), round(extract(epoch FROM u.unused_for) / 86400))
+			|| CASE WHEN s.standbys THEN ' Standbys may read it: look there, too.' ELSE '' END,
+		jsonb_build_object('bytes', t.bytes, 'rows', t.tuples, 'unread_for_seconds', extract(epoch FROM u.unused_for),
+			'rows_written', pg_stat_get_tuples_inserted(t.relation) + pg_stat_get_tuples_updated(t.relation) + pg_stat_get_tuples_deleted(t.relation),
+			'standbys', s.standbys),
+		t.bytes, 'bytes', NULL, NULL
+	FROM monitoring.advised_tables() AS t
+	JOIN monitoring.usage_since(find_unread_tables.at) AS u ON u.relation = t.relation
+	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
+	WHERE t.bytes >= (thresholds ->> 'min_bytes')::float8 AND u.unused_for >= (thresholds ->> 'unused_for')::interval
+	UNION ALL
+	-- what is too large for a row, and is fetched through the index of the TOAST table
+	SELECT 'large values', t.identity, 'info', t.impact,
+		format('Nobody has read the large values of table %s (%s) for %s days.', t.identity, pg_size_pretty(b.bytes::bigint),
+			round(extract(epoch FROM u.unused_for) / 86400)),
+		jsonb_build_object('bytes', b.bytes, 'table_bytes', t.bytes, 'unread_for_seconds', extract(epoch FROM u.unused_for), 'standbys', s.standbys),
+		b.bytes, 'bytes', NULL, NULL
+	FROM monitoring.advised_tables() AS t
+	JOIN pg_class AS c ON c.oid = t.toast
+	JOIN monitoring.usage_since(find_unread_tables.at) AS u ON u.relation = t.toast
+	CROSS JOIN LATERAL (SELECT c.relpages * current_setting('block_size')::float8) AS b (bytes)
+	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
+	WHERE b.bytes >= (thresholds ->> 'min_bytes')::float8 AND u.unused_for >= (thresholds ->> 'unused_for')::interval
+	UNION ALL
+	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_unread_tables.at))
+$$;
+COMMENT ON FUNCTION monitoring.find_unread_tables(timestamptz, jsonb) IS 'Advisor unread_tables: what takes room and nobody reads. A backup by pg_dump reads everything. Thresholds: min_bytes, unused_for (interval).';
+
+CREATE FUNCTION monitoring.find_sequential_scans(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH scans AS (
+		SELECT t.*, u.seq_scans, u.reads - u.seq_scans AS index_scans, extract(epoch FROM u.over)::float8 AS seconds
+		FROM monitoring.advised_tables() AS t
+		JOIN monitoring.usage_since(find_sequential_scans.at) AS u ON u.relation = t.relation
+		WHERE t.kind IN ('r', 'm') AND t.tuples >= (thresholds ->> 'min_rows')::float8
+	)
+	SELECT 'table', s.identity, 'low', s.seq_scans * s.tuples / nullif(sum(s.seq_scans * s.tuples) OVER (), 0),
+		format('Table %s, of %s rows, is read as a whole %s times an hour.', s.identity, round(s.tuples::numeric), round((s.seq_scans * 3600 / s.seconds)::numeric)),
+		jsonb_build_object('rows', s.tuples, 'bytes', s.bytes, 'sequential_scans', s.seq_scans, 'index_scans', s.index_scans, 'over_seconds', s.seconds),
+		s.seq_scans * s.bytes * 86400 / s.seconds, 'bytes_per_day', NULL, NULL
+	FROM scans AS s
+	WHERE s.seconds > 0 AND s.seq_scans * 3600 / s.seconds >= (thresholds ->> 'per_hour')::float8
+		AND s.seq_scans > s.index_scans * (thresholds ->> 'times_index_scans')::float8
+	UNION ALL
+	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_sequential_scans.at))
+$$;
+COMMENT ON FUNCTION monitoring.find_sequential_scans(timestamptz, jsonb) IS 'Advisor sequential_scans, from the counters of the last hours. Thresholds: min_rows of the table, per_hour, times_index_scans: so many times more than scans by index.';
+
+INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
+	('keys_near_end', 'monitoring.find_keys_near_end', 'tables', '{"warn_ratio": 0.75, "high_ratio": 0.9}',
+		'Sequences and integer keys of which 75 % of the numbers are used; high from 90 %.', true),
+	('stale_statistics', 'monitoring.find_stale_statistics', 'tables',
+		'{"min_rows": 1000, "times_due": 2, "min_age": "7 days", "min_known": "1 hour", "min_partitioned_rows": 10000}',
+		'Tables that autovacuum should have analyzed and has not for a week, or never; partitioned tables that nobody has analyzed.', true),
+	('tables_without_key', 'monitoring.find_tables_without_key', 'tables', '{"min_rows": 1000}', 'Tables without a primary key.', true),
+	('unvalidated_constraints', 'monitoring.find_unvalidated_constraints', 'tables', '{}', 'Constraints that are NOT VALID.', true),
+	('unlogged_tables', 'monitoring.find_unlogged_tables', 'tables', '{"min_rows": 1}', 'Tables whose rows a crash takes.', true),
+	('unread_tables', 'monitoring.find_unread_tables', 'cost', '{"min_bytes": 104857600, "unused_for": "30 days"}',
+		'Tables, and large values, of 100 MB or more that nobody has read for 30 days.', true),
+	('sequential_scans', 'monitoring.find_sequential_scans', 'tables', '{"min_rows": 10000, "per_hour": 50, "times_index_scans": 10}',
+		'Tables of 10,000 rows or more that are read as a whole 50 times an hour.', true);
+-- advisors of vacuum: dead rows, frozen ids, and what keeps old rows alive.
+
+CREATE FUNCTION monitoring.find_unvacuumed_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH tables AS (
+		SELECT t.*, pg_stat_get_dead_tuples(t.relation) AS dead, pg_stat_get_live_tuples(t.relation) AS live,
+			greatest(pg_stat_get_last_vacuum_time(t.relation), pg_stat_get_last_autovacuum_time(t.relation)) AS vacuumed_at,
+			monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
+				+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples AS due_at
+		FROM monitoring.advised_tables() AS t
+		WHERE t.kind IN ('r', 'm')
+	)
+	SELECT 'table', t.identity,
+		CASE WHEN t.dead > (thresholds ->> 'high_ratio')::float8 * (t.dead + t.live) THEN 'high' ELSE 'medium' END,
+		t.dead / nullif(t.dead + t.live, 0)::float8,
+		format('%s of %s rows of %s are dead, more than autovacuum waits for.', t.dead, t.dead + t.live, t.identity),
+		jsonb_build_object('dead_rows', t.dead, 'rows', t.live, 'autovacuum_due_at', round(t.due_at::numeric), 'vacuumed_at', t.vacuumed_at, 'bytes', t.bytes,
+			'oldest_xmin_age', (SELECT max(age(a.backend_xmin)) FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid())),
+		t.bytes * t.dead / nullif(t.dead + t.live, 0), 'bytes',
+		format('VACUUM (ANALYZE) %s;', t.identity),
+		format('SELECT coalesce(pg_stat_get_dead_tuples(to_regclass(%L)) <= %s, true) AS fixed', t.identity,
+			greatest(round((t.due_at * (thresholds ->> 'times_due')::float8)::numeric), (thresholds ->> 'min_rows')::numeric))
+	FROM tables AS t
+	WHERE t.dead > t.due_at * (thresholds ->> 'times_due')::float8 AND t.dead > (thresholds ->> 'min_rows')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_unvacuumed_tables(timestamptz, jsonb) IS 'Advisor unvacuumed_tables. Thresholds: min_rows that are dead; times_due: so many times those at which autovacuum is to come; high_ratio of dead rows.';
+
+CREATE FUNCTION monitoring.find_autovacuum_off(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'table', t.identity, 'medium', t.impact,
+		format('Autovacuum is switched off for table %s%s.', t.identity, CASE o.name WHEN 'toast' THEN '''s large values' ELSE '' END),
+		jsonb_build_object('rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'options', to_jsonb(t.options)), NULL::float8, NULL,
+		format('ALTER %s %s RESET (%sautovacuum_enabled);', CASE t.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, t.identity,
+			CASE o.name WHEN 'toast' THEN 'toast.' ELSE '' END),
+		format('SELECT NOT EXISTS (SELECT FROM pg_class AS c CROSS JOIN unnest(c.reloptions) AS o WHERE c.oid = %s AND o = ANY (%L)) AS fixed',
+			CASE o.name WHEN 'toast' THEN format('(SELECT m.reltoastrelid FROM pg_class AS m WHERE m.oid = to_regclass(%L))', t.identity)
+				ELSE format('to_regclass(%L)', t.identity) END, '{autovacuum_enabled=false,autovacuum_enabled=off,autovacuum_enabled=0,autovacuum_enabled=no}')
+	FROM monitoring.advised_tables() AS t
+	LEFT JOIN pg_class AS x ON x.oid = t.toast
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN EXISTS (SELECT FROM unnest(t.options) AS u WHERE u ~ '^autovacuum_enabled=(false|off|0|no)$') THEN 'table'
+			WHEN EXISTS (SELECT FROM unnest(x.reloptions) AS u WHERE u ~ '^autovacuum_enabled=(false|off|0|no)$') THEN 'toast' END AS name) AS o
+	WHERE o.name IS NOT NULL AND t.tuples >= (thresholds ->> 'min_rows')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_autovacuum_off(timestamptz, jsonb) IS 'Advisor autovacuum_off: tables with autovacuum_enabled = off. Thresholds: min_rows.';
+
+CREATE FUNCTION monitoring.find_old_ids(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	-- the server stops giving out ids three million before 2^31
+	WITH limits AS (
+		SELECT 2144483647::float8 AS stop, (thresholds ->> 'medium_age')::float8 AS medium, (thresholds ->> 'high_age')::float8 AS high,
+			(thresholds ->> 'critical_ratio')::float8 * 2144483647 AS critical, (thresholds ->> 'times_freeze_age')::float8 AS times
+	), databases AS (
+		SELECT d.datname, v.kind, v.age
+		FROM pg_database AS d
+		CROSS JOIN LATERAL (VALUES ('transaction', age(d.datfrozenxid)), ('multixact', mxid_age(d.datminmxid))) AS v (kind, age)
+	), tables AS (
+		SELECT t.identity, v.kind, v.age,
+			v.age / nullif(least(monitoring.table_option(t.options, v.setting), current_setting(v.setting)::float8), 0) AS times, t.impact
+		FROM monitoring.advised_tables() AS t
+		JOIN pg_class AS c ON c.oid = t.relation AND c.relkind <> 'p'
+		CROSS JOIN LATERAL (VALUES ('transaction', age(c.relfrozenxid), 'autovacuum_freeze_max_age'),
+			('multixact', mxid_age(c.relminmxid), 'autovacuum_multixact_freeze_max_age')) AS v (kind, age, setting)
+	)
+	SELECT 'database', format('%s (%s ids)', quote_ident(d.datname), d.kind),
+		CASE WHEN d.age >= l.critical THEN 'critical' WHEN d.age >= l.high THEN 'high' ELSE 'medium' END, least(d.age / l.stop, 1),
+		format('Database %I has rows of %s ids ago; the server stops writing when there are %s.', d.datname, d.kind || ' ' || d.age, l.stop),
+		jsonb_build_object('age', d.age, 'stops_at', l.stop, 'used_ratio', round((d.age / l.stop)::numeric, 4)), NULL::float8, NULL,
+		-- VACUUM does one database
+		CASE WHEN d.datname = current_database() THEN 'VACUUM (FREEZE);' END,
+		format('SELECT %s(d.%I) < %s AS fixed FROM pg_database AS d WHERE d.datname = %L', CASE d.kind WHEN 'transaction' THEN 'age' ELSE 'mxid_age' END,
+			CASE d.kind WHEN 'transaction' THEN 'datfrozenxid' ELSE 'datminmxid' END, l.medium, d.datname)
+	FROM databases AS d
+	CROSS JOIN limits AS l
+	WHERE d.age >= l.medium
+	UNION ALL
+	SELECT 'table', format('%s (%s ids)', t.identity, t.kind), 'medium', least(t.age / l.stop, 1),
+		format('Autovacuum should have frozen table %s at a tenth fewer %s ids than the %s that it has come to.', t.identity, t.kind, t.age),
+		jsonb_build_object('age', t.age, 'times_freeze_age', round(t.times::numeric, 3)), NULL, NULL, format('VACUUM (FREEZE) %s;', t.identity),
+		format('SELECT coalesce((SELECT %s(c.%I) < %s FROM pg_class AS c WHERE c.oid = to_regclass(%L)), true) AS fixed',
+			CASE t.kind WHEN 'transaction' THEN 'age' ELSE 'mxid_age' END, CASE t.kind WHEN 'transaction' THEN 'relfrozenxid' ELSE 'relminmxid' END, t.age, t.identity)
+	FROM tables AS t
+	CROSS JOIN limits AS l
+	WHERE t.times >= l.times
+	UNION ALL
+	-- autovacuum does not see what a session keeps to itself, but the database's age does
+	SELECT 'temporary table', format('%I.%I', n.nspname, c.relname), 'medium', least(age(c.relfrozenxid) / l.stop, 1),
+		format('Temporary table %I.%I is %s transactions old: only its session can vacuum or drop it, and the database''s age waits for it.',
+			n.nspname, c.relname, age(c.relfrozenxid)),
+		jsonb_build_object('age', age(c.relfrozenxid)), NULL, NULL, NULL,
+		format('SELECT to_regclass(%L) IS NULL AS fixed', format('%I.%I', n.nspname, c.relname))
+	FROM pg_class AS c
+	JOIN pg_namespace AS n ON n.oid = c.relnamespace
+	CROSS JOIN limits AS l
+	WHERE c.relpersistence = 't' AND c.relkind = 'r' AND age(c.relfrozenxid) >= l.times * current_setting('autovacuum_freeze_max_age')::float8
+$$;
+COMMENT ON FUNCTION monitoring.find_old_ids(timestamptz, jsonb) IS 'Advisor old_ids: ages of transaction and multixact ids. Thresholds: medium_age and high_age of a database, critical_ratio of the age at which the server stops; times_freeze_age: so many times autovacuum_freeze_max_age, of a table.';
+
+CREATE FUNCTION monitoring.find_xmin_holders(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH holders AS (
+		SELECT 'session' AS object_type, a.pid::text AS object_name,
+			format('session %s of %s (%s), %s', a.pid, coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), 'no application name'), coalesce(a.state, '?')) AS who,
+			greatest(age(a.backend_xmin), age(a.backend_xid)) AS age, find_xmin_holders.at - a.xact_start AS since,
+			format('SELECT pg_terminate_backend(%s);', a.pid) AS fix,
+			format('SELECT NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = %s AND a.xact_start = %L) AS fixed', a.pid, a.xact_start) AS verify
+		FROM pg_stat_activity AS a
+		WHERE a.backend_type NOT IN ('autovacuum worker', 'walsender') AND a.pid <> pg_backend_pid() AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+		UNION ALL
+		SELECT 'prepared transaction', quote_literal(p.gid), format('prepared transaction %L of %s', p.gid, p.owner), age(p.transaction),
+			find_xmin_holders.at - p.prepared, CASE WHEN p.database = current_database() THEN format('ROLLBACK PREPARED %L;', p.gid) END,
+			format('SELECT NOT EXISTS (SELECT FROM pg_prepared_xacts AS p WHERE p.gid = %L) AS fixed', p.gid)
+		FROM pg_prepared_xacts AS p
+		UNION ALL
+		SELECT 'replication slot', quote_ident(s.slot_name), format('replication slot %I', s.slot_name), greatest(age(s.xmin), age(s.catalog_xmin)),
+			NULL, CASE WHEN NOT s.active THEN format('SELECT pg_drop_replication_slot(%L);', s.slot_name) END,
+			NULL
+		FROM pg_replication_slots AS s
+		WHERE s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL
+		UNION ALL
+		SELECT 'standby', quote_ident(r.application_name), format('standby %I, whose queries hot_standby_feedback protects', r.application_name),
+			age(r.backend_xmin), NULL, NULL, NULL
+		FROM pg_stat_replication AS r
+		WHERE r.backend_xmin IS NOT NULL
+	)
+	SELECT DISTINCT ON (h.object_type, h.object_name) h.object_type, h.object_name,
+		CASE WHEN h.since >= (thresholds ->> 'high_time')::interval OR h.age >= (thresholds ->> 'high_age')::bigint THEN 'high' ELSE 'medium' END,
+		least(h.age / 2144483647::float8, 1),
+		format('Vacuum can remove no row that was deleted in the last %s transactions: %s may still want to see it.', h.age, h.who),
+		jsonb_build_object('xmin_age', h.age, 'held_for_seconds', round(extract(epoch FROM h.since))), NULL::float8, NULL, h.fix, h.verify
+	FROM holders AS h
+	WHERE h.since >= (thresholds ->> 'medium_time')::interval OR h.age >= (thresholds ->> 'medium_age')::bigint
+	ORDER BY h.object_type, h.object_name, h.age DESC
+$$;
+COMMENT ON FUNCTION monitoring.find_xmin_holders(timestamptz, jsonb) IS 'Advisor xmin_holders: transactions, prepared transactions, slots and standbys that keep old rows alive. Thresholds: medium_time, high_time (intervals), medium_age, high_age (transactions), either of both.';
+
+INSERT INTO monitoring.advisors (name, function, category, every, thresholds, description, builtin) VALUES
+	('unvacuumed_tables', 'monitoring.find_unvacuumed_tables', 'vacuum', '6 hours', '{"min_rows": 10000, "times_due": 2, "high_ratio": 0.2}',
+		'Tables with more than 10,000 dead rows and twice those at which autovacuum is to come; high if a fifth of the rows are dead.', true),
+	('autovacuum_off', 'monitoring.find_autovacuum_off', 'vacuum', '1 day', '{"min_rows": 1000}', 'Tables for which autovacuum is switched off.', true),
+	('old_ids', 'monitoring.find_old_ids', 'vacuum', '1 hour',
+		'{"medium_age": 500000000, "high_age": 1000000000, "critical_ratio": 0.8, "times_freeze_age": 1.1}',
+		'Databases with rows of 500 million transaction or multixact ids ago, high from 1 billion, critical at 80 % of the end; tables that autovacuum should have frozen.', true),
+	('xmin_holders', 'monitoring.find_xmin_holders', 'vacuum', '10 minutes',
+		'{"medium_time": "30 minutes", "high_time": "24 hours", "medium_age": 10000000, "high_age": 100000000}',
+		'What keeps vacuum from removing rows: transactions and prepared ones older than 30 minutes, whatever is 10 million transactions behind.', true);
+-- advisors of settings: what is dangerous, and what does not fit the machine and the load.
+--
+-- Rules of thumb are those of PostgreSQL's documentation (chapters "Resource Consumption", "WAL Configuration", "Routine Vacuuming").
+
+CREATE FUNCTION monitoring.machine(OUT memory_bytes float8, OUT huge_pages bigint, OUT rotating boolean)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	meminfo text;
+	bound float8;
+	path text;
+BEGIN
+	-- only superusers may read files; without the figures there are no findings that need them
+	IF NOT has_function_privilege('pg_read_file(text, bigint, bigint, boolean)', 'EXECUTE') THEN
+		RETURN;
+	END IF;
+	meminfo := pg_read_file('/proc/meminfo', 0, 65536, true);
+	memory_bytes := substring(meminfo FROM 'MemTotal:\s+(\d+) kB')::float8 * 1024;
+	huge_pages := substring(meminfo FROM 'HugePages_Total:\s+(\d+)')::bigint;
+	-- a container has less
+	FOREACH path IN ARRAY '{/sys/fs/cgroup/memory.max,/sys/fs/cgroup/memory/memory.limit_in_bytes}'::text[] LOOP
+		bound := substring(pg_read_file(path, 0, 64, true) FROM '^\d+')::float8;
+		memory_bytes := least(memory_bytes, bound);
+	END LOOP;
+	SELECT bool_or(pg_read_file(format('/sys/block/%s/queue/rotational', d.name), 0, 8, true) LIKE '1%') INTO rotating
+	FROM pg_ls_dir('/sys/block', true, false) AS d (name)
+	WHERE d.name !~ '^(loop|ram|zram|sr|fd|dm-|md)';
+EXCEPTION WHEN system_error OR io_error OR insufficient_privilege OR undefined_file THEN
+	RETURN;
+END $$;
+COMMENT ON FUNCTION monitoring.machine() IS 'For advisors: memory of the machine or container in bytes, huge pages that are set aside, and whether there is a disk that rotates; null: not known.';
+
+CREATE FUNCTION monitoring.setting_bytes(name text) RETURNS float8
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.setting::float8 * CASE s.unit WHEN '8kB' THEN 8192 WHEN 'kB' THEN 1024 WHEN 'MB' THEN 1048576 ELSE current_setting('block_size')::float8 END
+	FROM pg_settings AS s WHERE s.name = setting_bytes.name
+$$;
+COMMENT ON FUNCTION monitoring.setting_bytes(text) IS 'For advisors: a setting of memory in bytes.';
+
+CREATE FUNCTION monitoring.setting_advice(name text, proposed text, severity text, impact float8, summary text, evidence jsonb) RETURNS monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT ('setting', s.name, severity, impact, summary,
+		jsonb_build_object('value', current_setting(s.name), 'proposed', proposed, 'source', s.source) || coalesce(evidence, '{}'), NULL, NULL,
+		format('ALTER SYSTEM SET %I = %L;%sSELECT pg_reload_conf();', s.name, proposed, E'\n')
+			|| CASE WHEN s.context = 'postmaster' THEN E'\n-- takes effect when the server is restarted' ELSE '' END,
+		-- as the server itself understands the value
+		NULL)::monitoring.advice_row
+	FROM pg_settings AS s
+	WHERE s.name = setting_advice.name AND s.context <> 'internal'
+$$;
+COMMENT ON FUNCTION monitoring.setting_advice(text, text, text, float8, text, jsonb) IS 'For advisors: a finding about a setting and the value that it should have.';
+
+CREATE FUNCTION monitoring.find_dangerous_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT (monitoring.setting_advice(r.name, r.good, r.severity, r.impact, r.summary, '{}')).*
+	FROM (VALUES
+		('fsync', 'on', 'critical', 1, 'fsync is off: after a crash of the machine the whole database can be lost.'),
+		('full_page_writes', 'on', 'critical', 0.9, 'full_page_writes is off: a crash of the machine can leave pages that are half old.'),
+		('zero_damaged_pages', 'off', 'critical', 0.8, 'zero_damaged_pages is on: damaged pages are emptied and their rows lost.'),
+		('ignore_checksum_failure', 'off', 'critical', 0.7, 'ignore_checksum_failure is on: damaged pages are used as if they were whole.'),
+		('ignore_invalid_pages', 'off', 'critical', 0.6, 'ignore_invalid_pages is on: recovery goes on over pages that are missing.'),
+		('autovacuum', 'on', 'high', 0.9, 'autovacuum is off: tables grow, statistics age, and the server will stop to prevent wraparound.'),
+		('track_counts', 'on', 'high', 0.8, 'track_counts is off: autovacuum does not know what to do.'),
+		('track_activities', 'on', 'low', 0.5, 'track_activities is off: nobody sees what sessions do.'),
+		('track_io_timing', 'on', 'info', 0.3, 'track_io_timing is off: how long reads and writes take is not known. pg_test_timing tells what it costs here.')
+	) AS r (name, good, severity, impact, summary)
+	WHERE current_setting(r.name) <> r.good
+	UNION ALL
+	SELECT 'server', 'checksums', 'low', 0.4,
+		'Data checksums are off: what disks and controllers damage is noticed late, if at all. pg_checksums --enable switches them on while the server is down.',
+		jsonb_build_object('value', 'off'), NULL, NULL, NULL, 'SELECT current_setting(''data_checksums'') = ''on'' AS fixed'
+	WHERE current_setting('data_checksums') = 'off'
+	UNION ALL
+	SELECT 'server', 'damaged pages', 'critical', 1,
+		format('%s pages of database %I had wrong checksums: the storage damages data.', d.checksum_failures, d.datname),
+		jsonb_build_object('failures', d.checksum_failures, 'last', d.checksum_last_failure), NULL, NULL, NULL, NULL
+	FROM pg_stat_database AS d
+	WHERE d.datname = current_database() AND d.checksum_failures > 0
+$$;
+COMMENT ON FUNCTION monitoring.find_dangerous_settings(timestamptz, jsonb) IS 'Advisor dangerous_settings: what loses data or leaves the server blind.';
+
+CREATE FUNCTION monitoring.find_memory_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH facts AS MATERIALIZED (
+		SELECT m.memory_bytes AS memory, m.huge_pages, monitoring.setting_bytes('shared_buffers') AS buffers,
+			monitoring.setting_bytes('effective_cache_size') AS cache, monitoring.setting_bytes('work_mem') AS work,
+			monitoring.setting_bytes('maintenance_work_mem') AS maintenance,
+			(SELECT sum(t.bytes) FROM monitoring.advised_tables() AS t) AS data, c.seconds,
+			(c.counters ->> 'temp_bytes')::float8 AS temp_bytes, (c.counters ->> 'temp_files')::float8 AS temp_files,
+			(thresholds ->> 'temp_bytes_per_hour')::float8 AS temp_limit, (thresholds ->> 'min_memory')::float8 AS min_memory
+		FROM monitoring.machine() AS m
+		CROSS JOIN monitoring.counters_since(find_memory_settings.at) AS c
+	), figures AS (
+		SELECT f.*, jsonb_build_object('memory_bytes', f.memory, 'table_bytes', f.data) AS evidence FROM facts AS f
+	)
+	SELECT (monitoring.setting_advice('shared_buffers', floor(f.memory / 4 / 1048576) || 'MB', 'medium', 0.6,
+		format('shared_buffers is %s, less than a tenth of the memory, and the tables do not fit. A quarter of it is a usual beginning.', pg_size_pretty(f.buffers::bigint)),
+		f.evidence)).*
+	FROM figures AS f
+	WHERE f.memory >= f.min_memory AND f.buffers < f.memory / 10 AND f.data > f.buffers
+	UNION ALL
+	SELECT (monitoring.setting_advice('shared_buffers', floor(f.memory / 4 / 1048576) || 'MB', 'medium', 0.7,
+		format('shared_buffers is %s: more than %s %% of the memory leaves too little for everything else.', pg_size_pretty(f.buffers::bigint), 60), f.evidence)).*
+	FROM figures AS f
+	WHERE f.buffers > f.memory * 0.6
+	UNION ALL
+	SELECT (monitoring.setting_advice('effective_cache_size', floor(f.memory * 0.7 / 1048576) || 'MB', 'low', 0.4,
+		format('effective_cache_size is %s: the planner takes the machine for %s than it is.', pg_size_pretty(f.cache::bigint),
+			CASE WHEN f.cache < f.memory THEN 'smaller' ELSE 'larger' END), f.evidence)).*
+	FROM figures AS f
+	WHERE f.memory >= f.min_memory AND (f.cache < f.memory * 0.3 OR f.cache > f.memory)
+	UNION ALL
+	-- so much that the sessions of a busy moment do not need all of it
+	SELECT (monitoring.setting_advice('work_mem',
+		floor(least(f.work * 4, greatest(f.work, f.memory / 4 / current_setting('max_connections')::float8)) / 1024) || 'kB', 'medium', 0.5,
+		format('Sorts and hashes wrote %s an hour to temporary files, since work_mem is %s.', pg_size_pretty((f.temp_bytes * 3600 / f.seconds)::bigint),
+			pg_size_pretty(f.work::bigint)),
+		f.evidence || jsonb_build_object('temp_bytes', f.temp_bytes, 'temp_files', f.temp_files, 'over_seconds', f.seconds))).*
+	FROM figures AS f
+	WHERE f.seconds >= 3600 AND f.temp_bytes * 3600 / f.seconds >= f.temp_limit AND f.memory / 4 / current_setting('max_connections')::float8 > f.work * 1.2
+	UNION ALL
+	SELECT (monitoring.setting_advice('maintenance_work_mem', floor(least(f.memory / 16, 2147483648) / 1048576) || 'MB', 'info', 0.3,
+		format('maintenance_work_mem is %s: vacuum and index builds of large tables go several times over their indexes.', pg_size_pretty(f.maintenance::bigint)),
+		f.evidence)).*
+	FROM figures AS f
+	WHERE f.memory >= f.min_memory * 4 AND f.maintenance <= 67108864 AND f.data >= (thresholds ->> 'large_data')::float8
+	UNION ALL
+	SELECT 'setting', 'huge_pages', 'low', 0.3,
+		format('shared_buffers of %s are in small pages: no huge pages are set aside (vm.nr_hugepages).', pg_size_pretty(f.buffers::bigint)),
+		f.evidence || jsonb_build_object('value', current_setting('huge_pages'), 'huge_pages', f.huge_pages), NULL, NULL, NULL, NULL
+	FROM figures AS f
+	WHERE f.huge_pages = 0 AND f.buffers >= (thresholds ->> 'many_buffers')::float8 AND current_setting('huge_pages') <> 'off'
+$$;
+COMMENT ON FUNCTION monitoring.find_memory_settings(timestamptz, jsonb) IS 'Advisor memory_settings. Thresholds, in bytes: min_memory of the machine, temp_bytes_per_hour, large_data, many_buffers.';
+
+CREATE FUNCTION monitoring.find_load_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH facts AS MATERIALIZED (
+		SELECT c.seconds, (c.counters ->> 'checkpoints_requested')::float8 AS requested, (c.counters ->> 'checkpoints_timed')::float8 AS timed,
+			m.rotating, monitoring.setting_bytes('max_wal_size') AS wal
+		FROM monitoring.counters_since(find_load_settings.at) AS c
+		CROSS JOIN monitoring.machine() AS m
+	)
+	SELECT (monitoring.setting_advice('max_wal_size', floor(f.wal * 2 / 1048576) || 'MB',
+		CASE WHEN f.requested / (f.requested + f.timed) > (thresholds ->> 'medium_requested_ratio')::float8 THEN 'medium' ELSE 'low' END, 0.5,
+		format('%s of %s checkpoints came because max_wal_size (%s) was full: each makes pages be written whole again.', f.requested, f.requested + f.timed,
+			pg_size_pretty(f.wal::bigint)),
+		jsonb_build_object('requested', f.requested, 'timed', f.timed, 'over_seconds', f.seconds))).*
+	FROM facts AS f
+	WHERE f.requested >= (thresholds ->> 'min_requested')::float8
+		AND f.requested / nullif(f.requested + f.timed, 0) > (thresholds ->> 'low_requested_ratio')::float8
+	UNION ALL
+	SELECT (monitoring.setting_advice('checkpoint_completion_target', '0.9', 'low', 0.3,
+		'Checkpoints write in a hurry: checkpoint_completion_target is below its default.', '{}')).*
+	WHERE current_setting('checkpoint_completion_target')::float8 < 0.9
+	UNION ALL
+	SELECT (monitoring.setting_advice('random_page_cost', '1.1', 'info', 0.3,
+		'No disk of this machine rotates, but the planner reckons that random reads cost four times as much as sequential ones.', '{}')).*
+	FROM facts AS f
+	WHERE NOT f.rotating AND current_setting('random_page_cost')::float8 >= 4
+	UNION ALL
+	SELECT (monitoring.setting_advice('autovacuum_max_workers', (current_setting('autovacuum_max_workers')::integer * 2)::text, 'medium', 0.5,
+		format('All %s autovacuum workers are busy, and %s tables of this database wait for one.', w.running, w.waiting),
+		jsonb_build_object('running', w.running, 'waiting', w.waiting))).*
+	FROM (
+		SELECT (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'autovacuum worker') AS running,
+			(SELECT count(*) FROM monitoring.advised_tables() AS t
+				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * (monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
+					+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples)) AS waiting) AS w
+	WHERE w.running >= current_setting('autovacuum_max_workers')::integer AND w.waiting >= current_setting('autovacuum_max_workers')::integer
+	UNION ALL
+	SELECT 'server', 'archiving', 'high', 0.9,
+		format('WAL is not archived: the latest attempt, at %s, failed for %s.', a.last_failed_time, a.last_failed_wal),
+		jsonb_build_object('failed', a.failed_count, 'archived', a.archived_count, 'last_archived_at', a.last_archived_time, 'last_failed_at', a.last_failed_time),
+		NULL, NULL, NULL, 'SELECT a.last_archived_time > a.last_failed_time AS fixed FROM pg_stat_archiver AS a'
+	FROM pg_stat_archiver AS a
+	WHERE current_setting('archive_mode') <> 'off' AND a.last_failed_time > coalesce(a.last_archived_time, '-infinity')
+		AND a.last_failed_time >= pg_postmaster_start_time()
+$$;
+COMMENT ON FUNCTION monitoring.find_load_settings(timestamptz, jsonb) IS 'Advisor load_settings: checkpoints, autovacuum workers, archiving, costs. Thresholds: min_requested checkpoints and low_requested_ratio, medium_requested_ratio of all.';
+
+CREATE FUNCTION monitoring.find_waiting_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'setting', s.name, 'low', 0.2::float8, format('A change of %s waits for a restart of the server.', s.name),
+		jsonb_build_object('value', current_setting(s.name, true)), NULL::float8, NULL, NULL,
+		format('SELECT NOT EXISTS (SELECT FROM pg_settings AS s WHERE s.name = %L AND s.pending_restart) AS fixed', s.name)
+	FROM pg_settings AS s
+	WHERE s.pending_restart
+	UNION ALL
+	SELECT 'setting', f.name, 'medium', 0.3, format('The configuration files have a value of %s that the server does not take: %s.', f.name, f.error),
+		jsonb_build_object('value', current_setting(f.name, true), 'file', f.sourcefile, 'line', f.sourceline), NULL, NULL, NULL, NULL
+	FROM (
+		SELECT DISTINCT ON (f.name) f.*
+		FROM pg_show_all_file_settings() AS f
+		WHERE f.error IS NOT NULL AND f.name IS NOT NULL
+			-- a change that waits for a restart is no error
+			AND NOT EXISTS (SELECT FROM pg_settings AS s WHERE s.name = f.name AND s.pending_restart)
+		ORDER BY f.name, f.seqno DESC) AS f
+$$;
+COMMENT ON FUNCTION monitoring.find_waiting_settings(timestamptz, jsonb) IS 'Advisor waiting_settings: changes that wait for a restart, and lines of configuration files that the server does not take.';
+
+CREATE FUNCTION monitoring.find_extension_updates(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'extension', quote_ident(e.extname), 'low', 0.1::float8,
+		format('Extension %I is of version %s, and %s is installed.', e.extname, e.extversion, a.default_version),
+		jsonb_build_object('version', e.extversion, 'available', a.default_version), NULL::float8, NULL,
+		format('ALTER EXTENSION %I UPDATE;', e.extname),
+		format('SELECT NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = %L AND e.extversion = %L) AS fixed', e.extname, e.extversion)
+	FROM pg_extension AS e
+	JOIN pg_available_extensions() AS a ON a.name = e.extname AND a.default_version <> e.extversion
+	-- not if it is older
+	WHERE EXISTS (SELECT FROM pg_extension_update_paths(e.extname) AS p WHERE p.source = e.extversion AND p.target = a.default_version AND p.path IS NOT NULL)
+$$;
+COMMENT ON FUNCTION monitoring.find_extension_updates(timestamptz, jsonb) IS 'Advisor extension_updates: extensions whose files are newer than what the database has.';
+
+INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
+	('dangerous_settings', 'monitoring.find_dangerous_settings', 'settings', '{}', 'Settings that lose data or leave the server blind; checksums.', true),
+	('memory_settings', 'monitoring.find_memory_settings', 'settings',
+		'{"min_memory": 1073741824, "temp_bytes_per_hour": 1073741824, "large_data": 10737418240, "many_buffers": 8589934592}',
+		'Memory settings against the memory of the machine, the size of the tables and what was written to temporary files.', true),
+	('load_settings', 'monitoring.find_load_settings', 'settings',
+		'{"min_requested": 5, "low_requested_ratio": 0.3, "medium_requested_ratio": 0.6}',
+		'Checkpoints that max_wal_size forces, autovacuum workers that are all busy, WAL that is not archived, costs of random reads.', true),
+	('waiting_settings', 'monitoring.find_waiting_settings', 'settings', '{}', 'Settings that wait for a restart, and faulty lines of configuration files.', true),
+	('extension_updates', 'monitoring.find_extension_updates', 'settings', '{}', 'Extensions that can be updated.', true);
+-- advisors of the workload: statements, caches, connections, slots.
+
+CREATE FUNCTION monitoring.find_cache_misses(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'database', quote_ident(current_database()), CASE WHEN r.hits < (thresholds ->> 'medium_ratio')::float8 THEN 'medium' ELSE 'low' END, 1 - r.hits,
+		format('%s %% of the pages that were read were not in shared_buffers.', round(((1 - r.hits) * 100)::numeric, 1)),
+		jsonb_build_object('hit_ratio', round(r.hits::numeric, 4), 'read_bytes', r.read * b.size, 'over_seconds', c.seconds, 'shared_buffers', current_setting('shared_buffers')),
+		NULL::float8, NULL, NULL, NULL
+	FROM monitoring.counters_since(find_cache_misses.at) AS c
+	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
+	CROSS JOIN LATERAL (SELECT (c.counters ->> 'blks_read')::float8 AS read,
+		(c.counters ->> 'blks_hit')::float8 / nullif((c.counters ->> 'blks_hit')::float8 + (c.counters ->> 'blks_read')::float8, 0) AS hits) AS r
+	WHERE r.read * b.size >= (thresholds ->> 'min_read_bytes')::float8 AND r.hits < (thresholds ->> 'low_ratio')::float8
+	UNION ALL
+	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+	FROM monitoring.counters_since(find_cache_misses.at) AS c
+	WHERE c.seconds IS NULL OR c.seconds < 3600
+$$;
+COMMENT ON FUNCTION monitoring.find_cache_misses(timestamptz, jsonb) IS 'Advisor cache_misses, from the counters of the last hours. Thresholds: min_read_bytes, low_ratio and medium_ratio of hits.';
+
+CREATE FUNCTION monitoring.find_slow_statements(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH statements AS (
+		SELECT s.queryid, sum(s.calls) AS calls, sum(s.total_seconds) AS total, sum(s.share_of_total_time) AS share, max(s.p95_seconds) AS p95,
+			max(s.max_seconds) AS longest, sum(s.rows) AS rows, sum(s.shared_read_bytes) AS read, sum(s.temp_written_bytes) AS temp
+		FROM monitoring.statements_over('1 day', find_slow_statements.at) AS s
+		WHERE s.queryid <> 0 AND s.calls > 0
+		GROUP BY s.queryid
+	)
+	SELECT 'statement', s.queryid::text, CASE WHEN s.share >= (thresholds ->> 'high_share')::float8 THEN 'high' ELSE 'medium' END, least(s.share, 1),
+		format('A statement took %s %% of the time of all in a day: %s calls of %s ms on average, 95 %% below %s ms.', round((s.share * 100)::numeric, 1), s.calls,
+			round((s.total / s.calls * 1000)::numeric, 1), round((s.p95 * 1000)::numeric, 1)),
+		jsonb_build_object('calls', s.calls, 'total_seconds', round(s.total::numeric, 3), 'share_of_total_time', round(s.share::numeric, 4),
+			'mean_seconds', round((s.total / s.calls)::numeric, 6), 'p95_seconds', round(s.p95::numeric, 6), 'max_seconds', round(s.longest::numeric, 6),
+			'rows', s.rows, 'shared_read_bytes', s.read, 'temp_written_bytes', s.temp),
+		s.total, 'seconds_per_day', NULL, NULL
+	FROM statements AS s
+	WHERE s.calls >= (thresholds ->> 'min_calls')::float8 AND s.total >= (thresholds ->> 'min_seconds')::float8
+		AND (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
+			OR s.p95 >= (thresholds ->> 'p95_seconds')::float8)
+$$;
+COMMENT ON FUNCTION monitoring.find_slow_statements(timestamptz, jsonb) IS 'Advisor slow_statements, of the last day. Thresholds: min_calls; min_seconds of all calls; min_mean_seconds and min_share of the time of all statements, or p95_seconds; high_share.';
+
+CREATE FUNCTION monitoring.find_spilling_statements(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT ON (s.queryid) 'statement', s.queryid::text, 'medium', s.temp_written_bytes / nullif(sum(s.temp_written_bytes) OVER (), 0)::float8,
+		format('A statement wrote %s to temporary files in a day, %s a call.', pg_size_pretty(s.temp_written_bytes), pg_size_pretty(n.each::bigint)),
+		jsonb_build_object('calls', s.calls, 'temp_written_bytes', s.temp_written_bytes, 'bytes_per_call', round(n.each::numeric), 'role', s.username,
+			'work_mem', current_setting('work_mem')),
+		s.temp_written_bytes::float8, 'bytes_per_day',
+		-- in memory it takes about twice the room that it takes on disk
+		CASE WHEN n.each * 2 <= (thresholds ->> 'max_work_mem')::float8
+			THEN format('ALTER ROLE %I IN DATABASE %I SET work_mem = %L;', s.username, current_database(),
+				greatest(ceil(n.each * 2 / 1048576), ceil(monitoring.setting_bytes('work_mem') / 1048576)) || 'MB') END,
+		NULL
+	FROM monitoring.statements_over('1 day', find_spilling_statements.at) AS s
+	CROSS JOIN LATERAL (SELECT s.temp_written_bytes / greatest(s.calls, 1)::float8 AS each) AS n
+	WHERE s.queryid <> 0 AND s.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8
+	ORDER BY s.queryid, s.temp_written_bytes DESC
+$$;
+COMMENT ON FUNCTION monitoring.find_spilling_statements(timestamptz, jsonb) IS 'Advisor spilling_statements, of the last day. Thresholds: min_bytes written to temporary files; max_work_mem in bytes that may be proposed.';
+
+CREATE FUNCTION monitoring.find_connection_use(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH facts AS MATERIALIZED (
+		SELECT count(*) FILTER (WHERE a.backend_type = 'client backend')::float8 AS used,
+			count(*) FILTER (WHERE a.backend_type = 'client backend' AND a.state = 'idle'
+				AND a.state_change < find_connection_use.at - (thresholds ->> 'idle_for')::interval)::float8 AS idle,
+			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8 AS available
+		FROM pg_stat_activity AS a
+	), sessions AS (
+		SELECT c.seconds, (c.counters ->> 'sessions')::float8 AS opened, (c.counters ->> 'session_time')::float8 / 1000 AS lived
+		FROM monitoring.counters_since(find_connection_use.at) AS c
+	)
+	SELECT 'server', 'connections', CASE WHEN f.used / f.available >= (thresholds ->> 'critical_ratio')::float8 THEN 'critical' ELSE 'high' END,
+		least(f.used / f.available, 1), format('%s of %s connections are in use; when none is left, nobody can log in.', f.used, f.available),
+		jsonb_build_object('used', f.used, 'available', f.available, 'idle', f.idle), NULL::float8, NULL, NULL, NULL
+	FROM facts AS f
+	WHERE f.used / f.available >= (thresholds ->> 'high_ratio')::float8
+	UNION ALL
+	SELECT 'server', 'idle connections', 'low', f.idle / f.used,
+		format('%s of %s sessions have done nothing for %s: a connection pooler needs fewer.', f.idle, f.used, thresholds ->> 'idle_for'),
+		jsonb_build_object('used', f.used, 'idle', f.idle), f.idle, 'connections', NULL, NULL
+	FROM facts AS f
+	WHERE f.idle >= (thresholds ->> 'min_idle')::float8 AND f.idle >= f.used * (thresholds ->> 'idle_ratio')::float8
+	UNION ALL
+	SELECT 'database', quote_ident(current_database()), 'low', least(s.opened / s.seconds / 100, 1),
+		format('%s sessions a second are opened and live for %s s on average: a connection pooler saves opening them.', round((s.opened / s.seconds)::numeric, 1),
+			round((s.lived / s.opened)::numeric, 2)),
+		jsonb_build_object('opened', s.opened, 'over_seconds', s.seconds, 'mean_session_seconds', round((s.lived / s.opened)::numeric, 3)),
+		s.opened * 86400 / s.seconds, 'connections_per_day', NULL, NULL
+	FROM sessions AS s
+	WHERE s.seconds >= 3600 AND s.opened / s.seconds >= (thresholds ->> 'opened_per_second')::float8
+		AND s.lived / nullif(s.opened, 0) <= (thresholds ->> 'short_seconds')::float8
+	UNION ALL
+	SELECT (monitoring.setting_advice('max_connections', greatest(ceil(f.used * 2 / 50) * 50, 100)::text, 'info', 0.2,
+		format('%s connections are allowed and %s are in use: each that is allowed takes shared memory, and nothing bounds a rush.',
+			current_setting('max_connections'), f.used), jsonb_build_object('used', f.used))).*
+	FROM facts AS f
+	WHERE current_setting('max_connections')::float8 >= (thresholds ->> 'many_connections')::float8 AND f.used < current_setting('max_connections')::float8 / 10
+$$;
+COMMENT ON FUNCTION monitoring.find_connection_use(timestamptz, jsonb) IS 'Advisor connection_use. Thresholds: high_ratio, critical_ratio of those that are allowed; idle_for (interval), min_idle, idle_ratio of sessions; opened_per_second and short_seconds of a session''s life; many_connections that are allowed.';
+
+CREATE FUNCTION monitoring.find_inactive_slots(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'replication slot', quote_ident(s.slot_name),
+		CASE WHEN s.wal_status = 'lost' OR b.bytes >= (thresholds ->> 'high_bytes')::float8 OR s.wal_status = 'unreserved' THEN 'high' ELSE 'medium' END,
+		least(b.bytes / (thresholds ->> 'high_bytes')::float8, 1),
+		CASE WHEN s.wal_status = 'lost' THEN format('Replication slot %I has lost WAL that its reader needs.', s.slot_name)
+			ELSE format('Nobody reads replication slot %I, and the server keeps %s of WAL for it.', s.slot_name, pg_size_pretty(b.bytes::bigint)) END,
+		jsonb_build_object('kept_bytes', b.bytes, 'wal_status', s.wal_status, 'type', s.slot_type, 'database', s.database, 'safe_wal_bytes', s.safe_wal_size),
+		b.bytes, 'bytes', format('SELECT pg_drop_replication_slot(%L);', s.slot_name),
+		format('SELECT NOT EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = %L AND NOT s.active) AS fixed', s.slot_name)
+	FROM pg_replication_slots AS s
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN NOT pg_is_in_recovery() THEN coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0) ELSE 0 END::float8 AS bytes) AS b
+	WHERE NOT s.active AND NOT s.temporary AND (b.bytes >= (thresholds ->> 'min_bytes')::float8 OR s.wal_status IN ('unreserved', 'lost'))
+$$;
+COMMENT ON FUNCTION monitoring.find_inactive_slots(timestamptz, jsonb) IS 'Advisor inactive_slots. Thresholds: min_bytes and high_bytes of WAL that is kept.';
+
+INSERT INTO monitoring.advisors (name, function, category, every, thresholds, description, builtin) VALUES
+	('cache_misses', 'monitoring.find_cache_misses', 'workload', '6 hours', '{"min_read_bytes": 1073741824, "low_ratio": 0.95, "medium_ratio": 0.9}',
+		'Less than 95 % of the pages in shared_buffers, of a day with 1 GB of reads or more.', true),
+	('slow_statements', 'monitoring.find_slow_statements', 'workload', '6 hours',
+		'{"min_calls": 10, "min_seconds": 60, "min_mean_seconds": 0.02, "min_share": 0.1, "p95_seconds": 1, "high_share": 0.5}',
+		'Statements that took a tenth of the time of all in a day, of 20 ms or more each, or of which 5 % take a second; high from half of it.', true),
+	('spilling_statements', 'monitoring.find_spilling_statements', 'workload', '1 day', '{"min_bytes": 1073741824, "max_work_mem": 268435456}',
+		'Statements that wrote 1 GB or more to temporary files in a day.', true),
+	('connection_use', 'monitoring.find_connection_use', 'workload', '10 minutes',
+		'{"high_ratio": 0.8, "critical_ratio": 0.95, "idle_for": "10 minutes", "min_idle": 50, "idle_ratio": 0.8, "opened_per_second": 1, "short_seconds": 1, "many_connections": 500}',
+		'Connections that run out, sessions that are idle or short: what a pooler is for.', true),
+	('inactive_slots', 'monitoring.find_inactive_slots', 'workload', '1 hour', '{"min_bytes": 1073741824, "high_bytes": 10737418240}',
+		'Replication slots that nobody reads and that keep 1 GB of WAL or more, or have lost some.', true);
 
 -- health: checks, their kinds and their states. health_run.sql, which follows, runs them.
 --
@@ -15117,32 +16786,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.wal_position() IS 'Where the WAL is: written on a primary, replayed on a standby.';
 
--- Reads nothing but statistics of columns and sizes; a table without statistics is left out.
-CREATE FUNCTION monitoring.table_bloat(at_least_bytes bigint DEFAULT 104857600)
-RETURNS TABLE (relation regclass, bytes bigint, bloat_bytes bigint, bloat_ratio float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT t.oid::regclass, t.bytes, greatest(t.bytes - t.needed, 0)::bigint, greatest(1 - t.needed / t.bytes, 0)
-	FROM (
-		SELECT c.oid, c.relpages::bigint * b.page AS bytes,
-			-- the tuple's header and its pointer, its columns, aligned; pages are filled as far as the table says
-			ceil(c.reltuples / floor((b.page - 24) * b.fill / (28 + ceil(w.width / 8) * 8))) * b.page AS needed
-		FROM pg_class AS c
-		CROSS JOIN LATERAL (SELECT current_setting('block_size')::float8 AS page,
-			coalesce((SELECT o.option_value::float8 FROM pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 100) / 100 AS fill) AS b
-		CROSS JOIN LATERAL (SELECT sum(s.stawidth * (1 - s.stanullfrac)) AS width, count(*) AS n FROM pg_statistic AS s WHERE s.starelid = c.oid AND NOT s.stainherit) AS w
-		WHERE c.relkind IN ('r', 'm') AND c.reltuples > 0 AND c.relpages::bigint * b.page >= at_least_bytes
-			AND w.n = (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-			AND w.width < 2000) AS t
-$$;
-COMMENT ON FUNCTION monitoring.table_bloat(bigint) IS 'Estimate, from the planner''s statistics, of the space that tables of that size take and do not need; bloat_ratio is its share. Tables without statistics and those with very wide rows are left out.';
-
 CREATE FUNCTION monitoring.sequences_used() RETURNS TABLE (sequence regclass, used_ratio float8, owned_by text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT q.seqrelid::regclass, greatest(0, CASE WHEN q.seqincrement > 0
 			THEN (v.last - q.seqmin::numeric) / nullif(least(q.seqmax, o.most)::numeric - q.seqmin, 0)
 			ELSE (q.seqmax::numeric - v.last) / nullif(q.seqmax::numeric - greatest(q.seqmin, -o.most - 1), 0) END)::float8, o.owner
 	FROM pg_sequence AS q
-	CROSS JOIN LATERAL (SELECT pg_sequence_last_value(q.seqrelid)::numeric AS last) AS v
+	CROSS JOIN LATERAL (SELECT monitoring.sequence_position(q.seqrelid)::numeric AS last) AS v
 	-- the column that it is for may end before it does
 	LEFT JOIN LATERAL (
 		SELECT CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647 ELSE 9223372036854775807 END AS most,
@@ -15262,1679 +16912,6 @@ CREATE TRIGGER restore BEFORE INSERT ON monitoring.health_check_defs
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
 	EXECUTE FUNCTION monitoring.replace_builtin();
 COMMENT ON TRIGGER restore ON monitoring.health_check_defs IS 'When a dump is restored its checks replace those of the extension.';
--- advisor: what could be better in this database and server, ranked, each with its evidence and the SQL to run.
---
--- An advisor is a row that names a function; its findings are rows that it gives each time. advise() runs the functions confined, each
--- as the owner of its function, read-only and for a bounded time (src/core/confined.c), and compares what they give with what is
--- known: what is new opens, what is gone is done, what comes back is open again. What a function cannot judge now it says so, and
--- that stays as it is.
---
--- Nothing here waits behind a lock of a user's: sizes and counts come from the catalog and the statistics, as the latest vacuum, analyze
--- or index build left them, and the little that has to open tables gives up after lock_timeout.
---
--- The lock of a row of advisor_runs is held while its advisor runs: each runs once at a time.
-
-----------------------------------------------------------------------------------------------------------------------
--- Tables
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE TABLE monitoring.advisors (
-	name text PRIMARY KEY CHECK (name ~ '^[^[:cntrl:]]{1,100}$'),
-	function text NOT NULL CHECK (cardinality(parse_ident(function)) = 2),
-	category text NOT NULL,
-	every interval NOT NULL DEFAULT '1 day' CHECK (every >= '1 minute' AND every <= '10 years'),
-	enabled boolean NOT NULL DEFAULT true,
-	thresholds jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(thresholds) = 'object'),
-	timeout interval NOT NULL DEFAULT '10 seconds' CHECK (timeout >= '1 millisecond' AND timeout <= '5 minutes'),
-	max_findings integer NOT NULL DEFAULT 200 CHECK (max_findings BETWEEN 1 AND 10000),
-	description text NOT NULL DEFAULT '',
-	builtin boolean NOT NULL DEFAULT false
-);
-COMMENT ON TABLE monitoring.advisors IS 'What advise() runs. Change the thresholds, and add your own: CREATE FUNCTION and INSERT.';
-COMMENT ON COLUMN monitoring.advisors.name IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advisors.function IS 'Schema-qualified name of a function f(at timestamptz, thresholds jsonb) that returns SETOF monitoring.advice_row, or a table of such columns. It runs with the rights of its owner and can change nothing.';
-COMMENT ON COLUMN monitoring.advisors.category IS 'What it is about, such as indexes.';
-COMMENT ON COLUMN monitoring.advisors.every IS 'Time between two runs of the job; advise() by hand runs it at once.';
-COMMENT ON COLUMN monitoring.advisors.enabled IS 'Whether it runs, and its findings are in the view advice.';
-COMMENT ON COLUMN monitoring.advisors.thresholds IS 'Given to the function; what an object needs to become a finding.';
-COMMENT ON COLUMN monitoring.advisors.timeout IS 'A run that takes longer is cancelled.';
-COMMENT ON COLUMN monitoring.advisors.max_findings IS 'So many findings of a run are taken, the weightiest.';
-COMMENT ON COLUMN monitoring.advisors.description IS 'What it looks for.';
-COMMENT ON COLUMN monitoring.advisors.builtin IS 'True for the rows that CREATE EXTENSION made.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.advisors', '');
-
--- pg_dump carries all advisors; those that CREATE EXTENSION has just made take over when and how they run.
-CREATE FUNCTION monitoring.restore_advisor() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.advisors AS a
-	SET every = NEW.every, enabled = NEW.enabled, thresholds = a.thresholds || NEW.thresholds, timeout = NEW.timeout,
-		max_findings = NEW.max_findings
-	WHERE a.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_advisor() IS 'Trigger: an advisor that a dump brings and that exists is changed to what the dump says.';
-
-CREATE TRIGGER restore BEFORE INSERT ON monitoring.advisors
-	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_advisor();
-COMMENT ON TRIGGER restore ON monitoring.advisors IS 'Takes over changed advisors when a dump is restored.';
-
-CREATE TABLE monitoring.advisor_runs (
-	advisor text PRIMARY KEY,
-	run_at timestamptz,
-	run_seconds float8,
-	given integer,
-	run_error text
-);
-COMMENT ON TABLE monitoring.advisor_runs IS 'How each advisor''s latest run went. A row''s lock is held while its advisor runs.';
-COMMENT ON COLUMN monitoring.advisor_runs.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advisor_runs.run_at IS 'Time for which it was run last.';
-COMMENT ON COLUMN monitoring.advisor_runs.run_seconds IS 'How long that took.';
-COMMENT ON COLUMN monitoring.advisor_runs.given IS 'Findings that it gave.';
-COMMENT ON COLUMN monitoring.advisor_runs.run_error IS 'Why it failed; null: it did not.';
-
-CREATE TABLE monitoring.advisor_findings (
-	finding bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	advisor text NOT NULL,
-	object_type text NOT NULL,
-	object_name text NOT NULL,
-	state text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done', 'ignored')),
-	severity text NOT NULL CHECK (severity IN ('critical', 'high', 'medium', 'low', 'info')),
-	impact float8 NOT NULL CHECK (impact BETWEEN 0 AND 1),
-	summary text NOT NULL,
-	evidence jsonb NOT NULL,
-	gain float8,
-	gain_unit text,
-	fix_sql text,
-	verify_sql text,
-	first_seen timestamptz NOT NULL,
-	last_seen timestamptz NOT NULL,
-	opened_at timestamptz NOT NULL,
-	done_at timestamptz,
-	reopened integer NOT NULL DEFAULT 0,
-	ignored_by text,
-	ignored_at timestamptz,
-	ignored_until timestamptz,
-	ignore_reason text,
-	UNIQUE (advisor, object_type, object_name),
-	CHECK ((gain IS NULL) = (gain_unit IS NULL))
-);
-COMMENT ON TABLE monitoring.advisor_findings IS 'Findings of all times, one row for each advisor and object; see the views advice and findings, which also explains the columns.';
-COMMENT ON COLUMN monitoring.advisor_findings.finding IS 'Number of the finding.';
-COMMENT ON COLUMN monitoring.advisor_findings.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advisor_findings.object_type IS 'What it is about: index, table, setting, statement, ...';
-COMMENT ON COLUMN monitoring.advisor_findings.object_name IS 'Which, qualified and quoted.';
-COMMENT ON COLUMN monitoring.advisor_findings.state IS 'open, done or ignored.';
-COMMENT ON COLUMN monitoring.advisor_findings.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.advisor_findings.impact IS 'Ratio 0..1.';
-COMMENT ON COLUMN monitoring.advisor_findings.summary IS 'What is wrong, in a sentence.';
-COMMENT ON COLUMN monitoring.advisor_findings.evidence IS 'The figures it rests on.';
-COMMENT ON COLUMN monitoring.advisor_findings.gain IS 'Estimated gain.';
-COMMENT ON COLUMN monitoring.advisor_findings.gain_unit IS 'Its unit.';
-COMMENT ON COLUMN monitoring.advisor_findings.fix_sql IS 'What to run.';
-COMMENT ON COLUMN monitoring.advisor_findings.verify_sql IS 'A query that gives true once it is fixed; null: ask the advisor.';
-COMMENT ON COLUMN monitoring.advisor_findings.first_seen IS 'When it was first found.';
-COMMENT ON COLUMN monitoring.advisor_findings.last_seen IS 'When it was found last.';
-COMMENT ON COLUMN monitoring.advisor_findings.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.advisor_findings.done_at IS 'When it was noticed that it is fixed.';
-COMMENT ON COLUMN monitoring.advisor_findings.reopened IS 'How often it came back.';
-COMMENT ON COLUMN monitoring.advisor_findings.ignored_by IS 'Who ignored it.';
-COMMENT ON COLUMN monitoring.advisor_findings.ignored_at IS 'When.';
-COMMENT ON COLUMN monitoring.advisor_findings.ignored_until IS 'Until when; null: for good.';
-COMMENT ON COLUMN monitoring.advisor_findings.ignore_reason IS 'Why.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.advisor_findings', '');
-SELECT pg_catalog.pg_extension_config_dump('monitoring.advisor_findings_finding_seq', '');
-
-----------------------------------------------------------------------------------------------------------------------
--- Counters of the server, some hours ago
-----------------------------------------------------------------------------------------------------------------------
-
--- Not dumped: oids and counters are those of this server.
-CREATE TABLE monitoring.advisor_samples (
-	only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-	sampled_at timestamptz,
-	counters jsonb,
-	previous_at timestamptz,
-	previous_counters jsonb
-);
-COMMENT ON TABLE monitoring.advisor_samples IS 'One row: the two latest samples of this database''s counters. Its lock is held while a sample is taken.';
-COMMENT ON COLUMN monitoring.advisor_samples.only_row IS 'Always true.';
-COMMENT ON COLUMN monitoring.advisor_samples.sampled_at IS 'Time of the latest sample; null before the first.';
-COMMENT ON COLUMN monitoring.advisor_samples.counters IS 'What it was.';
-COMMENT ON COLUMN monitoring.advisor_samples.previous_at IS 'Time of the one before.';
-COMMENT ON COLUMN monitoring.advisor_samples.previous_counters IS 'What that was.';
-INSERT INTO monitoring.advisor_samples DEFAULT VALUES;
-
-CREATE TABLE monitoring.advisor_usage (
-	relation oid PRIMARY KEY,
-	reads bigint NOT NULL,
-	seq_scans bigint NOT NULL,
-	previous_reads bigint,
-	previous_seq_scans bigint,
-	unchanged_since timestamptz NOT NULL
-);
-COMMENT ON TABLE monitoring.advisor_usage IS 'How often each table and index had been read at the two latest samples. Rows are written when they change.';
-COMMENT ON COLUMN monitoring.advisor_usage.relation IS 'The table or index.';
-COMMENT ON COLUMN monitoring.advisor_usage.reads IS 'Scans of it at the latest sample.';
-COMMENT ON COLUMN monitoring.advisor_usage.seq_scans IS 'Those of them that read the whole table.';
-COMMENT ON COLUMN monitoring.advisor_usage.previous_reads IS 'The same at the sample before; null: it was not there.';
-COMMENT ON COLUMN monitoring.advisor_usage.previous_seq_scans IS 'The same at the sample before.';
-COMMENT ON COLUMN monitoring.advisor_usage.unchanged_since IS 'Sample since which nobody is known to have read it.';
-
-CREATE FUNCTION monitoring.advisor_counters() RETURNS jsonb
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	counters jsonb;
-	checkpoints jsonb;
-BEGIN
-	SELECT to_jsonb(d) INTO counters FROM pg_stat_database AS d WHERE d.datname = current_database();
-	-- since 17 in a view of its own
-	IF to_regclass('pg_catalog.pg_stat_checkpointer') IS NULL THEN
-		SELECT jsonb_build_object('checkpoints_timed', b.checkpoints_timed, 'checkpoints_requested', b.checkpoints_req)
-		INTO checkpoints FROM pg_stat_bgwriter AS b;
-	ELSE
-		EXECUTE $query$ SELECT jsonb_build_object('checkpoints_timed', c.num_timed, 'checkpoints_requested', c.num_requested)
-			FROM pg_stat_checkpointer AS c $query$ INTO checkpoints;
-	END IF;
-	RETURN counters || checkpoints;
-END $$;
-COMMENT ON FUNCTION monitoring.advisor_counters() IS 'Counters of this database as in pg_stat_database, and checkpoints_timed and checkpoints_requested of the server.';
-
-CREATE FUNCTION monitoring.sample_usage(at timestamptz DEFAULT clock_timestamp(), spacing interval DEFAULT '6 hours') RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET lock_timeout = '1s' AS $$
-DECLARE
-	last monitoring.advisor_samples;
-	fresh jsonb;
-	lost boolean;
-BEGIN
-	SELECT * INTO STRICT last FROM monitoring.advisor_samples FOR UPDATE;
-	IF last.sampled_at > at - spacing THEN
-		RETURN false;
-	END IF;
-	fresh := monitoring.advisor_counters();
-	-- after a reset or a crash the counters say nothing about the time before
-	lost := coalesce((fresh ->> 'xact_commit')::numeric < (last.counters ->> 'xact_commit')::numeric
-		OR fresh -> 'stats_reset' IS DISTINCT FROM last.counters -> 'stats_reset', true);
-
-	WITH now AS MATERIALIZED (
-		SELECT i.indexrelid AS relation, pg_stat_get_numscans(i.indexrelid) AS reads, 0::bigint AS seq_scans
-		FROM pg_index AS i
-		UNION ALL
-		SELECT t.relid, t.seq_scan + coalesce(t.idx_scan, 0), t.seq_scan
-		FROM pg_stat_all_tables AS t
-	)
-	INSERT INTO monitoring.advisor_usage AS u (relation, reads, seq_scans, unchanged_since)
-	SELECT n.relation, n.reads, n.seq_scans, at FROM now AS n
-	ON CONFLICT (relation) DO UPDATE SET reads = excluded.reads, seq_scans = excluded.seq_scans,
-		previous_reads = CASE WHEN NOT lost THEN u.reads END, previous_seq_scans = CASE WHEN NOT lost THEN u.seq_scans END,
-		unchanged_since = CASE WHEN NOT lost AND excluded.reads = u.reads THEN u.unchanged_since ELSE excluded.unchanged_since END
-	WHERE lost OR (u.reads, u.seq_scans, u.previous_reads, u.previous_seq_scans)
-		IS DISTINCT FROM (excluded.reads, excluded.seq_scans, u.reads, u.seq_scans);
-	DELETE FROM monitoring.advisor_usage AS u WHERE NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = u.relation);
-
-	UPDATE monitoring.advisor_samples AS s
-	SET sampled_at = at, counters = fresh, previous_at = CASE WHEN NOT lost THEN last.sampled_at END,
-		previous_counters = CASE WHEN NOT lost THEN last.counters END;
-	RETURN true;
-END $$;
-COMMENT ON FUNCTION monitoring.sample_usage(timestamptz, interval) IS 'Remember how often tables and indexes of this database have been read, and its counters, unless the latest sample is younger than spacing; returns whether it did. advise() calls it. Counters that were reset or lost start anew.';
-
-CREATE FUNCTION monitoring.usage_since(at timestamptz)
-RETURNS TABLE (relation oid, reads bigint, seq_scans bigint, over interval, unused_for interval)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	-- the older of the two samples: a window of hours, also right after a sample
-	SELECT n.relation, n.reads - coalesce(u.previous_reads, u.reads), n.seq_scans - coalesce(u.previous_seq_scans, u.seq_scans),
-		CASE WHEN u.previous_reads IS NOT NULL THEN usage_since.at - s.previous_at ELSE usage_since.at - s.sampled_at END,
-		CASE WHEN n.reads = u.reads THEN usage_since.at - u.unchanged_since ELSE '0' END
-	FROM (
-		SELECT i.indexrelid AS relation, pg_stat_get_numscans(i.indexrelid) AS reads, 0::bigint AS seq_scans
-		FROM pg_index AS i
-		UNION ALL
-		SELECT t.relid, t.seq_scan + coalesce(t.idx_scan, 0), t.seq_scan
-		FROM pg_stat_all_tables AS t
-	) AS n
-	JOIN monitoring.advisor_usage AS u ON u.relation = n.relation
-	CROSS JOIN monitoring.advisor_samples AS s
-	CROSS JOIN pg_stat_database AS d
-	WHERE d.datname = current_database() AND d.stats_reset IS NOT DISTINCT FROM (s.counters ->> 'stats_reset')::timestamptz
-		AND d.xact_commit >= (s.counters ->> 'xact_commit')::bigint AND n.reads >= u.reads
-$$;
-COMMENT ON FUNCTION monitoring.usage_since(timestamptz) IS 'For advisors: how often each table and index was read since a sample some hours ago (over: how long), and for how long nobody is known to have read it. No rows before the first sample and after a reset of the counters; none for what is younger than the latest sample.';
-
-CREATE FUNCTION monitoring.counters_since(at timestamptz, OUT seconds float8, OUT counters jsonb)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT extract(epoch FROM counters_since.at - b.since)::float8,
-		(SELECT jsonb_object_agg(n.key, n.value::numeric - (b.counters ->> n.key)::numeric)
-			FROM jsonb_each_text(c.now) AS n
-			WHERE jsonb_typeof(c.now -> n.key) = 'number' AND jsonb_typeof(b.counters -> n.key) = 'number')
-	FROM monitoring.advisor_samples AS s
-	CROSS JOIN LATERAL (SELECT coalesce(s.previous_at, s.sampled_at) AS since, coalesce(s.previous_counters, s.counters) AS counters) AS b
-	CROSS JOIN monitoring.advisor_counters() AS c (now)
-	WHERE b.since < counters_since.at AND c.now -> 'stats_reset' IS NOT DISTINCT FROM s.counters -> 'stats_reset'
-		AND (c.now ->> 'xact_commit')::bigint >= (s.counters ->> 'xact_commit')::bigint
-$$;
-COMMENT ON FUNCTION monitoring.counters_since(timestamptz) IS 'For advisors: what advisor_counters() grew by since a sample some hours ago, and how long that is. Null before the first sample and after a reset of the counters.';
-
-----------------------------------------------------------------------------------------------------------------------
--- Running advisors
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE TYPE monitoring.advice_row AS (object_type text, object_name text, severity text, impact float8, summary text, evidence jsonb,
-	gain float8, gain_unit text, fix_sql text, verify_sql text);
-COMMENT ON TYPE monitoring.advice_row IS 'What the function of an advisor returns. object_type, object_name: what a finding is about, its identity. severity: critical, high, medium, low or info; null: cannot be judged now, so what is known of the object stays as it is (object_name null: of all objects of the type; both null: of all). impact: ratio 0..1, of bytes, time or a limit, ranks findings of a severity. summary: a sentence. evidence: an object of figures. gain, gain_unit: estimated, such as bytes or seconds_per_day, or both null. fix_sql: statements to run, each to be sent by itself. verify_sql: a query that gives true once it is fixed; null: the advisor is asked.';
-
-CREATE FUNCTION monitoring.advisor_query(advisor monitoring.advisors, OUT owner name, OUT query text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	found pg_proc;
-BEGIN
-	SELECT p.* INTO found FROM pg_proc AS p WHERE p.oid = to_regprocedure(advisor.function || '(timestamptz,jsonb)');
-	IF found.oid IS NULL THEN
-		RAISE EXCEPTION 'function %(timestamptz, jsonb) does not exist', advisor.function USING ERRCODE = 'undefined_function';
-	END IF;
-	owner := pg_get_userbyid(found.proowner);
-	-- the weightiest whole, of the others only that they are there
-	query := format($query$
-		SELECT f.object_type, f.object_name, CASE WHEN f.place <= %4$s THEN pg_catalog.to_jsonb(f) END AS finding
-		FROM (
-			SELECT f.object_type, f.object_name, f.severity, f.impact, pg_catalog.left(f.summary, 1000) AS summary, f.evidence, f.gain,
-				f.gain_unit, f.fix_sql, f.verify_sql, pg_catalog.row_number() OVER (ORDER BY
-					pg_catalog.array_position('{critical,high,medium,low,info}', f.severity), f.impact DESC, f.object_type, f.object_name) AS place
-			FROM %1$I.%2$I($1, %3$L::pg_catalog.jsonb) AS f
-		) AS f
-	$query$, found.pronamespace::regnamespace::name, found.proname, advisor.thresholds, advisor.max_findings);
-END $$;
-COMMENT ON FUNCTION monitoring.advisor_query(monitoring.advisors) IS 'The query that runs an advisor, and the role as which it is to run: the owner of its function. Error 42883: the function does not exist.';
-
-CREATE FUNCTION monitoring.store_findings(advisor text, results jsonb, at timestamptz, OUT given integer, OUT opened integer, OUT done integer)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-BEGIN
-	-- ignored ones that nobody ignores any more are open again, if they are there
-	UPDATE monitoring.advisor_findings AS f
-	SET state = 'open', ignored_by = NULL, ignored_at = NULL, ignored_until = NULL, ignore_reason = NULL
-	WHERE f.advisor = store_findings.advisor AND f.state = 'ignored' AND f.ignored_until <= at;
-
-	WITH rows AS MATERIALIZED (
-		SELECT r.*
-		FROM jsonb_array_elements(results) AS e
-		CROSS JOIN LATERAL jsonb_to_record(nullif(e -> 'finding', 'null')) AS r (object_type text, object_name text, severity text, impact float8,
-			summary text, evidence jsonb, gain float8, gain_unit text, fix_sql text, verify_sql text)
-		WHERE r.severity IS NOT NULL
-	), written AS (
-		INSERT INTO monitoring.advisor_findings AS f (advisor, object_type, object_name, severity, impact, summary, evidence, gain,
-			gain_unit, fix_sql, verify_sql, first_seen, last_seen, opened_at)
-		SELECT store_findings.advisor, g.object_type, g.object_name, g.severity, g.impact, g.summary, coalesce(g.evidence, '{}'), g.gain,
-			g.gain_unit, g.fix_sql, g.verify_sql, at, at, at
-		FROM rows AS g
-		ORDER BY g.object_type, g.object_name
-		ON CONFLICT ON CONSTRAINT advisor_findings_advisor_object_type_object_name_key DO UPDATE SET
-			state = CASE f.state WHEN 'ignored' THEN 'ignored' ELSE 'open' END, severity = excluded.severity, impact = excluded.impact,
-			summary = excluded.summary, evidence = excluded.evidence, gain = excluded.gain, gain_unit = excluded.gain_unit,
-			fix_sql = excluded.fix_sql, verify_sql = excluded.verify_sql, last_seen = excluded.last_seen,
-			opened_at = CASE f.state WHEN 'done' THEN excluded.opened_at ELSE f.opened_at END, done_at = NULL,
-			reopened = f.reopened + (f.state = 'done')::integer
-		RETURNING f.opened_at
-	)
-	SELECT count(*), count(*) FILTER (WHERE w.opened_at = at) INTO given, opened FROM written AS w;
-
-	-- what the function did not mention is gone
-	WITH mentioned AS MATERIALIZED (
-		SELECT e ->> 'object_type' AS object_type, e ->> 'object_name' AS object_name FROM jsonb_array_elements(results) AS e
-	)
-	UPDATE monitoring.advisor_findings AS f
-	SET state = 'done', done_at = at
-	WHERE f.advisor = store_findings.advisor AND f.state = 'open'
-		AND NOT EXISTS (SELECT FROM mentioned AS m WHERE m.object_type IS NULL)
-		AND f.object_type NOT IN (SELECT m.object_type FROM mentioned AS m WHERE m.object_type IS NOT NULL AND m.object_name IS NULL)
-		AND NOT EXISTS (SELECT FROM mentioned AS m WHERE m.object_type = f.object_type AND m.object_name = f.object_name);
-	GET DIAGNOSTICS done = ROW_COUNT;
-END $$;
-COMMENT ON FUNCTION monitoring.store_findings(text, jsonb, timestamptz) IS 'Compare what an advisor gave, an array of rows of advisor_query(), with what is known: findings that it gave open or stay, those that it did not mention are done. Returns how many it gave, how many of them are new or came back, and how many are done.';
-
-CREATE FUNCTION monitoring.run_advisor(advisor monitoring.advisors, at timestamptz, OUT given integer, OUT opened integer, OUT done integer,
-	OUT failure text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	source record;
-	results jsonb;
-BEGIN
-	source := monitoring.advisor_query(advisor);
-	SELECT min(q.error), coalesce(jsonb_agg(q."row") FILTER (WHERE q.error IS NULL), '[]') INTO failure, results
-	FROM monitoring.try_rule_query(source.owner, source.query, advisor.timeout, 200000, true, at) AS q;
-	IF failure IS NULL THEN
-		SELECT s.* INTO given, opened, done FROM monitoring.store_findings(advisor.name, results, at) AS s;
-	END IF;
--- a cancel of the whole run is none of these
-EXCEPTION WHEN others THEN
-	failure := SQLERRM;
-END $$;
-COMMENT ON FUNCTION monitoring.run_advisor(monitoring.advisors, timestamptz) IS 'Run an advisor and store what it finds; failure: why that was not possible. It raises nothing but a cancel.';
-
-CREATE FUNCTION monitoring.run_advisors(at timestamptz, advisor text, only_due boolean, until timestamptz)
-RETURNS TABLE (name text, given integer, opened integer, done integer, seconds float8, failure text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' SET jit = off SET max_parallel_workers_per_gather = 0 AS $$
-DECLARE
-	a monitoring.advisors;
-	started timestamptz;
-BEGIN
-	PERFORM monitoring.sample_usage(at);
-	INSERT INTO monitoring.advisor_runs (advisor) SELECT v.name FROM monitoring.advisors AS v ORDER BY v.name ON CONFLICT DO NOTHING;
-	FOR a IN
-		SELECT v.*
-		FROM monitoring.advisors AS v
-		JOIN monitoring.advisor_runs AS r ON r.advisor = v.name
-		WHERE v.enabled AND (run_advisors.advisor IS NULL OR v.name = run_advisors.advisor)
-			AND (NOT only_due OR (r.run_at > at - v.every AND r.run_at <= at) IS NOT TRUE)
-		ORDER BY r.run_at NULLS FIRST, v.name
-	LOOP
-		started := clock_timestamp();
-		EXIT WHEN started >= until;
-		-- somebody else runs it now
-		PERFORM FROM monitoring.advisor_runs AS r WHERE r.advisor = a.name FOR UPDATE SKIP LOCKED;
-		CONTINUE WHEN NOT FOUND;
-		SELECT x.given, x.opened, x.done, x.failure INTO given, opened, done, failure FROM monitoring.run_advisor(a, at) AS x;
-		name := a.name;
-		seconds := extract(epoch FROM clock_timestamp() - started);
-		UPDATE monitoring.advisor_runs AS r
-		SET run_at = at, run_seconds = run_advisors.seconds, given = coalesce(run_advisors.given, r.given), run_error = failure
-		WHERE r.advisor = a.name;
-		RETURN NEXT;
-	END LOOP;
-END $$;
-COMMENT ON FUNCTION monitoring.run_advisors(timestamptz, text, boolean, timestamptz) IS 'Run the enabled advisors, or one of them, or those that are due, in the order in which they ran last; those that would begin after `until` wait for the next time.';
-
-CREATE FUNCTION monitoring.advise(at timestamptz DEFAULT clock_timestamp(), advisor text DEFAULT NULL)
-RETURNS TABLE (name text, given integer, opened integer, done integer, seconds float8, failure text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-	IF at IS NULL OR NOT isfinite(at) THEN
-		RAISE EXCEPTION 'the time must be finite' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	IF advise.advisor IS NOT NULL AND NOT EXISTS (SELECT FROM monitoring.advisors AS a WHERE a.name = advise.advisor AND a.enabled) THEN
-		RAISE EXCEPTION 'there is no advisor "%" that is enabled', advise.advisor USING ERRCODE = 'undefined_object';
-	END IF;
-	RETURN QUERY SELECT r.* FROM monitoring.run_advisors(at, advise.advisor, false, 'infinity') AS r;
-END $$;
-COMMENT ON FUNCTION monitoring.advise(timestamptz, text) IS 'Run all enabled advisors now, or one of them, and return how each went: findings that it gave, how many of them are new or came back, how many are noticed as fixed, and why it failed, if it did; the others go on. What they found is in the view advice. Errors: no such advisor (42704), no finite time (22023).';
-
-CREATE FUNCTION monitoring.advise_job(at timestamptz) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	PERFORM FROM monitoring.run_advisors(at, NULL, true, clock_timestamp() + interval '20 seconds');
-	DELETE FROM monitoring.advisor_findings AS f
-	WHERE f.state = 'done' AND f.done_at < at - interval '400 days';
-	DELETE FROM monitoring.advisor_runs AS r WHERE NOT EXISTS (SELECT FROM monitoring.advisors AS a WHERE a.name = r.advisor);
-END $$;
-COMMENT ON FUNCTION monitoring.advise_job(timestamptz) IS 'Job of the worker: runs the advisors that are due, and forgets findings that have been done for 400 days.';
-
-INSERT INTO monitoring.jobs (name, function, every, priority, timeout)
-	VALUES ('advise', 'monitoring.advise_job', '10 minutes', 80, '6 minutes');
-
-----------------------------------------------------------------------------------------------------------------------
--- What people do
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE FUNCTION monitoring.set_finding_state(finding bigint, state text, reason text, until timestamptz, at timestamptz) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	ignored boolean := state = 'ignored';
-BEGIN
-	IF at IS NULL OR NOT isfinite(at) OR until <= at THEN
-		RAISE EXCEPTION 'the time must be finite, and until later' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	UPDATE monitoring.advisor_findings AS f
-	SET state = set_finding_state.state, done_at = NULL,
-		ignored_by = CASE WHEN ignored THEN monitoring.calling_role() END, ignored_at = CASE WHEN ignored THEN at END,
-		ignored_until = CASE WHEN ignored THEN nullif(until, 'infinity') END, ignore_reason = CASE WHEN ignored THEN left(reason, 1000) END
-	WHERE f.finding = set_finding_state.finding;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'there is no finding %', finding USING ERRCODE = 'undefined_object';
-	END IF;
-END $$;
-COMMENT ON FUNCTION monitoring.set_finding_state(bigint, text, text, timestamptz, timestamptz) IS 'Part of ignore_finding and reopen_finding.';
-
-CREATE FUNCTION monitoring.ignore_finding(finding bigint, reason text, until timestamptz DEFAULT NULL, at timestamptz DEFAULT clock_timestamp())
-RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF coalesce(reason, '') = '' THEN
-		RAISE EXCEPTION 'say why the finding is to be ignored' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	PERFORM monitoring.set_finding_state(finding, 'ignored', reason, until, at);
-END $$;
-COMMENT ON FUNCTION monitoring.ignore_finding(bigint, text, timestamptz, timestamptz) IS 'A finding is not to be advised about, for the reason given, until a time, or for good (null), even if it goes away and comes back. Errors: no such finding (42704), no reason or a time that is over (22023).';
-
-CREATE FUNCTION monitoring.reopen_finding(finding bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	PERFORM monitoring.set_finding_state(finding, 'open', NULL, NULL, at);
-END $$;
-COMMENT ON FUNCTION monitoring.reopen_finding(bigint, timestamptz) IS 'A finding is open, whatever it was; the next run of its advisor finds out whether it is still there. Error 42704: no such finding.';
-
-CREATE FUNCTION monitoring.check_finding(finding bigint, at timestamptz DEFAULT clock_timestamp()) RETURNS boolean
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	known record;
-	failure text;
-BEGIN
-	SELECT f.advisor, f.object_type, f.object_name INTO known FROM monitoring.findings AS f WHERE f.finding = check_finding.finding;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'there is no finding %', finding USING ERRCODE = 'undefined_object';
-	END IF;
-	SELECT a.failure INTO failure FROM monitoring.advise(at, known.advisor) AS a;
-	IF failure IS NOT NULL THEN
-		RAISE EXCEPTION 'the advisor % failed: %', known.advisor, failure USING ERRCODE = 'object_not_in_prerequisite_state';
-	END IF;
-	RETURN (SELECT f.state = 'done' OR f.last_seen < at FROM monitoring.findings AS f WHERE f.finding = check_finding.finding);
-END $$;
-COMMENT ON FUNCTION monitoring.check_finding(bigint, timestamptz) IS 'Run the advisor of a finding; true if the finding is gone. Errors: no such finding (42704), the advisor failed (55000).';
-
-----------------------------------------------------------------------------------------------------------------------
--- Views
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE VIEW monitoring.findings AS
-	SELECT f.finding, a.category, f.advisor, f.object_type, f.object_name, f.state, f.severity, f.impact, f.summary, f.evidence,
-		f.gain, f.gain_unit, f.fix_sql,
-		coalesce(f.verify_sql, pg_catalog.format('SELECT monitoring.check_finding(%s) AS fixed', f.finding)) AS verify_sql,
-		f.first_seen, f.last_seen, f.opened_at, f.done_at, f.reopened, f.ignored_by, f.ignored_at, f.ignored_until, f.ignore_reason
-	FROM monitoring.advisor_findings AS f
-	LEFT JOIN monitoring.advisors AS a ON a.name = f.advisor;
-COMMENT ON VIEW monitoring.findings IS 'All findings of advisors, also those that are done or ignored.';
-COMMENT ON COLUMN monitoring.findings.finding IS 'Number of the finding, for ignore_finding().';
-COMMENT ON COLUMN monitoring.findings.category IS 'What its advisor is about; null: the advisor is not there any more.';
-COMMENT ON COLUMN monitoring.findings.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.findings.object_type IS 'What it is about: index, table, setting, statement, ...';
-COMMENT ON COLUMN monitoring.findings.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
-COMMENT ON COLUMN monitoring.findings.state IS 'open, done (noticed as fixed) or ignored.';
-COMMENT ON COLUMN monitoring.findings.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.findings.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.findings.summary IS 'What is wrong, in a sentence.';
-COMMENT ON COLUMN monitoring.findings.evidence IS 'The figures it rests on.';
-COMMENT ON COLUMN monitoring.findings.gain IS 'Estimated gain, where there is an estimate.';
-COMMENT ON COLUMN monitoring.findings.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
-COMMENT ON COLUMN monitoring.findings.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.findings.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.findings.first_seen IS 'When it was first found.';
-COMMENT ON COLUMN monitoring.findings.last_seen IS 'When it was found last.';
-COMMENT ON COLUMN monitoring.findings.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.findings.done_at IS 'When it was noticed that it is fixed.';
-COMMENT ON COLUMN monitoring.findings.reopened IS 'How often it came back.';
-COMMENT ON COLUMN monitoring.findings.ignored_by IS 'Who ignored it.';
-COMMENT ON COLUMN monitoring.findings.ignored_at IS 'When.';
-COMMENT ON COLUMN monitoring.findings.ignored_until IS 'Until when; null: for good.';
-COMMENT ON COLUMN monitoring.findings.ignore_reason IS 'Why.';
-
-CREATE VIEW monitoring.advice AS
-	SELECT row_number() OVER (ORDER BY s.place, f.impact DESC, f.finding) AS place, f.finding, f.severity, f.category, f.advisor,
-		f.object_type, f.object_name, f.summary, q.query, f.evidence, f.impact, f.gain, f.gain_unit, f.fix_sql, f.verify_sql, f.opened_at,
-		f.last_seen
-	FROM monitoring.findings AS f
-	JOIN monitoring.advisors AS a ON a.name = f.advisor AND a.enabled
-	JOIN (VALUES ('critical', 1), ('high', 2), ('medium', 3), ('low', 4), ('info', 5)) AS s (severity, place) ON s.severity = f.severity
-	LEFT JOIN LATERAL (
-		SELECT t.query
-		FROM monitoring.statement_queries AS t
-		WHERE f.object_type = 'statement' AND t.queryid = CASE f.object_type WHEN 'statement' THEN f.object_name::bigint END
-		ORDER BY t.query = '<insufficient privilege>', t.first_seen
-		LIMIT 1
-	) AS q ON true
-	WHERE f.state = 'open'
-	ORDER BY place;
-COMMENT ON VIEW monitoring.advice IS 'What could be better: the open findings of enabled advisors, the weightiest first.';
-COMMENT ON COLUMN monitoring.advice.place IS 'Rank: by severity, then by impact.';
-COMMENT ON COLUMN monitoring.advice.finding IS 'Number of the finding, for ignore_finding().';
-COMMENT ON COLUMN monitoring.advice.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.advice.category IS 'What its advisor is about.';
-COMMENT ON COLUMN monitoring.advice.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advice.object_type IS 'What it is about: index, table, setting, statement, ...';
-COMMENT ON COLUMN monitoring.advice.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
-COMMENT ON COLUMN monitoring.advice.summary IS 'What is wrong, in a sentence.';
-COMMENT ON COLUMN monitoring.advice.query IS 'Text of the statement, if it is about one, as far as you may see it (statement_queries).';
-COMMENT ON COLUMN monitoring.advice.evidence IS 'The figures it rests on.';
-COMMENT ON COLUMN monitoring.advice.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.advice.gain IS 'Estimated gain, where there is an estimate.';
-COMMENT ON COLUMN monitoring.advice.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
-COMMENT ON COLUMN monitoring.advice.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.advice.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.advice.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.advice.last_seen IS 'When it was found last.';
-
-CREATE VIEW monitoring.advisor_status AS
-	SELECT a.name AS advisor, a.category, a.enabled, a.every, r.run_at, r.run_seconds, r.run_error,
-		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'open') AS open,
-		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'ignored') AS ignored,
-		(SELECT count(*) FROM monitoring.advisor_findings AS f WHERE f.advisor = a.name AND f.state = 'done') AS done,
-		coalesce(r.given > a.max_findings - 1, false) AS cut_off, a.thresholds, a.description
-	FROM monitoring.advisors AS a
-	LEFT JOIN monitoring.advisor_runs AS r ON r.advisor = a.name;
-COMMENT ON VIEW monitoring.advisor_status IS 'Every advisor: what it looks for, when it ran last and how that went.';
-COMMENT ON COLUMN monitoring.advisor_status.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advisor_status.category IS 'What it is about.';
-COMMENT ON COLUMN monitoring.advisor_status.enabled IS 'Whether it runs.';
-COMMENT ON COLUMN monitoring.advisor_status.every IS 'How often the job runs it.';
-COMMENT ON COLUMN monitoring.advisor_status.run_at IS 'When it ran last.';
-COMMENT ON COLUMN monitoring.advisor_status.run_seconds IS 'How long that took.';
-COMMENT ON COLUMN monitoring.advisor_status.run_error IS 'Why it failed then; null: it did not.';
-COMMENT ON COLUMN monitoring.advisor_status.open IS 'Findings that are open.';
-COMMENT ON COLUMN monitoring.advisor_status.ignored IS 'Findings that are ignored.';
-COMMENT ON COLUMN monitoring.advisor_status.done IS 'Findings that were noticed as fixed in the last 400 days.';
-COMMENT ON COLUMN monitoring.advisor_status.cut_off IS 'True if there may be more than max_findings.';
-COMMENT ON COLUMN monitoring.advisor_status.thresholds IS 'What an object needs to become a finding.';
-COMMENT ON COLUMN monitoring.advisor_status.description IS 'What it looks for.';
--- advisors, what several of them look at.
---
--- Tables and indexes of extensions, of the system and of this extension are nobody's to change, so they are left out everywhere.
-
-CREATE FUNCTION monitoring.advised_tables()
-RETURNS TABLE (relation oid, identity text, schema_name name, table_name name, kind "char", tuples float8, bytes float8, persistence "char",
-	options text[], toast oid, partition boolean, impact float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT c.oid, format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind, greatest(c.reltuples, 0)::float8,
-		greatest(c.relpages, 0) * b.size, c.relpersistence, c.reloptions, c.reltoastrelid, c.relispartition,
-		coalesce(greatest(c.relpages, 0) / nullif(sum(greatest(c.relpages, 0)) OVER (), 0)::float8, 0)
-	FROM pg_class AS c
-	JOIN pg_namespace AS n ON n.oid = c.relnamespace
-	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
-	WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'monitoring')
-		AND n.nspname !~ '^pg_temp_'
-		AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-$$;
-COMMENT ON FUNCTION monitoring.advised_tables() IS 'For advisors: the tables and materialised views that users have made, with their sizes as the latest vacuum or analyze left them (0 if there was none). impact: its share of the bytes of them all. identity is qualified and quoted. Opens none of them.';
-
-CREATE FUNCTION monitoring.advised_indexes()
-RETURNS TABLE (index oid, identity text, relation oid, table_identity text, kind "char", bytes float8, tuples float8, options text[],
-	"unique" boolean, needed boolean, valid boolean, partition boolean, impact float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT i.indexrelid, format('%I.%I', t.schema_name, c.relname), i.indrelid, t.identity, c.relkind,
-		c.relpages * b.size, greatest(c.reltuples, 0)::float8, c.reloptions, i.indisunique,
-		i.indisprimary OR i.indisexclusion OR i.indisreplident OR i.indisclustered
-			OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x', 'f')),
-		i.indisvalid AND i.indisready AND i.indislive, c.relispartition,
-		coalesce(c.relpages / nullif(sum(c.relpages) OVER (), 0)::float8, 0)
-	FROM pg_index AS i
-	JOIN monitoring.advised_tables() AS t ON t.relation = i.indrelid
-	JOIN pg_class AS c ON c.oid = i.indexrelid
-	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
-$$;
-COMMENT ON FUNCTION monitoring.advised_indexes() IS 'For advisors: the indexes of advised_tables(). needed: a constraint, a foreign key that refers to it, logical replication or CLUSTER needs it. impact: its share of the bytes of all indexes.';
-
-CREATE FUNCTION monitoring.index_columns(index oid) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_agg(a.attname ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = index_columns.index AND a.attnum > 0
-$$;
-COMMENT ON FUNCTION monitoring.index_columns(oid) IS 'For advisors: names of an index''s columns. pg_get_indexdef() would open its table.';
-
-CREATE FUNCTION monitoring.has_standbys() RETURNS boolean
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT EXISTS (SELECT FROM pg_stat_replication) OR EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_type = 'physical')
-$$;
-COMMENT ON FUNCTION monitoring.has_standbys() IS 'For advisors: whether there are standbys, whose reads this server does not count.';
-
-CREATE FUNCTION monitoring.table_option(options text[], name text) RETURNS float8
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT coalesce((SELECT split_part(x, '=', 2)::float8 FROM unnest(options) AS x WHERE split_part(x, '=', 1) = name),
-		current_setting(name)::float8)
-$$;
-COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name.';
--- advisors of indexes: unused, duplicate, invalid, and foreign keys without one.
-
-CREATE FUNCTION monitoring.find_unused_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	-- an index on a partitioned table and those on its partitions are one
-	WITH RECURSIVE indexes AS MATERIALIZED (
-		SELECT * FROM monitoring.advised_indexes()
-	), tree AS (
-		SELECT i.index AS root, i.index FROM indexes AS i WHERE NOT i.partition
-		UNION ALL
-		SELECT t.root, h.inhrelid FROM tree AS t JOIN pg_inherits AS h ON h.inhparent = t.index
-	), used AS (
-		SELECT t.root, sum(i.bytes) AS bytes, sum(i.impact) AS impact, bool_or(i.needed OR i."unique") AS needed, bool_and(i.valid) AS valid,
-			-- null if one of them has not been watched
-			CASE WHEN count(u.relation) = count(*) THEN min(u.unused_for) END AS unused_for,
-			sum(pg_stat_get_tuples_inserted(i.relation) + pg_stat_get_tuples_updated(i.relation)) AS writes
-		FROM tree AS t
-		JOIN indexes AS i ON i.index = t.index
-		LEFT JOIN monitoring.usage_since(find_unused_indexes.at) AS u ON u.relation = i.index
-		GROUP BY t.root
-	), keys AS (
-		SELECT DISTINCT k.conrelid, k.conkey FROM pg_constraint AS k WHERE k.contype = 'f'
-	), referring AS (
-		SELECT DISTINCT i.indexrelid
-		FROM pg_index AS i
-		JOIN keys AS k ON k.conrelid = i.indrelid AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey
-	)
-	SELECT 'index', i.identity, CASE WHEN u.unused_for IS NULL THEN NULL WHEN s.standbys THEN 'info' WHEN u.bytes >= 1e9 THEN 'medium' ELSE 'low' END,
-		least(u.impact, 1),
-		format('Nobody has used index %s on %s for %s days.', i.identity, i.table_identity, round(extract(epoch FROM u.unused_for) / 86400))
-			|| CASE WHEN s.standbys THEN ' Standbys may use it: look there, too.' ELSE '' END,
-		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', u.bytes,
-			'unused_for_seconds', extract(epoch FROM u.unused_for), 'rows_written', u.writes, 'standbys', s.standbys),
-		u.bytes, 'bytes',
-		format('DROP INDEX %s%s;', CASE i.kind WHEN 'i' THEN 'CONCURRENTLY ' ELSE '' END, i.identity),
-		format('SELECT to_regclass(%L) IS NULL AS fixed', i.identity)
-	FROM used AS u
-	JOIN indexes AS i ON i.index = u.root
-	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
-	WHERE NOT u.needed AND u.valid AND u.bytes >= (thresholds ->> 'min_bytes')::float8
-		AND (u.unused_for IS NULL OR u.unused_for >= (thresholds ->> 'unused_for')::interval)
-		AND NOT EXISTS (SELECT FROM referring AS r WHERE r.indexrelid = u.root)
-	-- after a reset of the counters
-	UNION ALL
-	SELECT 'index', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_unused_indexes.at))
-$$;
-COMMENT ON FUNCTION monitoring.find_unused_indexes(timestamptz, jsonb) IS 'Advisor unused_indexes. Thresholds: min_bytes, unused_for (interval).';
-
-CREATE FUNCTION monitoring.find_duplicate_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH indexes AS MATERIALIZED (
-		-- positions in the source text do not matter to expressions
-		SELECT a.*, i.indnkeyatts AS nkeys, i.indnatts AS ncolumns, i.indkey::int2[] AS keys, i.indclass::oid[] AS classes,
-			i.indcollation::oid[] AS collations, i.indoption::int2[] AS options_of_keys, c.relam,
-			coalesce(regexp_replace(i.indpred::text, ':location -?\d+', '', 'g'), '') AS predicate,
-			coalesce(regexp_replace(i.indexprs::text, ':location -?\d+', '', 'g'), '') AS expressions,
-			i.indimmediate, i.indnullsnotdistinct, pg_stat_get_numscans(a.index) AS scans
-		FROM monitoring.advised_indexes() AS a
-		JOIN pg_index AS i ON i.indexrelid = a.index
-		JOIN pg_class AS c ON c.oid = a.index
-		WHERE a.valid AND NOT a.partition
-	), pairs AS (
-		SELECT DISTINCT ON (d.index) d.identity, d.table_identity, d.index, d.kind, d.bytes, d.impact, d.scans, d.relation,
-			k.identity AS kept, k.index AS kept_index, k.scans AS kept_scans,
-			d.nkeys = k.nkeys AND d.ncolumns = k.ncolumns AS exact
-		FROM indexes AS d
-		JOIN indexes AS k ON k.relation = d.relation AND k.index <> d.index AND k.relam = d.relam AND k.predicate = d.predicate
-			AND k.keys[0] = d.keys[0]
-		JOIN pg_am AS m ON m.oid = d.relam
-		WHERE NOT d.needed AND k.nkeys >= d.nkeys
-			AND k.keys[0:d.nkeys - 1] = d.keys[0:d.nkeys - 1]
-			AND k.classes[0:d.nkeys - 1] = d.classes[0:d.nkeys - 1]
-			AND k.collations[0:d.nkeys - 1] = d.collations[0:d.nkeys - 1]
-			AND k.options_of_keys[0:d.nkeys - 1] = d.options_of_keys[0:d.nkeys - 1]
-			-- what the one has in its leaves the other must have somewhere
-			AND d.keys <@ k.keys
-			-- of expressions only whole lists can be compared
-			AND (k.expressions = d.expressions OR d.expressions = '' AND 0 <> ALL (k.keys[0:d.nkeys - 1]))
-			-- without order, a prefix is no index
-			AND (k.nkeys = d.nkeys OR m.amname = 'btree')
-			AND CASE WHEN k.nkeys = d.nkeys AND k.ncolumns = d.ncolumns
-				THEN (NOT d."unique" OR k."unique" AND k.indimmediate AND k.indnullsnotdistinct = d.indnullsnotdistinct)
-					AND (NOT k.needed, NOT k."unique", -k.scans, k.index) < (NOT d.needed, NOT d."unique", -d.scans, d.index)
-				ELSE NOT d."unique" END
-		ORDER BY d.index, k.nkeys DESC, k.ncolumns DESC, k.needed DESC, k."unique" DESC, k.scans DESC, k.index
-	)
-	SELECT 'index', p.identity, CASE WHEN p.exact THEN 'medium' ELSE 'low' END, p.impact,
-		CASE WHEN p.exact THEN format('Index %s is the same as %s.', p.identity, p.kept)
-			ELSE format('All that index %s can do, %s can do as well.', p.identity, p.kept) END,
-		jsonb_build_object('table', p.table_identity, 'columns', monitoring.index_columns(p.index), 'kept', p.kept,
-			'kept_columns', monitoring.index_columns(p.kept_index), 'bytes', p.bytes, 'scans', p.scans, 'kept_scans', p.kept_scans,
-			'rows_written', pg_stat_get_tuples_inserted(p.relation) + pg_stat_get_tuples_updated(p.relation)),
-		p.bytes, 'bytes',
-		format('DROP INDEX %s%s;', CASE p.kind WHEN 'i' THEN 'CONCURRENTLY ' ELSE '' END, p.identity),
-		format('SELECT to_regclass(%L) IS NULL OR to_regclass(%L) IS NULL AS fixed', p.identity, p.kept)
-	FROM pairs AS p
-	WHERE p.bytes >= (thresholds ->> 'min_bytes')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_duplicate_indexes(timestamptz, jsonb) IS 'Advisor duplicate_indexes: those that another index makes superfluous, with the same access method, operator classes, collations, order, predicate and expressions. Thresholds: min_bytes.';
-
-CREATE FUNCTION monitoring.find_invalid_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT 'index', i.identity, CASE i.kind WHEN 'i' THEN 'high' ELSE 'low' END, i.impact,
-		CASE WHEN i.kind = 'I' THEN format('Index %s is not on every partition of %s.', i.identity, i.table_identity)
-			WHEN b.leftover THEN format('Index %s is what a REINDEX CONCURRENTLY has left that failed.', i.identity)
-			ELSE format('Index %s is invalid: every write maintains it and no query may use it.', i.identity) END
-			|| CASE WHEN i."unique" AND i.kind = 'i' AND NOT b.leftover THEN ' Rows that it forbids may be in the table.' ELSE '' END,
-		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', i.bytes, 'unique', i."unique"),
-		CASE i.kind WHEN 'i' THEN i.bytes END, CASE i.kind WHEN 'i' THEN 'bytes' END,
-		CASE WHEN i.kind = 'I' THEN (
-				SELECT string_agg(format('-- then ALTER INDEX %s ATTACH PARTITION the new index%sCREATE INDEX CONCURRENTLY ON %I.%I (%s);', i.identity, E'\n',
-					n.nspname, c.relname, (SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
-						FROM jsonb_array_elements_text(monitoring.index_columns(i.index)) WITH ORDINALITY AS x (name, place))), E'\n')
-				FROM pg_inherits AS h
-				JOIN pg_class AS c ON c.oid = h.inhrelid AND c.relkind = 'r'
-				JOIN pg_namespace AS n ON n.oid = c.relnamespace
-				WHERE h.inhparent = i.relation AND NOT EXISTS (
-					SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
-					WHERE p.indrelid = h.inhrelid AND a.inhparent = i.index))
-			WHEN b.leftover THEN format('DROP INDEX CONCURRENTLY %s;', i.identity)
-			ELSE format('REINDEX INDEX CONCURRENTLY %s;', i.identity) END,
-		format('SELECT NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = to_regclass(%L) AND NOT (i.indisvalid AND i.indisready AND i.indislive)) AS fixed', i.identity)
-	FROM monitoring.advised_indexes() AS i
-	CROSS JOIN LATERAL (SELECT i.identity ~ '_cc(new|old)[0-9]*"?$' AS leftover) AS b
-	WHERE NOT i.valid
-		-- somebody is making it
-		AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS g WHERE g.datname = current_database() AND g.relid = i.relation)
-$$;
-COMMENT ON FUNCTION monitoring.find_invalid_indexes(timestamptz, jsonb) IS 'Advisor invalid_indexes: those that a CREATE INDEX or REINDEX CONCURRENTLY has left that failed, not those that are being made.';
-
-CREATE FUNCTION monitoring.find_unindexed_foreign_keys(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH keys AS MATERIALIZED (
-		SELECT k.oid, k.conname, t.identity, k.conrelid, k.conkey, k.confrelid, t.kind, t.tuples, t.bytes, t.impact,
-			format('%I.%I', n.nspname, r.relname) AS referred,
-			pg_stat_get_tuples_deleted(k.confrelid) AS deleted, pg_stat_get_tuples_updated(k.confrelid) AS updated,
-			(SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY x.place)
-				FROM unnest(k.conkey) WITH ORDINALITY AS x (number, place)
-				JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = x.number) AS columns
-		FROM pg_constraint AS k
-		JOIN monitoring.advised_tables() AS t ON t.relation = k.conrelid
-		JOIN pg_class AS r ON r.oid = k.confrelid
-		JOIN pg_namespace AS n ON n.oid = r.relnamespace
-		-- those of partitions come with the whole table's
-		WHERE k.contype = 'f' AND k.conparentid = 0
-	)
-	SELECT 'constraint', format('%s.%I', k.identity, k.conname),
-		CASE WHEN k.deleted + k.updated > 0 AND k.tuples >= (thresholds ->> 'many_rows')::float8 THEN 'medium' ELSE 'low' END,
-		k.impact,
-		format('Foreign key %I of %s has no index on (%s): each row deleted from %s, or whose key changes there, reads the whole table.',
-			k.conname, k.identity, k.columns, k.referred),
-		jsonb_build_object('table', k.identity, 'columns', k.columns, 'rows', k.tuples, 'bytes', k.bytes, 'referred_table', k.referred,
-			'referred_rows_deleted', k.deleted, 'referred_rows_updated', k.updated),
-		NULL::float8, NULL,
-		format('CREATE INDEX %sON %s (%s);', CASE k.kind WHEN 'r' THEN 'CONCURRENTLY ' ELSE '' END, k.identity, k.columns),
-		format('SELECT NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conrelid = to_regclass(%L) AND k.conname = %L)'
-			' OR EXISTS (SELECT FROM pg_constraint AS k JOIN pg_index AS i ON i.indrelid = k.conrelid'
-			' WHERE k.conrelid = to_regclass(%1$L) AND k.conname = %2$L AND i.indisvalid AND i.indpred IS NULL'
-			' AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey) AS fixed', k.identity, k.conname)
-	FROM keys AS k
-	WHERE k.tuples >= (thresholds ->> 'min_rows')::float8
-		AND NOT EXISTS (
-			SELECT FROM pg_index AS i
-			WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL
-				AND (i.indkey::int2[])[0:cardinality(k.conkey) - 1] @> k.conkey)
-$$;
-COMMENT ON FUNCTION monitoring.find_unindexed_foreign_keys(timestamptz, jsonb) IS 'Advisor unindexed_foreign_keys: those of which no whole index begins with their columns, in any order. Thresholds: min_rows, many_rows (above which, if rows of the referred table change, it is medium).';
-
-INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
-	('unused_indexes', 'monitoring.find_unused_indexes', 'indexes', '{"min_bytes": 1048576, "unused_for": "7 days"}',
-		'Indexes that nobody has used for a week, of 1 MB or more. Not those that are unique, or that a constraint, a foreign key, replication or CLUSTER needs.', true),
-	('duplicate_indexes', 'monitoring.find_duplicate_indexes', 'indexes', '{"min_bytes": 0}',
-		'Indexes that another index makes superfluous: the same, or one that begins with the same columns.', true),
-	('invalid_indexes', 'monitoring.find_invalid_indexes', 'indexes', '{}',
-		'Indexes that are maintained but not used, since making them concurrently has failed.', true),
-	('unindexed_foreign_keys', 'monitoring.find_unindexed_foreign_keys', 'indexes', '{"min_rows": 1000, "many_rows": 10000}',
-		'Foreign keys of tables of 1,000 rows or more without an index that begins with their columns.', true);
--- advisors of bloat: how much room tables and B-tree indexes take, and how much they would need.
---
--- What a page holds is in PostgreSQL's documentation, chapter "Database Page Layout", and in the README of nbtree; widths, nulls and
--- distinct values are those of pg_statistic. An estimate from the catalog opens nothing; pgstattuple reads every page.
-
--- Widths of columns, with what alignment adds on average when nothing is known of the offset.
-CREATE FUNCTION monitoring.row_widths()
-RETURNS TABLE (relation oid, columns bigint, known bigint, width float8, nulls boolean)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH columns AS MATERIALIZED (
-		SELECT a.attrelid, a.attnum, a.attlen, v.alignment,
-			lag(a.attlen) OVER w AS previous_length, lag(v.alignment) OVER w AS previous_alignment
-		FROM pg_attribute AS a
-		CROSS JOIN LATERAL (SELECT CASE a.attalign WHEN 'd' THEN 8 WHEN 'i' THEN 4 WHEN 's' THEN 2 ELSE 1 END) AS v (alignment)
-		WHERE a.attnum > 0 AND NOT a.attisdropped
-		WINDOW w AS (PARTITION BY a.attrelid ORDER BY a.attnum)
-	)
-	SELECT c.attrelid, count(*), count(s.stawidth),
-		sum((1 - s.stanullfrac) * (s.stawidth
-			-- short values of variable length are not aligned
-			+ CASE WHEN c.attlen = -1 AND s.stawidth < 127 OR c.previous_length IS NULL
-				OR c.previous_length > 0 AND c.previous_length % c.alignment = 0 AND c.previous_alignment >= c.alignment THEN 0
-				ELSE (c.alignment - 1) / 2.0 END)),
-		bool_or(s.stanullfrac > 0)
-	FROM columns AS c
-	LEFT JOIN pg_statistic AS s ON s.starelid = c.attrelid AND s.staattnum = c.attnum AND NOT s.stainherit
-	GROUP BY c.attrelid
-$$;
-COMMENT ON FUNCTION monitoring.row_widths() IS 'For advisors: bytes of the columns of a row of each table, on average, and how many columns there are statistics of.';
-
-CREATE FUNCTION monitoring.table_bloat()
-RETURNS TABLE (relation oid, identity text, tuples float8, bytes float8, needed_bytes float8, wasted_bytes float8, wasted_ratio float8, fillfactor integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT t.relation, t.identity, t.tuples, t.bytes, n.bytes, greatest(t.bytes - n.bytes, 0), greatest(1 - n.bytes / t.bytes, 0), o.fillfactor
-	FROM monitoring.advised_tables() AS t
-	JOIN monitoring.row_widths() AS w ON w.relation = t.relation AND w.known = w.columns
-	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
-	CROSS JOIN LATERAL (
-		SELECT coalesce((SELECT split_part(x, '=', 2)::integer FROM unnest(t.options) AS x WHERE x LIKE 'fillfactor=%'), 100) AS fillfactor) AS o
-	-- a row: header of 23 bytes and a bit for each column if one is null, aligned; columns, aligned; and 4 bytes that point to it
-	CROSS JOIN LATERAL (
-		SELECT 8 * ceil((23 + CASE WHEN w.nulls THEN ceil(w.columns / 8.0) ELSE 0 END) / 8) + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
-	CROSS JOIN LATERAL (SELECT ceil(t.tuples / greatest(floor((b.size - 24) * o.fillfactor / 100 / r.bytes), 1)) * b.size AS bytes) AS n
-	WHERE t.kind IN ('r', 'm') AND t.bytes > 0
-$$;
-COMMENT ON FUNCTION monitoring.table_bloat() IS 'Estimate of what each table that was analyzed takes (as of the latest vacuum or analyze) and would need if it were written anew, in bytes, without TOAST.';
-
-CREATE FUNCTION monitoring.index_bloat()
-RETURNS TABLE (index oid, identity text, table_identity text, tuples float8, bytes float8, needed_bytes float8, wasted_bytes float8,
-	wasted_ratio float8, fillfactor integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH columns AS (
-		SELECT i.indexrelid, i.indnkeyatts, count(*) AS columns, count(s.stawidth) AS known,
-			sum((1 - s.stanullfrac) * s.stawidth) AS width, bool_or(s.stanullfrac > 0) AS nulls,
-			-- equal keys share an entry if their type allows it: 4 is the number of that support function
-			bool_and(EXISTS (SELECT FROM pg_amproc AS p JOIN pg_opclass AS o ON o.oid = k.class
-				WHERE p.amprocfamily = o.opcfamily AND p.amproclefttype = o.opcintype AND p.amprocrighttype = o.opcintype AND p.amprocnum = 4))
-				AND count(*) = 1 AND NOT i.indisunique AND i.indnatts = i.indnkeyatts AS shared, min(s.stadistinct) AS distinct_values
-		FROM pg_index AS i
-		CROSS JOIN LATERAL unnest(i.indkey::int2[], i.indclass::oid[]) WITH ORDINALITY AS k (number, class, place)
-		-- of expressions the index has statistics
-		LEFT JOIN pg_statistic AS s ON NOT s.stainherit
-			AND s.starelid = CASE k.number WHEN 0 THEN i.indexrelid ELSE i.indrelid END
-			AND s.staattnum = CASE k.number WHEN 0 THEN k.place ELSE k.number END
-		GROUP BY i.indexrelid, i.indnkeyatts, i.indnatts, i.indisunique
-	)
-	SELECT i.index, i.identity, i.table_identity, i.tuples, i.bytes, n.bytes, greatest(i.bytes - n.bytes, 0),
-		greatest(1 - n.bytes / i.bytes, 0), o.fillfactor
-	FROM monitoring.advised_indexes() AS i
-	JOIN pg_class AS c ON c.oid = i.index
-	JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
-	JOIN columns AS w ON w.indexrelid = i.index AND w.known = w.columns
-	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
-	CROSS JOIN LATERAL (
-		SELECT coalesce((SELECT split_part(x, '=', 2)::integer FROM unnest(i.options) AS x WHERE x LIKE 'fillfactor=%'), 90) AS fillfactor) AS o
-	-- an entry: header of 8 bytes and as much again if one column is null; columns, aligned; and 4 bytes that point to it
-	CROSS JOIN LATERAL (SELECT 8 + CASE WHEN w.nulls THEN 8 ELSE 0 END + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
-	CROSS JOIN LATERAL (
-		SELECT greatest(CASE WHEN w.distinct_values > 0 THEN w.distinct_values ELSE -w.distinct_values * i.tuples END, 1) AS keys) AS d
-	-- entries that share a key: 6 bytes for each row, a sixth of a page at most
-	CROSS JOIN LATERAL (
-		SELECT CASE WHEN w.shared AND i.tuples >= 2 * d.keys AND coalesce(array_position(i.options, 'deduplicate_items=off'), 0) = 0
-			THEN least(i.tuples * r.bytes, i.tuples * 6 + (d.keys + i.tuples * 6 / (b.size / 6)) * r.bytes) ELSE i.tuples * r.bytes END AS bytes) AS e
-	-- a page has a header of 24 and 16 bytes at its end; one page describes the index
-	CROSS JOIN LATERAL (SELECT (1 + ceil(e.bytes / ((b.size - 40) * o.fillfactor / 100))) * b.size AS bytes) AS n
-	WHERE i.kind = 'i' AND i.valid AND i.bytes > 0
-$$;
-COMMENT ON FUNCTION monitoring.index_bloat() IS 'Estimate of what each B-tree index takes (as of the latest vacuum or analyze) and would need if it were made anew, in bytes.';
-
-CREATE FUNCTION monitoring.find_bloated_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'table', t.identity,
-		CASE WHEN t.wasted_ratio > (thresholds ->> 'high_ratio')::float8 AND t.wasted_bytes > (thresholds ->> 'high_bytes')::float8
-			THEN 'high' ELSE 'medium' END,
-		t.wasted_bytes / nullif(sum(t.bytes) OVER (), 0),
-		format('About %s of the %s of table %s are empty or dead.', pg_size_pretty(t.wasted_bytes::bigint), pg_size_pretty(t.bytes::bigint), t.identity),
-		jsonb_build_object('bytes', t.bytes, 'needed_bytes', t.needed_bytes, 'wasted_bytes', t.wasted_bytes,
-			'wasted_ratio', round(t.wasted_ratio::numeric, 3), 'rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'fillfactor', t.fillfactor),
-		t.wasted_bytes, 'bytes',
-		-- nobody reads or writes the table meanwhile
-		format('VACUUM (FULL, ANALYZE) %s;', t.identity), NULL
-	FROM monitoring.table_bloat() AS t
-	WHERE t.wasted_ratio > (thresholds ->> 'min_ratio')::float8 AND t.wasted_bytes > (thresholds ->> 'min_bytes')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_bloated_tables(timestamptz, jsonb) IS 'Advisor bloated_tables, by table_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both; high_ratio and high_bytes, above which it is high.';
-
-CREATE FUNCTION monitoring.find_bloated_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'index', i.identity, 'medium', i.wasted_bytes / nullif(sum(i.bytes) OVER (), 0),
-		format('About %s of the %s of index %s are empty or dead.', pg_size_pretty(i.wasted_bytes::bigint), pg_size_pretty(i.bytes::bigint), i.identity),
-		jsonb_build_object('table', i.table_identity, 'bytes', i.bytes, 'needed_bytes', i.needed_bytes, 'wasted_bytes', i.wasted_bytes,
-			'wasted_ratio', round(i.wasted_ratio::numeric, 3), 'entries', i.tuples, 'fillfactor', i.fillfactor),
-		i.wasted_bytes, 'bytes', format('REINDEX INDEX CONCURRENTLY %s;', i.identity), NULL
-	FROM monitoring.index_bloat() AS i
-	WHERE i.wasted_ratio > (thresholds ->> 'min_ratio')::float8 AND i.wasted_bytes > (thresholds ->> 'min_bytes')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_bloated_indexes(timestamptz, jsonb) IS 'Advisor bloated_indexes, by index_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both.';
-
-INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
-	('bloated_tables', 'monitoring.find_bloated_tables', 'bloat',
-		'{"min_ratio": 0.4, "min_bytes": 104857600, "high_ratio": 0.6, "high_bytes": 1073741824}',
-		'Tables of which more than 40 % and 100 MB are wasted, by an estimate from statistics; high above 60 % and 1 GB.', true),
-	('bloated_indexes', 'monitoring.find_bloated_indexes', 'bloat', '{"min_ratio": 0.5, "min_bytes": 104857600}',
-		'B-tree indexes of which more than 50 % and 100 MB are wasted, by an estimate from statistics.', true);
--- advisors of tables: keys that run out, statistics, constraints, durability, and what nobody reads.
-
-CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
-LANGUAGE c STRICT VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sequence_position';
-COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last number that a sequence has given out; null if it has given out none, somebody has locked it or it is gone, or the caller may not read it. Waits for nobody and keeps no lock.';
-
-CREATE FUNCTION monitoring.column_maximum(relation oid, number smallint) RETURNS bigint
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT max(v.value::text::bigint)
-	FROM pg_statistic AS s
-	CROSS JOIN LATERAL (VALUES (s.stakind1, s.stavalues1::text::text[]), (s.stakind2, s.stavalues2::text::text[]), (s.stakind3, s.stavalues3::text::text[])) AS k (kind, slot)
-	CROSS JOIN LATERAL unnest(k.slot) AS v (value)
-	-- 1: most common values, 2: histogram
-	WHERE s.starelid = column_maximum.relation AND s.staattnum = column_maximum.number AND k.kind IN (1, 2)
-$$;
-COMMENT ON FUNCTION monitoring.column_maximum(oid, smallint) IS 'For advisors: the largest value of an integer column that the latest analyze met.';
-
-CREATE FUNCTION monitoring.find_keys_near_end(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH types (type, highest) AS (
-		VALUES ('int2'::regtype::oid, 32767::float8), ('int4'::regtype, 2147483647), ('int8'::regtype, 9223372036854775807)
-	), owned AS (
-		SELECT d.objid AS sequence, d.refobjid AS relation, d.refobjsubid AS number
-		FROM pg_depend AS d
-		WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
-	), sequences AS MATERIALIZED (
-		SELECT format('%I.%I', n.nspname, c.relname) AS identity, s.seqincrement, s.seqtypid, o.relation, o.number, a.attname, a.atttypid,
-			s.seqmin, s.seqmax, monitoring.sequence_position(s.seqrelid) AS position,
-			-- the column may be narrower than the sequence
-			least(s.seqmax, coalesce(t.highest, s.seqmax)) AS highest, greatest(s.seqmin, 1) AS lowest
-		FROM pg_sequence AS s
-		JOIN pg_class AS c ON c.oid = s.seqrelid
-		JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		LEFT JOIN owned AS o ON o.sequence = s.seqrelid
-		LEFT JOIN pg_attribute AS a ON a.attrelid = o.relation AND a.attnum = o.number
-		LEFT JOIN types AS t ON t.type = a.atttypid
-		WHERE NOT s.seqcycle AND s.seqincrement > 0 AND n.nspname <> 'monitoring' AND n.nspname !~ '^pg_'
-			AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.deptype = 'e')
-	), used AS (
-		SELECT s.*, t.identity AS table_identity, (s.position - s.lowest) / nullif(s.highest - s.lowest, 0) AS ratio,
-			(thresholds ->> 'warn_ratio')::float8 AS warn, (thresholds ->> 'high_ratio')::float8 AS high
-		FROM sequences AS s
-		LEFT JOIN monitoring.advised_tables() AS t ON t.relation = s.relation
-	), columns AS (
-		-- keys that applications number themselves
-		SELECT t.identity, a.attname, m.value AS position, y.highest, m.value / y.highest AS ratio,
-			(thresholds ->> 'warn_ratio')::float8 AS warn, (thresholds ->> 'high_ratio')::float8 AS high
-		FROM pg_index AS i
-		JOIN monitoring.advised_tables() AS t ON t.relation = i.indrelid AND NOT t.partition
-		JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-		JOIN types AS y ON y.type = a.atttypid AND y.type <> 'int8'::regtype
-		CROSS JOIN LATERAL monitoring.column_maximum(a.attrelid, a.attnum) AS m (value)
-		WHERE i.indisprimary AND i.indnkeyatts = 1 AND a.attnum > 0
-			AND NOT EXISTS (SELECT FROM owned AS o WHERE o.relation = a.attrelid AND o.number = a.attnum)
-	)
-	SELECT 'sequence', u.identity, CASE WHEN u.ratio >= u.high THEN 'high' ELSE 'medium' END, least(u.ratio, 1),
-		format('Sequence %s has given out %s %% of its numbers%s.', u.identity, floor(u.ratio * 100),
-			CASE WHEN u.table_identity IS NOT NULL THEN format(' for %s.%I', u.table_identity, u.attname) ELSE '' END),
-		jsonb_build_object('last_value', u.position, 'highest', u.highest, 'used_ratio', round(u.ratio::numeric, 4), 'table', u.table_identity,
-			'column', u.attname, 'type', format_type(coalesce(u.atttypid, u.seqtypid), NULL)),
-		u.highest - u.position, 'numbers',
-		concat_ws(E'\n',
-			CASE WHEN u.table_identity IS NOT NULL AND u.atttypid <> 'int8'::regtype
-				-- writes the table anew, and nobody reads or writes it meanwhile
-				THEN format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint;', u.table_identity, u.attname) END,
-			format('ALTER SEQUENCE %s AS bigint NO MAXVALUE;', u.identity)), NULL
-	FROM used AS u
-	WHERE u.ratio >= u.warn
-	UNION ALL
-	SELECT 'sequence', u.identity, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-	FROM used AS u
-	WHERE u.position IS NULL
-	UNION ALL
-	SELECT 'column', format('%s.%I', c.identity, c.attname), CASE WHEN c.ratio >= c.high THEN 'high' ELSE 'medium' END, least(c.ratio, 1),
-		format('The key %I of %s has come to %s %% of what its type can hold.', c.attname, c.identity, floor(c.ratio * 100)),
-		jsonb_build_object('highest_met', c.position, 'highest', c.highest, 'used_ratio', round(c.ratio::numeric, 4)),
-		c.highest - c.position, 'numbers', format('ALTER TABLE %s ALTER COLUMN %I TYPE bigint;', c.identity, c.attname), NULL
-	FROM columns AS c
-	WHERE c.ratio >= c.warn
-$$;
-COMMENT ON FUNCTION monitoring.find_keys_near_end(timestamptz, jsonb) IS 'Advisor keys_near_end: sequences, of which the narrower of sequence and column counts, and primary keys that no sequence numbers. Thresholds: warn_ratio, high_ratio of what is used.';
-
-CREATE FUNCTION monitoring.find_stale_statistics(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH tables AS (
-		SELECT t.*, EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = t.relation AND NOT s.stainherit) AS analyzed,
-			pg_stat_get_mod_since_analyze(t.relation) AS changed, pg_stat_get_live_tuples(t.relation) AS live,
-			greatest(pg_stat_get_last_analyze_time(t.relation), pg_stat_get_last_autoanalyze_time(t.relation)) AS analyzed_at,
-			monitoring.table_option(t.options, 'autovacuum_analyze_threshold')
-				+ monitoring.table_option(t.options, 'autovacuum_analyze_scale_factor') * t.tuples AS due_at
-		FROM monitoring.advised_tables() AS t
-	)
-	SELECT 'table', t.identity, CASE WHEN t.analyzed THEN 'low' ELSE 'medium' END, t.impact,
-		CASE WHEN NOT t.analyzed THEN format('The planner knows nothing of the values in %s: nobody has analyzed it.', t.identity)
-			ELSE format('%s rows of %s have changed since it was analyzed, and autovacuum has not come.', t.changed, t.identity) END,
-		jsonb_build_object('rows', t.live, 'rows_changed', t.changed, 'analyzed_at', t.analyzed_at, 'autovacuum_due_at', round(t.due_at::numeric)),
-		NULL::float8, NULL, format('ANALYZE %s;', t.identity),
-		format('SELECT coalesce(pg_stat_get_mod_since_analyze(to_regclass(%L)) < %s, true) AS fixed', t.identity, greatest(round(t.due_at::numeric), 1))
-	FROM tables AS t
-	WHERE t.kind IN ('r', 'm') AND t.live >= (thresholds ->> 'min_rows')::float8 AND t.changed > t.due_at * (thresholds ->> 'times_due')::float8
-		-- autovacuum needs a while to come to a new table
-		AND CASE WHEN t.analyzed THEN t.analyzed_at < find_stale_statistics.at - (thresholds ->> 'min_age')::interval
-			ELSE EXISTS (SELECT FROM monitoring.usage_since(find_stale_statistics.at) AS u
-				WHERE u.relation = t.relation AND u.over >= (thresholds ->> 'min_known')::interval) END
-	-- nobody analyzes a partitioned table as a whole unless he is told
-	UNION ALL
-	SELECT 'table', t.identity, 'low', p.impact,
-		format('The planner knows nothing of the values in %s as a whole: autovacuum analyzes its partitions only.', t.identity),
-		jsonb_build_object('rows', p.rows, 'partitions', p.partitions), NULL, NULL, format('ANALYZE %s;', t.identity),
-		format('SELECT EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = to_regclass(%L) AND s.stainherit) AS fixed', t.identity)
-	FROM tables AS t
-	CROSS JOIN LATERAL (
-		SELECT sum(c.tuples) AS rows, count(*) AS partitions, least(sum(c.impact), 1) AS impact
-		FROM pg_inherits AS h
-		JOIN tables AS c ON c.relation = h.inhrelid
-		WHERE h.inhparent = t.relation
-	) AS p
-	WHERE t.kind = 'p' AND NOT t.partition AND p.rows >= (thresholds ->> 'min_partitioned_rows')::float8
-		AND NOT EXISTS (SELECT FROM pg_statistic AS s WHERE s.starelid = t.relation AND s.stainherit)
-$$;
-COMMENT ON FUNCTION monitoring.find_stale_statistics(timestamptz, jsonb) IS 'Advisor stale_statistics. Thresholds: min_rows; times_due: so many times the changes at which autovacuum is to analyze it; min_age since it was; min_known since the table is known, if it never was; min_partitioned_rows.';
-
-CREATE FUNCTION monitoring.find_tables_without_key(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT 'table', t.identity, CASE WHEN p.published THEN 'high' ELSE 'low' END, t.impact,
-		format('Table %s has no primary key%s.', t.identity,
-			CASE WHEN p.published THEN ': since it is published, its rows cannot be updated or deleted' ELSE '' END),
-		jsonb_build_object('rows', t.tuples, 'published', p.published, 'unique_index', u.name), NULL::float8, NULL,
-		CASE WHEN u.name IS NOT NULL THEN format('ALTER TABLE %s ADD PRIMARY KEY USING INDEX %I;', t.identity, u.name) END,
-		format('SELECT to_regclass(%1$L) IS NULL OR EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(%1$L) AND i.indisprimary) AS fixed', t.identity)
-	FROM monitoring.advised_tables() AS t
-	JOIN pg_class AS c ON c.oid = t.relation
-	CROSS JOIN LATERAL (
-		SELECT c.relreplident IN ('d', 'n') AND EXISTS (
-			SELECT FROM pg_publication AS p
-			WHERE (p.pubupdate OR p.pubdelete) AND (p.puballtables
-				OR EXISTS (SELECT FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = t.relation)
-				OR EXISTS (SELECT FROM pg_publication_namespace AS n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace))) AS published) AS p
-	-- one that could be it
-	LEFT JOIN LATERAL (
-		SELECT x.relname AS name
-		FROM pg_index AS i
-		JOIN pg_class AS x ON x.oid = i.indexrelid
-		WHERE i.indrelid = t.relation AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND t.kind = 'r'
-			AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid)
-			AND NOT EXISTS (
-				SELECT FROM unnest(i.indkey::int2[]) AS k (number)
-				LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
-				WHERE a.attnotnull IS NOT TRUE)
-		ORDER BY i.indnatts, x.relname
-		LIMIT 1
-	) AS u ON true
-	WHERE t.kind IN ('r', 'p') AND NOT t.partition AND (t.tuples >= (thresholds ->> 'min_rows')::float8 OR p.published)
-		AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = t.relation AND i.indisprimary)
-$$;
-COMMENT ON FUNCTION monitoring.find_tables_without_key(timestamptz, jsonb) IS 'Advisor tables_without_key. Thresholds: min_rows, which does not count for tables that are published.';
-
-CREATE FUNCTION monitoring.find_unvalidated_constraints(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT 'constraint', format('%s.%I', t.identity, k.conname), 'low', t.impact,
-		format('Constraint %I of %s was never checked for the rows that were there before it: the planner does not use it.', k.conname, t.identity),
-		jsonb_build_object('table', t.identity, 'kind', CASE k.contype WHEN 'f' THEN 'foreign key' WHEN 'c' THEN 'check' ELSE 'not null' END, 'rows', t.tuples),
-		NULL::float8, NULL, format('ALTER TABLE %s VALIDATE CONSTRAINT %I;', t.identity, k.conname),
-		format('SELECT NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conrelid = to_regclass(%L) AND k.conname = %L AND NOT k.convalidated) AS fixed',
-			t.identity, k.conname)
-	FROM pg_constraint AS k
-	JOIN monitoring.advised_tables() AS t ON t.relation = k.conrelid
-	-- of a constraint that is not enforced (18) nothing can be validated
-	WHERE NOT k.convalidated AND k.conparentid = 0 AND k.coninhcount = 0 AND coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
-$$;
-COMMENT ON FUNCTION monitoring.find_unvalidated_constraints(timestamptz, jsonb) IS 'Advisor unvalidated_constraints.';
-
-CREATE FUNCTION monitoring.find_unlogged_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'table', t.identity, CASE WHEN r.referred THEN 'medium' ELSE 'info' END, t.impact,
-		format('Table %s is unlogged: a crash of the server empties it, and standbys and backups do not have its rows.', t.identity),
-		jsonb_build_object('rows', t.tuples, 'bytes', t.bytes, 'other_tables_refer_to_it', r.referred), NULL::float8, NULL,
-		format('ALTER TABLE %s SET LOGGED;', t.identity),
-		format('SELECT NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = to_regclass(%L) AND c.relpersistence = ''u'') AS fixed', t.identity)
-	FROM monitoring.advised_tables() AS t
-	CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_constraint AS k WHERE k.confrelid = t.relation AND k.contype = 'f')) AS r (referred)
-	WHERE t.persistence = 'u' AND t.kind IN ('r', 'm') AND t.tuples >= (thresholds ->> 'min_rows')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_unlogged_tables(timestamptz, jsonb) IS 'Advisor unlogged_tables. Thresholds: min_rows.';
-
-CREATE FUNCTION monitoring.find_unread_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT 'table', t.identity, 'info', t.impact,
-		format('Nobody has read table %s (%s) for %s days.', t.identity, pg_size_pretty(t.bytes::bigint), round(extract(epoch FROM u.unused_for) / 86400))
-			|| CASE WHEN s.standbys THEN ' Standbys may read it: look there, too.' ELSE '' END,
-		jsonb_build_object('bytes', t.bytes, 'rows', t.tuples, 'unread_for_seconds', extract(epoch FROM u.unused_for),
-			'rows_written', pg_stat_get_tuples_inserted(t.relation) + pg_stat_get_tuples_updated(t.relation) + pg_stat_get_tuples_deleted(t.relation),
-			'standbys', s.standbys),
-		t.bytes, 'bytes', NULL, NULL
-	FROM monitoring.advised_tables() AS t
-	JOIN monitoring.usage_since(find_unread_tables.at) AS u ON u.relation = t.relation
-	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
-	WHERE t.bytes >= (thresholds ->> 'min_bytes')::float8 AND u.unused_for >= (thresholds ->> 'unused_for')::interval
-	UNION ALL
-	-- what is too large for a row, and is fetched through the index of the TOAST table
-	SELECT 'large values', t.identity, 'info', t.impact,
-		format('Nobody has read the large values of table %s (%s) for %s days.', t.identity, pg_size_pretty(b.bytes::bigint),
-			round(extract(epoch FROM u.unused_for) / 86400)),
-		jsonb_build_object('bytes', b.bytes, 'table_bytes', t.bytes, 'unread_for_seconds', extract(epoch FROM u.unused_for), 'standbys', s.standbys),
-		b.bytes, 'bytes', NULL, NULL
-	FROM monitoring.advised_tables() AS t
-	JOIN pg_class AS c ON c.oid = t.toast
-	JOIN monitoring.usage_since(find_unread_tables.at) AS u ON u.relation = t.toast
-	CROSS JOIN LATERAL (SELECT c.relpages * current_setting('block_size')::float8) AS b (bytes)
-	CROSS JOIN (SELECT monitoring.has_standbys()) AS s (standbys)
-	WHERE b.bytes >= (thresholds ->> 'min_bytes')::float8 AND u.unused_for >= (thresholds ->> 'unused_for')::interval
-	UNION ALL
-	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_unread_tables.at))
-$$;
-COMMENT ON FUNCTION monitoring.find_unread_tables(timestamptz, jsonb) IS 'Advisor unread_tables: what takes room and nobody reads. A backup by pg_dump reads everything. Thresholds: min_bytes, unused_for (interval).';
-
-CREATE FUNCTION monitoring.find_sequential_scans(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH scans AS (
-		SELECT t.*, u.seq_scans, u.reads - u.seq_scans AS index_scans, extract(epoch FROM u.over)::float8 AS seconds
-		FROM monitoring.advised_tables() AS t
-		JOIN monitoring.usage_since(find_sequential_scans.at) AS u ON u.relation = t.relation
-		WHERE t.kind IN ('r', 'm') AND t.tuples >= (thresholds ->> 'min_rows')::float8
-	)
-	SELECT 'table', s.identity, 'low', s.seq_scans * s.tuples / nullif(sum(s.seq_scans * s.tuples) OVER (), 0),
-		format('Table %s, of %s rows, is read as a whole %s times an hour.', s.identity, round(s.tuples::numeric), round((s.seq_scans * 3600 / s.seconds)::numeric)),
-		jsonb_build_object('rows', s.tuples, 'bytes', s.bytes, 'sequential_scans', s.seq_scans, 'index_scans', s.index_scans, 'over_seconds', s.seconds),
-		s.seq_scans * s.bytes * 86400 / s.seconds, 'bytes_per_day', NULL, NULL
-	FROM scans AS s
-	WHERE s.seconds > 0 AND s.seq_scans * 3600 / s.seconds >= (thresholds ->> 'per_hour')::float8
-		AND s.seq_scans > s.index_scans * (thresholds ->> 'times_index_scans')::float8
-	UNION ALL
-	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_sequential_scans.at))
-$$;
-COMMENT ON FUNCTION monitoring.find_sequential_scans(timestamptz, jsonb) IS 'Advisor sequential_scans, from the counters of the last hours. Thresholds: min_rows of the table, per_hour, times_index_scans: so many times more than scans by index.';
-
-INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
-	('keys_near_end', 'monitoring.find_keys_near_end', 'tables', '{"warn_ratio": 0.75, "high_ratio": 0.9}',
-		'Sequences and integer keys of which 75 % of the numbers are used; high from 90 %.', true),
-	('stale_statistics', 'monitoring.find_stale_statistics', 'tables',
-		'{"min_rows": 1000, "times_due": 2, "min_age": "7 days", "min_known": "1 hour", "min_partitioned_rows": 10000}',
-		'Tables that autovacuum should have analyzed and has not for a week, or never; partitioned tables that nobody has analyzed.', true),
-	('tables_without_key', 'monitoring.find_tables_without_key', 'tables', '{"min_rows": 1000}', 'Tables without a primary key.', true),
-	('unvalidated_constraints', 'monitoring.find_unvalidated_constraints', 'tables', '{}', 'Constraints that are NOT VALID.', true),
-	('unlogged_tables', 'monitoring.find_unlogged_tables', 'tables', '{"min_rows": 1}', 'Tables whose rows a crash takes.', true),
-	('unread_tables', 'monitoring.find_unread_tables', 'cost', '{"min_bytes": 104857600, "unused_for": "30 days"}',
-		'Tables, and large values, of 100 MB or more that nobody has read for 30 days.', true),
-	('sequential_scans', 'monitoring.find_sequential_scans', 'tables', '{"min_rows": 10000, "per_hour": 50, "times_index_scans": 10}',
-		'Tables of 10,000 rows or more that are read as a whole 50 times an hour.', true);
--- advisors of vacuum: dead rows, frozen ids, and what keeps old rows alive.
-
-CREATE FUNCTION monitoring.find_unvacuumed_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH tables AS (
-		SELECT t.*, pg_stat_get_dead_tuples(t.relation) AS dead, pg_stat_get_live_tuples(t.relation) AS live,
-			greatest(pg_stat_get_last_vacuum_time(t.relation), pg_stat_get_last_autovacuum_time(t.relation)) AS vacuumed_at,
-			monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-				+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples AS due_at
-		FROM monitoring.advised_tables() AS t
-		WHERE t.kind IN ('r', 'm')
-	)
-	SELECT 'table', t.identity,
-		CASE WHEN t.dead > (thresholds ->> 'high_ratio')::float8 * (t.dead + t.live) THEN 'high' ELSE 'medium' END,
-		t.dead / nullif(t.dead + t.live, 0)::float8,
-		format('%s of %s rows of %s are dead, more than autovacuum waits for.', t.dead, t.dead + t.live, t.identity),
-		jsonb_build_object('dead_rows', t.dead, 'rows', t.live, 'autovacuum_due_at', round(t.due_at::numeric), 'vacuumed_at', t.vacuumed_at, 'bytes', t.bytes,
-			'oldest_xmin_age', (SELECT max(age(a.backend_xmin)) FROM pg_stat_activity AS a WHERE a.pid <> pg_backend_pid())),
-		t.bytes * t.dead / nullif(t.dead + t.live, 0), 'bytes',
-		format('VACUUM (ANALYZE) %s;', t.identity),
-		format('SELECT coalesce(pg_stat_get_dead_tuples(to_regclass(%L)) <= %s, true) AS fixed', t.identity,
-			greatest(round((t.due_at * (thresholds ->> 'times_due')::float8)::numeric), (thresholds ->> 'min_rows')::numeric))
-	FROM tables AS t
-	WHERE t.dead > t.due_at * (thresholds ->> 'times_due')::float8 AND t.dead > (thresholds ->> 'min_rows')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_unvacuumed_tables(timestamptz, jsonb) IS 'Advisor unvacuumed_tables. Thresholds: min_rows that are dead; times_due: so many times those at which autovacuum is to come; high_ratio of dead rows.';
-
-CREATE FUNCTION monitoring.find_autovacuum_off(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'table', t.identity, 'medium', t.impact,
-		format('Autovacuum is switched off for table %s%s.', t.identity, CASE o.name WHEN 'toast' THEN '''s large values' ELSE '' END),
-		jsonb_build_object('rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'options', to_jsonb(t.options)), NULL::float8, NULL,
-		format('ALTER %s %s RESET (%sautovacuum_enabled);', CASE t.kind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'TABLE' END, t.identity,
-			CASE o.name WHEN 'toast' THEN 'toast.' ELSE '' END),
-		format('SELECT NOT EXISTS (SELECT FROM pg_class AS c CROSS JOIN unnest(c.reloptions) AS o WHERE c.oid = %s AND o = ANY (%L)) AS fixed',
-			CASE o.name WHEN 'toast' THEN format('(SELECT m.reltoastrelid FROM pg_class AS m WHERE m.oid = to_regclass(%L))', t.identity)
-				ELSE format('to_regclass(%L)', t.identity) END, '{autovacuum_enabled=false,autovacuum_enabled=off,autovacuum_enabled=0,autovacuum_enabled=no}')
-	FROM monitoring.advised_tables() AS t
-	LEFT JOIN pg_class AS x ON x.oid = t.toast
-	CROSS JOIN LATERAL (
-		SELECT CASE WHEN EXISTS (SELECT FROM unnest(t.options) AS u WHERE u ~ '^autovacuum_enabled=(false|off|0|no)$') THEN 'table'
-			WHEN EXISTS (SELECT FROM unnest(x.reloptions) AS u WHERE u ~ '^autovacuum_enabled=(false|off|0|no)$') THEN 'toast' END AS name) AS o
-	WHERE o.name IS NOT NULL AND t.tuples >= (thresholds ->> 'min_rows')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_autovacuum_off(timestamptz, jsonb) IS 'Advisor autovacuum_off: tables with autovacuum_enabled = off. Thresholds: min_rows.';
-
-CREATE FUNCTION monitoring.find_old_ids(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	-- the server stops giving out ids three million before 2^31
-	WITH limits AS (
-		SELECT 2144483647::float8 AS stop, (thresholds ->> 'medium_age')::float8 AS medium, (thresholds ->> 'high_age')::float8 AS high,
-			(thresholds ->> 'critical_ratio')::float8 * 2144483647 AS critical, (thresholds ->> 'times_freeze_age')::float8 AS times
-	), databases AS (
-		SELECT d.datname, v.kind, v.age
-		FROM pg_database AS d
-		CROSS JOIN LATERAL (VALUES ('transaction', age(d.datfrozenxid)), ('multixact', mxid_age(d.datminmxid))) AS v (kind, age)
-	), tables AS (
-		SELECT t.identity, v.kind, v.age,
-			v.age / nullif(least(monitoring.table_option(t.options, v.setting), current_setting(v.setting)::float8), 0) AS times, t.impact
-		FROM monitoring.advised_tables() AS t
-		JOIN pg_class AS c ON c.oid = t.relation AND c.relkind <> 'p'
-		CROSS JOIN LATERAL (VALUES ('transaction', age(c.relfrozenxid), 'autovacuum_freeze_max_age'),
-			('multixact', mxid_age(c.relminmxid), 'autovacuum_multixact_freeze_max_age')) AS v (kind, age, setting)
-	)
-	SELECT 'database', format('%s (%s ids)', quote_ident(d.datname), d.kind),
-		CASE WHEN d.age >= l.critical THEN 'critical' WHEN d.age >= l.high THEN 'high' ELSE 'medium' END, least(d.age / l.stop, 1),
-		format('Database %I has rows of %s ids ago; the server stops writing when there are %s.', d.datname, d.kind || ' ' || d.age, l.stop),
-		jsonb_build_object('age', d.age, 'stops_at', l.stop, 'used_ratio', round((d.age / l.stop)::numeric, 4)), NULL::float8, NULL,
-		-- VACUUM does one database
-		CASE WHEN d.datname = current_database() THEN 'VACUUM (FREEZE);' END,
-		format('SELECT %s(d.%I) < %s AS fixed FROM pg_database AS d WHERE d.datname = %L', CASE d.kind WHEN 'transaction' THEN 'age' ELSE 'mxid_age' END,
-			CASE d.kind WHEN 'transaction' THEN 'datfrozenxid' ELSE 'datminmxid' END, l.medium, d.datname)
-	FROM databases AS d
-	CROSS JOIN limits AS l
-	WHERE d.age >= l.medium
-	UNION ALL
-	SELECT 'table', format('%s (%s ids)', t.identity, t.kind), 'medium', least(t.age / l.stop, 1),
-		format('Autovacuum should have frozen table %s at a tenth fewer %s ids than the %s that it has come to.', t.identity, t.kind, t.age),
-		jsonb_build_object('age', t.age, 'times_freeze_age', round(t.times::numeric, 3)), NULL, NULL, format('VACUUM (FREEZE) %s;', t.identity),
-		format('SELECT coalesce((SELECT %s(c.%I) < %s FROM pg_class AS c WHERE c.oid = to_regclass(%L)), true) AS fixed',
-			CASE t.kind WHEN 'transaction' THEN 'age' ELSE 'mxid_age' END, CASE t.kind WHEN 'transaction' THEN 'relfrozenxid' ELSE 'relminmxid' END, t.age, t.identity)
-	FROM tables AS t
-	CROSS JOIN limits AS l
-	WHERE t.times >= l.times
-	UNION ALL
-	-- autovacuum does not see what a session keeps to itself, but the database's age does
-	SELECT 'temporary table', format('%I.%I', n.nspname, c.relname), 'medium', least(age(c.relfrozenxid) / l.stop, 1),
-		format('Temporary table %I.%I is %s transactions old: only its session can vacuum or drop it, and the database''s age waits for it.',
-			n.nspname, c.relname, age(c.relfrozenxid)),
-		jsonb_build_object('age', age(c.relfrozenxid)), NULL, NULL, NULL,
-		format('SELECT to_regclass(%L) IS NULL AS fixed', format('%I.%I', n.nspname, c.relname))
-	FROM pg_class AS c
-	JOIN pg_namespace AS n ON n.oid = c.relnamespace
-	CROSS JOIN limits AS l
-	WHERE c.relpersistence = 't' AND c.relkind = 'r' AND age(c.relfrozenxid) >= l.times * current_setting('autovacuum_freeze_max_age')::float8
-$$;
-COMMENT ON FUNCTION monitoring.find_old_ids(timestamptz, jsonb) IS 'Advisor old_ids: ages of transaction and multixact ids. Thresholds: medium_age and high_age of a database, critical_ratio of the age at which the server stops; times_freeze_age: so many times autovacuum_freeze_max_age, of a table.';
-
-CREATE FUNCTION monitoring.find_xmin_holders(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH holders AS (
-		SELECT 'session' AS object_type, a.pid::text AS object_name,
-			format('session %s of %s (%s), %s', a.pid, coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), 'no application name'), coalesce(a.state, '?')) AS who,
-			greatest(age(a.backend_xmin), age(a.backend_xid)) AS age, find_xmin_holders.at - a.xact_start AS since,
-			format('SELECT pg_terminate_backend(%s);', a.pid) AS fix,
-			format('SELECT NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = %s AND a.xact_start = %L) AS fixed', a.pid, a.xact_start) AS verify
-		FROM pg_stat_activity AS a
-		WHERE a.backend_type NOT IN ('autovacuum worker', 'walsender') AND a.pid <> pg_backend_pid() AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
-		UNION ALL
-		SELECT 'prepared transaction', quote_literal(p.gid), format('prepared transaction %L of %s', p.gid, p.owner), age(p.transaction),
-			find_xmin_holders.at - p.prepared, CASE WHEN p.database = current_database() THEN format('ROLLBACK PREPARED %L;', p.gid) END,
-			format('SELECT NOT EXISTS (SELECT FROM pg_prepared_xacts AS p WHERE p.gid = %L) AS fixed', p.gid)
-		FROM pg_prepared_xacts AS p
-		UNION ALL
-		SELECT 'replication slot', quote_ident(s.slot_name), format('replication slot %I', s.slot_name), greatest(age(s.xmin), age(s.catalog_xmin)),
-			NULL, CASE WHEN NOT s.active THEN format('SELECT pg_drop_replication_slot(%L);', s.slot_name) END,
-			NULL
-		FROM pg_replication_slots AS s
-		WHERE s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL
-		UNION ALL
-		SELECT 'standby', quote_ident(r.application_name), format('standby %I, whose queries hot_standby_feedback protects', r.application_name),
-			age(r.backend_xmin), NULL, NULL, NULL
-		FROM pg_stat_replication AS r
-		WHERE r.backend_xmin IS NOT NULL
-	)
-	SELECT DISTINCT ON (h.object_type, h.object_name) h.object_type, h.object_name,
-		CASE WHEN h.since >= (thresholds ->> 'high_time')::interval OR h.age >= (thresholds ->> 'high_age')::bigint THEN 'high' ELSE 'medium' END,
-		least(h.age / 2144483647::float8, 1),
-		format('Vacuum can remove no row that was deleted in the last %s transactions: %s may still want to see it.', h.age, h.who),
-		jsonb_build_object('xmin_age', h.age, 'held_for_seconds', round(extract(epoch FROM h.since))), NULL::float8, NULL, h.fix, h.verify
-	FROM holders AS h
-	WHERE h.since >= (thresholds ->> 'medium_time')::interval OR h.age >= (thresholds ->> 'medium_age')::bigint
-	ORDER BY h.object_type, h.object_name, h.age DESC
-$$;
-COMMENT ON FUNCTION monitoring.find_xmin_holders(timestamptz, jsonb) IS 'Advisor xmin_holders: transactions, prepared transactions, slots and standbys that keep old rows alive. Thresholds: medium_time, high_time (intervals), medium_age, high_age (transactions), either of both.';
-
-INSERT INTO monitoring.advisors (name, function, category, every, thresholds, description, builtin) VALUES
-	('unvacuumed_tables', 'monitoring.find_unvacuumed_tables', 'vacuum', '6 hours', '{"min_rows": 10000, "times_due": 2, "high_ratio": 0.2}',
-		'Tables with more than 10,000 dead rows and twice those at which autovacuum is to come; high if a fifth of the rows are dead.', true),
-	('autovacuum_off', 'monitoring.find_autovacuum_off', 'vacuum', '1 day', '{"min_rows": 1000}', 'Tables for which autovacuum is switched off.', true),
-	('old_ids', 'monitoring.find_old_ids', 'vacuum', '1 hour',
-		'{"medium_age": 500000000, "high_age": 1000000000, "critical_ratio": 0.8, "times_freeze_age": 1.1}',
-		'Databases with rows of 500 million transaction or multixact ids ago, high from 1 billion, critical at 80 % of the end; tables that autovacuum should have frozen.', true),
-	('xmin_holders', 'monitoring.find_xmin_holders', 'vacuum', '10 minutes',
-		'{"medium_time": "30 minutes", "high_time": "24 hours", "medium_age": 10000000, "high_age": 100000000}',
-		'What keeps vacuum from removing rows: transactions and prepared ones older than 30 minutes, whatever is 10 million transactions behind.', true);
--- advisors of settings: what is dangerous, and what does not fit the machine and the load.
---
--- Rules of thumb are those of PostgreSQL's documentation (chapters "Resource Consumption", "WAL Configuration", "Routine Vacuuming").
-
-CREATE FUNCTION monitoring.machine(OUT memory_bytes float8, OUT huge_pages bigint, OUT rotating boolean)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	meminfo text;
-	bound float8;
-	path text;
-BEGIN
-	-- only superusers may read files; without the figures there are no findings that need them
-	IF NOT has_function_privilege('pg_read_file(text, bigint, bigint, boolean)', 'EXECUTE') THEN
-		RETURN;
-	END IF;
-	meminfo := pg_read_file('/proc/meminfo', 0, 65536, true);
-	memory_bytes := substring(meminfo FROM 'MemTotal:\s+(\d+) kB')::float8 * 1024;
-	huge_pages := substring(meminfo FROM 'HugePages_Total:\s+(\d+)')::bigint;
-	-- a container has less
-	FOREACH path IN ARRAY '{/sys/fs/cgroup/memory.max,/sys/fs/cgroup/memory/memory.limit_in_bytes}'::text[] LOOP
-		bound := substring(pg_read_file(path, 0, 64, true) FROM '^\d+')::float8;
-		memory_bytes := least(memory_bytes, bound);
-	END LOOP;
-	SELECT bool_or(pg_read_file(format('/sys/block/%s/queue/rotational', d.name), 0, 8, true) LIKE '1%') INTO rotating
-	FROM pg_ls_dir('/sys/block', true, false) AS d (name)
-	WHERE d.name !~ '^(loop|ram|zram|sr|fd|dm-|md)';
-EXCEPTION WHEN system_error OR io_error OR insufficient_privilege OR undefined_file THEN
-	RETURN;
-END $$;
-COMMENT ON FUNCTION monitoring.machine() IS 'For advisors: memory of the machine or container in bytes, huge pages that are set aside, and whether there is a disk that rotates; null: not known.';
-
-CREATE FUNCTION monitoring.setting_bytes(name text) RETURNS float8
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT s.setting::float8 * CASE s.unit WHEN '8kB' THEN 8192 WHEN 'kB' THEN 1024 WHEN 'MB' THEN 1048576 ELSE current_setting('block_size')::float8 END
-	FROM pg_settings AS s WHERE s.name = setting_bytes.name
-$$;
-COMMENT ON FUNCTION monitoring.setting_bytes(text) IS 'For advisors: a setting of memory in bytes.';
-
-CREATE FUNCTION monitoring.setting_advice(name text, proposed text, severity text, impact float8, summary text, evidence jsonb) RETURNS monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT ('setting', s.name, severity, impact, summary,
-		jsonb_build_object('value', current_setting(s.name), 'proposed', proposed, 'source', s.source) || coalesce(evidence, '{}'), NULL, NULL,
-		format('ALTER SYSTEM SET %I = %L;%sSELECT pg_reload_conf();', s.name, proposed, E'\n')
-			|| CASE WHEN s.context = 'postmaster' THEN E'\n-- takes effect when the server is restarted' ELSE '' END,
-		-- as the server itself understands the value
-		NULL)::monitoring.advice_row
-	FROM pg_settings AS s
-	WHERE s.name = setting_advice.name AND s.context <> 'internal'
-$$;
-COMMENT ON FUNCTION monitoring.setting_advice(text, text, text, float8, text, jsonb) IS 'For advisors: a finding about a setting and the value that it should have.';
-
-CREATE FUNCTION monitoring.find_dangerous_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT (monitoring.setting_advice(r.name, r.good, r.severity, r.impact, r.summary, '{}')).*
-	FROM (VALUES
-		('fsync', 'on', 'critical', 1, 'fsync is off: after a crash of the machine the whole database can be lost.'),
-		('full_page_writes', 'on', 'critical', 0.9, 'full_page_writes is off: a crash of the machine can leave pages that are half old.'),
-		('zero_damaged_pages', 'off', 'critical', 0.8, 'zero_damaged_pages is on: damaged pages are emptied and their rows lost.'),
-		('ignore_checksum_failure', 'off', 'critical', 0.7, 'ignore_checksum_failure is on: damaged pages are used as if they were whole.'),
-		('ignore_invalid_pages', 'off', 'critical', 0.6, 'ignore_invalid_pages is on: recovery goes on over pages that are missing.'),
-		('autovacuum', 'on', 'high', 0.9, 'autovacuum is off: tables grow, statistics age, and the server will stop to prevent wraparound.'),
-		('track_counts', 'on', 'high', 0.8, 'track_counts is off: autovacuum does not know what to do.'),
-		('track_activities', 'on', 'low', 0.5, 'track_activities is off: nobody sees what sessions do.'),
-		('track_io_timing', 'on', 'info', 0.3, 'track_io_timing is off: how long reads and writes take is not known. pg_test_timing tells what it costs here.')
-	) AS r (name, good, severity, impact, summary)
-	WHERE current_setting(r.name) <> r.good
-	UNION ALL
-	SELECT 'server', 'checksums', 'low', 0.4,
-		'Data checksums are off: what disks and controllers damage is noticed late, if at all. pg_checksums --enable switches them on while the server is down.',
-		jsonb_build_object('value', 'off'), NULL, NULL, NULL, 'SELECT current_setting(''data_checksums'') = ''on'' AS fixed'
-	WHERE current_setting('data_checksums') = 'off'
-	UNION ALL
-	SELECT 'server', 'damaged pages', 'critical', 1,
-		format('%s pages of database %I had wrong checksums: the storage damages data.', d.checksum_failures, d.datname),
-		jsonb_build_object('failures', d.checksum_failures, 'last', d.checksum_last_failure), NULL, NULL, NULL, NULL
-	FROM pg_stat_database AS d
-	WHERE d.datname = current_database() AND d.checksum_failures > 0
-$$;
-COMMENT ON FUNCTION monitoring.find_dangerous_settings(timestamptz, jsonb) IS 'Advisor dangerous_settings: what loses data or leaves the server blind.';
-
-CREATE FUNCTION monitoring.find_memory_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH facts AS MATERIALIZED (
-		SELECT m.memory_bytes AS memory, m.huge_pages, monitoring.setting_bytes('shared_buffers') AS buffers,
-			monitoring.setting_bytes('effective_cache_size') AS cache, monitoring.setting_bytes('work_mem') AS work,
-			monitoring.setting_bytes('maintenance_work_mem') AS maintenance,
-			(SELECT sum(t.bytes) FROM monitoring.advised_tables() AS t) AS data, c.seconds,
-			(c.counters ->> 'temp_bytes')::float8 AS temp_bytes, (c.counters ->> 'temp_files')::float8 AS temp_files,
-			(thresholds ->> 'temp_bytes_per_hour')::float8 AS temp_limit, (thresholds ->> 'min_memory')::float8 AS min_memory
-		FROM monitoring.machine() AS m
-		CROSS JOIN monitoring.counters_since(find_memory_settings.at) AS c
-	), figures AS (
-		SELECT f.*, jsonb_build_object('memory_bytes', f.memory, 'table_bytes', f.data) AS evidence FROM facts AS f
-	)
-	SELECT (monitoring.setting_advice('shared_buffers', floor(f.memory / 4 / 1048576) || 'MB', 'medium', 0.6,
-		format('shared_buffers is %s, less than a tenth of the memory, and the tables do not fit. A quarter of it is a usual beginning.', pg_size_pretty(f.buffers::bigint)),
-		f.evidence)).*
-	FROM figures AS f
-	WHERE f.memory >= f.min_memory AND f.buffers < f.memory / 10 AND f.data > f.buffers
-	UNION ALL
-	SELECT (monitoring.setting_advice('shared_buffers', floor(f.memory / 4 / 1048576) || 'MB', 'medium', 0.7,
-		format('shared_buffers is %s: more than %s %% of the memory leaves too little for everything else.', pg_size_pretty(f.buffers::bigint), 60), f.evidence)).*
-	FROM figures AS f
-	WHERE f.buffers > f.memory * 0.6
-	UNION ALL
-	SELECT (monitoring.setting_advice('effective_cache_size', floor(f.memory * 0.7 / 1048576) || 'MB', 'low', 0.4,
-		format('effective_cache_size is %s: the planner takes the machine for %s than it is.', pg_size_pretty(f.cache::bigint),
-			CASE WHEN f.cache < f.memory THEN 'smaller' ELSE 'larger' END), f.evidence)).*
-	FROM figures AS f
-	WHERE f.memory >= f.min_memory AND (f.cache < f.memory * 0.3 OR f.cache > f.memory)
-	UNION ALL
-	-- so much that the sessions of a busy moment do not need all of it
-	SELECT (monitoring.setting_advice('work_mem',
-		floor(least(f.work * 4, greatest(f.work, f.memory / 4 / current_setting('max_connections')::float8)) / 1024) || 'kB', 'medium', 0.5,
-		format('Sorts and hashes wrote %s an hour to temporary files, since work_mem is %s.', pg_size_pretty((f.temp_bytes * 3600 / f.seconds)::bigint),
-			pg_size_pretty(f.work::bigint)),
-		f.evidence || jsonb_build_object('temp_bytes', f.temp_bytes, 'temp_files', f.temp_files, 'over_seconds', f.seconds))).*
-	FROM figures AS f
-	WHERE f.seconds >= 3600 AND f.temp_bytes * 3600 / f.seconds >= f.temp_limit AND f.memory / 4 / current_setting('max_connections')::float8 > f.work * 1.2
-	UNION ALL
-	SELECT (monitoring.setting_advice('maintenance_work_mem', floor(least(f.memory / 16, 2147483648) / 1048576) || 'MB', 'info', 0.3,
-		format('maintenance_work_mem is %s: vacuum and index builds of large tables go several times over their indexes.', pg_size_pretty(f.maintenance::bigint)),
-		f.evidence)).*
-	FROM figures AS f
-	WHERE f.memory >= f.min_memory * 4 AND f.maintenance <= 67108864 AND f.data >= (thresholds ->> 'large_data')::float8
-	UNION ALL
-	SELECT 'setting', 'huge_pages', 'low', 0.3,
-		format('shared_buffers of %s are in small pages: no huge pages are set aside (vm.nr_hugepages).', pg_size_pretty(f.buffers::bigint)),
-		f.evidence || jsonb_build_object('value', current_setting('huge_pages'), 'huge_pages', f.huge_pages), NULL, NULL, NULL, NULL
-	FROM figures AS f
-	WHERE f.huge_pages = 0 AND f.buffers >= (thresholds ->> 'many_buffers')::float8 AND current_setting('huge_pages') <> 'off'
-$$;
-COMMENT ON FUNCTION monitoring.find_memory_settings(timestamptz, jsonb) IS 'Advisor memory_settings. Thresholds, in bytes: min_memory of the machine, temp_bytes_per_hour, large_data, many_buffers.';
-
-CREATE FUNCTION monitoring.find_load_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH facts AS MATERIALIZED (
-		SELECT c.seconds, (c.counters ->> 'checkpoints_requested')::float8 AS requested, (c.counters ->> 'checkpoints_timed')::float8 AS timed,
-			m.rotating, monitoring.setting_bytes('max_wal_size') AS wal
-		FROM monitoring.counters_since(find_load_settings.at) AS c
-		CROSS JOIN monitoring.machine() AS m
-	)
-	SELECT (monitoring.setting_advice('max_wal_size', floor(f.wal * 2 / 1048576) || 'MB',
-		CASE WHEN f.requested / (f.requested + f.timed) > (thresholds ->> 'medium_requested_ratio')::float8 THEN 'medium' ELSE 'low' END, 0.5,
-		format('%s of %s checkpoints came because max_wal_size (%s) was full: each makes pages be written whole again.', f.requested, f.requested + f.timed,
-			pg_size_pretty(f.wal::bigint)),
-		jsonb_build_object('requested', f.requested, 'timed', f.timed, 'over_seconds', f.seconds))).*
-	FROM facts AS f
-	WHERE f.requested >= (thresholds ->> 'min_requested')::float8
-		AND f.requested / nullif(f.requested + f.timed, 0) > (thresholds ->> 'low_requested_ratio')::float8
-	UNION ALL
-	SELECT (monitoring.setting_advice('checkpoint_completion_target', '0.9', 'low', 0.3,
-		'Checkpoints write in a hurry: checkpoint_completion_target is below its default.', '{}')).*
-	WHERE current_setting('checkpoint_completion_target')::float8 < 0.9
-	UNION ALL
-	SELECT (monitoring.setting_advice('random_page_cost', '1.1', 'info', 0.3,
-		'No disk of this machine rotates, but the planner reckons that random reads cost four times as much as sequential ones.', '{}')).*
-	FROM facts AS f
-	WHERE NOT f.rotating AND current_setting('random_page_cost')::float8 >= 4
-	UNION ALL
-	SELECT (monitoring.setting_advice('autovacuum_max_workers', (current_setting('autovacuum_max_workers')::integer * 2)::text, 'medium', 0.5,
-		format('All %s autovacuum workers are busy, and %s tables of this database wait for one.', w.running, w.waiting),
-		jsonb_build_object('running', w.running, 'waiting', w.waiting))).*
-	FROM (
-		SELECT (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'autovacuum worker') AS running,
-			(SELECT count(*) FROM monitoring.advised_tables() AS t
-				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * (monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-					+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples)) AS waiting) AS w
-	WHERE w.running >= current_setting('autovacuum_max_workers')::integer AND w.waiting >= current_setting('autovacuum_max_workers')::integer
-	UNION ALL
-	SELECT 'server', 'archiving', 'high', 0.9,
-		format('WAL is not archived: the latest attempt, at %s, failed for %s.', a.last_failed_time, a.last_failed_wal),
-		jsonb_build_object('failed', a.failed_count, 'archived', a.archived_count, 'last_archived_at', a.last_archived_time, 'last_failed_at', a.last_failed_time),
-		NULL, NULL, NULL, 'SELECT a.last_archived_time > a.last_failed_time AS fixed FROM pg_stat_archiver AS a'
-	FROM pg_stat_archiver AS a
-	WHERE current_setting('archive_mode') <> 'off' AND a.last_failed_time > coalesce(a.last_archived_time, '-infinity')
-		AND a.last_failed_time >= pg_postmaster_start_time()
-$$;
-COMMENT ON FUNCTION monitoring.find_load_settings(timestamptz, jsonb) IS 'Advisor load_settings: checkpoints, autovacuum workers, archiving, costs. Thresholds: min_requested checkpoints and low_requested_ratio, medium_requested_ratio of all.';
-
-CREATE FUNCTION monitoring.find_waiting_settings(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'setting', s.name, 'low', 0.2::float8, format('A change of %s waits for a restart of the server.', s.name),
-		jsonb_build_object('value', current_setting(s.name, true)), NULL::float8, NULL, NULL,
-		format('SELECT NOT EXISTS (SELECT FROM pg_settings AS s WHERE s.name = %L AND s.pending_restart) AS fixed', s.name)
-	FROM pg_settings AS s
-	WHERE s.pending_restart
-	UNION ALL
-	SELECT 'setting', f.name, 'medium', 0.3, format('The configuration files have a value of %s that the server does not take: %s.', f.name, f.error),
-		jsonb_build_object('value', current_setting(f.name, true), 'file', f.sourcefile, 'line', f.sourceline), NULL, NULL, NULL, NULL
-	FROM (
-		SELECT DISTINCT ON (f.name) f.*
-		FROM pg_show_all_file_settings() AS f
-		WHERE f.error IS NOT NULL AND f.name IS NOT NULL
-			-- a change that waits for a restart is no error
-			AND NOT EXISTS (SELECT FROM pg_settings AS s WHERE s.name = f.name AND s.pending_restart)
-		ORDER BY f.name, f.seqno DESC) AS f
-$$;
-COMMENT ON FUNCTION monitoring.find_waiting_settings(timestamptz, jsonb) IS 'Advisor waiting_settings: changes that wait for a restart, and lines of configuration files that the server does not take.';
-
-CREATE FUNCTION monitoring.find_extension_updates(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'extension', quote_ident(e.extname), 'low', 0.1::float8,
-		format('Extension %I is of version %s, and %s is installed.', e.extname, e.extversion, a.default_version),
-		jsonb_build_object('version', e.extversion, 'available', a.default_version), NULL::float8, NULL,
-		format('ALTER EXTENSION %I UPDATE;', e.extname),
-		format('SELECT NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = %L AND e.extversion = %L) AS fixed', e.extname, e.extversion)
-	FROM pg_extension AS e
-	JOIN pg_available_extensions() AS a ON a.name = e.extname AND a.default_version <> e.extversion
-	-- not if it is older
-	WHERE EXISTS (SELECT FROM pg_extension_update_paths(e.extname) AS p WHERE p.source = e.extversion AND p.target = a.default_version AND p.path IS NOT NULL)
-$$;
-COMMENT ON FUNCTION monitoring.find_extension_updates(timestamptz, jsonb) IS 'Advisor extension_updates: extensions whose files are newer than what the database has.';
-
-INSERT INTO monitoring.advisors (name, function, category, thresholds, description, builtin) VALUES
-	('dangerous_settings', 'monitoring.find_dangerous_settings', 'settings', '{}', 'Settings that lose data or leave the server blind; checksums.', true),
-	('memory_settings', 'monitoring.find_memory_settings', 'settings',
-		'{"min_memory": 1073741824, "temp_bytes_per_hour": 1073741824, "large_data": 10737418240, "many_buffers": 8589934592}',
-		'Memory settings against the memory of the machine, the size of the tables and what was written to temporary files.', true),
-	('load_settings', 'monitoring.find_load_settings', 'settings',
-		'{"min_requested": 5, "low_requested_ratio": 0.3, "medium_requested_ratio": 0.6}',
-		'Checkpoints that max_wal_size forces, autovacuum workers that are all busy, WAL that is not archived, costs of random reads.', true),
-	('waiting_settings', 'monitoring.find_waiting_settings', 'settings', '{}', 'Settings that wait for a restart, and faulty lines of configuration files.', true),
-	('extension_updates', 'monitoring.find_extension_updates', 'settings', '{}', 'Extensions that can be updated.', true);
--- advisors of the workload: statements, caches, connections, slots.
-
-CREATE FUNCTION monitoring.find_cache_misses(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'database', quote_ident(current_database()), CASE WHEN r.hits < (thresholds ->> 'medium_ratio')::float8 THEN 'medium' ELSE 'low' END, 1 - r.hits,
-		format('%s %% of the pages that were read were not in shared_buffers.', round(((1 - r.hits) * 100)::numeric, 1)),
-		jsonb_build_object('hit_ratio', round(r.hits::numeric, 4), 'read_bytes', r.read * b.size, 'over_seconds', c.seconds, 'shared_buffers', current_setting('shared_buffers')),
-		NULL::float8, NULL, NULL, NULL
-	FROM monitoring.counters_since(find_cache_misses.at) AS c
-	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
-	CROSS JOIN LATERAL (SELECT (c.counters ->> 'blks_read')::float8 AS read,
-		(c.counters ->> 'blks_hit')::float8 / nullif((c.counters ->> 'blks_hit')::float8 + (c.counters ->> 'blks_read')::float8, 0) AS hits) AS r
-	WHERE r.read * b.size >= (thresholds ->> 'min_read_bytes')::float8 AND r.hits < (thresholds ->> 'low_ratio')::float8
-	UNION ALL
-	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-	FROM monitoring.counters_since(find_cache_misses.at) AS c
-	WHERE c.seconds IS NULL OR c.seconds < 3600
-$$;
-COMMENT ON FUNCTION monitoring.find_cache_misses(timestamptz, jsonb) IS 'Advisor cache_misses, from the counters of the last hours. Thresholds: min_read_bytes, low_ratio and medium_ratio of hits.';
-
-CREATE FUNCTION monitoring.find_slow_statements(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH statements AS (
-		SELECT s.queryid, sum(s.calls) AS calls, sum(s.total_seconds) AS total, sum(s.share_of_total_time) AS share, max(s.p95_seconds) AS p95,
-			max(s.max_seconds) AS longest, sum(s.rows) AS rows, sum(s.shared_read_bytes) AS read, sum(s.temp_written_bytes) AS temp
-		FROM monitoring.statements_over('1 day', find_slow_statements.at) AS s
-		WHERE s.queryid <> 0 AND s.calls > 0
-		GROUP BY s.queryid
-	)
-	SELECT 'statement', s.queryid::text, CASE WHEN s.share >= (thresholds ->> 'high_share')::float8 THEN 'high' ELSE 'medium' END, least(s.share, 1),
-		format('A statement took %s %% of the time of all in a day: %s calls of %s ms on average, 95 %% below %s ms.', round((s.share * 100)::numeric, 1), s.calls,
-			round((s.total / s.calls * 1000)::numeric, 1), round((s.p95 * 1000)::numeric, 1)),
-		jsonb_build_object('calls', s.calls, 'total_seconds', round(s.total::numeric, 3), 'share_of_total_time', round(s.share::numeric, 4),
-			'mean_seconds', round((s.total / s.calls)::numeric, 6), 'p95_seconds', round(s.p95::numeric, 6), 'max_seconds', round(s.longest::numeric, 6),
-			'rows', s.rows, 'shared_read_bytes', s.read, 'temp_written_bytes', s.temp),
-		s.total, 'seconds_per_day', NULL, NULL
-	FROM statements AS s
-	WHERE s.calls >= (thresholds ->> 'min_calls')::float8 AND s.total >= (thresholds ->> 'min_seconds')::float8
-		AND (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
-			OR s.p95 >= (thresholds ->> 'p95_seconds')::float8)
-$$;
-COMMENT ON FUNCTION monitoring.find_slow_statements(timestamptz, jsonb) IS 'Advisor slow_statements, of the last day. Thresholds: min_calls; min_seconds of all calls; min_mean_seconds and min_share of the time of all statements, or p95_seconds; high_share.';
-
-CREATE FUNCTION monitoring.find_spilling_statements(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT DISTINCT ON (s.queryid) 'statement', s.queryid::text, 'medium', s.temp_written_bytes / nullif(sum(s.temp_written_bytes) OVER (), 0)::float8,
-		format('A statement wrote %s to temporary files in a day, %s a call.', pg_size_pretty(s.temp_written_bytes), pg_size_pretty(n.each::bigint)),
-		jsonb_build_object('calls', s.calls, 'temp_written_bytes', s.temp_written_bytes, 'bytes_per_call', round(n.each::numeric), 'role', s.username,
-			'work_mem', current_setting('work_mem')),
-		s.temp_written_bytes::float8, 'bytes_per_day',
-		-- in memory it takes about twice the room that it takes on disk
-		CASE WHEN n.each * 2 <= (thresholds ->> 'max_work_mem')::float8
-			THEN format('ALTER ROLE %I IN DATABASE %I SET work_mem = %L;', s.username, current_database(),
-				greatest(ceil(n.each * 2 / 1048576), ceil(monitoring.setting_bytes('work_mem') / 1048576)) || 'MB') END,
-		NULL
-	FROM monitoring.statements_over('1 day', find_spilling_statements.at) AS s
-	CROSS JOIN LATERAL (SELECT s.temp_written_bytes / greatest(s.calls, 1)::float8 AS each) AS n
-	WHERE s.queryid <> 0 AND s.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8
-	ORDER BY s.queryid, s.temp_written_bytes DESC
-$$;
-COMMENT ON FUNCTION monitoring.find_spilling_statements(timestamptz, jsonb) IS 'Advisor spilling_statements, of the last day. Thresholds: min_bytes written to temporary files; max_work_mem in bytes that may be proposed.';
-
-CREATE FUNCTION monitoring.find_connection_use(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH facts AS MATERIALIZED (
-		SELECT count(*) FILTER (WHERE a.backend_type = 'client backend')::float8 AS used,
-			count(*) FILTER (WHERE a.backend_type = 'client backend' AND a.state = 'idle'
-				AND a.state_change < find_connection_use.at - (thresholds ->> 'idle_for')::interval)::float8 AS idle,
-			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8 AS available
-		FROM pg_stat_activity AS a
-	), sessions AS (
-		SELECT c.seconds, (c.counters ->> 'sessions')::float8 AS opened, (c.counters ->> 'session_time')::float8 / 1000 AS lived
-		FROM monitoring.counters_since(find_connection_use.at) AS c
-	)
-	SELECT 'server', 'connections', CASE WHEN f.used / f.available >= (thresholds ->> 'critical_ratio')::float8 THEN 'critical' ELSE 'high' END,
-		least(f.used / f.available, 1), format('%s of %s connections are in use; when none is left, nobody can log in.', f.used, f.available),
-		jsonb_build_object('used', f.used, 'available', f.available, 'idle', f.idle), NULL::float8, NULL, NULL, NULL
-	FROM facts AS f
-	WHERE f.used / f.available >= (thresholds ->> 'high_ratio')::float8
-	UNION ALL
-	SELECT 'server', 'idle connections', 'low', f.idle / f.used,
-		format('%s of %s sessions have done nothing for %s: a connection pooler needs fewer.', f.idle, f.used, thresholds ->> 'idle_for'),
-		jsonb_build_object('used', f.used, 'idle', f.idle), f.idle, 'connections', NULL, NULL
-	FROM facts AS f
-	WHERE f.idle >= (thresholds ->> 'min_idle')::float8 AND f.idle >= f.used * (thresholds ->> 'idle_ratio')::float8
-	UNION ALL
-	SELECT 'database', quote_ident(current_database()), 'low', least(s.opened / s.seconds / 100, 1),
-		format('%s sessions a second are opened and live for %s s on average: a connection pooler saves opening them.', round((s.opened / s.seconds)::numeric, 1),
-			round((s.lived / s.opened)::numeric, 2)),
-		jsonb_build_object('opened', s.opened, 'over_seconds', s.seconds, 'mean_session_seconds', round((s.lived / s.opened)::numeric, 3)),
-		s.opened * 86400 / s.seconds, 'connections_per_day', NULL, NULL
-	FROM sessions AS s
-	WHERE s.seconds >= 3600 AND s.opened / s.seconds >= (thresholds ->> 'opened_per_second')::float8
-		AND s.lived / nullif(s.opened, 0) <= (thresholds ->> 'short_seconds')::float8
-	UNION ALL
-	SELECT (monitoring.setting_advice('max_connections', greatest(ceil(f.used * 2 / 50) * 50, 100)::text, 'info', 0.2,
-		format('%s connections are allowed and %s are in use: each that is allowed takes shared memory, and nothing bounds a rush.',
-			current_setting('max_connections'), f.used), jsonb_build_object('used', f.used))).*
-	FROM facts AS f
-	WHERE current_setting('max_connections')::float8 >= (thresholds ->> 'many_connections')::float8 AND f.used < current_setting('max_connections')::float8 / 10
-$$;
-COMMENT ON FUNCTION monitoring.find_connection_use(timestamptz, jsonb) IS 'Advisor connection_use. Thresholds: high_ratio, critical_ratio of those that are allowed; idle_for (interval), min_idle, idle_ratio of sessions; opened_per_second and short_seconds of a session''s life; many_connections that are allowed.';
-
-CREATE FUNCTION monitoring.find_inactive_slots(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'replication slot', quote_ident(s.slot_name),
-		CASE WHEN s.wal_status = 'lost' OR b.bytes >= (thresholds ->> 'high_bytes')::float8 OR s.wal_status = 'unreserved' THEN 'high' ELSE 'medium' END,
-		least(b.bytes / (thresholds ->> 'high_bytes')::float8, 1),
-		CASE WHEN s.wal_status = 'lost' THEN format('Replication slot %I has lost WAL that its reader needs.', s.slot_name)
-			ELSE format('Nobody reads replication slot %I, and the server keeps %s of WAL for it.', s.slot_name, pg_size_pretty(b.bytes::bigint)) END,
-		jsonb_build_object('kept_bytes', b.bytes, 'wal_status', s.wal_status, 'type', s.slot_type, 'database', s.database, 'safe_wal_bytes', s.safe_wal_size),
-		b.bytes, 'bytes', format('SELECT pg_drop_replication_slot(%L);', s.slot_name),
-		format('SELECT NOT EXISTS (SELECT FROM pg_replication_slots AS s WHERE s.slot_name = %L AND NOT s.active) AS fixed', s.slot_name)
-	FROM pg_replication_slots AS s
-	CROSS JOIN LATERAL (
-		SELECT CASE WHEN NOT pg_is_in_recovery() THEN coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn), 0) ELSE 0 END::float8 AS bytes) AS b
-	WHERE NOT s.active AND NOT s.temporary AND (b.bytes >= (thresholds ->> 'min_bytes')::float8 OR s.wal_status IN ('unreserved', 'lost'))
-$$;
-COMMENT ON FUNCTION monitoring.find_inactive_slots(timestamptz, jsonb) IS 'Advisor inactive_slots. Thresholds: min_bytes and high_bytes of WAL that is kept.';
-
-INSERT INTO monitoring.advisors (name, function, category, every, thresholds, description, builtin) VALUES
-	('cache_misses', 'monitoring.find_cache_misses', 'workload', '6 hours', '{"min_read_bytes": 1073741824, "low_ratio": 0.95, "medium_ratio": 0.9}',
-		'Less than 95 % of the pages in shared_buffers, of a day with 1 GB of reads or more.', true),
-	('slow_statements', 'monitoring.find_slow_statements', 'workload', '6 hours',
-		'{"min_calls": 10, "min_seconds": 60, "min_mean_seconds": 0.02, "min_share": 0.1, "p95_seconds": 1, "high_share": 0.5}',
-		'Statements that took a tenth of the time of all in a day, of 20 ms or more each, or of which 5 % take a second; high from half of it.', true),
-	('spilling_statements', 'monitoring.find_spilling_statements', 'workload', '1 day', '{"min_bytes": 1073741824, "max_work_mem": 268435456}',
-		'Statements that wrote 1 GB or more to temporary files in a day.', true),
-	('connection_use', 'monitoring.find_connection_use', 'workload', '10 minutes',
-		'{"high_ratio": 0.8, "critical_ratio": 0.95, "idle_for": "10 minutes", "min_idle": 50, "idle_ratio": 0.8, "opened_per_second": 1, "short_seconds": 1, "many_connections": 500}',
-		'Connections that run out, sessions that are idle or short: what a pooler is for.', true),
-	('inactive_slots', 'monitoring.find_inactive_slots', 'workload', '1 hour', '{"min_bytes": 1073741824, "high_bytes": 10737418240}',
-		'Replication slots that nobody reads and that keep 1 GB of WAL or more, or have lost some.', true);
 -- receivers: whom to notify and how: kinds, which are rows naming a formatter, and receivers with their configuration.
 
 ----------------------------------------------------------------------------------------------------------------------

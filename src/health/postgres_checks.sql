@@ -28,32 +28,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.wal_position() IS 'Where the WAL is: written on a primary, replayed on a standby.';
 
--- Reads nothing but statistics of columns and sizes; a table without statistics is left out.
-CREATE FUNCTION monitoring.table_bloat(at_least_bytes bigint DEFAULT 104857600)
-RETURNS TABLE (relation regclass, bytes bigint, bloat_bytes bigint, bloat_ratio float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT t.oid::regclass, t.bytes, greatest(t.bytes - t.needed, 0)::bigint, greatest(1 - t.needed / t.bytes, 0)
-	FROM (
-		SELECT c.oid, c.relpages::bigint * b.page AS bytes,
-			-- the tuple's header and its pointer, its columns, aligned; pages are filled as far as the table says
-			ceil(c.reltuples / floor((b.page - 24) * b.fill / (28 + ceil(w.width / 8) * 8))) * b.page AS needed
-		FROM pg_class AS c
-		CROSS JOIN LATERAL (SELECT current_setting('block_size')::float8 AS page,
-			coalesce((SELECT o.option_value::float8 FROM pg_options_to_table(c.reloptions) AS o WHERE o.option_name = 'fillfactor'), 100) / 100 AS fill) AS b
-		CROSS JOIN LATERAL (SELECT sum(s.stawidth * (1 - s.stanullfrac)) AS width, count(*) AS n FROM pg_statistic AS s WHERE s.starelid = c.oid AND NOT s.stainherit) AS w
-		WHERE c.relkind IN ('r', 'm') AND c.reltuples > 0 AND c.relpages::bigint * b.page >= at_least_bytes
-			AND w.n = (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-			AND w.width < 2000) AS t
-$$;
-COMMENT ON FUNCTION monitoring.table_bloat(bigint) IS 'Estimate, from the planner''s statistics, of the space that tables of that size take and do not need; bloat_ratio is its share. Tables without statistics and those with very wide rows are left out.';
-
 CREATE FUNCTION monitoring.sequences_used() RETURNS TABLE (sequence regclass, used_ratio float8, owned_by text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT q.seqrelid::regclass, greatest(0, CASE WHEN q.seqincrement > 0
 			THEN (v.last - q.seqmin::numeric) / nullif(least(q.seqmax, o.most)::numeric - q.seqmin, 0)
 			ELSE (q.seqmax::numeric - v.last) / nullif(q.seqmax::numeric - greatest(q.seqmin, -o.most - 1), 0) END)::float8, o.owner
 	FROM pg_sequence AS q
-	CROSS JOIN LATERAL (SELECT pg_sequence_last_value(q.seqrelid)::numeric AS last) AS v
+	CROSS JOIN LATERAL (SELECT monitoring.sequence_position(q.seqrelid)::numeric AS last) AS v
 	-- the column that it is for may end before it does
 	LEFT JOIN LATERAL (
 		SELECT CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647 ELSE 9223372036854775807 END AS most,

@@ -12,16 +12,21 @@
  */
 #include "compat.h"
 
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "commands/sequence.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
@@ -151,23 +156,48 @@ mon_relation_sizes(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* sequence_position(sequence oid) */
+/* The one row of a sequence; false if it has given out nothing. */
+static bool
+read_position(Relation sequence, int64 *position)
+{
+	Buffer buffer = ReadBuffer(sequence, 0);
+	Page page;
+	HeapTupleHeader tuple;
+	FormData_pg_sequence_data data;
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	page = BufferGetPage(buffer);
+	tuple = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+	memcpy(&data, (char *) tuple + tuple->t_hoff, sizeof(data));
+	UnlockReleaseBuffer(buffer);
+	*position = data.last_value;
+	return data.is_called;
+}
+
+/*
+ * sequence_position(sequence oid)
+ *
+ * The server's own function keeps its lock until the end of the transaction;
+ * those of thousands of sequences would fill the lock table.
+ */
 Datum
 mon_sequence_position(PG_FUNCTION_ARGS)
 {
 	Oid relid = PG_GETARG_OID(0);
-	LOCAL_FCINFO(call, 1);
-	Datum result;
+	Relation sequence;
+	int64 position = 0;
+	bool used = false;
 
-	/* The lock that the server takes for it. */
-	if (!lock_at_once(relid, RowExclusiveLock))
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_SELECT | ACL_USAGE) == ACLCHECK_NO_PRIV)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_SEQUENCE, get_rel_name(relid));
+	if (!lock_at_once(relid, AccessShareLock))
 		PG_RETURN_NULL();
-	InitFunctionCallInfoData(*call, NULL, 1, InvalidOid, NULL, NULL);
-	call->args[0].value = ObjectIdGetDatum(relid);
-	call->args[0].isnull = false;
-	result = pg_sequence_last_value(call);
-	UnlockRelationOid(relid, RowExclusiveLock);
-	if (call->isnull)
+	sequence = relation_open(relid, NoLock);
+	if (sequence->rd_rel->relkind == RELKIND_SEQUENCE && !RELATION_IS_OTHER_TEMP(sequence) &&
+		RelationGetNumberOfBlocks(sequence) > 0)
+		used = read_position(sequence, &position);
+	relation_close(sequence, AccessShareLock);
+	if (!used)
 		PG_RETURN_NULL();
-	PG_RETURN_DATUM(result);
+	PG_RETURN_INT64(position);
 }

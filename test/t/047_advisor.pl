@@ -286,15 +286,15 @@ is(sql(q{SELECT query FROM monitoring.advice WHERE advisor = 'slow_statements'})
 
 # ---- estimates beside what is there ----
 
-is(sql(q{SELECT string_agg(b.identity, ' ') FROM monitoring.table_bloat() AS b CROSS JOIN LATERAL pgstattuple(b.relation) AS p
-	WHERE b.bytes > 500000 AND abs(b.wasted_ratio - (p.free_percent + p.dead_tuple_percent) / 100) > 0.1}), '',
+is(sql(q{SELECT string_agg(b.identity, ' ') FROM monitoring.table_bloat(500000) AS b CROSS JOIN LATERAL pgstattuple(b.relation) AS p
+	WHERE abs(b.bloat_ratio - (p.free_percent + p.dead_tuple_percent) / 100) > 0.1}), '',
 	'what tables waste is what pgstattuple finds, within a tenth of the table');
-is(sql(q{SELECT string_agg(b.identity, ' ') FROM monitoring.index_bloat() AS b
-	CROSS JOIN LATERAL pgstatindex(b.index::regclass) AS p
-	WHERE b.bytes > 250000 AND pg_stat_get_dead_tuples((SELECT i.indrelid FROM pg_index AS i WHERE i.indexrelid = b.index)) = 0
-		AND abs(b.wasted_ratio - (1 - p.avg_leaf_density / b.fillfactor)) > 0.1}), '',
+is(sql(q{SELECT string_agg(b.identity, ' ') FROM monitoring.index_bloat(250000) AS b
+	CROSS JOIN LATERAL pgstatindex(b.index) AS p
+	WHERE pg_stat_get_dead_tuples((SELECT i.indrelid FROM pg_index AS i WHERE i.indexrelid = b.index)) = 0
+		AND abs(b.bloat_ratio - (1 - p.avg_leaf_density / b.fillfactor)) > 0.1}), '',
 	'what indexes waste as well, without the dead entries');
-cmp_ok(sql(q{SELECT count(*) FROM monitoring.index_bloat() WHERE bytes > 250000}), '>=', 10, 'of many indexes');
+cmp_ok(sql(q{SELECT count(*) FROM monitoring.index_bloat(250000)}), '>=', 10, 'of many indexes');
 
 # ---- what is advised is done ----
 

@@ -28,10 +28,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 $$;
 COMMENT ON FUNCTION monitoring.row_widths() IS 'For advisors: bytes of the columns of a row of each table, on average, and how many columns there are statistics of.';
 
-CREATE FUNCTION monitoring.table_bloat()
-RETURNS TABLE (relation oid, identity text, tuples float8, bytes float8, needed_bytes float8, wasted_bytes float8, wasted_ratio float8, fillfactor integer)
+CREATE FUNCTION monitoring.table_bloat(at_least_bytes bigint DEFAULT 104857600)
+RETURNS TABLE (relation regclass, identity text, tuples float8, bytes bigint, needed_bytes bigint, bloat_bytes bigint, bloat_ratio float8, fillfactor integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	SELECT t.relation, t.identity, t.tuples, t.bytes, n.bytes, greatest(t.bytes - n.bytes, 0), greatest(1 - n.bytes / t.bytes, 0), o.fillfactor
+	SELECT t.relation, t.identity, t.tuples, t.bytes::bigint, n.bytes::bigint, greatest(t.bytes - n.bytes, 0)::bigint, greatest(1 - n.bytes / t.bytes, 0), o.fillfactor
 	FROM monitoring.advised_tables() AS t
 	JOIN monitoring.row_widths() AS w ON w.relation = t.relation AND w.known = w.columns
 	CROSS JOIN (SELECT current_setting('block_size')::float8 AS size) AS b
@@ -41,13 +41,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	CROSS JOIN LATERAL (
 		SELECT 8 * ceil((23 + CASE WHEN w.nulls THEN ceil(w.columns / 8.0) ELSE 0 END) / 8) + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
 	CROSS JOIN LATERAL (SELECT ceil(t.tuples / greatest(floor((b.size - 24) * o.fillfactor / 100 / r.bytes), 1)) * b.size AS bytes) AS n
-	WHERE t.kind IN ('r', 'm') AND t.bytes > 0
+	WHERE t.kind IN ('r', 'm') AND t.bytes > 0 AND t.bytes >= at_least_bytes
 $$;
-COMMENT ON FUNCTION monitoring.table_bloat() IS 'Estimate of what each table that was analyzed takes (as of the latest vacuum or analyze) and would need if it were written anew, in bytes, without TOAST.';
+COMMENT ON FUNCTION monitoring.table_bloat(bigint) IS 'Estimate of what each table of that size that was analyzed takes (as of the latest vacuum or analyze) and would need if it were written anew, in bytes, without TOAST.';
 
-CREATE FUNCTION monitoring.index_bloat()
-RETURNS TABLE (index oid, identity text, table_identity text, tuples float8, bytes float8, needed_bytes float8, wasted_bytes float8,
-	wasted_ratio float8, fillfactor integer)
+CREATE FUNCTION monitoring.index_bloat(at_least_bytes bigint DEFAULT 104857600)
+RETURNS TABLE (index regclass, identity text, table_identity text, tuples float8, bytes bigint, needed_bytes bigint, bloat_bytes bigint,
+	bloat_ratio float8, fillfactor integer)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	WITH columns AS (
 		SELECT i.indexrelid, i.indnkeyatts, count(*) AS columns, count(s.stawidth) AS known,
@@ -64,7 +64,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			AND s.staattnum = CASE k.number WHEN 0 THEN k.place ELSE k.number END
 		GROUP BY i.indexrelid, i.indnkeyatts, i.indnatts, i.indisunique
 	)
-	SELECT i.index, i.identity, i.table_identity, i.tuples, i.bytes, n.bytes, greatest(i.bytes - n.bytes, 0),
+	SELECT i.index, i.identity, i.table_identity, i.tuples, i.bytes::bigint, n.bytes::bigint, greatest(i.bytes - n.bytes, 0)::bigint,
 		greatest(1 - n.bytes / i.bytes, 0), o.fillfactor
 	FROM monitoring.advised_indexes() AS i
 	JOIN pg_class AS c ON c.oid = i.index
@@ -83,36 +83,36 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			THEN least(i.tuples * r.bytes, i.tuples * 6 + (d.keys + i.tuples * 6 / (b.size / 6)) * r.bytes) ELSE i.tuples * r.bytes END AS bytes) AS e
 	-- a page has a header of 24 and 16 bytes at its end; one page describes the index
 	CROSS JOIN LATERAL (SELECT (1 + ceil(e.bytes / ((b.size - 40) * o.fillfactor / 100))) * b.size AS bytes) AS n
-	WHERE i.kind = 'i' AND i.valid AND i.bytes > 0
+	WHERE i.kind = 'i' AND i.valid AND i.bytes > 0 AND i.bytes >= at_least_bytes
 $$;
-COMMENT ON FUNCTION monitoring.index_bloat() IS 'Estimate of what each B-tree index takes (as of the latest vacuum or analyze) and would need if it were made anew, in bytes.';
+COMMENT ON FUNCTION monitoring.index_bloat(bigint) IS 'Estimate of what each B-tree index of that size takes (as of the latest vacuum or analyze) and would need if it were made anew, in bytes.';
 
 CREATE FUNCTION monitoring.find_bloated_tables(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT 'table', t.identity,
-		CASE WHEN t.wasted_ratio > (thresholds ->> 'high_ratio')::float8 AND t.wasted_bytes > (thresholds ->> 'high_bytes')::float8
+		CASE WHEN t.bloat_ratio > (thresholds ->> 'high_ratio')::float8 AND t.bloat_bytes > (thresholds ->> 'high_bytes')::float8
 			THEN 'high' ELSE 'medium' END,
-		t.wasted_bytes / nullif(sum(t.bytes) OVER (), 0),
-		format('About %s of the %s of table %s are empty or dead.', pg_size_pretty(t.wasted_bytes::bigint), pg_size_pretty(t.bytes::bigint), t.identity),
-		jsonb_build_object('bytes', t.bytes, 'needed_bytes', t.needed_bytes, 'wasted_bytes', t.wasted_bytes,
-			'wasted_ratio', round(t.wasted_ratio::numeric, 3), 'rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'fillfactor', t.fillfactor),
-		t.wasted_bytes, 'bytes',
+		t.bloat_bytes / nullif(sum(t.bytes) OVER (), 0)::float8,
+		format('About %s of the %s of table %s are empty or dead.', pg_size_pretty(t.bloat_bytes), pg_size_pretty(t.bytes), t.identity),
+		jsonb_build_object('bytes', t.bytes, 'needed_bytes', t.needed_bytes, 'bloat_bytes', t.bloat_bytes,
+			'bloat_ratio', round(t.bloat_ratio::numeric, 3), 'rows', t.tuples, 'dead_rows', pg_stat_get_dead_tuples(t.relation), 'fillfactor', t.fillfactor),
+		t.bloat_bytes::float8, 'bytes',
 		-- nobody reads or writes the table meanwhile
 		format('VACUUM (FULL, ANALYZE) %s;', t.identity), NULL
-	FROM monitoring.table_bloat() AS t
-	WHERE t.wasted_ratio > (thresholds ->> 'min_ratio')::float8 AND t.wasted_bytes > (thresholds ->> 'min_bytes')::float8
+	FROM monitoring.table_bloat((thresholds ->> 'min_bytes')::float8::bigint) AS t
+	WHERE t.bloat_ratio > (thresholds ->> 'min_ratio')::float8 AND t.bloat_bytes > (thresholds ->> 'min_bytes')::float8
 $$;
 COMMENT ON FUNCTION monitoring.find_bloated_tables(timestamptz, jsonb) IS 'Advisor bloated_tables, by table_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both; high_ratio and high_bytes, above which it is high.';
 
 CREATE FUNCTION monitoring.find_bloated_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'index', i.identity, 'medium', i.wasted_bytes / nullif(sum(i.bytes) OVER (), 0),
-		format('About %s of the %s of index %s are empty or dead.', pg_size_pretty(i.wasted_bytes::bigint), pg_size_pretty(i.bytes::bigint), i.identity),
-		jsonb_build_object('table', i.table_identity, 'bytes', i.bytes, 'needed_bytes', i.needed_bytes, 'wasted_bytes', i.wasted_bytes,
-			'wasted_ratio', round(i.wasted_ratio::numeric, 3), 'entries', i.tuples, 'fillfactor', i.fillfactor),
-		i.wasted_bytes, 'bytes', format('REINDEX INDEX CONCURRENTLY %s;', i.identity), NULL
-	FROM monitoring.index_bloat() AS i
-	WHERE i.wasted_ratio > (thresholds ->> 'min_ratio')::float8 AND i.wasted_bytes > (thresholds ->> 'min_bytes')::float8
+	SELECT 'index', i.identity, 'medium', i.bloat_bytes / nullif(sum(i.bytes) OVER (), 0)::float8,
+		format('About %s of the %s of index %s are empty or dead.', pg_size_pretty(i.bloat_bytes), pg_size_pretty(i.bytes), i.identity),
+		jsonb_build_object('table', i.table_identity, 'bytes', i.bytes, 'needed_bytes', i.needed_bytes, 'bloat_bytes', i.bloat_bytes,
+			'bloat_ratio', round(i.bloat_ratio::numeric, 3), 'entries', i.tuples, 'fillfactor', i.fillfactor),
+		i.bloat_bytes::float8, 'bytes', format('REINDEX INDEX CONCURRENTLY %s;', i.identity), NULL
+	FROM monitoring.index_bloat((thresholds ->> 'min_bytes')::float8::bigint) AS i
+	WHERE i.bloat_ratio > (thresholds ->> 'min_ratio')::float8 AND i.bloat_bytes > (thresholds ->> 'min_bytes')::float8
 $$;
 COMMENT ON FUNCTION monitoring.find_bloated_indexes(timestamptz, jsonb) IS 'Advisor bloated_indexes, by index_bloat(). Thresholds: min_ratio and min_bytes of what is wasted, both.';
 

@@ -1,9 +1,5 @@
 -- advisors of tables: keys that run out, statistics, constraints, durability, and what nobody reads.
 
-CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
-LANGUAGE c STRICT VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_sequence_position';
-COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last number that a sequence has given out; null if it has given out none, somebody has locked it or it is gone, or the caller may not read it. Waits for nobody and keeps no lock.';
-
 CREATE FUNCTION monitoring.column_maximum(relation oid, number smallint) RETURNS bigint
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT max(v.value::text::bigint)
@@ -25,7 +21,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 		WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
 	), sequences AS MATERIALIZED (
 		SELECT format('%I.%I', n.nspname, c.relname) AS identity, s.seqincrement, s.seqtypid, o.relation, o.number, a.attname, a.atttypid,
-			s.seqmin, s.seqmax, monitoring.sequence_position(s.seqrelid) AS position,
+			s.seqmin, s.seqmax, CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE') THEN monitoring.sequence_position(s.seqrelid) END AS position,
 			-- the column may be narrower than the sequence
 			least(s.seqmax, coalesce(t.highest, s.seqmax)) AS highest, greatest(s.seqmin, 1) AS lowest
 		FROM pg_sequence AS s
