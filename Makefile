@@ -17,7 +17,7 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql \
-               $(addprefix src/signals/,signals.sql issues.sql slow_executions.sql) src/server/server.sql src/server/activity.sql \
+               $(addprefix src/signals/,signals.sql issues.sql slow_executions.sql) src/server/server.sql src/server/queries.sql src/server/activity.sql \
                $(addprefix src/server/,collect.sql collect_server.sql collect_database.sql) \
                $(addprefix src/server/,locks.sql sessions.sql) \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql capacity.sql slo.sql components.sql \

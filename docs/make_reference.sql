@@ -24,7 +24,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Interchange', 'Guide: [interchange.md](interchange.md).',
 	'{to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error}'),
 ('Statements', 'Guide: [statements.md](statements.md).',
-	'{statements_over,slow_queries,slow_queries_over,slow_executions,slow_execution_totals,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
+	'{statements_over,slow_queries,slow_queries_over,slow_executions,slow_execution_totals,new_queries,regressed_queries,query_report,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
 ('Sessions and waits', 'Guide: [activity.md](activity.md).',
 	'{active_session_history,session_waits,activity_buffer,blocking_tree,blocking_tree_at,kill_advice,kill_advice_at,kill_rules,problem_sessions,problem_sessions_at,session_limits,xmin_holders,connection_pool,connection_pool_at}'),
 ('Advice', 'Guide: [advisor.md](advisor.md).',

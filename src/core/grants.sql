@@ -27,7 +27,7 @@ INSERT INTO monitoring.access_levels VALUES
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   statements_over,slow_queries_over,slow_query_values,live_statements,statement_registry,compare_statements,
+   statements_over,slow_queries_over,slow_query_values,new_queries,regressed_queries,query_report,live_statements,statement_registry,compare_statements,
    statement_source_function,statement_source_columns,activity_samples,wait_samples,activity_buffer,session_waits,without_literals,duration_text,
    lock_conflicts,lock_object,blocking_tree_at,kill_advice_at,problem_sessions_at,connection_pool_at,
    error_counts,signal_counts,signal_buffer,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
