@@ -178,6 +178,13 @@ mon_write_seconds(const BufferUsage *b)
 #define MON_PLANNER_ARGS parse, query_string, cursorOptions, boundParams, es
 #endif
 
+/* 19 shows hooks what analysis has noted of literals, and no more. */
+#if PG_VERSION_NUM < 190000
+#define MonJumbleState JumbleState
+#else
+#define MonJumbleState const JumbleState
+#endif
+
 /* 18 split the header of EXPLAIN. */
 #include "commands/explain.h"
 #if PG_VERSION_NUM >= 180000

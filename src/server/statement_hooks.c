@@ -326,7 +326,7 @@ note_prepared(int64 queryid)
 
 /* Analysis opens tables, and so waits for their locks. */
 static void
-statement_post_parse_analyze(ParseState *pstate, Query *query, JumbleState *jstate)
+statement_post_parse_analyze(ParseState *pstate, Query *query, MonJumbleState *jstate)
 {
 	TimestampTz sent_at = GetCurrentStatementStartTimestamp();
 
