@@ -38,6 +38,13 @@ typedef struct Scanner
 	size_t token_len;
 } Scanner;
 
+/* What encloses the current token: parentheses of calls, whose arguments are no list, or others. */
+typedef struct Nesting
+{
+	int depth;
+	unsigned long long calls; /* a bit per depth */
+} Nesting;
+
 typedef struct Output
 {
 	char *buf;
@@ -359,6 +366,48 @@ highest_parameter(Scanner s)
 	return highest;
 }
 
+/* ---- lists ---- */
+
+static bool
+is_keyword(const char *token, size_t len, const char *keyword)
+{
+	if (len != strlen(keyword))
+		return false;
+	for (size_t i = 0; i < len; i++)
+		if ((token[i] | 0x20) != keyword[i])
+			return false;
+	return true;
+}
+
+/* Whether a parenthesis after this token opens the arguments of a call. */
+static bool
+names_function(const char *token, size_t len)
+{
+	if (len == 0 || (!is_name_start(*token) && *token != '"'))
+		return false;
+	return !is_keyword(token, len, "in") && !is_keyword(token, len, "values");
+}
+
+static void
+follow_nesting(Nesting *n, char c, bool after_function)
+{
+	if (c == '(' || c == '[')
+	{
+		n->depth++;
+		if (n->depth < 64)
+			n->calls = (n->calls & ~(1ULL << n->depth)) |
+				((unsigned long long) (c == '(' && after_function) << n->depth);
+	}
+	else if ((c == ')' || c == ']') && n->depth > 0)
+		n->depth--;
+}
+
+static bool
+within_call(const Nesting *n)
+{
+	return n->depth > 0 && n->depth < 64 && (n->calls >> n->depth & 1);
+}
+
 size_t
 mon_normalize_statement(const char *sql, size_t len, const NormalizeOptions *options, char *out,
 						size_t size)
@@ -368,6 +417,8 @@ mon_normalize_statement(const char *sql, size_t len, const NormalizeOptions *opt
 	Output o = {.buf = out, .size = size};
 	int parameter = highest_parameter(s);
 	int in_list = 0; /* literals with nothing but commas between them, so far */
+	Nesting nesting = {0};
+	bool after_function = false;
 	TokenKind before = TOKEN_END;
 	TokenKind kind;
 
@@ -379,7 +430,7 @@ mon_normalize_statement(const char *sql, size_t len, const NormalizeOptions *opt
 		{
 			char name[16];
 
-			in_list = before == TOKEN_COMMA ? in_list + 1 : 1;
+			in_list = before == TOKEN_COMMA && !within_call(&nesting) ? in_list + 1 : 1;
 			if (in_list <= SHOWN_OF_LIST)
 				write_token(&o, s.blank, name, snprintf(name, sizeof(name), "$%d", ++parameter));
 			else if (in_list == SHOWN_OF_LIST + 1)
@@ -399,7 +450,10 @@ mon_normalize_statement(const char *sql, size_t len, const NormalizeOptions *opt
 				write_token(&o, false, ",", 1);
 			in_list = 0;
 			write_token(&o, s.blank, s.token, s.token_len);
+			if (s.token_len == 1)
+				follow_nesting(&nesting, *s.token, after_function);
 		}
+		after_function = kind == TOKEN_OTHER && names_function(s.token, s.token_len);
 		before = literal ? TOKEN_LITERAL : kind;
 	}
 	out[o.len] = '\0';

@@ -23,7 +23,7 @@ typedef struct NormalizeOptions
  * literal replaced by a parameter, $1, $2 and so on after those that the text has
  * already; comments other than hints are left out, blanks between tokens become
  * one space, of more than three literals in a list only the first three are
- * shown.  A text that does not fit ends after the last whole token that does.
+ * shown, but of a function's arguments all.  A text that does not fit ends after the last whole token that does.
  * Any bytes are safe input, whole or cut anywhere; in an encoding whose multibyte
  * characters contain no ASCII bytes the output has whole characters only.
  * Returns the length; the terminating zero is not counted.

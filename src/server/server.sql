@@ -192,9 +192,10 @@ COMMENT ON FUNCTION monitoring.forget_statements() IS 'Forget what is in memory 
 -- left by an extension of this database that was dropped
 SELECT monitoring.forget_statements();
 
-CREATE FUNCTION monitoring.statement_registry(OUT capacity integer, OUT entries integer, OUT evictions bigint, OUT lost bigint)
+CREATE FUNCTION monitoring.statement_registry(OUT capacity integer, OUT entries integer, OUT evictions bigint, OUT lost bigint,
+	OUT databases integer)
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_statement_registry';
-COMMENT ON FUNCTION monitoring.statement_registry() IS 'Statements that memory is for and that it holds, of all databases; entries whose counts were added to those of others to make room, and executions that could not be counted at all, since the server started. Null without the library preloaded.';
+COMMENT ON FUNCTION monitoring.statement_registry() IS 'Statements that memory is for and that it holds, of all databases; entries whose counts were added to those of others to make room, and executions that could not be counted at all, since the server started; databases that it has statements of, 64 at most. Null without the library preloaded.';
 
 CREATE VIEW monitoring.statement_source AS
 	SELECT r.capacity, r.entries, r.evictions, r.lost, t.setting AS track, s.watching_since, s.snapshot_at, s.statements,
@@ -357,12 +358,16 @@ COMMENT ON FUNCTION monitoring.snapshot_statements(timestamptz) IS 'Stores what 
 CREATE FUNCTION monitoring.snapshot_statements_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	-- a worker that only lets another one have its turn need not
+	IF at < (SELECT s.snapshot_at FROM monitoring.statement_state AS s) + interval '30 seconds' AND NOT monitoring.server_stopping() THEN
+		RETURN;
+	END IF;
 	PERFORM monitoring.snapshot_statements(at);
 END $$;
-COMMENT ON FUNCTION monitoring.snapshot_statements_job(timestamptz) IS 'Job of the worker: snapshot_statements(at).';
+COMMENT ON FUNCTION monitoring.snapshot_statements_job(timestamptz) IS 'Job of the worker: snapshot_statements(at), unless the last one was less than 30 seconds before and the server goes on.';
 
-INSERT INTO monitoring.jobs (name, function, every, priority)
-	VALUES ('statements', 'monitoring.snapshot_statements_job', '1 minute', 30);
+INSERT INTO monitoring.jobs (name, function, every, priority, run_at_shutdown)
+	VALUES ('statements', 'monitoring.snapshot_statements_job', '1 minute', 30, true);
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Views

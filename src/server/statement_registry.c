@@ -14,7 +14,8 @@
  * partition i guards its entries, and slots i of every backend against being
  * moved; the spinlock of a backend guards the contents of its slots while the
  * lock is held shared or not at all.  The lock of databases comes after those of
- * partitions, the allocator's after both.
+ * partitions, the allocator's after both.  Who frees the places of databases that
+ * were dropped holds the lock of sweeping, before all others, without waiting.
  *
  * What a snapshot takes is sealed with its number and stays until the next one
  * finds in the tables that it has committed: so it is counted once, whether the
@@ -40,6 +41,7 @@
 #include "storage/spin.h"
 #include "utils/guc.h"
 #include "utils/hsearch.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #define PARTITIONS 32
@@ -106,7 +108,7 @@ typedef struct StatementPartition
 
 typedef struct StatementShared
 {
-	LWLockPadded *locks; /* one per partition, then that of databases */
+	LWLockPadded *locks; /* one per partition, then those of databases and of sweeping */
 	pg_atomic_uint64 evicted;
 	pg_atomic_uint64 lost;
 	StatementDatabase databases[DATABASES];
@@ -124,6 +126,7 @@ static uint64 taken_seq = 0;
 
 #define PARTITION_LOCK(i) (&shared->locks[i].lock)
 #define DATABASES_LOCK (&shared->locks[PARTITIONS].lock)
+#define SWEEP_LOCK (&shared->locks[PARTITIONS + 1].lock)
 
 /* ---- small parts ---- */
 
@@ -575,6 +578,8 @@ collect_slots(int partition, Oid dbid)
 		}
 }
 
+static void sweep_databases(void);
+
 StatementRow *
 mon_statements_take(uint64 stored, uint64 seq, int *nrows)
 {
@@ -586,6 +591,7 @@ mon_statements_take(uint64 stored, uint64 seq, int *nrows)
 	*nrows = 0;
 	if (!db)
 		return rows;
+	sweep_databases();
 	for (int i = 0; i < PARTITIONS; i++)
 	{
 		StatementPartition *p = &shared->partition[i];
@@ -748,6 +754,8 @@ mon_statement_registry_state(void)
 									.evicted = pg_atomic_read_u64(&shared->evicted),
 									.lost = pg_atomic_read_u64(&shared->lost)};
 
+	for (int i = 0; i < DATABASES; i++)
+		state.databases += OidIsValid(shared->databases[i].dbid);
 	for (int i = 0; i < PARTITIONS; i++)
 	{
 		LWLockAcquire(PARTITION_LOCK(i), LW_SHARED);
@@ -798,6 +806,35 @@ mon_statements_forget(Oid dbid)
 		free_contents(&db->others);
 		init_others(db);
 		LWLockRelease(DATABASES_LOCK);
+	}
+}
+
+/* The place of a database that was dropped, of whose statements nobody will ask. */
+static void
+free_database(Oid dbid)
+{
+	StatementDatabase *db;
+
+	if (!LWLockConditionalAcquire(SWEEP_LOCK, LW_EXCLUSIVE))
+		return;
+	mon_statements_forget(dbid);
+	LWLockAcquire(DATABASES_LOCK, LW_EXCLUSIVE);
+	db = find_database(dbid);
+	if (db)
+		db->dbid = InvalidOid;
+	LWLockRelease(DATABASES_LOCK);
+	LWLockRelease(SWEEP_LOCK);
+}
+
+static void
+sweep_databases(void)
+{
+	for (int i = 0; i < DATABASES; i++)
+	{
+		Oid dbid = shared->databases[i].dbid;
+
+		if (OidIsValid(dbid) && !SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(dbid)))
+			free_database(dbid);
 	}
 }
 
@@ -860,7 +897,7 @@ mon_statement_registry_init(void)
 	static const MonShmemSlice slice = {.name = "monitoring statements",
 										.size = registry_size,
 										.init = init_registry,
-										.nlocks = PARTITIONS + 1};
+										.nlocks = PARTITIONS + 2};
 
 	DefineCustomIntVariable(
 		"monitoring.max_statements", "Statements whose figures are kept in memory.",

@@ -134,8 +134,8 @@ mon_statement_registry(PG_FUNCTION_ARGS)
 {
 	StatementRegistryState state;
 	TupleDesc desc;
-	Datum values[4] = {0};
-	bool nulls[4] = {0};
+	Datum values[5] = {0};
+	bool nulls[5] = {0};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -149,6 +149,7 @@ mon_statement_registry(PG_FUNCTION_ARGS)
 	values[1] = Int32GetDatum(state.entries);
 	values[2] = Int64GetDatum(state.evicted);
 	values[3] = Int64GetDatum(state.lost);
+	values[4] = Int32GetDatum(state.databases);
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 

@@ -40,6 +40,7 @@
 #define ORPHAN_USECS (300 * USECS_PER_SEC)  /* nor are its signals left to it */
 #define FORGET_USECS (3600 * USECS_PER_SEC) /* nor is its place */
 #define SCANNED_OF_STATEMENT (16 * 1024)
+#define SCANNED_OF_EXECUTION (256 * 1024)
 
 enum
 {
@@ -449,9 +450,10 @@ mon_signal_statement(Signal *s, const char *sql, size_t len, bool keep_numbers)
 {
 	NormalizeOptions options = {.keep_numbers = keep_numbers,
 								.backslash_in_literals = MON_BACKSLASH_IN_LITERALS};
+	size_t scanned = Min(len,
+						 s->kind == SIGNAL_EXECUTION ? SCANNED_OF_EXECUTION : SCANNED_OF_STATEMENT);
 	char *out = s->texts + s->used;
-	size_t n = mon_normalize_statement(sql, Min(len, SCANNED_OF_STATEMENT), &options, out,
-									   limit_of(s, TEXT_STATEMENT));
+	size_t n = mon_normalize_statement(sql, scanned, &options, out, limit_of(s, TEXT_STATEMENT));
 
 	n = cut_password(out, n);
 	while (n > 0 && (out[n - 1] == ';' || out[n - 1] == ' '))

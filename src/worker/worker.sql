@@ -55,6 +55,10 @@ FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
 EXECUTE FUNCTION monitoring.restore_job();
 COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
+CREATE FUNCTION monitoring.server_stopping() RETURNS boolean
+LANGUAGE C VOLATILE AS 'MODULE_PATHNAME', 'mon_server_stopping_sql';
+COMMENT ON FUNCTION monitoring.server_stopping() IS 'Whether the server is shutting down, smart or fast: for jobs with run_at_shutdown, which also run when the worker lets another database have its turn.';
+
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
 COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';

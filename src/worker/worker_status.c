@@ -26,6 +26,7 @@
 MonWorkerControl *mon_workers = NULL;
 
 PG_FUNCTION_INFO_V1(mon_worker_status);
+PG_FUNCTION_INFO_V1(mon_server_stopping_sql);
 
 static Size
 worker_shmem_size(void)
@@ -252,4 +253,11 @@ mon_worker_status(PG_FUNCTION_ARGS)
 					   job, now);
 	}
 	return (Datum) 0;
+}
+
+/* server_stopping() */
+Datum
+mon_server_stopping_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(mon_server_stopping());
 }
