@@ -26,7 +26,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Statements', 'Guide: [statements.md](statements.md).',
 	'{statements_over,slow_queries,slow_queries_over,slow_executions,slow_execution_totals,new_queries,regressed_queries,query_report,statements,statement_live,statement_history,statement_hourly,statement_clock,statement_queries,statement_source,compare_statements,snapshot_statements,slow_query_values}'),
 ('Sessions and waits', 'Guide: [activity.md](activity.md).',
-	'{active_session_history,session_waits,activity_buffer,blocking_tree,blocking_tree_at,kill_advice,kill_advice_at,kill_rules,problem_sessions,problem_sessions_at,session_limits,xmin_holders,connection_pool,connection_pool_at}'),
+	'{active_session_history,waits,wait_profile,statement_waits,statement_waits_over,wait_history,wait_live,session_waits,activity_source,activity_buffer,roll_up_waits,blocking_tree,blocking_tree_at,kill_advice,kill_advice_at,kill_rules,problem_sessions,problem_sessions_at,session_limits,xmin_holders,connection_pool,connection_pool_at}'),
 ('Advice', 'Guide: [advisor.md](advisor.md).',
 	'{advice,findings,advise,check_finding,ignore_finding,reopen_finding,advisor_status,advisors,table_bloat,index_bloat}'),
 ('Errors and changes', 'Guide: [errors.md](errors.md).',

@@ -38,3 +38,26 @@ BEGIN;
 SELECT count(*) FROM monitoring.problem_sessions_at(clock_timestamp() + interval '1 year') WHERE pid = pg_backend_pid();
 COMMIT;
 SELECT scope, connections > 0 FROM monitoring.connection_pool WHERE scope = 'server';
+
+-- minutes that are stored: which are in a window, and whose they are
+BEGIN;
+SET LOCAL monitoring.track_statements = 'none';
+SELECT monitoring.ensure_partition('wait_minutes', '2031-01-01 12:00') IS NOT NULL;
+CREATE ROLE regress_monitoring_waits;
+INSERT INTO monitoring.wait_minutes (bucket, in_database, userid, queryid, backend_type, wait_event_type, wait_event, samples, seconds) VALUES
+	('2031-01-01 12:01', true, 'regress_monitoring_waits'::regrole, 11, 'client backend', 'CPU', 'CPU', 60, 60),
+	('2031-01-01 12:01', true, 'regress_monitoring_waits'::regrole, 12, 'client backend', 'Lock', 'transactionid', 30, 30),
+	('2031-01-01 12:02', true, 'regress_monitoring_waits'::regrole, 12, 'client backend', 'Lock', 'transactionid', 90, 45),
+	('2031-01-01 12:02', false, 0, 0, 'checkpointer', 'IO', 'DataFileFlush', 3, 1.5);
+SELECT bucket, database = current_database() AS here, username, queryid, wait_event, samples FROM monitoring.wait_history WHERE bucket > '2031-01-01' ORDER BY bucket, wait_event COLLATE "C";
+SELECT since, until, p.wait_event, p.samples, p.seconds, round(p.share::numeric, 3) AS share
+FROM (VALUES ('2031-01-01 12:00'::timestamptz, '2031-01-01 12:02'::timestamptz), ('2031-01-01 12:00', '2031-01-01 12:01'),
+	('2031-01-01 12:00:59', '2031-01-01 12:01'), ('2031-01-01 12:01', '2031-01-01 12:01:01'), ('2031-01-01 12:02', '2031-01-01 12:03')) AS w (since, until)
+LEFT JOIN LATERAL monitoring.wait_profile(w.since, w.until) AS p ON true
+ORDER BY since, until, p.seconds DESC;
+SELECT wait_event, seconds FROM monitoring.wait_profile('2031-01-01', '2031-01-02', 12);
+SELECT wait_event, seconds FROM monitoring.wait_profile('2031-01-01', '2031-01-02', username => 'regress_monitoring_waits');
+SELECT queryid, query, seconds, wait_event, wait_seconds, share FROM monitoring.statement_waits_over('5 min', '2031-01-01 12:05') ORDER BY queryid;
+ROLLBACK;
+SELECT monitoring.roll_up_waits('infinity');
+SELECT monitoring.roll_up_waits(NULL);

@@ -29,7 +29,7 @@ INSERT INTO monitoring.access_levels VALUES
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
    statements_over,slow_queries_over,slow_query_values,new_queries,regressed_queries,query_report,live_statements,statement_registry,compare_statements,
    statement_source_function,statement_source_columns,activity_samples,wait_samples,activity_buffer,session_waits,without_literals,duration_text,
-   lock_conflicts,lock_object,blocking_tree_at,kill_advice_at,problem_sessions_at,connection_pool_at,
+   lock_conflicts,lock_object,blocking_tree_at,kill_advice_at,problem_sessions_at,connection_pool_at,wait_profile,statement_waits_over,
    error_counts,signal_counts,signal_buffer,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,

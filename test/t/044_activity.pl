@@ -249,6 +249,28 @@ like(sql("SET ROLE reader; $hidden"), qr/^t\|([1-9]\d*\|?){4}$/, 'unless one may
 is($node->safe_psql('postgres', "SELECT pg_sleep(0.1); SELECT count(wait_event) > 0 FROM monitoring.active_session_history WHERE pid = pg_backend_pid()",
 	extra_params => [ '-U', 'looker' ]), "\nt", 'what one does oneself is not');
 
+# ---- minutes ----
+
+my $asleep = "FROM monitoring.wait_history WHERE wait_event = 'PgSleep'";
+my $known = sql("SELECT sum(samples) $asleep");
+cmp_ok($known, '>', 20, 'what is in memory is in the history');
+is(sql("BEGIN; SELECT monitoring.roll_up_waits(clock_timestamp() + interval '2 min') > 0; SELECT sum(samples) = $known FROM monitoring.wait_minutes WHERE wait_event = 'PgSleep'; ROLLBACK"),
+	"t\nt", 'minutes that are over are stored');
+is(sql("SELECT count(*), (SELECT sum(samples) = $known $asleep) FROM monitoring.wait_minutes"), '0|t', 'what is rolled back stays in memory');
+is(sql("SELECT monitoring.roll_up_waits(clock_timestamp() + interval '2 min') > 0; SELECT sum(samples) = $known $asleep"), "t\nt", 'and is stored the next time');
+is(sql("SELECT monitoring.roll_up_waits(clock_timestamp() + interval '2 min') >= 0; SELECT sum(samples) = $known $asleep"), "t\nt", 'once');
+is(sql("SELECT abs(monitoring.value('pg_wait_seconds_total', 'increase', '1 hour', '{\"wait_event\": \"PgSleep\", \"wait_event_type\": \"Timeout\"}')
+		- (SELECT sum(seconds) FROM monitoring.wait_minutes WHERE wait_event = 'PgSleep')) < 1e-6"), 't', 'with the metric, which has it once, too');
+sql("SELECT monitoring.snapshot_statements()");
+is(sql("SELECT query, wait_event_type, wait_event, share > 0.9, seconds >= wait_seconds FROM monitoring.statement_waits WHERE wait_event = 'PgSleep' AND query = 'BEGIN; SELECT pg_sleep(\$1)' OR wait_event = 'transactionid' AND query LIKE 'UPDATE t SET v = \$1 WHERE id = \$2%' LIMIT 1"),
+	'UPDATE t SET v = $1 WHERE id = $2|Lock|transactionid|t|t', 'what statements waited for');
+is(sql("SELECT seconds > 0.2, round((seconds / samples)::numeric, 3), average_sessions > 0 FROM monitoring.waits WHERE wait_event = 'PgSleep'"), 't|0.020|t', 'and all of them');
+is(sql('SELECT samples > 0, lost, hint FROM monitoring.activity_source'), 't|0|', 'nothing was lost');
+like($node->safe_psql('postgres', "SELECT count(*) FROM monitoring.waits; SELECT count(*) FROM monitoring.statement_waits; SELECT count(*) FROM monitoring.wait_history;
+	SELECT count(*) FROM monitoring.problem_sessions; SELECT count(*) FROM monitoring.xmin_holders; SELECT count(*) FROM monitoring.connection_pool;
+	SELECT count(*) FROM monitoring.kill_rules; SELECT count(*) FROM monitoring.session_limits; SELECT count(*) FROM monitoring.activity_source",
+	extra_params => [ '-U', 'looker' ]), qr/^(\d+\n){8}1$/, 'a viewer reads it all');
+
 # ---- the setting ----
 
 sql("ALTER SYSTEM SET monitoring.activity_interval = 0; SELECT pg_reload_conf()");
@@ -275,6 +297,7 @@ kill 'KILL', $sampler;
 wait_for("SELECT epoch > '$epoch' AND sampled_at > epoch FROM monitoring.activity_buffer()", 'after a crash samples are taken in new memory');
 is(sql('SELECT count(*) > 0 FROM pg_sleep(0.2), LATERAL (SELECT * FROM monitoring.active_session_history WHERE pg_sleep IS NOT NULL AND pid = pg_backend_pid()) AS s'), 't',
 	'and are there');
+is(sql("SELECT monitoring.roll_up_waits(clock_timestamp() + interval '2 min') > 0, (SELECT sum(samples) >= $known $asleep)"), 't|t', 'they are stored beside those from before the crash');
 
 $standby->stop;
 $node->stop;
