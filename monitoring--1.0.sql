@@ -17575,7 +17575,7 @@ COMMENT ON FUNCTION monitoring.check_receiver_config(jsonb, text[]) IS 'Raises 2
 
 CREATE FUNCTION monitoring.run_config_check(function text, owner name, config jsonb) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_config_check';
-COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most a second; what it raises is raised.';
+COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most a second; what it raises is raised; 42501 if the caller has not the rights of that owner.';
 
 CREATE FUNCTION monitoring.check_receiver(kind text, url text, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -18531,7 +18531,7 @@ COMMENT ON FUNCTION monitoring.redact_url(text) IS 'A url with *** for path, que
 
 CREATE FUNCTION monitoring.run_formatter(function text, owner name, receiver jsonb, notification jsonb) RETURNS jsonb
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_formatter';
-COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised.';
+COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised; 42501 if the caller has not the rights of that owner.';
 
 CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

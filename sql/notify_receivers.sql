@@ -147,6 +147,14 @@ SELECT pg_temp.try($$INSERT INTO monitoring.receiver_kinds (kind, function, owne
 SELECT pg_temp.try('SELECT * FROM monitoring.receiver_defs');
 SELECT pg_temp.try($$SELECT monitoring.create_receiver('x', 'webhook', 'https://example.com/')$$);
 RESET ROLE;
+-- what runs formatters and checks of configs runs them with nobody else's rights, whoever may call it
+CREATE FUNCTION pg_temp.refused(command text) RETURNS boolean LANGUAGE sql AS $$
+	SELECT pg_temp.try(format(command, (SELECT r.rolname FROM pg_roles AS r WHERE r.rolsuper ORDER BY r.oid LIMIT 1))) LIKE '42501 | permission denied to run a function as role%'
+$$;
+SET LOCAL ROLE regress_notify_admin;
+SELECT pg_temp.refused($$SELECT monitoring.run_formatter('monitoring.format_slack', %L, '{}', '{}')$$), pg_temp.refused($$SELECT monitoring.run_config_check('monitoring.check_webhook', %L, '{}')$$);
+SELECT pg_temp.try($$SELECT monitoring.run_config_check('monitoring.check_webhook', 'regress_notify_admin', '{}')$$);
+RESET ROLE;
 -- and stays as long as there are receivers of it
 SELECT pg_temp.try($$DELETE FROM monitoring.receiver_kinds WHERE kind = 'webhook'$$);
 ROLLBACK;

@@ -485,24 +485,6 @@ timeout_ms(const Interval *timeout)
 	return (int) Min(Max(ms, 1), MAX_TIMEOUT_MS);
 }
 
-/* The function's owner evaluates rules for everybody; others may only use their own rights. */
-static void
-check_caller(FunctionCallInfo fcinfo, const char *role)
-{
-	Oid role_id = get_role_oid(role, true);
-	HeapTuple proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
-	Oid owner;
-
-	if (!HeapTupleIsValid(proc))
-		elog(ERROR, "cache lookup failed for function %u", fcinfo->flinfo->fn_oid);
-	owner = ((Form_pg_proc) GETSTRUCT(proc))->proowner;
-	ReleaseSysCache(proc);
-	if (GetUserId() != owner && OidIsValid(role_id) && !has_privs_of_role(GetUserId(), role_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to run a query as role \"%s\"", role)));
-}
-
 /* Arguments: owner, query, timeout, max_rows, any_columns, at, over */
 static ErrorData *
 run_confined(FunctionCallInfo fcinfo, RuleQuery *q)
@@ -510,7 +492,7 @@ run_confined(FunctionCallInfo fcinfo, RuleQuery *q)
 	MonConfinement confinement = {.role = NameStr(*PG_GETARG_NAME(0)), .read_only = true};
 	ErrorData *error;
 
-	check_caller(fcinfo, confinement.role);
+	mon_check_confined_caller(fcinfo, confinement.role, "query");
 	q->sql = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	confinement.timeout_ms = timeout_ms(PG_GETARG_INTERVAL_P(2));
 	q->max_rows = PG_GETARG_INT32(3);

@@ -11,8 +11,9 @@
  */
 #include "core/confined.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
-#include "fmgr.h"
+#include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/latch.h"
@@ -21,6 +22,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 
 static TimeoutId timer;
@@ -144,6 +146,23 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = resowner;
 	return error;
+}
+
+void
+mon_check_confined_caller(FunctionCallInfo fcinfo, const char *role, const char *what)
+{
+	Oid role_id = get_role_oid(role, true);
+	HeapTuple proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(fcinfo->flinfo->fn_oid));
+	Oid owner;
+
+	if (!HeapTupleIsValid(proc))
+		elog(ERROR, "cache lookup failed for function %u", fcinfo->flinfo->fn_oid);
+	owner = ((Form_pg_proc) GETSTRUCT(proc))->proowner;
+	ReleaseSysCache(proc);
+	if (GetUserId() != owner && OidIsValid(role_id) && !has_privs_of_role(GetUserId(), role_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to run a %s as role \"%s\"", what, role)));
 }
 
 bool

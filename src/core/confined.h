@@ -10,6 +10,8 @@
 
 #include "compat.h"
 
+#include "fmgr.h"
+
 typedef struct MonConfinement
 {
 	const char *role; /* whose rights it has */
@@ -28,6 +30,13 @@ typedef struct MonConfinement
  * What body palloc's in the caller's context stays.  Calls do not nest.
  */
 extern ErrorData *mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg);
+
+/*
+ * For SQL functions that run what they are given as a role that they are given:
+ * their owner does so for everybody, others may only use rights that they have.
+ * Raises 42501, naming what.
+ */
+extern void mon_check_confined_caller(FunctionCallInfo fcinfo, const char *role, const char *what);
 
 /* Is it somebody's cancel of the whole session's statement, and no fault of what ran? */
 extern bool mon_error_is_cancel(const ErrorData *error);

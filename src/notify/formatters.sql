@@ -94,7 +94,7 @@ COMMENT ON FUNCTION monitoring.redact_url(text) IS 'A url with *** for path, que
 
 CREATE FUNCTION monitoring.run_formatter(function text, owner name, receiver jsonb, notification jsonb) RETURNS jsonb
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_formatter';
-COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised.';
+COMMENT ON FUNCTION monitoring.run_formatter(text, name, jsonb, jsonb) IS 'Call a formatter as its kind''s owner, for at most a second; its row as an object, null if there is none. What it raises is raised; 42501 if the caller has not the rights of that owner.';
 
 CREATE FUNCTION monitoring.notification_of_alert(receiver text, alert_id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$

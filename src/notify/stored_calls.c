@@ -6,7 +6,8 @@
  *
  * create_receiver() and preview_notification() run with the rights of the
  * extension's owner; these functions are anybody's code and run confined, as
- * the role that registered the kind.
+ * the role that registered the kind.  Who calls this by hand may name only a
+ * role whose rights they have.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,6 +81,7 @@ run_stored(FunctionCallInfo fcinfo, const char *sql_format, const char *signatur
 		regprocedurein,
 		CStringGetDatum(psprintf("%s%s", text_to_cstring(PG_GETARG_TEXT_PP(0)), signature))));
 	confinement.role = pstrdup(NameStr(*PG_GETARG_NAME(1)));
+	mon_check_confined_caller(fcinfo, confinement.role, "function");
 	call->sql = psprintf(
 		sql_format,
 		quote_qualified_identifier(get_namespace_name(get_func_namespace(function)),
