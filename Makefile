@@ -24,7 +24,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
                src/server/advisor.sql $(addprefix src/server/advisors/,common.sql indexes.sql bloat.sql tables.sql vacuum.sql settings.sql workload.sql) \
-               $(addprefix src/health/,health.sql health_run.sql health_score.sql postgres_checks.sql) \
+               $(addprefix src/health/,health.sql health_run.sql health_score.sql network.sql postgres_checks.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \
                $(addprefix src/dashboards/,dashboards.sql dashboard_views.sql) \
@@ -32,7 +32,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
 
 OBJS         = src/monitoring.o \
                $(patsubst %.c,%.o,$(wildcard src/core/*.c src/sketch/*.c src/metrics/*.c src/worker/*.c \
-                 src/signals/*.c src/server/*.c src/health/*.c src/alerts/*.c src/notify/*.c))
+                 src/signals/*.c src/outbound/*.c src/server/*.c src/health/*.c src/alerts/*.c src/notify/*.c))
 
 # The program that talks to strangers: a crash in libcurl must not restart the server.
 SENDER       = monitoring_sender
@@ -43,7 +43,7 @@ YAML_OBJS    = src/alerts/yaml/yaml.o src/alerts/yaml/yaml_json.o
 
 REGRESS      = $(notdir $(basename $(sort $(wildcard sql/*.sql))))
 REGRESS_OPTS = --load-extension=monitoring
-EXTRA_CLEAN  = $(SENDER) src/notify/sender/*.o $(YAML) $(YAML_OBJS) build
+EXTRA_CLEAN  = $(SENDER) src/outbound/sender/*.o $(YAML) $(YAML_OBJS) build
 
 PG_CPPFLAGS  = -I$(srcdir)/src
 PG_CFLAGS    = -std=gnu11 -Wextra -Wno-unused-parameter -Wno-sign-compare \
@@ -70,7 +70,7 @@ $(OBJS) $(YAML_OBJS): $(wildcard src/*.h src/*/*.h src/*/*/*.h)
 src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o: CFLAGS += -O3
 
 all: $(SENDER) $(YAML) monitoring--1.0.sql
-$(SENDER): $(wildcard src/notify/sender/*.c) $(wildcard src/notify/sender/*.h)
+$(SENDER): $(wildcard src/outbound/sender/*.c) $(wildcard src/outbound/sender/*.h)
 	$(CC) $(filter-out -Wdeclaration-after-statement -Wmissing-prototypes,$(CFLAGS)) -Isrc -o $@ $(filter %.c,$^) -lcurl
 
 $(YAML): $(YAML_OBJS)

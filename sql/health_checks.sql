@@ -206,6 +206,39 @@ SELECT pg_temp.try($$SELECT monitoring.uptime('connections', now(), now() - inte
 SELECT pg_temp.try($$INSERT INTO monitoring.health_check_kinds (kind, function) VALUES ('x', 'public.nothing')$$);
 SELECT pg_temp.try($$DELETE FROM monitoring.health_check_kinds WHERE kind = 'sql'$$);
 
+-- ---- bad input: kinds of the network ----
+
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "ftp://example.com/"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://me:pw@example.com/"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "headers": {"X": 1}}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "method": "get"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "expect_status": [99]}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "max_redirects": 11}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "match": "("}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "match": "(a)\\1"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "min_headers_grade": "G"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "ca_file": "ca.pem"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/"}', timeout => '61 seconds')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'tcp', '{"host": "example.com"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'tcp', '{"host": "example.com/x", "port": 80}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'tcp', '{"host": "example.com", "port": 0}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'dns', '{"host": "example.com", "expect": "1.2.3.4"}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'tls', '{}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": []}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": [{}]}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": [{"url": "http://example.com/", "query": "SELECT 1"}]}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": [{"url": "http://example.com/", "save": {"x": "column:y"}}]}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": [{"url": "http://example.com/", "save": {"x": "json:$["}}]}')$$);
+SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'synthetic', '{"steps": [{"url": "http://example.com/", "colour": "red"}]}')$$);
+-- what a value could do where it is put
+SELECT s.style, monitoring.fill_values('<{{v}}|{{w}}|{{x}}>', jsonb_build_object('v', E'a''b"c\\d&\n{{w}}', 'w', ' OR true --'), s.style) FROM unnest('{sql,json,url,text}'::text[]) AS s (style);
+-- what a peer could say
+SELECT monitoring.certificate_days(E'Expire date:nonsense\n', now()) IS NULL;
+SELECT monitoring.certificate_days(E'Expire date:Jan 11 00:00:00 2030 GMT\n\nExpire date:2030-01-06 00:00:00 GMT\n', '2030-01-01');
+SELECT * FROM monitoring.security_headers(E'Strict-Transport-Security: max-age=300\r\nX-Frame-Options: DENY\r\nno colon\r\n: empty\r\n');
+SELECT monitoring.saved_values('{"x": "json:$.a.b"}', '{"body": "not JSON"}'), monitoring.saved_values('{"x": "json:$.a.b"}', '{"body": "{\"a\": {\"b\": 5}}"}');
+
 -- ---- rights ----
 
 CREATE ROLE hc_admin;

@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 
 #include "core/core.h"
+#include "health/health.h"
 #include "metrics/metrics.h"
 #include "notify/notify.h"
 #include "server/server.h"
@@ -38,6 +39,7 @@ _PG_init(void)
 		mon_signals_init();
 		mon_worker_init();
 		mon_activity_sampler_init();
+		mon_health_init();
 		mon_notify_init();
 	}
 

@@ -494,10 +494,14 @@ END $$;
 COMMENT ON FUNCTION monitoring.run_health_checks(timestamptz) IS 'Run the checks that are due and need no network, for about two seconds, and bring the status of all checks up to date. Returns how many ran.';
 
 CREATE FUNCTION monitoring.run_health_checks_job(at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.run_health_checks(run_health_checks_job.at);
-$$;
-COMMENT ON FUNCTION monitoring.run_health_checks_job(timestamptz) IS 'Run the checks that are due. A periodic job.';
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.run_health_checks(at);
+	IF monitoring.next_probe_in(at) < 10 THEN
+		PERFORM monitoring.wake_prober();
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.run_health_checks_job(timestamptz) IS 'Run the checks that are due, and see to it that there is a prober for the others. A periodic job.';
 
 CREATE FUNCTION monitoring.run_health_check(name text, at timestamptz DEFAULT clock_timestamp()) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -513,6 +517,7 @@ BEGIN
 	PERFORM monitoring.refresh_health_checks(at);
 	IF (SELECT k.network FROM monitoring.health_check_kinds AS k WHERE k.kind = d.kind) THEN
 		UPDATE monitoring.health_check_states AS s SET next_at = run_health_check.at WHERE s.check_name = d.name;
+		PERFORM monitoring.wake_prober();
 		RETURN '{"status": "enqueued"}';
 	END IF;
 	PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE;

@@ -9,33 +9,15 @@
  */
 #include "notify/notifier.h"
 
-#include <time.h>
-
 #include "utils/json.h"
 
 #define ANSWER_PATIENCE_MS 15000 /* on top of all the request may take */
-#define MAX_BACKOFF_MS 30000
 
 InFlight mon_in_flight[MAX_IN_FLIGHT];
 int mon_n_in_flight = 0;
 int mon_n_local = 0;
 StringInfoData mon_outcomes;
 static uint32 last_serial = 0;
-
-int64
-mon_now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
-int64
-mon_backoff_ms(int failures)
-{
-	return Min(MAX_BACKOFF_MS, INT64CONST(100) << Min(failures, 10));
-}
 
 /* ---- entries ---- */
 
@@ -176,3 +158,55 @@ mon_outcome_local(StringInfo to, const InFlight *f, const char *outcome, const c
 	appendStringInfo(to, ",\"protocol\":\"%s\",\"latency\":%.6f}", f->local->sql ? "SQL" : "NOTIFY",
 					 seconds);
 }
+
+/* ---- what the sender says ---- */
+
+static bool
+take_answer(uint8 type, SenderReader *r)
+{
+	SenderOutcome o;
+	uint32 slot;
+	InFlight *f;
+
+	if (type != SENDER_OUTCOME || !sender_get_outcome(r, &o))
+		return false;
+	slot = (uint32) o.tag;
+	if (slot >= MON_EMERGENCY_TAG)
+		return mon_emergency_outcome(&o);
+	if (slot >= MAX_IN_FLIGHT)
+		return false;
+	f = &mon_in_flight[slot];
+	if (!f->used || f->local || f->serial != (uint32) (o.tag >> 32))
+		return false;
+	mon_outcome_answer(&mon_outcomes, f, &o);
+	mon_entry_clear(f);
+	return true;
+}
+
+static void
+sender_lost(void)
+{
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+	{
+		InFlight *f = &mon_in_flight[i];
+
+		if (!f->used || f->local)
+			continue;
+		mon_outcome_add(&mon_outcomes, f, "lost", "the sender ended before it answered");
+		mon_entry_clear(f);
+	}
+	mon_emergency_lost();
+}
+
+static bool
+sender_stuck(void)
+{
+	int64 now = mon_now_ms();
+
+	for (int i = 0; i < MAX_IN_FLIGHT; i++)
+		if (mon_in_flight[i].used && !mon_in_flight[i].local && now > mon_in_flight[i].deadline)
+			return true;
+	return mon_emergency_stuck();
+}
+
+const MonLinkUser mon_notifier_link = {take_answer, sender_lost, sender_stuck};

@@ -50,48 +50,21 @@
 #include "worker/worker.h"
 
 #define IDLE_EXIT_MS 10000
-#define POLL_MS 1000 /* how often to look for due rows while there is no other reason to */
-#define DB_STEP_TIMEOUT_MS 60000
+#define POLL_MS 1000          /* how often to look for due rows while there is no other reason to */
 #define FORMAT_BUDGET_MS 2000 /* what one transaction may spend on formatting */
 #define LOCAL_BUDGET_MS 50    /* after that long, see to the others first */
 #define LAST_ANSWERS_MS 1000  /* how long to wait for answers when told to go */
 #define BUSY_MS 100           /* somebody alters the extension: look again after that */
 #define REPLAN_MIN 64
 #define REPLAN_MAX 8192
-#define SIGTERM_ECHO_MS 200  /* further SIGTERMs within this time are the same one */
 #define MAX_STEP_FAILURES 20 /* then a new process tries */
 #define MAX_PER_RECEIVER 64  /* of one that answers; see receiver_allowances() */
 
-typedef enum StepResult
-{
-	STEP_DONE,
-	STEP_BUSY,   /* somebody alters the extension; try again soon */
-	STEP_FAILED, /* with an error; try again later */
-	STEP_GONE    /* the extension is gone */
-} StepResult;
-
-static int64 next_step = 0;    /* no transaction before this, as the last one failed */
-static bool claim_now = false; /* do not wait for the next look at the outbox */
-static MemoryContext step_context;
+static int64 next_step = 0;            /* no transaction before this, as the last one failed */
+static bool claim_now = false;         /* do not wait for the next look at the outbox */
 static StringInfoData locked_outcomes; /* as mon_outcomes, to be tried again with the next look */
-static volatile sig_atomic_t cancelable = false;
 
 /* ---- database ---- */
-
-static void
-execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *types, Datum *args, int expected)
-{
-	if (*plan == NULL)
-	{
-		SPIPlanPtr p = SPI_prepare(sql, nargs, types);
-
-		if (p == NULL || SPI_keepplan(p) != 0)
-			elog(ERROR, "could not prepare \"%s\"", sql);
-		*plan = p;
-	}
-	if (SPI_execute_plan(*plan, args, NULL, false, 0) != expected)
-		elog(ERROR, "could not execute \"%s\"", sql);
-}
 
 /* Move outcomes to the end of others. */
 static void
@@ -129,7 +102,8 @@ record_outcomes(TimestampTz at, StringInfo from, StringInfo locked)
 		return;
 	args[0] = TimestampTzGetDatum(at);
 	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(psprintf("%s]", from->data)));
-	execute(&plan, "SELECT monitoring.notify_record($1, $2)", 2, types, args, SPI_OK_SELECT);
+	mon_step_execute(&plan, "SELECT monitoring.notify_record($1, $2)", 2, types, args,
+					 SPI_OK_SELECT);
 	keep_returned(locked);
 }
 
@@ -140,7 +114,7 @@ release_claims(TimestampTz at, StringInfo locked)
 	Oid types[1] = {TIMESTAMPTZOID};
 	Datum args[1] = {TimestampTzGetDatum(at)};
 
-	execute(&plan, "SELECT monitoring.notify_release($1)", 1, types, args, SPI_OK_SELECT);
+	mon_step_execute(&plan, "SELECT monitoring.notify_release($1)", 1, types, args, SPI_OK_SELECT);
 	keep_returned(locked);
 }
 
@@ -152,7 +126,7 @@ has_work(TimestampTz at)
 	Datum args[1] = {TimestampTzGetDatum(at)};
 	bool isnull;
 
-	execute(&plan, "SELECT monitoring.notify_has_work($1)", 1, types, args, SPI_OK_SELECT);
+	mon_step_execute(&plan, "SELECT monitoring.notify_has_work($1)", 1, types, args, SPI_OK_SELECT);
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
@@ -251,8 +225,8 @@ claim(TimestampTz at, int max_rows, StringInfo unsent)
 	uint64 n;
 	int64 format_until;
 
-	execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3, $4)", 4, types, args,
-			SPI_OK_SELECT);
+	mon_step_execute(&plan, "SELECT * FROM monitoring.notify_claim($1, $2, $3, $4)", 4, types, args,
+					 SPI_OK_SELECT);
 	table = SPI_tuptable;
 	n = SPI_processed;
 
@@ -268,34 +242,8 @@ claim(TimestampTz at, int max_rows, StringInfo unsent)
 		CHECK_FOR_INTERRUPTS();
 		queue_request(table->vals[i], table->tupdesc, mon_now_ms() < format_until, unsent);
 	}
-	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
+	enable_timeout_after(STATEMENT_TIMEOUT, MON_STEP_TIMEOUT_MS);
 	return (int) n;
-}
-
-/*
- * Hold the extension for the length of the transaction.  DROP and ALTER
- * EXTENSION lock it first of all, so nothing of ours can vanish under us, and
- * as we never wait for them, they cannot deadlock with us.
- */
-static StepResult
-hold_extension(void)
-{
-	Oid extension = get_extension_oid("monitoring", true);
-	LOCKTAG tag;
-
-	if (!OidIsValid(extension))
-		return STEP_GONE;
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
-	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return STEP_BUSY;
-	AcceptInvalidationMessages();
-	return get_extension_oid("monitoring", true) == extension ? STEP_DONE : STEP_GONE;
-}
-
-bool
-mon_hold_extension(void)
-{
-	return hold_extension() == STEP_DONE;
 }
 
 typedef struct Step
@@ -325,69 +273,19 @@ step_body(TimestampTz at, void *arg)
 }
 
 static StepResult
-run_transaction(void (*body)(TimestampTz at, void *arg), void *arg)
-{
-	TimestampTz at = GetCurrentTimestamp();
-	StepResult result;
-
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
-	result = hold_extension();
-	if (result == STEP_DONE)
-	{
-		pgstat_report_activity(STATE_RUNNING, "delivering notifications");
-		SPI_connect();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		body(at, arg);
-		SPI_finish();
-		PopActiveSnapshot();
-	}
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	cancelable = false;
-	CommitTransactionCommand();
-	return result;
-}
-
-/*
- * One transaction.  As in autovacuum, a caught error leaves the process as it
- * was before.
- */
-static StepResult
 transaction(void (*body)(TimestampTz at, void *arg), void *arg)
 {
 	static int failures = 0;
-	volatile StepResult result = STEP_FAILED;
+	StepResult result = mon_step("delivering notifications", body, arg);
 
-	QueryCancelPending = false;
-	cancelable = true;
-	PG_TRY();
-	{
-		result = run_transaction(body, arg);
+	if (result != STEP_FAILED)
 		failures = 0;
-	}
-	PG_CATCH();
+	else
 	{
-		cancelable = false;
-		HOLD_INTERRUPTS();
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		QueryCancelPending = false;
-		if (!ShutdownRequestPending)
-			EmitErrorReport();
-		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(step_context);
-		FlushErrorState();
-		RESUME_INTERRUPTS();
-
 		next_step = mon_now_ms() + mon_backoff_ms(failures);
 		if (failures++ >= MAX_STEP_FAILURES && !mon_emergency_armed())
 			proc_exit(1);
 	}
-	PG_END_TRY();
-
-	MemoryContextSwitchTo(step_context);
-	pgstat_report_stat(false);
-	pgstat_report_activity(STATE_IDLE, NULL);
 	return result;
 }
 
@@ -463,7 +361,8 @@ deliver_entry(TimestampTz at, InFlight *f, StringInfo to)
 	char *error;
 	bool isnull;
 
-	execute(&plan, "SELECT monitoring.notify_hold($1, $2, $3)", 3, types, args, SPI_OK_SELECT);
+	mon_step_execute(&plan, "SELECT monitoring.notify_hold($1, $2, $3)", 3, types, args,
+					 SPI_OK_SELECT);
 	if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
 		return;
 
@@ -474,7 +373,7 @@ deliver_entry(TimestampTz at, InFlight *f, StringInfo to)
 	/* A function may have swallowed the cancel. */
 	if (ShutdownRequestPending)
 		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the notifier was told to end")));
-	enable_timeout_after(STATEMENT_TIMEOUT, DB_STEP_TIMEOUT_MS);
+	enable_timeout_after(STATEMENT_TIMEOUT, MON_STEP_TIMEOUT_MS);
 	mon_outcome_local(to, f, outcome, error, Max(GetCurrentTimestamp() - began, 0) / 1e6);
 }
 
@@ -584,48 +483,6 @@ leave_local(void)
 
 /* ---- the worker ---- */
 
-/*
- * First SIGTERM: end the transaction and take the last answers.  A second one
- * ends the process, unless it is the first one's echo: postmaster and
- * pg_terminate_backend() signal the process and then its process group.
- */
-static void
-handle_sigterm(SIGNAL_ARGS)
-{
-	static int64 told_at;
-	int save_errno = errno;
-
-	if (!ShutdownRequestPending)
-		told_at = mon_now_ms();
-	else if (mon_now_ms() - told_at > SIGTERM_ECHO_MS)
-		mon_die();
-	ShutdownRequestPending = true;
-	if (cancelable)
-	{
-		InterruptPending = true;
-		QueryCancelPending = true;
-	}
-	SetLatch(MyLatch);
-	errno = save_errno;
-}
-
-/* Clear the latch and do what signals ask for. */
-static void
-handle_signals(void)
-{
-	ResetLatch(MyLatch);
-	/* A cancel that found no transaction has nothing to cancel. */
-	QueryCancelPending = false;
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
-	MemoryContextReset(step_context);
-	MemoryContextSwitchTo(step_context);
-}
-
 /* Until told to go, until there was nothing to do for a while, or until the extension is gone. */
 static void
 deliver(void)
@@ -641,7 +498,7 @@ deliver(void)
 		bool woken = MyLatch->is_set;
 		long timeout = POLL_MS;
 
-		handle_signals();
+		mon_step_signals();
 		if (mon_link_tend())
 			claim_now = true;
 		mon_emergency_tend();
@@ -659,7 +516,7 @@ deliver(void)
 				first = false;
 				claim_now = false;
 				next_claim = mon_now_ms() + POLL_MS;
-				mon_notifier_healthy();
+				mon_companion_healthy();
 				if (worked)
 					last_work = mon_now_ms();
 				mon_link_write();
@@ -694,12 +551,11 @@ take_last_answers(void)
 	leave_local();
 	while (mon_n_in_flight > 0 && mon_link_running() && mon_now_ms() < until)
 	{
-		handle_signals();
+		mon_step_signals();
 		(void) mon_link_tend();
 		if (mon_n_in_flight > 0)
 			mon_link_wait(until - mon_now_ms());
 	}
-	MemoryContextSwitchTo(step_context);
 	if (mon_outcomes.len > 0)
 		(void) database_step(false, 0, &worked);
 }
@@ -714,18 +570,14 @@ mon_notifier_main(Datum arg)
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 
-	if (!mon_notifier_claim(dboid) || mon_worker_kept_out(dboid))
+	if (!mon_companion_claim(&mon_notifier_sort, dboid) || mon_worker_kept_out(dboid))
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
-	pqsignal(SIGTERM, handle_sigterm);
-	mon_worker_pin_settings(true);
-
 	context = AllocSetContextCreate(TopMemoryContext, "monitoring notifier",
 									ALLOCSET_DEFAULT_SIZES);
-	step_context = AllocSetContextCreate(context, "monitoring notifier step",
-										 ALLOCSET_DEFAULT_SIZES);
+	mon_step_init(context);
 	MemoryContextSwitchTo(context);
-	mon_link_init();
+	mon_link_init(&mon_notifier_link);
 	initStringInfo(&mon_outcomes);
 	initStringInfo(&locked_outcomes);
 

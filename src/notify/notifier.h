@@ -2,7 +2,7 @@
  *
  * notifier.h
  *	  Shared by the files of the notifier worker: what is in flight (in_flight.c),
- *	  the sender program at the other end of its socket (link.c), emergencies (emergency.c).
+ *	  emergencies (emergency.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 #include "lib/stringinfo.h"
 #include "utils/timestamp.h"
 
-#include "notify/sender/protocol.h"
+#include "outbound/sender/protocol.h"
 
 #define MAX_IN_FLIGHT SENDER_MAX_ACTIVE
 
@@ -57,32 +57,8 @@ extern void mon_outcome_add(StringInfo to, const InFlight *f, const char *outcom
 extern void mon_outcome_local(StringInfo to, const InFlight *f, const char *outcome,
 							  const char *error, double seconds);
 
-/* Monotonic milliseconds: intervals must not follow the wall clock's jumps. */
-extern int64 mon_now_ms(void);
-
-/* How long to wait after so many failures. */
-extern int64 mon_backoff_ms(int failures);
-
-/* Hold the extension until the transaction ends; false if somebody alters it or it is gone (notifier.c). */
-extern bool mon_hold_extension(void);
-
-/* ---- the sender (link.c) ---- */
-
-extern void mon_link_init(void);
-
-/* Start the sender if it may be; end it if it does not do its work; move bytes.  True if it has just become ready. */
-extern bool mon_link_tend(void);
-extern void mon_link_write(void);
-
-/* It has said hello, or not yet or no more; it runs. */
-extern bool mon_link_ready(void);
-extern bool mon_link_running(void);
-
-/* Frames for the sender: added to within a transaction, written after it, or cut off again. */
-extern StringInfo mon_link_frames(void);
-
-/* Wait for it, the latch or the timeout. */
-extern void mon_link_wait(long timeout);
+/* How the notifier takes what the sender says. */
+extern const MonLinkUser mon_notifier_link;
 
 /* ---- emergencies (emergency.c) ---- */
 

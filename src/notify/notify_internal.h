@@ -9,14 +9,11 @@
 #define MONITORING_NOTIFY_INTERNAL_H
 
 #include "notify/notify.h"
+#include "outbound/outbound.h"
 
 /* Entry of the background worker; its argument is the database's Oid. */
 extern PGDLLEXPORT void mon_notifier_main(Datum arg);
 
-/* Become this database's notifier; false if it has one.  Left at exit. */
-extern bool mon_notifier_claim(Oid dboid);
-
-/* The notifier works: forget earlier failures. */
-extern void mon_notifier_healthy(void);
+extern const MonCompanionSort mon_notifier_sort;
 
 #endif /* MONITORING_NOTIFY_INTERNAL_H */

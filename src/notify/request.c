@@ -20,7 +20,7 @@
 #include "utils/memutils.h"
 
 #include "core/confined.h"
-#include "notify/sender/protocol.h"
+#include "outbound/sender/protocol.h"
 
 #define FORMAT_TIMEOUT_MS 1000
 #define MAX_REQUEST (512 * 1024)
@@ -369,58 +369,13 @@ mon_request_make(const MonRequestSource *source, MonRequest *request, char **err
 
 /* ---- the frame ---- */
 
-void
-mon_frame_u32(StringInfo frame, uint32 v)
-{
-	appendBinaryStringInfo(frame, (char *) &v, sizeof(v));
-}
-
-void
-mon_frame_str(StringInfo frame, const char *s, int len)
-{
-	mon_frame_u32(frame, len);
-	appendBinaryStringInfo(frame, s, len);
-}
-
-static void
-frame_text(StringInfo frame, const char *s)
-{
-	mon_frame_str(frame, s, strlen(s));
-}
-
-static void
-frame_pairs(StringInfo frame, const List *pairs)
-{
-	ListCell *cell;
-
-	mon_frame_u32(frame, list_length(pairs));
-	foreach (cell, pairs)
-	{
-		MonPair *pair = lfirst(cell);
-
-		frame_text(frame, pair->name);
-		frame_text(frame, pair->value);
-	}
-}
-
 bool
 mon_request_frame(const MonRequestSource *source, const MonRequest *request, uint64 tag,
 				  StringInfo frame)
 {
-	char type = SENDER_REQUEST;
-	char allow_private = mon_allow_private_networks;
 	int start = frame->len;
 
-	appendBinaryStringInfo(frame, &type, 1);
-	appendBinaryStringInfo(frame, (char *) &tag, sizeof(tag));
-	mon_frame_u32(frame, source->connect_ms);
-	mon_frame_u32(frame, source->total_ms);
-	appendBinaryStringInfo(frame, &allow_private, 1);
-	frame_text(frame, mon_allowed_hosts ? mon_allowed_hosts : "");
-	frame_text(frame, request->method);
-	frame_text(frame, request->url);
-	frame_text(frame, request->body);
-	frame_pairs(frame, request->headers);
-	frame_pairs(frame, request->options);
+	mon_frame_begin(frame, SENDER_REQUEST, tag, source->connect_ms, source->total_ms);
+	mon_frame_request(frame, request);
 	return frame->len - start <= SENDER_MAX_FRAME;
 }

@@ -28,23 +28,6 @@ typedef struct MonRequestSource
 	uint32 total_ms;
 } MonRequestSource;
 
-/* A name with its value: a header, or an option of the sender. */
-typedef struct MonPair
-{
-	char *name;
-	char *value;
-} MonPair;
-
-/* All of it UTF-8, palloc'd, secrets included: to be shown nowhere. */
-typedef struct MonRequest
-{
-	char *method;
-	char *url;
-	char *body;
-	List *headers; /* of MonPair; a header with several values is there several times */
-	List *options; /* of MonPair; see sender/protocol.h */
-} MonRequest;
-
 typedef enum MonRequestResult
 {
 	MON_REQUEST_MADE,
@@ -63,10 +46,6 @@ extern MonRequestResult mon_request_make(const MonRequestSource *source, MonRequ
 /* Append the request's frame, without its length, for the sender; false if it is too long. */
 extern bool mon_request_frame(const MonRequestSource *source, const MonRequest *request, uint64 tag,
 							  StringInfo frame);
-
-/* Fields of a frame. */
-extern void mon_frame_u32(StringInfo frame, uint32 v);
-extern void mon_frame_str(StringInfo frame, const char *s, int len);
 
 /* ---- deliveries without a sender (local.c) ---- */
 

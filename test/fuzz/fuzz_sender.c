@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "notify/sender/policy.h"
-#include "notify/sender/transfer.h"
+#include "outbound/sender/policy.h"
+#include "outbound/sender/transfer.h"
 
 static void
 check(bool good)
@@ -48,7 +48,7 @@ check_mail(const Transfer *t)
 static void
 fuzz_request(SenderReader r)
 {
-	Transfer *t = transfer_parse(&r);
+	Transfer *t = transfer_parse(&r, false);
 	SenderOutcome out;
 
 	if (!t)

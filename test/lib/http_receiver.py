@@ -29,6 +29,10 @@ chooses the answer:
   /continue          interim responses without end
   /short             200 and less of a body than announced
   /cookie            200 and a cookie
+  /go/CODE?URL       that status, and the URL as the place to go to
+  /loop              302 to itself
+  /secure            200 with headers that protect users
+  /json              200 and an object with a token that is this request's number
   /later/KIND        429 on the first request, when to try again in the body as
                      discord and telegram have it, then 200
   /resetbody         200 and part of a body, then the connection is reset
@@ -64,7 +68,8 @@ class Receiver(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def note(self):
         length = int(self.headers.get("Content-Length") or 0)
@@ -143,6 +148,15 @@ class Receiver(BaseHTTPRequestHandler):
             self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+        elif mode == "go":
+            self.answer(int(args[0]), [("Location", self.path.split("?", 1)[1])])
+        elif mode == "loop":
+            self.answer(302, [("Location", "/loop")])
+        elif mode == "secure":
+            self.answer(200, [("Strict-Transport-Security", "max-age=31536000"), ("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'"),
+                              ("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"), ("Permissions-Policy", "camera=()")])
+        elif mode == "json":
+            self.answer(200, [("Content-Type", "application/json"), ("X-Session", "s-%d" % n)], b'{"user": {"token": "a b&c\\"%d"}}' % n)
         elif mode == "cookie":
             self.answer(200, [("Set-Cookie", "a=b; Path=/")])
         else:
@@ -158,7 +172,7 @@ class Receiver(BaseHTTPRequestHandler):
             self.wfile.write(data)
             time.sleep(pause)
 
-    do_POST = do_PUT = do_GET = handle_any
+    do_POST = do_PUT = do_GET = do_HEAD = handle_any
 
     def log_message(self, *args):
         pass

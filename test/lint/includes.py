@@ -11,13 +11,13 @@ import pathlib
 import re
 import sys
 
-LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "server": 3, "health": 3, "business": 3,
+LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "outbound": 2, "server": 3, "health": 3, "business": 3,
          "alerts": 4, "notify": 5, "reports": 5, "console": 6}
 # Compiled without the server: file or directory below src -> what it may include besides system headers.
 PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/chunk_codec", "sketch/expo_"),
            "metrics/segment_codec": ("metrics/segment_codec", "sketch/expo_"),
            "core/normalize": ("core/normalize.h",), "signals/fingerprint": ("signals/fingerprint.h",),
-           "notify/sender/": ("notify/sender/",), "alerts/seasonal.c": ("alerts/seasonal.h",),
+           "outbound/sender/": ("outbound/sender/",), "alerts/seasonal.c": ("alerts/seasonal.h",),
            "alerts/promql": ("alerts/promql.h",), "alerts/yaml/yaml_json": ("alerts/yaml/yaml_json.h",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 

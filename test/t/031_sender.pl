@@ -1,4 +1,4 @@
-# The sender program by itself, spoken to as the notifier does (see src/notify/sender/protocol.h): what it refuses, what
+# The sender program by itself, spoken to as the notifier does (see src/outbound/sender/protocol.h): what it refuses, what
 # hostile receivers and resolvers can do to it, and that nothing of its surroundings gets into a request.
 use strict;
 use warnings;

@@ -1,4 +1,4 @@
-# What tests of the sender program share: receivers, and the protocol (src/notify/sender/protocol.h) as the notifier speaks
+# What tests of the sender program share: receivers, and the protocol (src/outbound/sender/protocol.h) as the notifier speaks
 # it.
 package SenderClient;
 use strict;
@@ -15,7 +15,7 @@ use Exporter 'import';
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(start_receiver start_server stop_receivers requests start_sender read_frame write_bytes request_frame
-	send_request read_outcome try_request ended stop_sender make_certificates);
+	send_request read_outcome try_request try_probe ended stop_sender make_certificates);
 
 # What is known only once the test runs.
 sub timeout { return $PostgreSQL::Test::Utils::timeout_default; }
@@ -141,6 +141,22 @@ sub try_request
 	send_request($s, @r);
 	my $o = read_outcome($s);
 	return join('|', map { $_ // '' } @$o{qw(kind status error)});
+}
+
+# One probe, its answer as a hash; `sort` and `redirects` are its own.
+sub try_probe
+{
+	my ($s, %r) = @_;
+	my $frame = substr(request_frame(method => 'GET', body => '', %r), 4);
+	substr($frame, 0, 1) = 'P';
+	$frame .= pack('a C', $r{sort}, $r{redirects} // 0);
+	write_bytes($s, pack('L/a*', $frame));
+	$frame = read_frame($s) // return { kind => 'end' };
+	my %a;
+	(my $type, @a{qw(tag kind status protocol redirected latency dns connect tls first_byte bytes error certificate_error addresses certificates headers body)})
+		= unpack('a Q a L C C Q Q Q Q Q Q L/a* L/a* L/a* L/a* L/a* L/a*', $frame);
+	die "frame of type $type" if $type ne 'A';
+	return \%a;
 }
 
 # Wait for the process to end by itself; its exit status, or -1.

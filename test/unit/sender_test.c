@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "notify/sender/policy.h"
-#include "notify/sender/protocol.h"
+#include "outbound/sender/policy.h"
+#include "outbound/sender/protocol.h"
 
 static int tests = 0;
 static int failures = 0;

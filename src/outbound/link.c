@@ -7,17 +7,19 @@
  * sender/protocol.h).  libcurl is not in the server: the worst a peer can do is to
  * end the child, which is started again.
  *
- * Local to the process; there is nothing to lock.
+ * What is asked and answered is its user's matter (MonLinkUser).  Local to the
+ * process; there is nothing to lock.
  *
  *-------------------------------------------------------------------------
  */
-#include "notify/notifier.h"
+#include "outbound/outbound.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/prctl.h>
@@ -30,7 +32,10 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 
+#include "core/core.h"
+
 #define HELLO_PATIENCE_MS 10000
+#define MAX_BACKOFF_MS 30000
 
 typedef struct Sender
 {
@@ -48,6 +53,22 @@ typedef struct Sender
 
 static Sender sender = {.sock = PGINVALID_SOCKET};
 static bool just_ready = false;
+static const MonLinkUser *user;
+
+int64
+mon_now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (int64) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+int64
+mon_backoff_ms(int failures)
+{
+	return Min(MAX_BACKOFF_MS, INT64CONST(100) << Min(failures, 10));
+}
 
 static void
 close_all_but_stdio(void)
@@ -206,40 +227,8 @@ sender_lost(const char *why)
 							  : errhint("Is \"%s/monitoring_sender\" installed and executable?",
 										pkglib_path)));
 	sender_stop();
-	for (int i = 0; i < MAX_IN_FLIGHT; i++)
-	{
-		InFlight *f = &mon_in_flight[i];
-
-		if (!f->used || f->local)
-			continue;
-		mon_outcome_add(&mon_outcomes, f, "lost", "the sender ended before it answered");
-		mon_entry_clear(f);
-	}
-	mon_emergency_lost();
+	user->lost();
 	sender_back_off();
-}
-
-static bool
-take_outcome(SenderReader *r)
-{
-	SenderOutcome o;
-	uint32 slot;
-	InFlight *f;
-
-	if (!sender_get_outcome(r, &o))
-		return false;
-	slot = (uint32) o.tag;
-	if (slot >= MON_EMERGENCY_TAG)
-		return mon_emergency_outcome(&o);
-	if (slot >= MAX_IN_FLIGHT)
-		return false;
-	f = &mon_in_flight[slot];
-	if (!f->used || f->local || f->serial != (uint32) (o.tag >> 32))
-		return false;
-	mon_outcome_answer(&mon_outcomes, f, &o);
-	mon_entry_clear(f);
-	sender.failures = 0;
-	return true;
 }
 
 static bool
@@ -256,16 +245,14 @@ static bool
 take_frame(const char *data, uint32 len)
 {
 	SenderReader r = {.p = data, .end = data + len};
+	uint8 type = sender_get_u8(&r);
 
-	switch (sender_get_u8(&r))
-	{
-		case SENDER_HELLO:
-			return take_hello(&r);
-		case SENDER_OUTCOME:
-			return take_outcome(&r);
-		default:
-			return false;
-	}
+	if (type == SENDER_HELLO)
+		return take_hello(&r);
+	if (!user->answer(type, &r))
+		return false;
+	sender.failures = 0;
+	return true;
 }
 
 /* Take whole frames off the input; false if it is not our protocol. */
@@ -362,13 +349,7 @@ tend(void)
 		sender_lost("did not get ready");
 		return;
 	}
-	for (int i = 0; i < MAX_IN_FLIGHT; i++)
-		if (mon_in_flight[i].used && !mon_in_flight[i].local && now > mon_in_flight[i].deadline)
-		{
-			sender_lost("did not answer in time");
-			return;
-		}
-	if (mon_emergency_stuck())
+	if (user->stuck())
 	{
 		sender_lost("did not answer in time");
 		return;
@@ -399,6 +380,65 @@ mon_link_running(void)
 	return sender.pid != 0;
 }
 
+/* ---- frames ---- */
+
+void
+mon_frame_u32(StringInfo frame, uint32 v)
+{
+	appendBinaryStringInfo(frame, (char *) &v, sizeof(v));
+}
+
+void
+mon_frame_str(StringInfo frame, const char *s, int len)
+{
+	mon_frame_u32(frame, len);
+	appendBinaryStringInfo(frame, s, len);
+}
+
+void
+mon_frame_text(StringInfo frame, const char *s)
+{
+	mon_frame_str(frame, s, strlen(s));
+}
+
+static void
+frame_pairs(StringInfo frame, const List *pairs)
+{
+	ListCell *cell;
+
+	mon_frame_u32(frame, list_length(pairs));
+	foreach (cell, pairs)
+	{
+		MonPair *pair = lfirst(cell);
+
+		mon_frame_text(frame, pair->name);
+		mon_frame_text(frame, pair->value);
+	}
+}
+
+void
+mon_frame_begin(StringInfo frame, char type, uint64 tag, uint32 connect_ms, uint32 total_ms)
+{
+	char allow_private = mon_allow_private_networks;
+
+	appendBinaryStringInfo(frame, &type, 1);
+	appendBinaryStringInfo(frame, (char *) &tag, sizeof(tag));
+	mon_frame_u32(frame, connect_ms);
+	mon_frame_u32(frame, total_ms);
+	appendBinaryStringInfo(frame, &allow_private, 1);
+	mon_frame_text(frame, mon_allowed_hosts ? mon_allowed_hosts : "");
+}
+
+void
+mon_frame_request(StringInfo frame, const MonRequest *request)
+{
+	mon_frame_text(frame, request->method);
+	mon_frame_text(frame, request->url);
+	mon_frame_text(frame, request->body);
+	frame_pairs(frame, request->headers);
+	frame_pairs(frame, request->options);
+}
+
 StringInfo
 mon_link_frames(void)
 {
@@ -424,8 +464,9 @@ mon_link_wait(long timeout)
 }
 
 void
-mon_link_init(void)
+mon_link_init(const MonLinkUser *link_user)
 {
+	user = link_user;
 	initStringInfo(&sender.in);
 	initStringInfo(&sender.out);
 	before_shmem_exit(sender_stop_at_exit, (Datum) 0);

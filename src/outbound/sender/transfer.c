@@ -168,7 +168,7 @@ parse_pairs(Transfer *t, SenderReader *r,
 }
 
 Transfer *
-transfer_parse(SenderReader *r)
+transfer_parse(SenderReader *r, bool probe)
 {
 	Transfer *t = calloc(1, sizeof(*t));
 	size_t len;
@@ -191,6 +191,8 @@ transfer_parse(SenderReader *r)
 	t->body = get_copy(r, &t->body_len);
 	headers_ok = parse_pairs(t, r, add_header);
 	options_ok = parse_pairs(t, r, take_option);
+	if (probe && !probe_parse(t, r))
+		t->malformed = "there is no such probe";
 
 	/* No "Expect: 100-continue": it costs a round trip or a second of waiting. */
 	list = curl_slist_append(t->headers, "Expect:");
@@ -322,6 +324,8 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 		return CURL_SOCKET_BAD;
 	if (getnameinfo(&addr->addr, addr->addrlen, ip, sizeof(ip), NULL, 0, NI_NUMERICHOST) != 0)
 		snprintf(ip, sizeof(ip), "of unknown family");
+	if (t->probe && probe_address(t, ip))
+		return CURL_SOCKET_BAD;
 	if (!address_allowed(t, policy_address_private(&addr->addr), ip))
 		return CURL_SOCKET_BAD;
 	t->tried = true;
@@ -359,6 +363,8 @@ on_header(char *data, size_t size, size_t n, void *arg)
 		mail_reply(t, data, len);
 		return len;
 	}
+	if (t->probe)
+		probe_header(t, data, len);
 
 	/* An empty line ends the headers; after an interim response more follow. */
 	if (len > 0 && (data[0] == '\r' || data[0] == '\n'))
@@ -390,6 +396,8 @@ on_body(char *data, size_t size, size_t n, void *arg)
 		t->kept_len += len;
 	}
 	t->body_bytes += size * n;
+	if (t->probe && !probe_body(t, data, size * n))
+		return 0;
 	return t->body_bytes > MAX_RESPONSE_BODY ? 0 : size * n;
 }
 
@@ -468,7 +476,7 @@ set_request(Transfer *t)
 
 	SET(CURLOPT_CURLU, t->parsed);
 	SET(CURLOPT_CONNECTTIMEOUT_MS, (long) t->connect_ms);
-	SET(CURLOPT_TIMEOUT_MS, (long) t->total_ms);
+	SET(CURLOPT_TIMEOUT_MS, (long) (t->total_ms > t->spent_ms ? t->total_ms - t->spent_ms : 1));
 	SET(CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	SET(CURLOPT_OPENSOCKETDATA, t);
 	SET(CURLOPT_PREREQFUNCTION, before_request);
@@ -480,6 +488,8 @@ set_request(Transfer *t)
 	SET(CURLOPT_ERRORBUFFER, t->errbuf);
 	SET(CURLOPT_PRIVATE, t);
 #undef SET
+	if (rc == CURLE_OK && t->probe)
+		rc = probe_set_request(t);
 	return rc;
 }
 
@@ -551,7 +561,7 @@ http_finish(const Transfer *t, SenderOutcome *out)
 	if (retry_after > 0)
 		out->retry_after = retry_after > SENDER_MAX_RETRY_AFTER ? SENDER_MAX_RETRY_AFTER
 																: retry_after;
-	if (t->status >= 300 && t->status < 400)
+	if (t->status >= 300 && t->status < 400 && !t->probe)
 		snprintf(out->error, sizeof(out->error), "HTTP status %ld: redirects are not followed",
 				 t->status);
 	else if (t->status >= 400)
@@ -577,6 +587,13 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out)
 		return;
 	}
 
+	if (probe_connects_only(t))
+	{
+		probe_finish(t, code, out);
+		if (out->kind == SENDER_RESPONSE)
+			return;
+	}
+
 	/* Once the response's headers are there, its status decides, however its body ends. */
 	if (t->headers_done)
 	{
@@ -598,17 +615,31 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out)
 }
 
 void
-transfer_free(Transfer *t)
+transfer_forget_url(Transfer *t)
 {
 	if (t->easy)
 		curl_easy_cleanup(t->easy);
-	curl_slist_free_all(t->headers);
 	curl_url_cleanup(t->parsed);
+	free(t->scheme);
+	free(t->host);
+	t->easy = NULL;
+	t->parsed = NULL;
+	t->scheme = t->host = NULL;
+	t->headers_done = t->denied = t->tried = t->connected = false;
+	t->header_bytes = t->body_bytes = t->kept_len = 0;
+	t->status = 0;
+	t->errbuf[0] = '\0';
+}
+
+void
+transfer_free(Transfer *t)
+{
+	transfer_forget_url(t);
+	probe_free(t);
+	curl_slist_free_all(t->headers);
 	free(t->allowed_hosts);
 	free(t->method);
 	free(t->url);
-	free(t->scheme);
-	free(t->host);
 	free(t->body);
 	curl_slist_free_all(t->mail_rcpt);
 	free(t->ca_file);

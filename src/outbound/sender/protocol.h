@@ -21,6 +21,17 @@
  *              request may have arrived, str error (printable ASCII, never holds
  *              a path, query or header)
  *
+ * 'P' probe    worker -> sender: the fields of a request, u8 sort of probe, u8
+ *              number of redirects that may be followed
+ * 'A' answer   sender -> worker, to a probe: u64 tag, u8 kind, u32 HTTP status,
+ *              u8 protocol, u8 redirects followed, u64 latency (us), u64 of it
+ *              for looking the name up, connecting, the TLS handshake, waiting
+ *              for the first byte (us), u64 bytes of the response, str error (as
+ *              above), str what is wrong with the certificate (printable ASCII),
+ *              str addresses (with blanks between them), str certificates (lines
+ *              "Name:value", an empty one after each), str headers, str body;
+ *              headers and body are as the peer sent them, cut off
+ *
  * Options, each at most once but mail_rcpt:
  *   ca_file, cert_file, key_file   absolute paths
  *   min_tls                        1.2 (as without) or 1.3
@@ -47,10 +58,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SENDER_PROTOCOL_VERSION 2
+#define SENDER_PROTOCOL_VERSION 3
 
 #define SENDER_MAX_FRAME (1024 * 1024) /* to the sender */
-#define SENDER_MAX_ANSWER 1024         /* to the worker */
+#define SENDER_MAX_ANSWER (128 * 1024) /* to the worker */
 #define SENDER_MAX_ERROR 512           /* with its terminator */
 #define SENDER_MAX_RETRY_AFTER (7 * 24 * 3600)
 #define SENDER_MAX_TIMEOUT_MS 60000
@@ -66,11 +77,24 @@
 #define SENDER_HELLO 'H'
 #define SENDER_REQUEST 'R'
 #define SENDER_OUTCOME 'O'
+#define SENDER_PROBE 'P'
+#define SENDER_ANSWER 'A'
 
 /* Outcome kinds. */
 #define SENDER_RESPONSE 'r' /* a response came; its status decides */
 #define SENDER_NETWORK 'n'  /* no response: may be tried again */
 #define SENDER_REFUSED 'x'  /* against policy or malformed: never sent */
+
+/* Sorts of probes: a request and its response; a connection; with TLS; a name's addresses. */
+#define SENDER_PROBE_HTTP 'h'
+#define SENDER_PROBE_TCP 't'
+#define SENDER_PROBE_TLS 's'
+#define SENDER_PROBE_DNS 'd'
+
+#define SENDER_MAX_REDIRECTS 10
+#define SENDER_MAX_PROBE_HEADERS (16 * 1024)
+#define SENDER_MAX_PROBE_BODY (64 * 1024)
+#define SENDER_MAX_PROBE_TEXT 4096 /* of addresses and certificates */
 
 /* Protocols: of a response one of these, otherwise 0. */
 #define SENDER_HTTP_1_0 10
@@ -201,6 +225,75 @@ sender_get_outcome(SenderReader *r, SenderOutcome *o)
 		return false;
 	return o->latency_us <= 10 * SENDER_MAX_TIMEOUT_MS * UINT64_C(1000) && o->retry_after >= -1 &&
 		o->retry_after <= SENDER_MAX_RETRY_AFTER;
+}
+
+/* What became of a probe; strings are in the frame. */
+typedef struct SenderString
+{
+	const char *data;
+	size_t len;
+} SenderString;
+
+typedef struct SenderAnswer
+{
+	uint64_t tag;
+	uint8_t kind;
+	uint32_t status;
+	uint8_t protocol;
+	uint8_t redirects;
+	uint64_t latency_us;
+	uint64_t dns_us;
+	uint64_t connect_us;
+	uint64_t tls_us;
+	uint64_t first_byte_us;
+	uint64_t bytes;
+	SenderString error;
+	SenderString certificate_error;
+	SenderString addresses;
+	SenderString certificates;
+	SenderString headers;
+	SenderString body;
+} SenderAnswer;
+
+static inline SenderString
+sender_get_string(SenderReader *r, size_t most, bool printable)
+{
+	SenderString s;
+
+	s.data = sender_get_str(r, &s.len);
+	if (s.len > most)
+		r->bad = true;
+	for (size_t i = 0; !r->bad && printable && i < s.len; i++)
+		if ((s.data[i] < 0x20 && s.data[i] != '\n') || s.data[i] > 0x7e)
+			r->bad = true;
+	return s;
+}
+
+/* Read the fields of an answer, up to the end of the frame; false unless all are as described above. */
+static inline bool
+sender_get_answer(SenderReader *r, SenderAnswer *a)
+{
+	a->tag = sender_get_u64(r);
+	a->kind = sender_get_u8(r);
+	a->status = sender_get_u32(r);
+	a->protocol = sender_get_u8(r);
+	a->redirects = sender_get_u8(r);
+	a->latency_us = sender_get_u64(r);
+	a->dns_us = sender_get_u64(r);
+	a->connect_us = sender_get_u64(r);
+	a->tls_us = sender_get_u64(r);
+	a->first_byte_us = sender_get_u64(r);
+	a->bytes = sender_get_u64(r);
+	a->error = sender_get_string(r, SENDER_MAX_ERROR, true);
+	a->certificate_error = sender_get_string(r, SENDER_MAX_ERROR, true);
+	a->addresses = sender_get_string(r, SENDER_MAX_PROBE_TEXT, true);
+	a->certificates = sender_get_string(r, SENDER_MAX_PROBE_TEXT, true);
+	a->headers = sender_get_string(r, SENDER_MAX_PROBE_HEADERS, false);
+	a->body = sender_get_string(r, SENDER_MAX_PROBE_BODY, false);
+	if (r->bad || r->p != r->end || a->redirects > SENDER_MAX_REDIRECTS)
+		return false;
+	return (a->kind == SENDER_RESPONSE || a->kind == SENDER_NETWORK || a->kind == SENDER_REFUSED) &&
+		a->status <= 999 && a->latency_us <= 10 * SENDER_MAX_TIMEOUT_MS * UINT64_C(1000);
 }
 
 #endif /* MONITORING_SENDER_PROTOCOL_H */

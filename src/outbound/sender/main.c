@@ -3,8 +3,8 @@
  * main.c
  *	  monitoring_sender: the program that talks to strangers.
  *
- * The notifier worker starts it, writes requests to its standard input and
- * reads outcomes from its standard output (see protocol.h).  It knows nothing
+ * A worker starts it, writes requests and probes to its standard input and
+ * reads what became of them from its standard output (see protocol.h).  It knows nothing
  * of the database: whatever a peer does to it, the server goes on.
  *
  * One thread, one libcurl multi handle.  Transfers beyond the bounds wait in
@@ -128,6 +128,43 @@ put_outcome(uint64_t tag, const SenderOutcome *o)
 	buffer_add(&output, o->error, error_len);
 }
 
+static void
+put_string(const char *data, size_t len)
+{
+	uint32_t n = len;
+
+	buffer_add(&output, &n, sizeof(n));
+	if (len > 0)
+		buffer_add(&output, data, len);
+}
+
+static void
+put_answer(const Transfer *t, const SenderOutcome *o)
+{
+	const uint64_t figures[] = {o->latency_us, t->dns_us,        t->connect_us,
+								t->tls_us,     t->first_byte_us, o->bytes};
+	size_t at = output.len;
+	uint32_t len = 0;
+	uint8_t type = SENDER_ANSWER;
+
+	buffer_add(&output, &len, sizeof(len));
+	buffer_add(&output, &type, 1);
+	buffer_add(&output, &t->tag, sizeof(t->tag));
+	buffer_add(&output, &o->kind, 1);
+	buffer_add(&output, &o->status, sizeof(o->status));
+	buffer_add(&output, &o->protocol, 1);
+	buffer_add(&output, &t->redirects, 1);
+	buffer_add(&output, figures, sizeof(figures));
+	put_string(o->error, strlen(o->error));
+	put_string(t->certificate_error, strlen(t->certificate_error));
+	put_string(t->addresses, t->addresses_len);
+	put_string(t->certificates, t->certificates_len);
+	put_string(t->seen_headers, t->seen_headers_len);
+	put_string(t->seen_body, t->seen_body_len);
+	len = output.len - at - sizeof(len);
+	memcpy(output.data + at, &len, sizeof(len));
+}
+
 /* Only printable ASCII leaves the sender, whatever a peer, a resolver or a url put into a message. */
 static void
 answer(Transfer *t, SenderOutcome *o)
@@ -135,14 +172,17 @@ answer(Transfer *t, SenderOutcome *o)
 	for (char *c = o->error; *c; c++)
 		if (*c < 0x20 || *c > 0x7e)
 			*c = '?';
-	put_outcome(t->tag, o);
+	if (t->probe)
+		put_answer(t, o);
+	else
+		put_outcome(t->tag, o);
 	transfer_free(t);
 }
 
 static void
-accept_request(SenderReader *r)
+accept_request(SenderReader *r, bool probe)
 {
-	Transfer *t = transfer_parse(r);
+	Transfer *t = transfer_parse(r, probe);
 	SenderOutcome out;
 
 	if (!t)
@@ -170,6 +210,7 @@ parse_input(void)
 	while (input.len - at >= sizeof(uint32_t))
 	{
 		uint32_t len;
+		uint8_t type;
 		SenderReader r;
 
 		memcpy(&len, input.data + at, sizeof(len));
@@ -180,9 +221,10 @@ parse_input(void)
 		r.p = input.data + at + sizeof(len);
 		r.end = r.p + len;
 		r.bad = false;
-		if (sender_get_u8(&r) != SENDER_REQUEST)
+		type = sender_get_u8(&r);
+		if (type != SENDER_REQUEST && type != SENDER_PROBE)
 			die(4);
-		accept_request(&r);
+		accept_request(&r, type == SENDER_PROBE);
 		at += sizeof(len) + len;
 	}
 	if (at > 0)
@@ -322,6 +364,12 @@ finish_done(void)
 		curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **) &t);
 		transfer_finish(t, code, now_us(), &out);
 		curl_multi_remove_handle(multi, t->easy);
+		if (t->probe && probe_goes_on(t, code, now_us(), &out))
+		{
+			if (curl_multi_add_handle(multi, t->easy) != CURLM_OK)
+				die(3);
+			continue;
+		}
 		while (*link != t)
 			link = &(*link)->next;
 		*link = t->next;

@@ -48,6 +48,26 @@ typedef struct Transfer
 	bool no_http2;
 	bool no_starttls;
 
+	/* of a probe (probe.c) */
+	uint8_t probe; /* its sort; 0: this is none */
+	uint8_t max_redirects;
+	uint8_t redirects;
+	bool unverified;   /* a second look at a certificate that is not good */
+	uint32_t spent_ms; /* by what came before this hop */
+	uint64_t dns_us;
+	uint64_t connect_us;
+	uint64_t tls_us;
+	uint64_t first_byte_us;
+	char certificate_error[SENDER_MAX_ERROR];
+	char *addresses; /* each up to its bound in the protocol */
+	size_t addresses_len;
+	char *certificates;
+	size_t certificates_len;
+	char *seen_headers;
+	size_t seen_headers_len;
+	char *seen_body;
+	size_t seen_body_len;
+
 	CURL *easy;
 	uint64_t queued_us; /* monotonic */
 	uint64_t started_us;
@@ -72,7 +92,7 @@ typedef struct Transfer
 } Transfer;
 
 /* Takes the fields of a request frame; NULL only when out of memory or the frame is malformed. */
-extern Transfer *transfer_parse(SenderReader *r);
+extern Transfer *transfer_parse(SenderReader *r, bool probe);
 
 /* Check everything that needs no network; on false *out holds the refusal. */
 extern bool transfer_check(Transfer *t, SenderOutcome *out);
@@ -85,6 +105,38 @@ extern bool transfer_refuse(SenderOutcome *out, const char *why);
 
 extern void transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out);
 extern void transfer_free(Transfer *t);
+
+/* Free the handle and what was found out about the url, so that another can take its place. */
+extern void transfer_forget_url(Transfer *t);
+
+/* ---- probes (probe.c) ---- */
+
+/* The probe's own fields; false if there is no such probe. */
+extern bool probe_parse(Transfer *t, SenderReader *r);
+
+/* Does it only connect, or not even that? */
+extern bool probe_connects_only(const Transfer *t);
+
+extern CURLcode probe_set_request(Transfer *t);
+
+/* An address that is about to be connected to; true if that is all that was to be found out. */
+extern bool probe_address(Transfer *t, const char *ip);
+
+extern void probe_header(Transfer *t, const char *data, size_t len);
+
+/* Part of the body; false when nothing more of it is wanted. */
+extern bool probe_body(Transfer *t, const char *data, size_t len);
+
+/* The outcome of what connects only. */
+extern void probe_finish(Transfer *t, CURLcode code, SenderOutcome *out);
+
+/*
+ * After a hop: note its times.  True if it goes on: t->easy is another handle
+ * now.  The old one must have been taken out of the multi handle.
+ */
+extern bool probe_goes_on(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out);
+
+extern void probe_free(Transfer *t);
 
 /* ---- mail (mail.c) ---- */
 
