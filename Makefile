@@ -18,8 +18,8 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
                src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql \
                $(addprefix src/signals/,signals.sql issues.sql slow_executions.sql) src/server/server.sql src/server/queries.sql src/server/activity.sql \
-               $(addprefix src/server/,collect.sql collect_server.sql collect_database.sql) \
                $(addprefix src/server/,locks.sql sessions.sql waits.sql) \
+               $(addprefix src/server/,collect.sql collect_server.sql collect_database.sql collect_host.sql exposition.sql) \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql capacity.sql slo.sql components.sql \
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \

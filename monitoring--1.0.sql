@@ -3076,898 +3076,6 @@ COMMENT ON COLUMN monitoring.active_session_history.blocked_by IS 'If it waited 
 COMMENT ON COLUMN monitoring.active_session_history.leader_pid IS 'Of a parallel worker, process id of the session that it works for.';
 COMMENT ON COLUMN monitoring.active_session_history.interval_seconds IS 'Time that the sample stands for: monitoring.activity_interval.';
 
--- collectors: what is read from the server, the databases and the host, and how often.
-
-CREATE TYPE monitoring.reading AS (
-	metric text,
-	kind   text,
-	labels jsonb,
-	value  float8,
-	since  timestamptz
-);
-COMMENT ON TYPE monitoring.reading IS 'What a collector gives: one value of one series. kind is gauge, recorded as it is, or counter, the total so far, of which the growth since the run before is recorded. since, of a counter, is when it began to count: another than before says that it was reset; null, that this is not known, so that a lower value means a reset; -infinity, that it never is, so that a lower value means nothing. A reading whose value is null or not finite is left out.';
-
-CREATE TABLE monitoring.collectors (
-	name        text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
-	function    text NOT NULL CHECK (cardinality(parse_ident(function)) = 2),
-	scope       text NOT NULL DEFAULT 'database' CHECK (scope IN ('server', 'database')),
-	every       interval NOT NULL DEFAULT '1 minute' CHECK (every >= '1 second' AND every <= '1 day'),
-	cost_limit  interval NOT NULL DEFAULT '500 milliseconds' CHECK (cost_limit >= '1 millisecond' AND cost_limit <= '10 seconds'),
-	enabled     boolean NOT NULL DEFAULT true,
-	description text NOT NULL DEFAULT '',
-	owner       name NOT NULL DEFAULT current_user
-);
-COMMENT ON TABLE monitoring.collectors IS 'What is read regularly, and recorded as metrics. A row takes effect within seconds. How they do: collector_status.';
-COMMENT ON COLUMN monitoring.collectors.name IS 'Name of the collector: lower case, digits and underscores.';
-COMMENT ON COLUMN monitoring.collectors.function IS 'Schema-qualified name of a function f(at timestamptz) returning SETOF monitoring.reading. It must belong to the collector''s owner or to a superuser, or be SECURITY DEFINER. It runs with the owner''s rights, read-only, and waits for no lock longer than 50 ms.';
-COMMENT ON COLUMN monitoring.collectors.scope IS 'server: what is the same in all databases, read in one of those that have the extension; database: read in each.';
-COMMENT ON COLUMN monitoring.collectors.every IS 'Time between two runs.';
-COMMENT ON COLUMN monitoring.collectors.cost_limit IS 'A run is cancelled after that. A collector that reaches it is left out for twice its interval, then four times, up to a day, until a run is fast enough.';
-COMMENT ON COLUMN monitoring.collectors.enabled IS 'Whether it is run.';
-COMMENT ON COLUMN monitoring.collectors.description IS 'What it reads.';
-COMMENT ON COLUMN monitoring.collectors.owner IS 'Role whose rights its function has.';
-SELECT pg_catalog.pg_extension_config_dump('monitoring.collectors', '');
-
-CREATE TABLE monitoring.collector_runs (
-	name          text PRIMARY KEY,
-	outcome       text NOT NULL DEFAULT 'new' CHECK (outcome IN ('new', 'ok', 'slow', 'locked', 'failed')),
-	ran_at        timestamptz,
-	due_at        timestamptz NOT NULL DEFAULT '-infinity',
-	seconds       float8,
-	rows          int,
-	runs          bigint NOT NULL DEFAULT 0,
-	failures      bigint NOT NULL DEFAULT 0,
-	total_seconds float8 NOT NULL DEFAULT 0,
-	slow_runs     int NOT NULL DEFAULT 0,
-	last_error    text,
-	last_error_at timestamptz,
-	read_at       timestamptz,
-	layout        bigint,
-	readings      float8[],
-	since         timestamptz[]
-) WITH (fillfactor = 50);
-COMMENT ON TABLE monitoring.collector_runs IS 'How each collector''s latest run went, and what the latest good one has read: the values that the next one is compared with.';
-COMMENT ON COLUMN monitoring.collector_runs.name IS 'The collector.';
-COMMENT ON COLUMN monitoring.collector_runs.outcome IS 'new: never run; ok; slow: it reached its cost limit; locked: something that it reads was locked; failed.';
-COMMENT ON COLUMN monitoring.collector_runs.ran_at IS 'Time of the latest run.';
-COMMENT ON COLUMN monitoring.collector_runs.due_at IS 'When it is run next.';
-COMMENT ON COLUMN monitoring.collector_runs.seconds IS 'How long the latest run took.';
-COMMENT ON COLUMN monitoring.collector_runs.rows IS 'Readings of the latest run.';
-COMMENT ON COLUMN monitoring.collector_runs.runs IS 'Runs so far.';
-COMMENT ON COLUMN monitoring.collector_runs.failures IS 'Of these, those that gave nothing.';
-COMMENT ON COLUMN monitoring.collector_runs.total_seconds IS 'How long all runs took together.';
-COMMENT ON COLUMN monitoring.collector_runs.slow_runs IS 'Latest runs in a row that reached the cost limit.';
-COMMENT ON COLUMN monitoring.collector_runs.last_error IS 'Message of the latest failure, kept after the collector works again.';
-COMMENT ON COLUMN monitoring.collector_runs.last_error_at IS 'When that was.';
-COMMENT ON COLUMN monitoring.collector_runs.read_at IS 'Time of the latest good run.';
-COMMENT ON COLUMN monitoring.collector_runs.layout IS 'Hash of the series of readings, in their order.';
-COMMENT ON COLUMN monitoring.collector_runs.readings IS 'Values, in the order of collector_series.';
-COMMENT ON COLUMN monitoring.collector_runs.since IS 'When the counters among them began; null if that is known of none. A time of 2000-01-01 UTC stands for unknown.';
-
-CREATE TABLE monitoring.collector_series (
-	name     text PRIMARY KEY,
-	metrics  text[] NOT NULL,
-	counters boolean[] NOT NULL,
-	labels   jsonb[] NOT NULL
-);
-COMMENT ON TABLE monitoring.collector_series IS 'The series of each collector''s latest readings: written when they are others than before.';
-COMMENT ON COLUMN monitoring.collector_series.name IS 'The collector.';
-COMMENT ON COLUMN monitoring.collector_series.metrics IS 'Name of the metric of each reading.';
-COMMENT ON COLUMN monitoring.collector_series.counters IS 'Whether it is a counter; else a gauge.';
-COMMENT ON COLUMN monitoring.collector_series.labels IS 'Its labels.';
-
-CREATE FUNCTION monitoring.collector_row() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF TG_OP = 'INSERT' THEN
-		INSERT INTO monitoring.collector_runs (name) VALUES (NEW.name) ON CONFLICT DO NOTHING;
-	ELSIF TG_OP = 'DELETE' OR NEW.name <> OLD.name OR NEW.function <> OLD.function THEN
-		DELETE FROM monitoring.collector_runs AS r WHERE r.name = OLD.name;
-		DELETE FROM monitoring.collector_series AS s WHERE s.name = OLD.name;
-		IF TG_OP = 'UPDATE' THEN
-			INSERT INTO monitoring.collector_runs (name) VALUES (NEW.name);
-		END IF;
-	ELSE
-		UPDATE monitoring.collector_runs AS r SET due_at = '-infinity', slow_runs = 0 WHERE r.name = NEW.name;
-	END IF;
-	RETURN NULL;
-END $$;
-COMMENT ON FUNCTION monitoring.collector_row() IS 'Trigger of collectors: a collector has a row in collector_runs; it is run anew when its function changes, and soon when anything else does.';
-CREATE TRIGGER collector_row AFTER INSERT OR UPDATE OR DELETE ON monitoring.collectors
-	FOR EACH ROW EXECUTE FUNCTION monitoring.collector_row();
-COMMENT ON TRIGGER collector_row ON monitoring.collectors IS 'Keeps collector_runs in step.';
-
-CREATE FUNCTION monitoring.restore_collector() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.collectors AS c
-	SET every = NEW.every, cost_limit = NEW.cost_limit, enabled = NEW.enabled
-	WHERE c.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_collector() IS 'Trigger: a collector that a dump brings and that exists is changed to what the dump says.';
-CREATE TRIGGER restore BEFORE INSERT ON monitoring.collectors
-	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_collector();
-COMMENT ON TRIGGER restore ON monitoring.collectors IS 'Takes over changed collectors when a dump is restored.';
-
-----------------------------------------------------------------------------------------------------------------------
--- Running
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE FUNCTION monitoring.is_home() RETURNS boolean
-LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_is_home';
-COMMENT ON FUNCTION monitoring.is_home() IS 'Whether this is the database that keeps what belongs to the whole server: of those whose workers were there within the last minute, the one that was made first. Error 55000: library not preloaded.';
-
--- Who decides what runs with the owner's rights?
-CREATE FUNCTION monitoring.collector_refusal(function text, owner name) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE
-		WHEN p.oid IS NULL THEN format('function %s(timestamp with time zone) does not exist', collector_refusal.function)
-		WHEN p.prorettype <> 'monitoring.reading'::regtype OR NOT p.proretset THEN format('function %s does not return SETOF monitoring.reading', collector_refusal.function)
-		WHEN NOT (p.prosecdef OR pg_get_userbyid(p.proowner) = collector_refusal.owner OR o.rolsuper)
-			THEN format('function %s belongs neither to role "%s", as which it would run, nor to a superuser', collector_refusal.function, collector_refusal.owner)
-	END
-	FROM (SELECT to_regprocedure(collector_refusal.function || '(timestamp with time zone)') AS id) AS f
-	LEFT JOIN pg_proc AS p ON p.oid = f.id
-	LEFT JOIN pg_roles AS o ON o.oid = p.proowner
-$$;
-COMMENT ON FUNCTION monitoring.collector_refusal(text, name) IS 'Why a function cannot be a collector''s that belongs to a role; null if it can.';
-
-CREATE FUNCTION monitoring.due_collectors(names text[], at timestamptz)
-RETURNS TABLE (name text, call text, owner text, cost_limit int, refused text)
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT c.name, (SELECT string_agg(quote_ident(i), '.') FROM unnest(parse_ident(c.function)) AS i), c.owner::text,
-		ceil(extract(epoch FROM c.cost_limit) * 1000)::int, monitoring.collector_refusal(c.function, c.owner)
-	FROM monitoring.collector_runs AS r
-	JOIN monitoring.collectors AS c ON c.name = r.name
-	WHERE CASE WHEN due_collectors.names IS NULL
-		-- a beat that came a little early; and the clock may have stepped back
-		THEN c.enabled AND (r.due_at - least(c.every / 5, interval '1 second') <= due_collectors.at OR r.ran_at > due_collectors.at)
-			AND (c.scope = 'database' OR monitoring.is_home())
-		ELSE c.name = ANY (due_collectors.names) END
-	ORDER BY c.every, c.name
-	FOR UPDATE OF r SKIP LOCKED
-$$;
-COMMENT ON FUNCTION monitoring.due_collectors(text[], timestamptz) IS 'The collectors that are to be run at a time, or those named, but for those that another session runs now; their rows of collector_runs are locked. cost_limit is in milliseconds.';
-
-CREATE FUNCTION monitoring.note_collector(collector text, at timestamptz, outcome text, error text, seconds float8, readings int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	before text;
-	error_before text;
-BEGIN
-	SELECT r.outcome, r.last_error INTO before, error_before FROM monitoring.collector_runs AS r WHERE r.name = collector;
-	UPDATE monitoring.collector_runs AS r
-	SET outcome = note_collector.outcome, ran_at = note_collector.at, seconds = note_collector.seconds, rows = note_collector.readings,
-		runs = r.runs + 1, failures = r.failures + (error IS NOT NULL)::int, total_seconds = r.total_seconds + note_collector.seconds,
-		slow_runs = CASE WHEN note_collector.outcome = 'slow' THEN r.slow_runs + 1 ELSE 0 END,
-		due_at = CASE WHEN note_collector.outcome = 'slow' THEN note_collector.at + least(c.every * 2 ^ least(r.slow_runs + 1, 20), greatest(c.every, interval '1 day'))
-			-- keep the beat, but make up for no more than one missed run
-			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + least(c.every / 5, interval '1 second') THEN r.due_at + c.every
-			ELSE note_collector.at + c.every END,
-		last_error = coalesce(error, r.last_error),
-		last_error_at = CASE WHEN error IS NULL THEN r.last_error_at ELSE note_collector.at END
-	FROM monitoring.collectors AS c
-	WHERE r.name = collector AND c.name = collector;
-	IF error IS NOT NULL AND (before IN ('new', 'ok') OR error IS DISTINCT FROM error_before) THEN
-		RAISE LOG 'monitoring collector "%" gave nothing: %', collector, error;
-	ELSIF error IS NULL AND before NOT IN ('new', 'ok') AND outcome = 'ok' THEN
-		RAISE LOG 'monitoring collector "%" works again', collector;
-	END IF;
-END $$;
-COMMENT ON FUNCTION monitoring.note_collector(text, timestamptz, text, text, float8, int) IS 'Note how a run of a collector went, and when the next one is.';
-
-CREATE FUNCTION monitoring.collect(names text[] DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
-LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on
-AS 'MODULE_PATHNAME', 'mon_collect';
-COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: the time is null (22004), library not preloaded (55000).';
-
-CREATE FUNCTION monitoring.collect_job(at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.collect(NULL, collect_job.at)
-$$;
-COMMENT ON FUNCTION monitoring.collect_job(timestamptz) IS 'Run the collectors that are due: a job of the worker.';
-INSERT INTO monitoring.jobs (name, function, every, priority, timeout, durable)
-VALUES ('collect', 'monitoring.collect_job', '5 seconds', 40, '1 minute', false);
-
-----------------------------------------------------------------------------------------------------------------------
--- Looking after them
-----------------------------------------------------------------------------------------------------------------------
-
-CREATE FUNCTION monitoring.create_collector(name text, function text, every interval DEFAULT '1 minute', scope text DEFAULT 'database',
-	cost_limit interval DEFAULT '500 milliseconds', description text DEFAULT '') RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	caller name := monitoring.calling_role();
-	refusal text := monitoring.collector_refusal(function, caller);
-BEGIN
-	IF refusal IS NOT NULL THEN
-		RAISE EXCEPTION '%', refusal USING ERRCODE = CASE WHEN refusal LIKE '%does not exist' THEN 'undefined_function'
-				WHEN refusal LIKE '%does not return%' THEN 'invalid_function_definition' ELSE 'insufficient_privilege' END,
-			HINT = 'A collector is a function f(at timestamptz) returning SETOF monitoring.reading, with its schema before its name.';
-	END IF;
-	INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description, owner)
-	VALUES (create_collector.name, create_collector.function, create_collector.scope, create_collector.every, create_collector.cost_limit,
-		create_collector.description, caller);
-END $$;
-COMMENT ON FUNCTION monitoring.create_collector(text, text, interval, text, interval, text) IS 'Have a function f(at timestamptz) returning SETOF monitoring.reading called every so often with your rights, read-only and cancelled after its cost limit, and what it returns recorded as metrics. scope is database (every database of its own) or server (what all have in common). Errors: 42883 if there is no such function, 42P13 if it returns something else, 42501 if it belongs to somebody else, 23505 if the collector exists, 23514 for a value out of range.';
-
-CREATE FUNCTION monitoring.change_collector(name text, every interval DEFAULT NULL, cost_limit interval DEFAULT NULL, enabled boolean DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.collectors AS c
-	SET every = coalesce(change_collector.every, c.every), cost_limit = coalesce(change_collector.cost_limit, c.cost_limit),
-		enabled = coalesce(change_collector.enabled, c.enabled)
-	WHERE c.name = change_collector.name;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'collector "%" does not exist', name USING ERRCODE = 'undefined_object';
-	END IF;
-END $$;
-COMMENT ON FUNCTION monitoring.change_collector(text, interval, interval, boolean) IS 'Change how often a collector is run, how long it may take, or whether it is run at all; what is null stays. One that was left out for being slow is tried again. Errors: 42704 if it does not exist, 23514 for a value out of range.';
-
-CREATE FUNCTION monitoring.drop_collector(name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	DELETE FROM monitoring.collectors AS c WHERE c.name = drop_collector.name;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'collector "%" does not exist', name USING ERRCODE = 'undefined_object';
-	END IF;
-END $$;
-COMMENT ON FUNCTION monitoring.drop_collector(text) IS 'Remove a collector. What it has recorded stays. Error 42704 if it does not exist.';
-
-CREATE VIEW monitoring.collector_status AS
-SELECT c.name AS collector,
-	CASE WHEN NOT c.enabled THEN 'disabled'
-		WHEN c.scope = 'server' AND NOT monitoring.is_home() THEN 'elsewhere'
-		WHEN r.outcome = 'slow' AND r.slow_runs > 0 THEN 'left out'
-		ELSE r.outcome END AS state,
-	c.scope, c.every, c.cost_limit, r.ran_at AS last_run, CASE WHEN isfinite(r.due_at) THEN r.due_at END AS next_run,
-	r.seconds AS last_duration, r.rows AS readings, r.runs, r.failures,
-	r.total_seconds / nullif(r.runs, 0) / extract(epoch FROM c.every)::float8 AS share_of_core_ratio,
-	r.last_error, r.last_error_at, c.owner, c.description
-FROM monitoring.collectors AS c
-JOIN monitoring.collector_runs AS r ON r.name = c.name;
-COMMENT ON VIEW monitoring.collector_status IS 'Every collector and how its runs went.';
-COMMENT ON COLUMN monitoring.collector_status.collector IS 'Name of the collector.';
-COMMENT ON COLUMN monitoring.collector_status.state IS 'new: not run yet; ok; failed; locked: something that it reads was locked, it is tried again at its next interval; left out: it took longer than its cost limit and is not run until next_run; disabled; elsewhere: it reads what all databases have in common, and another one does that.';
-COMMENT ON COLUMN monitoring.collector_status.scope IS 'server or database.';
-COMMENT ON COLUMN monitoring.collector_status.every IS 'Time between two runs.';
-COMMENT ON COLUMN monitoring.collector_status.cost_limit IS 'A run is cancelled after that.';
-COMMENT ON COLUMN monitoring.collector_status.last_run IS 'Time of the latest run.';
-COMMENT ON COLUMN monitoring.collector_status.next_run IS 'When it is due.';
-COMMENT ON COLUMN monitoring.collector_status.last_duration IS 'Seconds that the latest run took, with recording.';
-COMMENT ON COLUMN monitoring.collector_status.readings IS 'Values of the latest run.';
-COMMENT ON COLUMN monitoring.collector_status.runs IS 'Runs so far.';
-COMMENT ON COLUMN monitoring.collector_status.failures IS 'Of these, those that gave nothing.';
-COMMENT ON COLUMN monitoring.collector_status.share_of_core_ratio IS 'Mean duration to interval: what of a core''s time it takes at most.';
-COMMENT ON COLUMN monitoring.collector_status.last_error IS 'Message of the latest failure, kept after it works again.';
-COMMENT ON COLUMN monitoring.collector_status.last_error_at IS 'When that was.';
-COMMENT ON COLUMN monitoring.collector_status.owner IS 'Role whose rights its function has.';
-COMMENT ON COLUMN monitoring.collector_status.description IS 'What it reads.';
-
--- collectors, server: what all databases of a server have in common.
---
--- Names and labels are those of postgres_exporter where it has one; those with
--- the label database are ours and are what the packs of rules read. Columns that
--- exist in some versions only are taken from the row as JSON.
-
--- The numbers of a row of statistics, as readings: prefix + column + suffix.
-CREATE FUNCTION monitoring.row_readings(prefix text, fields jsonb, suffix text, kind text, labels jsonb, since timestamptz DEFAULT NULL)
-RETURNS SETOF monitoring.reading
-LANGUAGE sql STABLE ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
-	SELECT prefix || f.key || suffix, row_readings.kind, row_readings.labels, f.value::float8, row_readings.since
-	FROM jsonb_each(fields) AS f WHERE jsonb_typeof(f.value) = 'number'
-$$;
-COMMENT ON FUNCTION monitoring.row_readings(text, jsonb, text, text, jsonb, timestamptz) IS 'Each number of a row, given as a JSON object, as the reading of a metric that is named after its column.';
-
-CREATE FUNCTION monitoring.collect_server(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY SELECT v.metric, 'gauge', v.labels, v.value, NULL::timestamptz FROM (VALUES
-		('pg_up', '{}'::jsonb, 1::float8),
-		('pg_static', jsonb_build_object('version', split_part(version(), ' on ', 1), 'short_version', split_part(current_setting('server_version'), ' ', 1)), 1),
-		('pg_postmaster_start_time_seconds', '{}', extract(epoch FROM pg_postmaster_start_time())::float8),
-		('pg_replication_is_replica', '{}', pg_is_in_recovery()::int),
-		('pg_settings_loaded_timestamp_seconds', '{}', extract(epoch FROM pg_conf_load_time())::float8)) AS v (metric, labels, value);
-END $$;
-COMMENT ON FUNCTION monitoring.collect_server(timestamptz) IS 'Collector: that the server is up, its version, when it started.';
-
-CREATE FUNCTION monitoring.collect_sessions(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	WITH sessions AS MATERIALIZED (
-		SELECT coalesce(d.datname, '') AS datname, coalesce(s.state, '') AS state, coalesce(r.rolname, '') AS usename, coalesce(s.application_name, '') AS application_name,
-			coalesce(s.backend_type, '') AS backend_type, coalesce(s.wait_event_type, '') AS wait_event_type, coalesce(s.wait_event, '') AS wait_event,
-			extract(epoch FROM collect_sessions.at - s.xact_start)::float8 AS tx, extract(epoch FROM collect_sessions.at - s.state_change)::float8 AS in_state,
-			s.pid, s.backend_type = 'client backend' AS client, s.backend_xmin
-		FROM pg_stat_get_activity(NULL) AS s
-		LEFT JOIN pg_database AS d ON d.oid = s.datid
-		LEFT JOIN pg_roles AS r ON r.oid = s.usesysid
-		WHERE s.pid <> pg_backend_pid()
-	), databases AS MATERIALIZED (
-		SELECT d.datname::text FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
-	), grouped AS (
-		SELECT s.datname, s.state, s.usename, s.application_name, s.backend_type, s.wait_event_type, s.wait_event, count(*) AS n, max(greatest(s.tx, 0)) AS tx
-		FROM sessions AS s WHERE s.datname <> '' GROUP BY 1, 2, 3, 4, 5, 6, 7
-	), ranked AS (
-		SELECT g.*, row_number() OVER (ORDER BY g.n DESC, g.tx DESC NULLS LAST) <= 200 AS kept FROM grouped AS g
-	), bounded AS MATERIALIZED (
-		SELECT jsonb_build_object('datname', k.datname, 'state', k.state, 'usename', k.usename, 'application_name', k.application_name,
-				'backend_type', k.backend_type, 'wait_event_type', k.wait_event_type, 'wait_event', k.wait_event) AS labels, sum(k.n) AS n, max(k.tx) AS tx
-		FROM (SELECT r.datname, r.state, r.n, r.tx, CASE WHEN r.kept THEN r.usename ELSE 'others' END AS usename,
-				CASE WHEN r.kept THEN left(r.application_name, 100) ELSE 'others' END AS application_name, CASE WHEN r.kept THEN r.backend_type ELSE 'others' END AS backend_type,
-				CASE WHEN r.kept THEN r.wait_event_type ELSE '' END AS wait_event_type, CASE WHEN r.kept THEN r.wait_event ELSE '' END AS wait_event FROM ranked AS r) AS k
-		GROUP BY k.datname, k.state, k.usename, k.application_name, k.backend_type, k.wait_event_type, k.wait_event
-	), states AS (
-		SELECT d.datname, st.state
-		FROM databases AS d CROSS JOIN unnest(ARRAY['active', 'idle', 'idle in transaction', 'idle in transaction (aborted)', 'fastpath function call', 'disabled']) AS st (state)
-	), per_database AS MATERIALIZED (
-		SELECT d.datname, coalesce(max(s.tx) FILTER (WHERE s.backend_type NOT IN ('walsender', 'autovacuum worker')), 0) AS tx,
-			coalesce(max(s.in_state) FILTER (WHERE s.state LIKE 'idle in transaction%'), 0) AS idle_tx
-		FROM databases AS d LEFT JOIN sessions AS s ON s.datname = d.datname GROUP BY 1
-	), limits AS (
-		SELECT current_setting('max_connections')::float8 AS connections, current_setting('autovacuum_max_workers')::float8 AS workers
-	)
-	SELECT v.metric, 'gauge', b.labels, v.value, NULL::timestamptz
-	FROM bounded AS b CROSS JOIN LATERAL (VALUES ('pg_stat_activity_count', b.n::float8), ('pg_stat_activity_max_tx_duration', coalesce(b.tx, 0))) AS v (metric, value)
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', st.datname, 'state', st.state, 'usename', '', 'application_name', '', 'backend_type', '',
-		'wait_event_type', '', 'wait_event', ''), 0, NULL
-	FROM states AS st CROSS JOIN unnest(ARRAY['pg_stat_activity_count', 'pg_stat_activity_max_tx_duration']) AS v (metric)
-	WHERE NOT EXISTS (SELECT FROM sessions AS s WHERE s.datname = st.datname AND s.state = st.state)
-	UNION ALL
-	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state), (SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
-	FROM states AS st
-	UNION ALL
-	SELECT 'pg_connections_used_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.client) / l.connections, NULL FROM limits AS l
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', p.datname), greatest(v.value, 0), NULL
-	FROM per_database AS p CROSS JOIN LATERAL (VALUES ('pg_longest_transaction_seconds', p.tx), ('pg_longest_idle_transaction_seconds', p.idle_tx)) AS v (metric, value)
-	UNION ALL
-	SELECT 'pg_autovacuum_workers_busy', 'gauge', '{}', w.n, NULL FROM (SELECT count(*) AS n FROM sessions AS s WHERE s.backend_type = 'autovacuum worker') AS w
-	UNION ALL
-	SELECT 'pg_autovacuum_workers_busy_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.backend_type = 'autovacuum worker') / l.workers, NULL FROM limits AS l;
-
-	RETURN QUERY
-	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL::timestamptz
-	FROM pg_database AS d
-	LEFT JOIN (SELECT p.database, count(*) AS n, max(extract(epoch FROM collect_sessions.at - p.prepared)) AS age FROM pg_prepared_xacts AS p GROUP BY 1) AS x ON x.database = d.datname
-	CROSS JOIN LATERAL (VALUES ('pg_prepared_transactions', coalesce(x.n, 0)::float8), ('pg_oldest_prepared_transaction_seconds', greatest(coalesce(x.age, 0), 0)::float8)) AS v (metric, value)
-	WHERE d.datallowconn AND NOT d.datistemplate;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_sessions(timestamptz) IS 'Collector: sessions by state, their share of the limit, the longest transactions, prepared transactions, workers of autovacuum. At most 200 groups of sessions have series of their own.';
-
-CREATE FUNCTION monitoring.collect_databases(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	WITH stats AS MATERIALIZED (
-		SELECT jsonb_build_object('datid', s.datid::text, 'datname', coalesce(s.datname, '')) AS labels, coalesce(s.datname, '') AS datname, s.datid,
-			s.numbackends, s.stats_reset, s.xact_commit, s.xact_rollback, s.blks_hit, s.blks_read, s.temp_bytes, s.deadlocks,
-			to_jsonb(s) - '{datid,datname,numbackends,stats_reset,checksum_last_failure,session_time,active_time,idle_in_transaction_time}'::text[] AS fields,
-			s.session_time / 1000 AS session_seconds, s.active_time / 1000 AS active_seconds, s.idle_in_transaction_time / 1000 AS idle_seconds
-		FROM pg_stat_database AS s
-	)
-	SELECT r.* FROM stats AS s CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_', s.fields, '', 'counter', s.labels, s.stats_reset) AS r
-	UNION ALL
-	SELECT 'pg_stat_database_' || v.name, v.kind, s.labels, v.value, s.stats_reset
-	FROM stats AS s CROSS JOIN LATERAL (VALUES
-		('numbackends', 'gauge', s.numbackends::float8),
-		('stats_reset', 'gauge', extract(epoch FROM s.stats_reset)::float8),
-		('active_time_seconds_total', 'counter', s.active_seconds),
-		('session_time_seconds_total', 'counter', s.session_seconds),
-		('idle_in_transaction_time_seconds_total', 'counter', s.idle_seconds)) AS v (name, kind, value)
-	UNION ALL
-	SELECT v.metric, 'counter', v.labels || jsonb_build_object('database', s.datname), v.value, s.stats_reset
-	FROM stats AS s CROSS JOIN LATERAL (VALUES
-		('pg_transactions_total', '{"outcome": "committed"}'::jsonb, s.xact_commit::float8),
-		('pg_transactions_total', '{"outcome": "rolled_back"}', s.xact_rollback),
-		('pg_block_reads_total', '{"outcome": "hit"}', s.blks_hit),
-		('pg_block_reads_total', '{"outcome": "miss"}', s.blks_read),
-		('pg_deadlocks_total', '{}', s.deadlocks),
-		('pg_temp_bytes_total', '{}', s.temp_bytes)) AS v (metric, labels, value)
-	WHERE s.datid <> 0
-	UNION ALL
-	SELECT r.metric, 'counter', r.labels, r.value, r.since
-	FROM pg_stat_database_conflicts AS c
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', to_jsonb(c) - 'datid', '', 'counter',
-		jsonb_build_object('datid', c.datid::text, 'datname', c.datname)) AS r
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES
-		('pg_database_connection_limit', d.datconnlimit::float8),
-		('pg_database_wraparound_age_datfrozenxid_seconds', age(d.datfrozenxid)),
-		('pg_database_wraparound_age_datminmxid_seconds', mxid_age(d.datminmxid))) AS v (metric, value)
-	WHERE d.datallowconn
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES ('pg_xid_age', age(d.datfrozenxid)::float8), ('pg_multixact_age', mxid_age(d.datminmxid)::float8)) AS v (metric, value)
-	WHERE d.datallowconn
-	UNION ALL
-	SELECT 'pg_roles_connection_limit', 'gauge', jsonb_build_object('rolname', a.rolname), a.rolconnlimit, NULL
-	FROM pg_roles AS a WHERE a.rolcanlogin AND a.rolconnlimit >= 0;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns; ages of transaction ids and multixacts; limits of connections. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
-
-CREATE FUNCTION monitoring.collect_locks(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	WITH held AS MATERIALIZED (
-		SELECT l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
-		WHERE l.pid IS DISTINCT FROM pg_backend_pid()
-	), counted AS (
-		SELECT h.database, h.mode, count(*) AS n FROM held AS h GROUP BY 1, 2
-	), waiting AS MATERIALIZED (
-		-- locks on transactions belong to no database: their waiters do
-		SELECT a.datid, count(DISTINCT l.pid) AS n, max(extract(epoch FROM collect_locks.at - l.waitstart)) AS longest
-		FROM pg_lock_status() AS l JOIN pg_stat_get_activity(NULL) AS a ON a.pid = l.pid
-		WHERE NOT l.granted GROUP BY 1
-	), databases AS MATERIALIZED (
-		SELECT d.oid, d.datname FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
-	)
-	SELECT 'pg_locks_count', 'gauge', jsonb_build_object('datname', d.datname, 'mode', lower(m.mode)), coalesce(c.n, 0)::float8, NULL::timestamptz
-	FROM databases AS d
-	CROSS JOIN unnest(ARRAY['AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-		'ExclusiveLock', 'AccessExclusiveLock', 'SIReadLock']) AS m (mode)
-	LEFT JOIN counted AS c ON c.database = d.oid AND c.mode = m.mode
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), greatest(v.value, 0), NULL
-	FROM databases AS d LEFT JOIN waiting AS w ON w.datid = d.oid
-	CROSS JOIN LATERAL (VALUES ('pg_locks_waiting', coalesce(w.n, 0)::float8), ('pg_lock_longest_wait_seconds', coalesce(w.longest, 0)::float8)) AS v (metric, value)
-	UNION ALL
-	SELECT 'pg_locks_used_ratio', 'gauge', '{}', (SELECT count(*) FROM held AS h WHERE NOT h.fastpath)
-		/ (current_setting('max_locks_per_transaction')::float8 * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)), NULL;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long.';
-
--- pg_stat_bgwriter lost most of its columns to pg_stat_checkpointer in 17. Both families are there then.
-CREATE FUNCTION monitoring.collect_checkpoints(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	bgwriter jsonb;
-	checkpointer jsonb;
-BEGIN
-	SELECT to_jsonb(b) INTO bgwriter FROM pg_stat_bgwriter AS b;
-	IF to_regclass('pg_catalog.pg_stat_checkpointer') IS NOT NULL THEN
-		EXECUTE 'SELECT to_jsonb(c) FROM pg_catalog.pg_stat_checkpointer AS c' INTO checkpointer;
-	END IF;
-	RETURN QUERY
-	SELECT r.* FROM monitoring.row_readings('pg_stat_bgwriter_', bgwriter, '_total', 'counter', '{}', (bgwriter ->> 'stats_reset')::timestamptz) AS r
-	UNION ALL
-	SELECT r.* FROM monitoring.row_readings('pg_stat_checkpointer_', checkpointer, '_total', 'counter', '{}', (checkpointer ->> 'stats_reset')::timestamptz) AS r
-	UNION ALL
-	-- the family of before under its old names
-	SELECT r.* FROM monitoring.row_readings('pg_stat_bgwriter_', jsonb_build_object('checkpoints_timed', checkpointer -> 'num_timed',
-			'checkpoints_req', checkpointer -> 'num_requested', 'checkpoint_write_time', checkpointer -> 'write_time',
-			'checkpoint_sync_time', checkpointer -> 'sync_time', 'buffers_checkpoint', checkpointer -> 'buffers_written'),
-		'_total', 'counter', '{}', (checkpointer ->> 'stats_reset')::timestamptz) AS r
-	WHERE checkpointer IS NOT NULL
-	UNION ALL
-	SELECT 'pg_checkpoints_total', 'counter', v.labels, v.value::float8, (coalesce(checkpointer, bgwriter) ->> 'stats_reset')::timestamptz
-	FROM (VALUES ('{"cause": "timed"}'::jsonb, coalesce(checkpointer ->> 'num_timed', bgwriter ->> 'checkpoints_timed')),
-		('{"cause": "requested"}', coalesce(checkpointer ->> 'num_requested', bgwriter ->> 'checkpoints_req'))) AS v (labels, value)
-	UNION ALL
-	SELECT v.name, 'gauge', '{}', extract(epoch FROM (v.fields ->> 'stats_reset')::timestamptz)::float8, NULL
-	FROM (VALUES ('pg_stat_bgwriter_stats_reset_seconds', bgwriter), ('pg_stat_checkpointer_stats_reset_seconds', checkpointer)) AS v (name, fields)
-	UNION ALL
-	SELECT 'pg_last_checkpoint_timestamp_seconds', 'gauge', '{}', extract(epoch FROM c.checkpoint_time)::float8, NULL FROM pg_control_checkpoint() AS c;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_checkpoints(timestamptz) IS 'Collector: checkpointer and background writer. From 17 on both families of names exist: pg_stat_checkpointer and, for what was there before, pg_stat_bgwriter. Times are in milliseconds.';
-
-CREATE FUNCTION monitoring.collect_wal(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	wal jsonb;
-	archiver pg_stat_archiver;
-BEGIN
-	SELECT to_jsonb(w) INTO wal FROM pg_stat_wal AS w;
-	SELECT a.* INTO archiver FROM pg_stat_archiver AS a;
-	RETURN QUERY
-	SELECT r.* FROM monitoring.row_readings('pg_stat_wal_', wal, '_total', 'counter', '{}', (wal ->> 'stats_reset')::timestamptz) AS r
-	UNION ALL
-	SELECT 'pg_wal_bytes_total', 'counter', '{}', (wal ->> 'wal_bytes')::float8, (wal ->> 'stats_reset')::timestamptz
-	UNION ALL
-	SELECT v.metric, v.kind, '{}', v.value, archiver.stats_reset
-	FROM (VALUES
-		('pg_stat_archiver_archived_count', 'counter', archiver.archived_count::float8),
-		('pg_stat_archiver_failed_count', 'counter', archiver.failed_count),
-		('pg_stat_archiver_last_archive_age', 'gauge', extract(epoch FROM collect_wal.at - archiver.last_archived_time)::float8),
-		('pg_archive_failed_total', 'counter', archiver.failed_count)) AS v (metric, kind, value);
-END $$;
-COMMENT ON FUNCTION monitoring.collect_wal(timestamptz) IS 'Collector: pg_stat_wal, all columns (times in milliseconds), and pg_stat_archiver.';
-
-CREATE FUNCTION monitoring.collect_wal_files(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	SELECT v.metric, 'gauge', '{}'::jsonb, v.value, NULL::timestamptz
-	FROM (SELECT count(*)::float8 AS n, coalesce(sum(f.size), 0)::float8 AS bytes FROM pg_ls_waldir() AS f WHERE f.name ~ '^[0-9A-F]{24}$') AS w
-	CROSS JOIN LATERAL (VALUES ('pg_wal_segments', w.n), ('pg_wal_size_bytes', w.bytes),
-		('pg_wal_used_ratio', w.bytes / (SELECT s.setting::float8 * 1048576 FROM pg_settings AS s WHERE s.name = 'max_wal_size'))) AS v (metric, value)
-	UNION ALL
-	SELECT 'pg_wal_ready_files', 'gauge', '{}', count(*) FILTER (WHERE f.name LIKE '%.ready'), NULL FROM pg_ls_archive_statusdir() AS f
-	UNION ALL
-	SELECT v.metric, 'gauge', '{}', v.value, NULL
-	FROM (SELECT count(*)::float8 AS n, coalesce(sum(f.size), 0)::float8 AS bytes FROM pg_ls_tmpdir() AS f) AS t
-	CROSS JOIN LATERAL (VALUES ('pg_temp_files', t.n), ('pg_temp_files_bytes', t.bytes)) AS v (metric, value);
-END $$;
-COMMENT ON FUNCTION monitoring.collect_wal_files(timestamptz) IS 'Collector: files of the write-ahead log, those that wait to be archived, and temporary files of the default tablespace.';
-
-CREATE FUNCTION monitoring.collect_replication(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	replica boolean := pg_is_in_recovery();
-	here pg_lsn := CASE WHEN replica THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END;
-BEGIN
-	RETURN QUERY
-	WITH senders AS MATERIALIZED (
-		SELECT s.*, l.slot_name, CASE WHEN count(*) OVER (PARTITION BY s.application_name) = 1 THEN s.application_name
-				ELSE s.application_name || ' ' || s.pid END AS standby
-		FROM pg_stat_replication AS s LEFT JOIN pg_replication_slots AS l ON l.active_pid = s.pid
-	), named AS MATERIALIZED (
-		SELECT s.*, jsonb_build_object('application_name', s.application_name, 'client_addr', coalesce(host(s.client_addr), ''), 'state', s.state,
-				'slot_name', coalesce(s.slot_name, ''), 'pid', s.pid::text) AS labels FROM senders AS s
-	)
-	SELECT v.metric, 'gauge', v.labels, v.value, NULL::timestamptz
-	FROM named AS n CROSS JOIN LATERAL (VALUES
-		('pg_stat_replication_pg_current_wal_lsn_bytes', n.labels, (here - '0/0')::float8),
-		('pg_stat_replication_pg_wal_lsn_diff', n.labels, (here - n.replay_lsn)::float8),
-		('pg_stat_replication_write_lag_seconds', n.labels, extract(epoch FROM n.write_lag)::float8),
-		('pg_stat_replication_flush_lag_seconds', n.labels, extract(epoch FROM n.flush_lag)::float8),
-		('pg_stat_replication_replay_lag_seconds', n.labels, extract(epoch FROM n.replay_lag)::float8),
-		('pg_stat_replication_sync_state', n.labels || jsonb_build_object('sync_state', n.sync_state), 1),
-		('pg_replication_lag_bytes', jsonb_build_object('standby', n.standby), greatest(here - n.replay_lsn, 0)::float8),
-		-- nothing to replay is no lag
-		('pg_replication_lag_seconds', jsonb_build_object('standby', n.standby),
-			CASE WHEN n.replay_lsn >= here THEN 0 ELSE coalesce(extract(epoch FROM n.replay_lag), 0) END::float8)) AS v (metric, labels, value)
-	UNION ALL
-	SELECT 'pg_replication_standbys', 'gauge', jsonb_build_object('sync_state', st.state), (SELECT count(*) FROM senders AS s WHERE s.sync_state = st.state AND s.state = 'streaming'), NULL
-	FROM unnest(ARRAY['async', 'potential', 'sync', 'quorum']) AS st (state)
-	UNION ALL
-	SELECT v.metric, 'gauge', '{}', v.value, NULL
-	FROM (SELECT pg_last_xact_replay_timestamp() AS replayed) AS p CROSS JOIN LATERAL (VALUES
-		('pg_replication_lag_seconds', CASE WHEN replica THEN CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-			ELSE greatest(extract(epoch FROM collect_replication.at - p.replayed), 0) END END::float8),
-		('pg_replication_last_replay_seconds', CASE WHEN replica THEN extract(epoch FROM p.replayed) END::float8)) AS v (metric, value)
-	UNION ALL
-	SELECT v.metric, 'gauge', v.labels, v.value, NULL
-	FROM pg_replication_slots AS l
-	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels) AS t
-	CROSS JOIN LATERAL (VALUES
-		('pg_replication_slots_active', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), l.active::int::float8),
-		('pg_replication_slots_pg_wal_lsn_diff', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), (here - l.restart_lsn)::float8),
-		('pg_replication_slots_slot_current_wal_lsn', t.labels, (here - '0/0')::float8),
-		('pg_replication_slots_slot_confirmed_flush_lsn', t.labels, (l.confirmed_flush_lsn - '0/0')::float8),
-		('pg_replication_slots_slot_is_active', t.labels, l.active::int),
-		('pg_replication_slots_safe_wal_size_bytes', t.labels, l.safe_wal_size),
-		('pg_replication_slots_wal_status', t.labels || jsonb_build_object('wal_status', l.wal_status), 1),
-		('pg_replication_slot_retained_bytes', jsonb_build_object('slot', l.slot_name), greatest(here - l.restart_lsn, 0)::float8)) AS v (metric, labels, value)
-	UNION ALL
-	SELECT r.metric, 'counter', r.labels, r.value, r.since
-	FROM pg_stat_replication_slots AS s
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_replication_slots_', to_jsonb(s) - 'slot_name', '_total', 'counter',
-		jsonb_build_object('slot_name', s.slot_name), s.stats_reset) AS r;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_replication(timestamptz) IS 'Collector: standbys and how far they are behind, whether they are synchronous; slots and what they retain; decoding of logical slots; on a standby, its own lag.';
-
-CREATE FUNCTION monitoring.collect_subscriptions(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	WITH mine AS MATERIALIZED (
-		SELECT s.oid, s.subname, s.subenabled FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = current_database()
-	)
-	SELECT v.metric, 'gauge', jsonb_build_object('subname', s.subname, 'datname', current_database()), v.value, NULL::timestamptz
-	FROM mine AS s LEFT JOIN pg_stat_get_subscription(NULL) AS w ON w.subid = s.oid AND w.relid IS NULL
-	CROSS JOIN LATERAL (VALUES
-		('pg_stat_subscription_enabled', s.subenabled::int::float8),
-		('pg_stat_subscription_running', (w.pid IS NOT NULL)::int),
-		('pg_stat_subscription_lag_bytes', (w.received_lsn - w.latest_end_lsn)::float8),
-		('pg_stat_subscription_last_message_age_seconds', extract(epoch FROM collect_subscriptions.at - w.last_msg_receipt_time)::float8)) AS v (metric, value)
-	-- one worker of apply; those that are parallel or synchronize a table have rows of their own
-	WHERE w.pid IS NULL OR w.received_lsn IS NOT NULL
-	UNION ALL
-	SELECT r.metric, 'counter', r.labels, r.value, r.since
-	FROM pg_stat_subscription_stats AS t
-	JOIN mine AS s ON s.oid = t.subid
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_subscription_', to_jsonb(t) - 'subid', '_total', 'counter',
-		jsonb_build_object('subname', s.subname, 'datname', current_database()), t.stats_reset) AS r;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_subscriptions(timestamptz) IS 'Collector: subscriptions of the database: whether they run, how far behind they are, errors and conflicts.';
-
-CREATE FUNCTION monitoring.collect_slru(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	SELECT r.* FROM pg_stat_slru AS s
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_slru_', to_jsonb(s) - 'name', '_total', 'counter', jsonb_build_object('name', s.name), s.stats_reset) AS r;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_slru(timestamptz) IS 'Collector: pg_stat_slru, all columns.';
-
-CREATE FUNCTION monitoring.collect_io(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF to_regclass('pg_catalog.pg_stat_io') IS NULL THEN
-		RETURN;
-	END IF;
-	-- what has never happened has no series yet
-	RETURN QUERY EXECUTE $query$
-		SELECT r.metric, r.kind, r.labels, r.value, r.since
-		FROM pg_catalog.pg_stat_io AS s
-		CROSS JOIN LATERAL monitoring.row_readings('pg_stat_io_', pg_catalog.to_jsonb(s) - '{backend_type,object,context,op_bytes}'::text[], '_total', 'counter',
-			pg_catalog.jsonb_build_object('backend_type', s.backend_type, 'object', s.object, 'context', s.context), s.stats_reset) AS r
-		WHERE r.value > 0
-	$query$;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero; times are in milliseconds.';
-
-CREATE FUNCTION monitoring.collect_database_sizes(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	SELECT v.metric, 'gauge', v.labels, s.bytes, NULL::timestamptz
-	FROM (SELECT d.datname, pg_database_size(d.oid)::float8 AS bytes FROM pg_database AS d WHERE d.datallowconn) AS s
-	CROSS JOIN LATERAL (VALUES ('pg_database_size_bytes', jsonb_build_object('datname', s.datname)), ('pg_database_bytes', jsonb_build_object('database', s.datname))) AS v (metric, labels);
-END $$;
-COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at, so it takes long where there are 100,000 tables.';
-
-CREATE FUNCTION monitoring.collect_horizon(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	SELECT 'pg_xmin_horizon_age', 'gauge', jsonb_build_object('holder', h.holder), max(h.age)::float8, NULL::timestamptz
-	FROM (SELECT CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS holder, greatest(age(a.backend_xmin), age(a.backend_xid)) AS age
-			FROM pg_stat_get_activity(NULL) AS a WHERE a.pid <> pg_backend_pid()
-		UNION ALL SELECT 'slot', greatest(age(l.xmin), age(l.catalog_xmin)) FROM pg_replication_slots AS l
-		UNION ALL SELECT 'prepared transaction', age(p.transaction) FROM pg_prepared_xact() AS p
-		UNION ALL SELECT x, 0 FROM unnest(ARRAY['session', 'standby', 'slot', 'prepared transaction']) AS x) AS h
-	GROUP BY h.holder;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_horizon(timestamptz) IS 'Collector: how many transactions ago what vacuum must keep began, by who holds it back.';
-
-CREATE FUNCTION monitoring.collect_settings(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	WITH settings AS MATERIALIZED (
-		SELECT s.name, s.setting, s.unit, s.vartype, s.pending_restart FROM pg_settings AS s
-	), numbers AS (
-		SELECT regexp_replace(s.name, '[^a-zA-Z0-9_]', '_', 'g') AS name, CASE s.vartype WHEN 'bool' THEN (s.setting = 'on')::int ELSE s.setting::float8 END AS value,
-			u.suffix, u.factor
-		FROM settings AS s
-		LEFT JOIN (VALUES ('ms', '_seconds', 0.001), ('s', '_seconds', 1), ('min', '_seconds', 60), ('h', '_seconds', 3600), ('d', '_seconds', 86400), ('us', '_seconds', 0.000001),
-			('B', '_bytes', 1), ('kB', '_bytes', 1024), ('MB', '_bytes', 1048576), ('8kB', '_bytes', 8192), ('16kB', '_bytes', 16384), ('32kB', '_bytes', 32768),
-			('4kB', '_bytes', 4096), ('1MB', '_bytes', 1048576), ('2MB', '_bytes', 2097152)) AS u (unit, suffix, factor) ON u.unit = s.unit
-		WHERE s.vartype IN ('bool', 'integer', 'real') AND (s.unit IS NULL OR u.unit IS NOT NULL)
-	)
-	SELECT 'pg_settings_' || n.name || coalesce(n.suffix, ''), 'gauge', '{}'::jsonb,
-		-- -1 is no amount but a word: off, or by another setting
-		CASE WHEN n.value < 0 THEN n.value ELSE n.value * coalesce(n.factor, 1) END, NULL::timestamptz
-	FROM numbers AS n
-	UNION ALL
-	SELECT 'pg_settings_pending_restart', 'gauge', '{}', count(*) FILTER (WHERE s.pending_restart), NULL FROM settings AS s;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_settings(timestamptz) IS 'Collector: settings that are numbers or booleans, in base units, and how many wait for a restart.';
-
-INSERT INTO monitoring.collectors (name, function, scope, every, description) VALUES
-	('server', 'monitoring.collect_server', 'server', '10 seconds', 'that the server is up, its version, its start'),
-	('sessions', 'monitoring.collect_sessions', 'server', '10 seconds', 'sessions by state, long and idle transactions, prepared transactions'),
-	('databases', 'monitoring.collect_databases', 'server', '10 seconds', 'transactions, blocks, rows, temporary files, deadlocks, conflicts; ages of transaction ids'),
-	('locks', 'monitoring.collect_locks', 'server', '10 seconds', 'locks and who waits for one'),
-	('checkpoints', 'monitoring.collect_checkpoints', 'server', '30 seconds', 'checkpointer and background writer'),
-	('wal', 'monitoring.collect_wal', 'server', '10 seconds', 'write-ahead log and archiver'),
-	('wal_files', 'monitoring.collect_wal_files', 'server', '1 minute', 'files of the write-ahead log, and temporary ones'),
-	('replication', 'monitoring.collect_replication', 'server', '10 seconds', 'standbys, slots, lag'),
-	('slru', 'monitoring.collect_slru', 'server', '1 minute', 'caches of transaction states'),
-	('io', 'monitoring.collect_io', 'server', '1 minute', 'pg_stat_io'),
-	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', 'sizes of databases'),
-	('horizon', 'monitoring.collect_horizon', 'server', '30 seconds', 'what keeps vacuum from removing rows'),
-	('settings', 'monitoring.collect_settings', 'server', '5 minutes', 'settings'),
-	('subscriptions', 'monitoring.collect_subscriptions', 'database', '30 seconds', 'subscriptions of logical replication');
-
--- collectors, database: tables, indexes, sequences and what is done to them. No
--- lock of theirs is waited for, and the number of series is bounded: only the
--- largest and the busiest have their own (monitoring.collected_tables).
-
-CREATE FUNCTION monitoring.relation_sizes(relations oid[], OUT relation oid, OUT own_bytes bigint, OUT index_bytes bigint) RETURNS SETOF record
-LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_relation_sizes';
-COMMENT ON FUNCTION monitoring.relation_sizes(oid[]) IS 'Sizes of tables (with what is stored out of line) and of their indexes, or of indexes themselves, of those that nobody holds exclusively; the others, and what does not exist, are left out.';
-
-CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
-LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_sequence_position';
-COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last value of a sequence; null when it has none yet or somebody holds it exclusively. Errors: no privilege on the sequence (42501).';
-
-CREATE FUNCTION monitoring.collect_tables(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
-DECLARE
-	here name := current_database();
-	block float8 := current_setting('block_size')::float8;
-	chosen oid[];
-	sums record;
-BEGIN
-	-- One look at all tables, by the catalog and the shared statistics alone.
-	WITH limits AS (
-		SELECT current_setting('autovacuum_vacuum_threshold')::float8 AS vacuum, current_setting('autovacuum_vacuum_scale_factor')::float8 AS vacuum_scale,
-			current_setting('autovacuum_analyze_threshold')::float8 AS analyze_rows, current_setting('autovacuum_analyze_scale_factor')::float8 AS analyze_scale,
-			current_setting('autovacuum_freeze_max_age')::float8 AS freeze, current_setting('monitoring.collected_tables')::int AS kept
-	), tables AS MATERIALIZED (
-		SELECT c.oid, c.relpages, greatest(c.reltuples, 0) AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
-			-- our partitions come and go every hour, and so would series of theirs
-			c.relispartition AND c.relnamespace = 'monitoring'::regnamespace AS ours,
-			pg_stat_get_live_tuples(c.oid) AS live, pg_stat_get_dead_tuples(c.oid) AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
-			pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) AS written
-		FROM pg_class AS c
-		WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-	), ranked AS (
-		SELECT t.*, CASE WHEN NOT t.ours THEN least(row_number() OVER (ORDER BY t.ours, t.relpages DESC, t.oid), row_number() OVER (ORDER BY t.ours, t.written DESC, t.oid)) END AS place
-		FROM tables AS t
-	)
-	SELECT count(*) AS n, coalesce(sum(r.live), 0) AS live, coalesce(sum(r.dead), 0) AS dead, coalesce(max(r.xid_age), 0) AS oldest,
-		coalesce(sum(r.relpages) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_pages, coalesce(sum(r.dead) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_dead,
-		count(*) FILTER (WHERE r.dead > coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * r.rows) AS vacuum,
-		count(*) FILTER (WHERE r.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * r.rows) AS analyze_due,
-		count(*) FILTER (WHERE r.xid_age > least(o.freeze, h.freeze)) AS freeze,
-		array_agg(r.oid) FILTER (WHERE r.place <= h.kept) AS chosen
-	INTO sums
-	FROM ranked AS r CROSS JOIN limits AS h
-	LEFT JOIN LATERAL (
-		SELECT max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
-			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_scale_factor') AS vacuum_scale,
-			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_threshold') AS analyze_rows,
-			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_scale_factor') AS analyze_scale,
-			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_freeze_max_age') AS freeze
-		FROM pg_options_to_table(r.reloptions) AS p WHERE p.option_value ~ '^[0-9.]+$') AS o ON r.reloptions IS NOT NULL;
-	chosen := coalesce(sums.chosen, '{}');
-	RETURN QUERY
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL::timestamptz
-	FROM (VALUES ('pg_tables', sums.n::float8), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
-		('pg_tables_oldest_xid_age', sums.oldest), ('pg_tables_others_bytes', sums.others_pages * block), ('pg_tables_others_dead_tuples', sums.others_dead),
-		('pg_tables_due_for_vacuum', sums.vacuum), ('pg_tables_due_for_analyze', sums.analyze_due), ('pg_tables_due_for_freeze', sums.freeze)) AS v (metric, value);
-
-	RETURN QUERY
-	WITH stats AS MATERIALIZED (
-		SELECT s.*, jsonb_build_object('datname', here, 'schemaname', s.schemaname, 'relname', s.relname) AS labels FROM pg_stat_all_tables AS s WHERE s.relid = ANY (chosen)
-	), sizes AS MATERIALIZED (
-		SELECT z.* FROM monitoring.relation_sizes(chosen) AS z
-	)
-	SELECT 'pg_stat_user_tables_' || f.key, CASE WHEN f.key LIKE 'n\_live%' OR f.key LIKE 'n\_dead%' OR f.key LIKE 'n\_%\_since\_%' THEN 'gauge' ELSE 'counter' END,
-		s.labels, f.value::float8, NULL::timestamptz
-	FROM stats AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - '{relid,labels}'::text[]) AS f WHERE jsonb_typeof(f.value) = 'number'
-	UNION ALL
-	SELECT 'pg_stat_user_tables_' || v.name, 'gauge', s.labels, v.value, NULL
-	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
-	CROSS JOIN LATERAL (VALUES ('table_size_bytes', z.own_bytes::float8), ('index_size_bytes', z.index_bytes),
-		('last_vacuum', extract(epoch FROM s.last_vacuum)), ('last_autovacuum', extract(epoch FROM s.last_autovacuum)),
-		('last_analyze', extract(epoch FROM s.last_analyze)), ('last_autoanalyze', extract(epoch FROM s.last_autoanalyze))) AS v (name, value)
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', s.schemaname || '.' || s.relname), v.value, NULL
-	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
-	CROSS JOIN LATERAL (VALUES ('pg_table_bytes', (z.own_bytes + z.index_bytes)::float8),
-		-- of small tables the share means nothing
-		('pg_table_dead_tuples_ratio', CASE WHEN s.n_live_tup + s.n_dead_tup >= 10000 THEN s.n_dead_tup::float8 / (s.n_live_tup + s.n_dead_tup) END)) AS v (metric, value)
-	UNION ALL
-	SELECT 'pg_statio_user_tables_' || replace(f.key, 'blks', 'blocks'), 'counter',
-		jsonb_build_object('datname', here, 'schemaname', s.schemaname, 'relname', s.relname), f.value::float8, NULL
-	FROM pg_statio_all_tables AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - 'relid') AS f
-	WHERE s.relid = ANY (chosen) AND jsonb_typeof(f.value) = 'number';
-END $$;
-COMMENT ON FUNCTION monitoring.collect_tables(timestamptz) IS 'Collector: statistics, I/O and sizes of the largest and the most written tables; of the others, and of all, sums; how many tables are due for vacuum, analyze and freezing.';
-
-CREATE FUNCTION monitoring.collect_indexes(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
-DECLARE
-	here name := current_database();
-	chosen oid[];
-BEGIN
-	chosen := ARRAY(
-		SELECT c.oid FROM pg_class AS c
-		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace, 'information_schema'::regnamespace)
-			AND NOT (c.relispartition AND c.relnamespace = 'monitoring'::regnamespace)
-			-- indexes of partitions that have none of a parent
-			AND NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid WHERE i.indexrelid = c.oid AND t.relispartition AND t.relnamespace = 'monitoring'::regnamespace)
-		ORDER BY c.relpages DESC, c.oid LIMIT current_setting('monitoring.collected_tables')::int);
-	RETURN QUERY
-	WITH named AS MATERIALIZED (
-		SELECT c.oid, i.indexrelid, jsonb_build_object('datname', here, 'schemaname', n.nspname, 'relname', t.relname, 'indexrelname', c.relname) AS labels
-		FROM pg_class AS c JOIN pg_index AS i ON i.indexrelid = c.oid JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		WHERE c.oid = ANY (chosen)
-	)
-	SELECT v.metric, 'counter', x.labels, v.value, NULL::timestamptz
-	FROM named AS x CROSS JOIN LATERAL (VALUES
-		('pg_stat_user_indexes_idx_scan_total', pg_stat_get_numscans(x.oid)::float8),
-		('pg_stat_user_indexes_idx_tup_read_total', pg_stat_get_tuples_returned(x.oid)),
-		('pg_stat_user_indexes_idx_tup_fetch_total', pg_stat_get_tuples_fetched(x.oid)),
-		('pg_statio_user_indexes_idx_blks_read_total', pg_stat_get_blocks_fetched(x.oid) - pg_stat_get_blocks_hit(x.oid)),
-		('pg_statio_user_indexes_idx_blks_hit_total', pg_stat_get_blocks_hit(x.oid))) AS v (metric, value)
-	UNION ALL
-	SELECT 'pg_index_size_bytes', 'gauge', x.labels, z.own_bytes, NULL FROM named AS x JOIN monitoring.relation_sizes(chosen) AS z ON z.relation = x.oid
-	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL
-	FROM (SELECT count(*) AS n, count(*) FILTER (WHERE NOT i.indisvalid) AS invalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)) AS k
-	CROSS JOIN LATERAL (VALUES ('pg_indexes', k.n::float8), ('pg_invalid_indexes', k.invalid)) AS v (metric, value);
-END $$;
-COMMENT ON FUNCTION monitoring.collect_indexes(timestamptz) IS 'Collector: scans, I/O and size of the largest indexes; how many indexes there are and how many are invalid.';
-
--- Where there are more than 5,000 sequences they take turns.
-CREATE FUNCTION monitoring.collect_sequences(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	turns bigint := (SELECT count(*) / 5000 + 1 FROM pg_class AS c WHERE c.relkind = 'S');
-	turn bigint := floor(extract(epoch FROM at) / 900)::bigint % turns;
-BEGIN
-	RETURN QUERY
-	WITH positions AS MATERIALIZED (
-		SELECT n.nspname || '.' || c.relname AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
-			l.lowest AS column_lowest, l.highest AS column_highest, CASE WHEN c.relkind = 'S' THEN monitoring.sequence_position(c.oid) END::float8 AS position
-		FROM pg_class AS c
-		JOIN pg_sequence AS s ON s.seqrelid = c.oid
-		JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
-		LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-		LEFT JOIN (VALUES ('int2'::regtype, -32768::float8, 32767::float8), ('int4', -2147483648, 2147483647), ('int8', -9223372036854775808, 9223372036854775807))
-			AS l (type, lowest, highest) ON l.type = a.atttypid
-		WHERE c.relkind = 'S' AND NOT s.seqcycle AND c.relpersistence = 'p' AND c.oid::bigint % turns = turn
-			AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT, USAGE') END
-	)
-	SELECT 'pg_sequence_used_ratio', 'gauge', jsonb_build_object('database', current_database(), 'sequence', u.sequence), u.used, NULL::timestamptz
-	FROM (
-		SELECT p.sequence, greatest(CASE WHEN p.ascends THEN (p.position - p.lowest) / nullif(least(p.highest, p.column_highest) - p.lowest, 0)
-			ELSE (p.highest - p.position) / nullif(p.highest - greatest(p.lowest, p.column_lowest), 0) END, 0) AS used
-		FROM positions AS p WHERE p.position IS NOT NULL) AS u
-	WHERE u.used IS NOT NULL
-	ORDER BY u.used DESC, u.sequence LIMIT current_setting('monitoring.collected_tables')::int;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_sequences(timestamptz) IS 'Collector: how much of its range each sequence has used, or of that of the column which it is for, if that is smaller; the sequences nearest to their end. Sequences that begin anew at their end have none.';
-
-CREATE FUNCTION monitoring.collect_progress(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	source text;
-BEGIN
-	-- which views there are depends on the version
-	FOR source IN SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname LIKE 'pg\_stat\_progress\_%' AND c.relkind = 'v' LOOP
-		RETURN QUERY EXECUTE format($query$
-			WITH work AS MATERIALIZED (
-				SELECT to_jsonb(p) AS fields FROM pg_catalog.%1$I AS p
-			), named AS (
-				SELECT w.fields - '{pid,datid,relid,index_relid,current_child_table_relid,current_locker_pid,cluster_index_relid,partitions_total_relid}'::text[] AS fields,
-					w.fields ->> 'phase' AS phase,
-					jsonb_strip_nulls(jsonb_build_object('datname', w.fields -> 'datname', 'relname', c.relname)) AS labels
-				FROM work AS w LEFT JOIN pg_catalog.pg_class AS c ON c.oid = (w.fields ->> 'relid')::oid
-				WHERE coalesce(w.fields ->> 'datname' = current_database(), monitoring.is_home())
-			)
-			SELECT %2$L || f.key, 'gauge', n.labels, sum(f.value::float8), NULL::timestamptz
-			FROM named AS n CROSS JOIN LATERAL jsonb_each(n.fields) AS f WHERE jsonb_typeof(f.value) = 'number' GROUP BY 1, 3
-			UNION ALL
-			SELECT %2$L || 'phase', 'gauge', n.labels || jsonb_build_object('phase', n.phase), count(*), NULL FROM named AS n WHERE n.phase IS NOT NULL GROUP BY 3
-		$query$, source, source || '_');
-	END LOOP;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_progress(timestamptz) IS 'Collector: the views pg_stat_progress_..., all that there are, of this database.';
-
-CREATE FUNCTION monitoring.collect_extensions(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN QUERY
-	SELECT 'pg_extension_version', 'gauge', jsonb_build_object('datname', current_database(), 'extension', e.extname, 'version', e.extversion), 1::float8, NULL::timestamptz
-	FROM pg_extension AS e
-	UNION ALL
-	SELECT 'pg_extensions_outdated', 'gauge', jsonb_build_object('datname', current_database()), count(*), NULL
-	FROM pg_extension AS e JOIN pg_available_extensions() AS a ON a.name = e.extname WHERE a.default_version <> e.extversion;
-END $$;
-COMMENT ON FUNCTION monitoring.collect_extensions(timestamptz) IS 'Collector: extensions and their versions, and how many of them have a newer one installed on the machine.';
-
-INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description) VALUES
-	('tables', 'monitoring.collect_tables', 'database', '5 minutes', '2 seconds', 'tables: use, I/O, size, vacuum'),
-	('indexes', 'monitoring.collect_indexes', 'database', '5 minutes', '1 second', 'indexes: use, I/O, size'),
-	('sequences', 'monitoring.collect_sequences', 'database', '15 minutes', '1 second', 'sequences near their end'),
-	('progress', 'monitoring.collect_progress', 'database', '10 seconds', '500 milliseconds', 'progress of vacuum, analyze, CREATE INDEX, COPY and the like'),
-	('extensions', 'monitoring.collect_extensions', 'database', '1 hour', '1 second', 'versions of extensions');
-
 -- locks: who waits for whom, and whom to send away.
 
 CREATE FUNCTION monitoring.without_literals(query text) RETURNS text
@@ -4752,6 +3860,953 @@ COMMENT ON COLUMN monitoring.activity_source.sampled_at IS 'When sessions were l
 COMMENT ON COLUMN monitoring.activity_source.rolled_up_at IS 'When minutes were last stored.';
 COMMENT ON COLUMN monitoring.activity_source.lost IS 'Samples, of all databases, that were overwritten before they were stored.';
 COMMENT ON COLUMN monitoring.activity_source.hint IS 'What to do; null if all is well.';
+
+-- collectors: what is read from the server, the databases and the host, and how often.
+
+CREATE TYPE monitoring.reading AS (
+	metric text,
+	kind   text,
+	labels jsonb,
+	value  float8,
+	since  timestamptz
+);
+COMMENT ON TYPE monitoring.reading IS 'What a collector gives: one value of one series. kind is gauge, recorded as it is, or counter, the total so far, of which the growth since the run before is recorded. since, of a counter, is when it began to count: another than before says that it was reset; null, that this is not known, so that a lower value means a reset; -infinity, that it never is, so that a lower value means nothing. A reading whose value is null or not finite is left out.';
+
+CREATE TABLE monitoring.collectors (
+	name        text PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
+	function    text NOT NULL CHECK (cardinality(parse_ident(function)) = 2),
+	scope       text NOT NULL DEFAULT 'database' CHECK (scope IN ('server', 'database')),
+	every       interval NOT NULL DEFAULT '1 minute' CHECK (every >= '1 second' AND every <= '1 day'),
+	cost_limit  interval NOT NULL DEFAULT '500 milliseconds' CHECK (cost_limit >= '1 millisecond' AND cost_limit <= '10 seconds'),
+	enabled     boolean NOT NULL DEFAULT true,
+	description text NOT NULL DEFAULT '',
+	owner       name NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE monitoring.collectors IS 'What is read regularly, and recorded as metrics. A row takes effect within seconds. How they do: collector_status.';
+COMMENT ON COLUMN monitoring.collectors.name IS 'Name of the collector: lower case, digits and underscores.';
+COMMENT ON COLUMN monitoring.collectors.function IS 'Schema-qualified name of a function f(at timestamptz) returning SETOF monitoring.reading. It must belong to the collector''s owner or to a superuser, or be SECURITY DEFINER. It runs with the owner''s rights, read-only, and waits for no lock longer than 50 ms.';
+COMMENT ON COLUMN monitoring.collectors.scope IS 'server: what is the same in all databases, read in one of those that have the extension; database: read in each.';
+COMMENT ON COLUMN monitoring.collectors.every IS 'Time between two runs.';
+COMMENT ON COLUMN monitoring.collectors.cost_limit IS 'A run is cancelled after that. A collector that reaches it is left out for twice its interval, then four times, up to a day, until a run is fast enough.';
+COMMENT ON COLUMN monitoring.collectors.enabled IS 'Whether it is run.';
+COMMENT ON COLUMN monitoring.collectors.description IS 'What it reads.';
+COMMENT ON COLUMN monitoring.collectors.owner IS 'Role whose rights its function has.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.collectors', '');
+
+CREATE TABLE monitoring.collector_runs (
+	name          text PRIMARY KEY,
+	outcome       text NOT NULL DEFAULT 'new' CHECK (outcome IN ('new', 'ok', 'slow', 'locked', 'failed')),
+	ran_at        timestamptz,
+	due_at        timestamptz NOT NULL DEFAULT '-infinity',
+	seconds       float8,
+	rows          int,
+	runs          bigint NOT NULL DEFAULT 0,
+	failures      bigint NOT NULL DEFAULT 0,
+	total_seconds float8 NOT NULL DEFAULT 0,
+	slow_runs     int NOT NULL DEFAULT 0,
+	last_error    text,
+	last_error_at timestamptz,
+	read_at       timestamptz,
+	layout        bigint,
+	readings      float8[],
+	since         timestamptz[]
+) WITH (fillfactor = 50);
+COMMENT ON TABLE monitoring.collector_runs IS 'How each collector''s latest run went, and what the latest good one has read: the values that the next one is compared with.';
+COMMENT ON COLUMN monitoring.collector_runs.name IS 'The collector.';
+COMMENT ON COLUMN monitoring.collector_runs.outcome IS 'new: never run; ok; slow: it reached its cost limit; locked: something that it reads was locked; failed.';
+COMMENT ON COLUMN monitoring.collector_runs.ran_at IS 'Time of the latest run.';
+COMMENT ON COLUMN monitoring.collector_runs.due_at IS 'When it is run next.';
+COMMENT ON COLUMN monitoring.collector_runs.seconds IS 'How long the latest run took.';
+COMMENT ON COLUMN monitoring.collector_runs.rows IS 'Readings of the latest run.';
+COMMENT ON COLUMN monitoring.collector_runs.runs IS 'Runs so far.';
+COMMENT ON COLUMN monitoring.collector_runs.failures IS 'Of these, those that gave nothing.';
+COMMENT ON COLUMN monitoring.collector_runs.total_seconds IS 'How long all runs took together.';
+COMMENT ON COLUMN monitoring.collector_runs.slow_runs IS 'Latest runs in a row that reached the cost limit.';
+COMMENT ON COLUMN monitoring.collector_runs.last_error IS 'Message of the latest failure, kept after the collector works again.';
+COMMENT ON COLUMN monitoring.collector_runs.last_error_at IS 'When that was.';
+COMMENT ON COLUMN monitoring.collector_runs.read_at IS 'Time of the latest good run.';
+COMMENT ON COLUMN monitoring.collector_runs.layout IS 'Hash of the series of readings, in their order.';
+COMMENT ON COLUMN monitoring.collector_runs.readings IS 'Values, in the order of collector_series.';
+COMMENT ON COLUMN monitoring.collector_runs.since IS 'When the counters among them began; null if that is known of none. A time of 2000-01-01 UTC stands for unknown.';
+
+CREATE TABLE monitoring.collector_series (
+	name     text PRIMARY KEY,
+	metrics  text[] NOT NULL,
+	counters boolean[] NOT NULL,
+	labels   jsonb[] NOT NULL
+);
+COMMENT ON TABLE monitoring.collector_series IS 'The series of each collector''s latest readings: written when they are others than before.';
+COMMENT ON COLUMN monitoring.collector_series.name IS 'The collector.';
+COMMENT ON COLUMN monitoring.collector_series.metrics IS 'Name of the metric of each reading.';
+COMMENT ON COLUMN monitoring.collector_series.counters IS 'Whether it is a counter; else a gauge.';
+COMMENT ON COLUMN monitoring.collector_series.labels IS 'Its labels.';
+
+CREATE FUNCTION monitoring.collector_row() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF TG_OP = 'INSERT' THEN
+		INSERT INTO monitoring.collector_runs (name) VALUES (NEW.name) ON CONFLICT DO NOTHING;
+	ELSIF TG_OP = 'DELETE' OR NEW.name <> OLD.name OR NEW.function <> OLD.function THEN
+		DELETE FROM monitoring.collector_runs AS r WHERE r.name = OLD.name;
+		DELETE FROM monitoring.collector_series AS s WHERE s.name = OLD.name;
+		IF TG_OP = 'UPDATE' THEN
+			INSERT INTO monitoring.collector_runs (name) VALUES (NEW.name);
+		END IF;
+	ELSE
+		UPDATE monitoring.collector_runs AS r SET due_at = '-infinity', slow_runs = 0 WHERE r.name = NEW.name;
+	END IF;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.collector_row() IS 'Trigger of collectors: a collector has a row in collector_runs; it is run anew when its function changes, and soon when anything else does.';
+CREATE TRIGGER collector_row AFTER INSERT OR UPDATE OR DELETE ON monitoring.collectors
+	FOR EACH ROW EXECUTE FUNCTION monitoring.collector_row();
+COMMENT ON TRIGGER collector_row ON monitoring.collectors IS 'Keeps collector_runs in step.';
+
+CREATE FUNCTION monitoring.restore_collector() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.collectors AS c
+	SET every = NEW.every, cost_limit = NEW.cost_limit, enabled = NEW.enabled
+	WHERE c.name = NEW.name;
+	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
+END $$;
+COMMENT ON FUNCTION monitoring.restore_collector() IS 'Trigger: a collector that a dump brings and that exists is changed to what the dump says.';
+CREATE TRIGGER restore BEFORE INSERT ON monitoring.collectors
+	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
+	EXECUTE FUNCTION monitoring.restore_collector();
+COMMENT ON TRIGGER restore ON monitoring.collectors IS 'Takes over changed collectors when a dump is restored.';
+
+----------------------------------------------------------------------------------------------------------------------
+-- Running
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.is_home() RETURNS boolean
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'mon_is_home';
+COMMENT ON FUNCTION monitoring.is_home() IS 'Whether this is the database that keeps what belongs to the whole server: of those whose workers were there within the last minute, the one that was made first. Error 55000: library not preloaded.';
+
+-- Who decides what runs with the owner's rights?
+CREATE FUNCTION monitoring.collector_refusal(function text, owner name) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE
+		WHEN p.oid IS NULL THEN format('function %s(timestamp with time zone) does not exist', collector_refusal.function)
+		WHEN p.prorettype <> 'monitoring.reading'::regtype OR NOT p.proretset THEN format('function %s does not return SETOF monitoring.reading', collector_refusal.function)
+		WHEN NOT (p.prosecdef OR pg_get_userbyid(p.proowner) = collector_refusal.owner OR o.rolsuper)
+			THEN format('function %s belongs neither to role "%s", as which it would run, nor to a superuser', collector_refusal.function, collector_refusal.owner)
+	END
+	FROM (SELECT to_regprocedure(collector_refusal.function || '(timestamp with time zone)') AS id) AS f
+	LEFT JOIN pg_proc AS p ON p.oid = f.id
+	LEFT JOIN pg_roles AS o ON o.oid = p.proowner
+$$;
+COMMENT ON FUNCTION monitoring.collector_refusal(text, name) IS 'Why a function cannot be a collector''s that belongs to a role; null if it can.';
+
+CREATE FUNCTION monitoring.due_collectors(names text[], at timestamptz)
+RETURNS TABLE (name text, call text, owner text, cost_limit int, refused text)
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT c.name, (SELECT string_agg(quote_ident(i), '.') FROM unnest(parse_ident(c.function)) AS i), c.owner::text,
+		ceil(extract(epoch FROM c.cost_limit) * 1000)::int, monitoring.collector_refusal(c.function, c.owner)
+	FROM monitoring.collector_runs AS r
+	JOIN monitoring.collectors AS c ON c.name = r.name
+	WHERE CASE WHEN due_collectors.names IS NULL
+		-- a beat that came a little early; and the clock may have stepped back
+		THEN c.enabled AND (r.due_at - least(c.every / 5, interval '1 second') <= due_collectors.at OR r.ran_at > due_collectors.at)
+			AND (c.scope = 'database' OR monitoring.is_home())
+		ELSE c.name = ANY (due_collectors.names) END
+	ORDER BY c.every, c.name
+	FOR UPDATE OF r SKIP LOCKED
+$$;
+COMMENT ON FUNCTION monitoring.due_collectors(text[], timestamptz) IS 'The collectors that are to be run at a time, or those named, but for those that another session runs now; their rows of collector_runs are locked. cost_limit is in milliseconds.';
+
+CREATE FUNCTION monitoring.note_collector(collector text, at timestamptz, outcome text, error text, seconds float8, readings int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	before text;
+	error_before text;
+BEGIN
+	SELECT r.outcome, r.last_error INTO before, error_before FROM monitoring.collector_runs AS r WHERE r.name = collector;
+	UPDATE monitoring.collector_runs AS r
+	SET outcome = note_collector.outcome, ran_at = note_collector.at, seconds = note_collector.seconds, rows = note_collector.readings,
+		runs = r.runs + 1, failures = r.failures + (error IS NOT NULL)::int, total_seconds = r.total_seconds + note_collector.seconds,
+		slow_runs = CASE WHEN note_collector.outcome = 'slow' THEN r.slow_runs + 1 ELSE 0 END,
+		due_at = CASE WHEN note_collector.outcome = 'slow' THEN note_collector.at + least(c.every * 2 ^ least(r.slow_runs + 1, 20), greatest(c.every, interval '1 day'))
+			-- keep the beat, but make up for no more than one missed run
+			WHEN r.due_at > note_collector.at - c.every AND r.due_at <= note_collector.at + least(c.every / 5, interval '1 second') THEN r.due_at + c.every
+			ELSE note_collector.at + c.every END,
+		last_error = coalesce(error, r.last_error),
+		last_error_at = CASE WHEN error IS NULL THEN r.last_error_at ELSE note_collector.at END
+	FROM monitoring.collectors AS c
+	WHERE r.name = collector AND c.name = collector;
+	IF error IS NOT NULL AND (before IN ('new', 'ok') OR error IS DISTINCT FROM error_before) THEN
+		RAISE LOG 'monitoring collector "%" gave nothing: %', collector, error;
+	ELSIF error IS NULL AND before NOT IN ('new', 'ok') AND outcome = 'ok' THEN
+		RAISE LOG 'monitoring collector "%" works again', collector;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.note_collector(text, timestamptz, text, text, float8, int) IS 'Note how a run of a collector went, and when the next one is.';
+
+CREATE FUNCTION monitoring.collect(names text[] DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on
+AS 'MODULE_PATHNAME', 'mon_collect';
+COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: the time is null (22004), library not preloaded (55000).';
+
+CREATE FUNCTION monitoring.collect_job(at timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT monitoring.collect(NULL, collect_job.at)
+$$;
+COMMENT ON FUNCTION monitoring.collect_job(timestamptz) IS 'Run the collectors that are due: a job of the worker.';
+INSERT INTO monitoring.jobs (name, function, every, priority, timeout, durable)
+VALUES ('collect', 'monitoring.collect_job', '5 seconds', 40, '1 minute', false);
+
+----------------------------------------------------------------------------------------------------------------------
+-- Looking after them
+----------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION monitoring.create_collector(name text, function text, every interval DEFAULT '1 minute', scope text DEFAULT 'database',
+	cost_limit interval DEFAULT '500 milliseconds', description text DEFAULT '') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	caller name := monitoring.calling_role();
+	refusal text := monitoring.collector_refusal(function, caller);
+BEGIN
+	IF refusal IS NOT NULL THEN
+		RAISE EXCEPTION '%', refusal USING ERRCODE = CASE WHEN refusal LIKE '%does not exist' THEN 'undefined_function'
+				WHEN refusal LIKE '%does not return%' THEN 'invalid_function_definition' ELSE 'insufficient_privilege' END,
+			HINT = 'A collector is a function f(at timestamptz) returning SETOF monitoring.reading, with its schema before its name.';
+	END IF;
+	INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description, owner)
+	VALUES (create_collector.name, create_collector.function, create_collector.scope, create_collector.every, create_collector.cost_limit,
+		create_collector.description, caller);
+END $$;
+COMMENT ON FUNCTION monitoring.create_collector(text, text, interval, text, interval, text) IS 'Have a function f(at timestamptz) returning SETOF monitoring.reading called every so often with your rights, read-only and cancelled after its cost limit, and what it returns recorded as metrics. scope is database (every database of its own) or server (what all have in common). Errors: 42883 if there is no such function, 42P13 if it returns something else, 42501 if it belongs to somebody else, 23505 if the collector exists, 23514 for a value out of range.';
+
+CREATE FUNCTION monitoring.change_collector(name text, every interval DEFAULT NULL, cost_limit interval DEFAULT NULL, enabled boolean DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE monitoring.collectors AS c
+	SET every = coalesce(change_collector.every, c.every), cost_limit = coalesce(change_collector.cost_limit, c.cost_limit),
+		enabled = coalesce(change_collector.enabled, c.enabled)
+	WHERE c.name = change_collector.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'collector "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.change_collector(text, interval, interval, boolean) IS 'Change how often a collector is run, how long it may take, or whether it is run at all; what is null stays. One that was left out for being slow is tried again. Errors: 42704 if it does not exist, 23514 for a value out of range.';
+
+CREATE FUNCTION monitoring.drop_collector(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	DELETE FROM monitoring.collectors AS c WHERE c.name = drop_collector.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'collector "%" does not exist', name USING ERRCODE = 'undefined_object';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.drop_collector(text) IS 'Remove a collector. What it has recorded stays. Error 42704 if it does not exist.';
+
+CREATE VIEW monitoring.collector_status AS
+SELECT c.name AS collector,
+	CASE WHEN NOT c.enabled THEN 'disabled'
+		WHEN c.scope = 'server' AND NOT monitoring.is_home() THEN 'elsewhere'
+		WHEN r.outcome = 'slow' AND r.slow_runs > 0 THEN 'left out'
+		ELSE r.outcome END AS state,
+	c.scope, c.every, c.cost_limit, r.ran_at AS last_run, CASE WHEN isfinite(r.due_at) THEN r.due_at END AS next_run,
+	r.seconds AS last_duration, r.rows AS readings, r.runs, r.failures,
+	r.total_seconds / nullif(r.runs, 0) / extract(epoch FROM c.every)::float8 AS share_of_core_ratio,
+	r.last_error, r.last_error_at, c.owner, c.description
+FROM monitoring.collectors AS c
+JOIN monitoring.collector_runs AS r ON r.name = c.name;
+COMMENT ON VIEW monitoring.collector_status IS 'Every collector and how its runs went.';
+COMMENT ON COLUMN monitoring.collector_status.collector IS 'Name of the collector.';
+COMMENT ON COLUMN monitoring.collector_status.state IS 'new: not run yet; ok; failed; locked: something that it reads was locked, it is tried again at its next interval; left out: it took longer than its cost limit and is not run until next_run; disabled; elsewhere: it reads what all databases have in common, and another one does that.';
+COMMENT ON COLUMN monitoring.collector_status.scope IS 'server or database.';
+COMMENT ON COLUMN monitoring.collector_status.every IS 'Time between two runs.';
+COMMENT ON COLUMN monitoring.collector_status.cost_limit IS 'A run is cancelled after that.';
+COMMENT ON COLUMN monitoring.collector_status.last_run IS 'Time of the latest run.';
+COMMENT ON COLUMN monitoring.collector_status.next_run IS 'When it is due.';
+COMMENT ON COLUMN monitoring.collector_status.last_duration IS 'Seconds that the latest run took, with recording.';
+COMMENT ON COLUMN monitoring.collector_status.readings IS 'Values of the latest run.';
+COMMENT ON COLUMN monitoring.collector_status.runs IS 'Runs so far.';
+COMMENT ON COLUMN monitoring.collector_status.failures IS 'Of these, those that gave nothing.';
+COMMENT ON COLUMN monitoring.collector_status.share_of_core_ratio IS 'Mean duration to interval: what of a core''s time it takes at most.';
+COMMENT ON COLUMN monitoring.collector_status.last_error IS 'Message of the latest failure, kept after it works again.';
+COMMENT ON COLUMN monitoring.collector_status.last_error_at IS 'When that was.';
+COMMENT ON COLUMN monitoring.collector_status.owner IS 'Role whose rights its function has.';
+COMMENT ON COLUMN monitoring.collector_status.description IS 'What it reads.';
+
+-- collectors, server: what all databases of a server have in common.
+--
+-- Names and labels are those of postgres_exporter where it has one; those with
+-- the label database are ours and are what the packs of rules read. Columns that
+-- exist in some versions only are taken from the row as JSON.
+
+-- The numbers of a row of statistics, as readings: prefix + column + suffix.
+CREATE FUNCTION monitoring.row_readings(prefix text, fields jsonb, suffix text, kind text, labels jsonb, since timestamptz DEFAULT NULL)
+RETURNS SETOF monitoring.reading
+LANGUAGE sql STABLE ROWS 20 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT prefix || f.key || suffix, row_readings.kind, row_readings.labels, f.value::float8, row_readings.since
+	FROM jsonb_each(fields) AS f WHERE jsonb_typeof(f.value) = 'number'
+$$;
+COMMENT ON FUNCTION monitoring.row_readings(text, jsonb, text, text, jsonb, timestamptz) IS 'Each number of a row, given as a JSON object, as the reading of a metric that is named after its column.';
+
+CREATE FUNCTION monitoring.collect_server(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY SELECT v.metric, 'gauge', v.labels, v.value, NULL::timestamptz FROM (VALUES
+		('pg_up', '{}'::jsonb, 1::float8),
+		('pg_static', jsonb_build_object('version', split_part(version(), ' on ', 1), 'short_version', split_part(current_setting('server_version'), ' ', 1)), 1),
+		('pg_postmaster_start_time_seconds', '{}', extract(epoch FROM pg_postmaster_start_time())::float8),
+		('pg_replication_is_replica', '{}', pg_is_in_recovery()::int),
+		('pg_settings_loaded_timestamp_seconds', '{}', extract(epoch FROM pg_conf_load_time())::float8)) AS v (metric, labels, value);
+END $$;
+COMMENT ON FUNCTION monitoring.collect_server(timestamptz) IS 'Collector: that the server is up, its version, when it started.';
+
+CREATE FUNCTION monitoring.collect_sessions(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH sessions AS MATERIALIZED (
+		SELECT coalesce(d.datname, '') AS datname, coalesce(s.state, '') AS state, coalesce(r.rolname, '') AS usename, coalesce(s.application_name, '') AS application_name,
+			coalesce(s.backend_type, '') AS backend_type, coalesce(s.wait_event_type, '') AS wait_event_type, coalesce(s.wait_event, '') AS wait_event,
+			extract(epoch FROM collect_sessions.at - s.xact_start)::float8 AS tx, extract(epoch FROM collect_sessions.at - s.state_change)::float8 AS in_state,
+			s.pid, s.backend_type = 'client backend' AS client, s.backend_xmin
+		FROM pg_stat_get_activity(NULL) AS s
+		LEFT JOIN pg_database AS d ON d.oid = s.datid
+		LEFT JOIN pg_roles AS r ON r.oid = s.usesysid
+		WHERE s.pid <> pg_backend_pid()
+	), databases AS MATERIALIZED (
+		SELECT d.datname::text FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
+	), grouped AS (
+		SELECT s.datname, s.state, s.usename, s.application_name, s.backend_type, s.wait_event_type, s.wait_event, count(*) AS n, max(greatest(s.tx, 0)) AS tx
+		FROM sessions AS s WHERE s.datname <> '' GROUP BY 1, 2, 3, 4, 5, 6, 7
+	), ranked AS (
+		SELECT g.*, row_number() OVER (ORDER BY g.n DESC, g.tx DESC NULLS LAST) <= 200 AS kept FROM grouped AS g
+	), bounded AS MATERIALIZED (
+		SELECT jsonb_build_object('datname', k.datname, 'state', k.state, 'usename', k.usename, 'application_name', k.application_name,
+				'backend_type', k.backend_type, 'wait_event_type', k.wait_event_type, 'wait_event', k.wait_event) AS labels, sum(k.n) AS n, max(k.tx) AS tx
+		FROM (SELECT r.datname, r.state, r.n, r.tx, CASE WHEN r.kept THEN r.usename ELSE 'others' END AS usename,
+				CASE WHEN r.kept THEN left(r.application_name, 100) ELSE 'others' END AS application_name, CASE WHEN r.kept THEN r.backend_type ELSE 'others' END AS backend_type,
+				CASE WHEN r.kept THEN r.wait_event_type ELSE '' END AS wait_event_type, CASE WHEN r.kept THEN r.wait_event ELSE '' END AS wait_event FROM ranked AS r) AS k
+		GROUP BY k.datname, k.state, k.usename, k.application_name, k.backend_type, k.wait_event_type, k.wait_event
+	), states AS (
+		SELECT d.datname, st.state
+		FROM databases AS d CROSS JOIN unnest(ARRAY['active', 'idle', 'idle in transaction', 'idle in transaction (aborted)', 'fastpath function call', 'disabled']) AS st (state)
+	), per_database AS MATERIALIZED (
+		SELECT d.datname, coalesce(max(s.tx) FILTER (WHERE s.backend_type NOT IN ('walsender', 'autovacuum worker')), 0) AS tx,
+			coalesce(max(s.in_state) FILTER (WHERE s.state LIKE 'idle in transaction%'), 0) AS idle_tx
+		FROM databases AS d LEFT JOIN sessions AS s ON s.datname = d.datname GROUP BY 1
+	), limits AS (
+		SELECT current_setting('max_connections')::float8 AS connections, current_setting('autovacuum_max_workers')::float8 AS workers
+	)
+	SELECT v.metric, 'gauge', b.labels, v.value, NULL::timestamptz
+	FROM bounded AS b CROSS JOIN LATERAL (VALUES ('pg_stat_activity_count', b.n::float8), ('pg_stat_activity_max_tx_duration', coalesce(b.tx, 0))) AS v (metric, value)
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', st.datname, 'state', st.state, 'usename', '', 'application_name', '', 'backend_type', '',
+		'wait_event_type', '', 'wait_event', ''), 0, NULL
+	FROM states AS st CROSS JOIN unnest(ARRAY['pg_stat_activity_count', 'pg_stat_activity_max_tx_duration']) AS v (metric)
+	WHERE NOT EXISTS (SELECT FROM sessions AS s WHERE s.datname = st.datname AND s.state = st.state)
+	UNION ALL
+	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state), (SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
+	FROM states AS st
+	UNION ALL
+	SELECT 'pg_connections_used_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.client) / l.connections, NULL FROM limits AS l
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', p.datname), greatest(v.value, 0), NULL
+	FROM per_database AS p CROSS JOIN LATERAL (VALUES ('pg_longest_transaction_seconds', p.tx), ('pg_longest_idle_transaction_seconds', p.idle_tx)) AS v (metric, value)
+	UNION ALL
+	SELECT 'pg_autovacuum_workers_busy', 'gauge', '{}', w.n, NULL FROM (SELECT count(*) AS n FROM sessions AS s WHERE s.backend_type = 'autovacuum worker') AS w
+	UNION ALL
+	SELECT 'pg_autovacuum_workers_busy_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.backend_type = 'autovacuum worker') / l.workers, NULL FROM limits AS l;
+
+	RETURN QUERY
+	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL::timestamptz
+	FROM pg_database AS d
+	LEFT JOIN (SELECT p.database, count(*) AS n, max(extract(epoch FROM collect_sessions.at - p.prepared)) AS age FROM pg_prepared_xacts AS p GROUP BY 1) AS x ON x.database = d.datname
+	CROSS JOIN LATERAL (VALUES ('pg_prepared_transactions', coalesce(x.n, 0)::float8), ('pg_oldest_prepared_transaction_seconds', greatest(coalesce(x.age, 0), 0)::float8)) AS v (metric, value)
+	WHERE d.datallowconn AND NOT d.datistemplate;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_sessions(timestamptz) IS 'Collector: sessions by state, their share of the limit, the longest transactions, prepared transactions, workers of autovacuum. At most 200 groups of sessions have series of their own.';
+
+CREATE FUNCTION monitoring.collect_databases(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH stats AS MATERIALIZED (
+		SELECT jsonb_build_object('datid', s.datid::text, 'datname', coalesce(s.datname, '')) AS labels, coalesce(s.datname, '') AS datname, s.datid,
+			s.numbackends, s.stats_reset, s.xact_commit, s.xact_rollback, s.blks_hit, s.blks_read, s.temp_bytes, s.deadlocks,
+			to_jsonb(s) - '{datid,datname,numbackends,stats_reset,checksum_last_failure,session_time,active_time,idle_in_transaction_time}'::text[] AS fields,
+			s.session_time / 1000 AS session_seconds, s.active_time / 1000 AS active_seconds, s.idle_in_transaction_time / 1000 AS idle_seconds
+		FROM pg_stat_database AS s
+	)
+	SELECT r.* FROM stats AS s CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_', s.fields, '', 'counter', s.labels, s.stats_reset) AS r
+	UNION ALL
+	SELECT 'pg_stat_database_' || v.name, v.kind, s.labels, v.value, s.stats_reset
+	FROM stats AS s CROSS JOIN LATERAL (VALUES
+		('numbackends', 'gauge', s.numbackends::float8),
+		('stats_reset', 'gauge', extract(epoch FROM s.stats_reset)::float8),
+		('active_time_seconds_total', 'counter', s.active_seconds),
+		('session_time_seconds_total', 'counter', s.session_seconds),
+		('idle_in_transaction_time_seconds_total', 'counter', s.idle_seconds)) AS v (name, kind, value)
+	UNION ALL
+	SELECT v.metric, 'counter', v.labels || jsonb_build_object('database', s.datname), v.value, s.stats_reset
+	FROM stats AS s CROSS JOIN LATERAL (VALUES
+		('pg_transactions_total', '{"outcome": "committed"}'::jsonb, s.xact_commit::float8),
+		('pg_transactions_total', '{"outcome": "rolled_back"}', s.xact_rollback),
+		('pg_block_reads_total', '{"outcome": "hit"}', s.blks_hit),
+		('pg_block_reads_total', '{"outcome": "miss"}', s.blks_read),
+		('pg_deadlocks_total', '{}', s.deadlocks),
+		('pg_temp_bytes_total', '{}', s.temp_bytes)) AS v (metric, labels, value)
+	WHERE s.datid <> 0
+	UNION ALL
+	SELECT r.metric, 'counter', r.labels, r.value, r.since
+	FROM pg_stat_database_conflicts AS c
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', to_jsonb(c) - 'datid', '', 'counter',
+		jsonb_build_object('datid', c.datid::text, 'datname', c.datname)) AS r
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', d.datname), v.value, NULL
+	FROM pg_database AS d CROSS JOIN LATERAL (VALUES
+		('pg_database_connection_limit', d.datconnlimit::float8),
+		('pg_database_wraparound_age_datfrozenxid_seconds', age(d.datfrozenxid)),
+		('pg_database_wraparound_age_datminmxid_seconds', mxid_age(d.datminmxid))) AS v (metric, value)
+	WHERE d.datallowconn
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL
+	FROM pg_database AS d CROSS JOIN LATERAL (VALUES ('pg_xid_age', age(d.datfrozenxid)::float8), ('pg_multixact_age', mxid_age(d.datminmxid)::float8)) AS v (metric, value)
+	WHERE d.datallowconn
+	UNION ALL
+	SELECT 'pg_roles_connection_limit', 'gauge', jsonb_build_object('rolname', a.rolname), a.rolconnlimit, NULL
+	FROM pg_roles AS a WHERE a.rolcanlogin AND a.rolconnlimit >= 0;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns; ages of transaction ids and multixacts; limits of connections. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
+
+CREATE FUNCTION monitoring.collect_locks(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH held AS MATERIALIZED (
+		SELECT l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
+		WHERE l.pid IS DISTINCT FROM pg_backend_pid()
+	), counted AS (
+		SELECT h.database, h.mode, count(*) AS n FROM held AS h GROUP BY 1, 2
+	), waiting AS MATERIALIZED (
+		-- locks on transactions belong to no database: their waiters do
+		SELECT a.datid, count(DISTINCT l.pid) AS n, max(extract(epoch FROM collect_locks.at - l.waitstart)) AS longest
+		FROM pg_lock_status() AS l JOIN pg_stat_get_activity(NULL) AS a ON a.pid = l.pid
+		WHERE NOT l.granted GROUP BY 1
+	), databases AS MATERIALIZED (
+		SELECT d.oid, d.datname FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
+	)
+	SELECT 'pg_locks_count', 'gauge', jsonb_build_object('datname', d.datname, 'mode', lower(m.mode)), coalesce(c.n, 0)::float8, NULL::timestamptz
+	FROM databases AS d
+	CROSS JOIN unnest(ARRAY['AccessShareLock', 'RowShareLock', 'RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+		'ExclusiveLock', 'AccessExclusiveLock', 'SIReadLock']) AS m (mode)
+	LEFT JOIN counted AS c ON c.database = d.oid AND c.mode = m.mode
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), greatest(v.value, 0), NULL
+	FROM databases AS d LEFT JOIN waiting AS w ON w.datid = d.oid
+	CROSS JOIN LATERAL (VALUES ('pg_locks_waiting', coalesce(w.n, 0)::float8), ('pg_lock_longest_wait_seconds', coalesce(w.longest, 0)::float8)) AS v (metric, value)
+	UNION ALL
+	SELECT 'pg_locks_used_ratio', 'gauge', '{}', (SELECT count(*) FROM held AS h WHERE NOT h.fastpath)
+		/ (current_setting('max_locks_per_transaction')::float8 * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)), NULL;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long.';
+
+-- pg_stat_bgwriter lost most of its columns to pg_stat_checkpointer in 17. Both families are there then.
+CREATE FUNCTION monitoring.collect_checkpoints(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bgwriter jsonb;
+	checkpointer jsonb;
+BEGIN
+	SELECT to_jsonb(b) INTO bgwriter FROM pg_stat_bgwriter AS b;
+	IF to_regclass('pg_catalog.pg_stat_checkpointer') IS NOT NULL THEN
+		EXECUTE 'SELECT to_jsonb(c) FROM pg_catalog.pg_stat_checkpointer AS c' INTO checkpointer;
+	END IF;
+	RETURN QUERY
+	SELECT r.* FROM monitoring.row_readings('pg_stat_bgwriter_', bgwriter, '_total', 'counter', '{}', (bgwriter ->> 'stats_reset')::timestamptz) AS r
+	UNION ALL
+	SELECT r.* FROM monitoring.row_readings('pg_stat_checkpointer_', checkpointer, '_total', 'counter', '{}', (checkpointer ->> 'stats_reset')::timestamptz) AS r
+	UNION ALL
+	-- the family of before under its old names
+	SELECT r.* FROM monitoring.row_readings('pg_stat_bgwriter_', jsonb_build_object('checkpoints_timed', checkpointer -> 'num_timed',
+			'checkpoints_req', checkpointer -> 'num_requested', 'checkpoint_write_time', checkpointer -> 'write_time',
+			'checkpoint_sync_time', checkpointer -> 'sync_time', 'buffers_checkpoint', checkpointer -> 'buffers_written'),
+		'_total', 'counter', '{}', (checkpointer ->> 'stats_reset')::timestamptz) AS r
+	WHERE checkpointer IS NOT NULL
+	UNION ALL
+	SELECT 'pg_checkpoints_total', 'counter', v.labels, v.value::float8, (coalesce(checkpointer, bgwriter) ->> 'stats_reset')::timestamptz
+	FROM (VALUES ('{"cause": "timed"}'::jsonb, coalesce(checkpointer ->> 'num_timed', bgwriter ->> 'checkpoints_timed')),
+		('{"cause": "requested"}', coalesce(checkpointer ->> 'num_requested', bgwriter ->> 'checkpoints_req'))) AS v (labels, value)
+	UNION ALL
+	SELECT v.name, 'gauge', '{}', extract(epoch FROM (v.fields ->> 'stats_reset')::timestamptz)::float8, NULL
+	FROM (VALUES ('pg_stat_bgwriter_stats_reset_seconds', bgwriter), ('pg_stat_checkpointer_stats_reset_seconds', checkpointer)) AS v (name, fields)
+	UNION ALL
+	SELECT 'pg_last_checkpoint_timestamp_seconds', 'gauge', '{}', extract(epoch FROM c.checkpoint_time)::float8, NULL FROM pg_control_checkpoint() AS c;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_checkpoints(timestamptz) IS 'Collector: checkpointer and background writer. From 17 on both families of names exist: pg_stat_checkpointer and, for what was there before, pg_stat_bgwriter. Times are in milliseconds.';
+
+CREATE FUNCTION monitoring.collect_wal(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	wal jsonb;
+	archiver pg_stat_archiver;
+BEGIN
+	SELECT to_jsonb(w) INTO wal FROM pg_stat_wal AS w;
+	SELECT a.* INTO archiver FROM pg_stat_archiver AS a;
+	RETURN QUERY
+	SELECT r.* FROM monitoring.row_readings('pg_stat_wal_', wal, '_total', 'counter', '{}', (wal ->> 'stats_reset')::timestamptz) AS r
+	UNION ALL
+	SELECT 'pg_wal_bytes_total', 'counter', '{}', (wal ->> 'wal_bytes')::float8, (wal ->> 'stats_reset')::timestamptz
+	UNION ALL
+	SELECT v.metric, v.kind, '{}', v.value, archiver.stats_reset
+	FROM (VALUES
+		('pg_stat_archiver_archived_count', 'counter', archiver.archived_count::float8),
+		('pg_stat_archiver_failed_count', 'counter', archiver.failed_count),
+		('pg_stat_archiver_last_archive_age', 'gauge', extract(epoch FROM collect_wal.at - archiver.last_archived_time)::float8),
+		('pg_archive_failed_total', 'counter', archiver.failed_count)) AS v (metric, kind, value);
+END $$;
+COMMENT ON FUNCTION monitoring.collect_wal(timestamptz) IS 'Collector: pg_stat_wal, all columns (times in milliseconds), and pg_stat_archiver.';
+
+CREATE FUNCTION monitoring.collect_wal_files(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT v.metric, 'gauge', '{}'::jsonb, v.value, NULL::timestamptz
+	FROM (SELECT count(*)::float8 AS n, coalesce(sum(f.size), 0)::float8 AS bytes FROM pg_ls_waldir() AS f WHERE f.name ~ '^[0-9A-F]{24}$') AS w
+	CROSS JOIN LATERAL (VALUES ('pg_wal_segments', w.n), ('pg_wal_size_bytes', w.bytes),
+		('pg_wal_used_ratio', w.bytes / (SELECT s.setting::float8 * 1048576 FROM pg_settings AS s WHERE s.name = 'max_wal_size'))) AS v (metric, value)
+	UNION ALL
+	SELECT 'pg_wal_ready_files', 'gauge', '{}', count(*) FILTER (WHERE f.name LIKE '%.ready'), NULL FROM pg_ls_archive_statusdir() AS f
+	UNION ALL
+	SELECT v.metric, 'gauge', '{}', v.value, NULL
+	FROM (SELECT count(*)::float8 AS n, coalesce(sum(f.size), 0)::float8 AS bytes FROM pg_ls_tmpdir() AS f) AS t
+	CROSS JOIN LATERAL (VALUES ('pg_temp_files', t.n), ('pg_temp_files_bytes', t.bytes)) AS v (metric, value);
+END $$;
+COMMENT ON FUNCTION monitoring.collect_wal_files(timestamptz) IS 'Collector: files of the write-ahead log, those that wait to be archived, and temporary files of the default tablespace.';
+
+CREATE FUNCTION monitoring.collect_replication(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	replica boolean := pg_is_in_recovery();
+	here pg_lsn := CASE WHEN replica THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE pg_current_wal_lsn() END;
+BEGIN
+	RETURN QUERY
+	WITH senders AS MATERIALIZED (
+		SELECT s.*, l.slot_name, CASE WHEN count(*) OVER (PARTITION BY s.application_name) = 1 THEN s.application_name
+				ELSE s.application_name || ' ' || s.pid END AS standby
+		FROM pg_stat_replication AS s LEFT JOIN pg_replication_slots AS l ON l.active_pid = s.pid
+	), named AS MATERIALIZED (
+		SELECT s.*, jsonb_build_object('application_name', s.application_name, 'client_addr', coalesce(host(s.client_addr), ''), 'state', s.state,
+				'slot_name', coalesce(s.slot_name, ''), 'pid', s.pid::text) AS labels FROM senders AS s
+	)
+	SELECT v.metric, 'gauge', v.labels, v.value, NULL::timestamptz
+	FROM named AS n CROSS JOIN LATERAL (VALUES
+		('pg_stat_replication_pg_current_wal_lsn_bytes', n.labels, (here - '0/0')::float8),
+		('pg_stat_replication_pg_wal_lsn_diff', n.labels, (here - n.replay_lsn)::float8),
+		('pg_stat_replication_write_lag_seconds', n.labels, extract(epoch FROM n.write_lag)::float8),
+		('pg_stat_replication_flush_lag_seconds', n.labels, extract(epoch FROM n.flush_lag)::float8),
+		('pg_stat_replication_replay_lag_seconds', n.labels, extract(epoch FROM n.replay_lag)::float8),
+		('pg_stat_replication_sync_state', n.labels || jsonb_build_object('sync_state', n.sync_state), 1),
+		('pg_replication_lag_bytes', jsonb_build_object('standby', n.standby), greatest(here - n.replay_lsn, 0)::float8),
+		-- nothing to replay is no lag
+		('pg_replication_lag_seconds', jsonb_build_object('standby', n.standby),
+			CASE WHEN n.replay_lsn >= here THEN 0 ELSE coalesce(extract(epoch FROM n.replay_lag), 0) END::float8)) AS v (metric, labels, value)
+	UNION ALL
+	SELECT 'pg_replication_standbys', 'gauge', jsonb_build_object('sync_state', st.state), (SELECT count(*) FROM senders AS s WHERE s.sync_state = st.state AND s.state = 'streaming'), NULL
+	FROM unnest(ARRAY['async', 'potential', 'sync', 'quorum']) AS st (state)
+	UNION ALL
+	SELECT v.metric, 'gauge', '{}', v.value, NULL
+	FROM (SELECT pg_last_xact_replay_timestamp() AS replayed) AS p CROSS JOIN LATERAL (VALUES
+		('pg_replication_lag_seconds', CASE WHEN replica THEN CASE WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+			ELSE greatest(extract(epoch FROM collect_replication.at - p.replayed), 0) END END::float8),
+		('pg_replication_last_replay_seconds', CASE WHEN replica THEN extract(epoch FROM p.replayed) END::float8)) AS v (metric, value)
+	UNION ALL
+	SELECT v.metric, 'gauge', v.labels, v.value, NULL
+	FROM pg_replication_slots AS l
+	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels) AS t
+	CROSS JOIN LATERAL (VALUES
+		('pg_replication_slots_active', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), l.active::int::float8),
+		('pg_replication_slots_pg_wal_lsn_diff', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), (here - l.restart_lsn)::float8),
+		('pg_replication_slots_slot_current_wal_lsn', t.labels, (here - '0/0')::float8),
+		('pg_replication_slots_slot_confirmed_flush_lsn', t.labels, (l.confirmed_flush_lsn - '0/0')::float8),
+		('pg_replication_slots_slot_is_active', t.labels, l.active::int),
+		('pg_replication_slots_safe_wal_size_bytes', t.labels, l.safe_wal_size),
+		('pg_replication_slots_wal_status', t.labels || jsonb_build_object('wal_status', l.wal_status), 1),
+		('pg_replication_slot_retained_bytes', jsonb_build_object('slot', l.slot_name), greatest(here - l.restart_lsn, 0)::float8)) AS v (metric, labels, value)
+	UNION ALL
+	SELECT r.metric, 'counter', r.labels, r.value, r.since
+	FROM pg_stat_replication_slots AS s
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_replication_slots_', to_jsonb(s) - 'slot_name', '_total', 'counter',
+		jsonb_build_object('slot_name', s.slot_name), s.stats_reset) AS r;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_replication(timestamptz) IS 'Collector: standbys and how far they are behind, whether they are synchronous; slots and what they retain; decoding of logical slots; on a standby, its own lag.';
+
+CREATE FUNCTION monitoring.collect_subscriptions(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH mine AS MATERIALIZED (
+		SELECT s.oid, s.subname, s.subenabled FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid WHERE d.datname = current_database()
+	)
+	SELECT v.metric, 'gauge', jsonb_build_object('subname', s.subname, 'datname', current_database()), v.value, NULL::timestamptz
+	FROM mine AS s LEFT JOIN pg_stat_get_subscription(NULL) AS w ON w.subid = s.oid AND w.relid IS NULL
+	CROSS JOIN LATERAL (VALUES
+		('pg_stat_subscription_enabled', s.subenabled::int::float8),
+		('pg_stat_subscription_running', (w.pid IS NOT NULL)::int),
+		('pg_stat_subscription_lag_bytes', (w.received_lsn - w.latest_end_lsn)::float8),
+		('pg_stat_subscription_last_message_age_seconds', extract(epoch FROM collect_subscriptions.at - w.last_msg_receipt_time)::float8)) AS v (metric, value)
+	-- one worker of apply; those that are parallel or synchronize a table have rows of their own
+	WHERE w.pid IS NULL OR w.received_lsn IS NOT NULL
+	UNION ALL
+	SELECT r.metric, 'counter', r.labels, r.value, r.since
+	FROM pg_stat_subscription_stats AS t
+	JOIN mine AS s ON s.oid = t.subid
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_subscription_', to_jsonb(t) - 'subid', '_total', 'counter',
+		jsonb_build_object('subname', s.subname, 'datname', current_database()), t.stats_reset) AS r;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_subscriptions(timestamptz) IS 'Collector: subscriptions of the database: whether they run, how far behind they are, errors and conflicts.';
+
+CREATE FUNCTION monitoring.collect_slru(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT r.* FROM pg_stat_slru AS s
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_slru_', to_jsonb(s) - 'name', '_total', 'counter', jsonb_build_object('name', s.name), s.stats_reset) AS r;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_slru(timestamptz) IS 'Collector: pg_stat_slru, all columns.';
+
+CREATE FUNCTION monitoring.collect_io(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF to_regclass('pg_catalog.pg_stat_io') IS NULL THEN
+		RETURN;
+	END IF;
+	-- what has never happened has no series yet
+	RETURN QUERY EXECUTE $query$
+		SELECT r.metric, r.kind, r.labels, r.value, r.since
+		FROM pg_catalog.pg_stat_io AS s
+		CROSS JOIN LATERAL monitoring.row_readings('pg_stat_io_', pg_catalog.to_jsonb(s) - '{backend_type,object,context,op_bytes}'::text[], '_total', 'counter',
+			pg_catalog.jsonb_build_object('backend_type', s.backend_type, 'object', s.object, 'context', s.context), s.stats_reset) AS r
+		WHERE r.value > 0
+	$query$;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero; times are in milliseconds.';
+
+CREATE FUNCTION monitoring.collect_database_sizes(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT v.metric, 'gauge', v.labels, s.bytes, NULL::timestamptz
+	FROM (SELECT d.datname, pg_database_size(d.oid)::float8 AS bytes FROM pg_database AS d WHERE d.datallowconn) AS s
+	CROSS JOIN LATERAL (VALUES ('pg_database_size_bytes', jsonb_build_object('datname', s.datname)), ('pg_database_bytes', jsonb_build_object('database', s.datname))) AS v (metric, labels);
+END $$;
+COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at, so it takes long where there are 100,000 tables.';
+
+CREATE FUNCTION monitoring.collect_horizon(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT 'pg_xmin_horizon_age', 'gauge', jsonb_build_object('holder', h.holder), max(h.age)::float8, NULL::timestamptz
+	FROM (SELECT CASE WHEN a.backend_type = 'walsender' THEN 'standby' ELSE 'session' END AS holder, greatest(age(a.backend_xmin), age(a.backend_xid)) AS age
+			FROM pg_stat_get_activity(NULL) AS a WHERE a.pid <> pg_backend_pid()
+		UNION ALL SELECT 'slot', greatest(age(l.xmin), age(l.catalog_xmin)) FROM pg_replication_slots AS l
+		UNION ALL SELECT 'prepared transaction', age(p.transaction) FROM pg_prepared_xact() AS p
+		UNION ALL SELECT x, 0 FROM unnest(ARRAY['session', 'standby', 'slot', 'prepared transaction']) AS x) AS h
+	GROUP BY h.holder;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_horizon(timestamptz) IS 'Collector: how many transactions ago what vacuum must keep began, by who holds it back.';
+
+CREATE FUNCTION monitoring.collect_settings(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH settings AS MATERIALIZED (
+		SELECT s.name, s.setting, s.unit, s.vartype, s.pending_restart FROM pg_settings AS s
+	), numbers AS (
+		SELECT regexp_replace(s.name, '[^a-zA-Z0-9_]', '_', 'g') AS name, CASE s.vartype WHEN 'bool' THEN (s.setting = 'on')::int ELSE s.setting::float8 END AS value,
+			u.suffix, u.factor
+		FROM settings AS s
+		LEFT JOIN (VALUES ('ms', '_seconds', 0.001), ('s', '_seconds', 1), ('min', '_seconds', 60), ('h', '_seconds', 3600), ('d', '_seconds', 86400), ('us', '_seconds', 0.000001),
+			('B', '_bytes', 1), ('kB', '_bytes', 1024), ('MB', '_bytes', 1048576), ('8kB', '_bytes', 8192), ('16kB', '_bytes', 16384), ('32kB', '_bytes', 32768),
+			('4kB', '_bytes', 4096), ('1MB', '_bytes', 1048576), ('2MB', '_bytes', 2097152)) AS u (unit, suffix, factor) ON u.unit = s.unit
+		WHERE s.vartype IN ('bool', 'integer', 'real') AND (s.unit IS NULL OR u.unit IS NOT NULL)
+	)
+	SELECT 'pg_settings_' || n.name || coalesce(n.suffix, ''), 'gauge', '{}'::jsonb,
+		-- -1 is no amount but a word: off, or by another setting
+		CASE WHEN n.value < 0 THEN n.value ELSE n.value * coalesce(n.factor, 1) END, NULL::timestamptz
+	FROM numbers AS n
+	UNION ALL
+	SELECT 'pg_settings_pending_restart', 'gauge', '{}', count(*) FILTER (WHERE s.pending_restart), NULL FROM settings AS s;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_settings(timestamptz) IS 'Collector: settings that are numbers or booleans, in base units, and how many wait for a restart.';
+
+INSERT INTO monitoring.collectors (name, function, scope, every, description) VALUES
+	('server', 'monitoring.collect_server', 'server', '10 seconds', 'that the server is up, its version, its start'),
+	('sessions', 'monitoring.collect_sessions', 'server', '10 seconds', 'sessions by state, long and idle transactions, prepared transactions'),
+	('databases', 'monitoring.collect_databases', 'server', '10 seconds', 'transactions, blocks, rows, temporary files, deadlocks, conflicts; ages of transaction ids'),
+	('locks', 'monitoring.collect_locks', 'server', '10 seconds', 'locks and who waits for one'),
+	('checkpoints', 'monitoring.collect_checkpoints', 'server', '30 seconds', 'checkpointer and background writer'),
+	('wal', 'monitoring.collect_wal', 'server', '10 seconds', 'write-ahead log and archiver'),
+	('wal_files', 'monitoring.collect_wal_files', 'server', '1 minute', 'files of the write-ahead log, and temporary ones'),
+	('replication', 'monitoring.collect_replication', 'server', '10 seconds', 'standbys, slots, lag'),
+	('slru', 'monitoring.collect_slru', 'server', '1 minute', 'caches of transaction states'),
+	('io', 'monitoring.collect_io', 'server', '1 minute', 'pg_stat_io'),
+	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', 'sizes of databases'),
+	('horizon', 'monitoring.collect_horizon', 'server', '30 seconds', 'what keeps vacuum from removing rows'),
+	('settings', 'monitoring.collect_settings', 'server', '5 minutes', 'settings'),
+	('subscriptions', 'monitoring.collect_subscriptions', 'database', '30 seconds', 'subscriptions of logical replication');
+
+-- collectors, database: tables, indexes, sequences and what is done to them. No
+-- lock of theirs is waited for, and the number of series is bounded: only the
+-- largest and the busiest have their own (monitoring.collected_tables).
+
+CREATE FUNCTION monitoring.relation_sizes(relations oid[], OUT relation oid, OUT own_bytes bigint, OUT index_bytes bigint) RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_relation_sizes';
+COMMENT ON FUNCTION monitoring.relation_sizes(oid[]) IS 'Sizes of tables (with what is stored out of line) and of their indexes, or of indexes themselves, of those that nobody holds exclusively; the others, and what does not exist, are left out.';
+
+CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_sequence_position';
+COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last value of a sequence; null when it has none yet or somebody holds it exclusively. Errors: no privilege on the sequence (42501).';
+
+CREATE FUNCTION monitoring.collect_tables(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
+DECLARE
+	here name := current_database();
+	block float8 := current_setting('block_size')::float8;
+	chosen oid[];
+	sums record;
+BEGIN
+	-- One look at all tables, by the catalog and the shared statistics alone.
+	WITH limits AS (
+		SELECT current_setting('autovacuum_vacuum_threshold')::float8 AS vacuum, current_setting('autovacuum_vacuum_scale_factor')::float8 AS vacuum_scale,
+			current_setting('autovacuum_analyze_threshold')::float8 AS analyze_rows, current_setting('autovacuum_analyze_scale_factor')::float8 AS analyze_scale,
+			current_setting('autovacuum_freeze_max_age')::float8 AS freeze, current_setting('monitoring.collected_tables')::int AS kept
+	), tables AS MATERIALIZED (
+		SELECT c.oid, c.relpages, greatest(c.reltuples, 0) AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
+			-- ours are in the sums only: there are many, and partitions come and go every hour
+			c.relnamespace = 'monitoring'::regnamespace AS ours,
+			pg_stat_get_live_tuples(c.oid) AS live, pg_stat_get_dead_tuples(c.oid) AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
+			pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) AS written
+		FROM pg_class AS c
+		WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+	), ranked AS (
+		SELECT t.*, CASE WHEN NOT t.ours THEN least(row_number() OVER (ORDER BY t.ours, t.relpages DESC, t.oid), row_number() OVER (ORDER BY t.ours, t.written DESC, t.oid)) END AS place
+		FROM tables AS t
+	)
+	SELECT count(*) AS n, coalesce(sum(r.live), 0) AS live, coalesce(sum(r.dead), 0) AS dead, coalesce(max(r.xid_age), 0) AS oldest,
+		coalesce(sum(r.relpages) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_pages, coalesce(sum(r.dead) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_dead,
+		count(*) FILTER (WHERE r.dead > coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * r.rows) AS vacuum,
+		count(*) FILTER (WHERE r.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * r.rows) AS analyze_due,
+		count(*) FILTER (WHERE r.xid_age > least(o.freeze, h.freeze)) AS freeze,
+		array_agg(r.oid) FILTER (WHERE r.place <= h.kept) AS chosen
+	INTO sums
+	FROM ranked AS r CROSS JOIN limits AS h
+	LEFT JOIN LATERAL (
+		SELECT max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_scale_factor') AS vacuum_scale,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_threshold') AS analyze_rows,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_scale_factor') AS analyze_scale,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_freeze_max_age') AS freeze
+		FROM pg_options_to_table(r.reloptions) AS p WHERE p.option_value ~ '^[0-9.]+$') AS o ON r.reloptions IS NOT NULL;
+	chosen := coalesce(sums.chosen, '{}');
+	RETURN QUERY
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL::timestamptz
+	FROM (VALUES ('pg_tables', sums.n::float8), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
+		('pg_tables_oldest_xid_age', sums.oldest), ('pg_tables_others_bytes', sums.others_pages * block), ('pg_tables_others_dead_tuples', sums.others_dead),
+		('pg_tables_due_for_vacuum', sums.vacuum), ('pg_tables_due_for_analyze', sums.analyze_due), ('pg_tables_due_for_freeze', sums.freeze)) AS v (metric, value);
+
+	RETURN QUERY
+	WITH stats AS MATERIALIZED (
+		SELECT s.*, jsonb_build_object('datname', here, 'schemaname', s.schemaname, 'relname', s.relname) AS labels FROM pg_stat_all_tables AS s WHERE s.relid = ANY (chosen)
+	), sizes AS MATERIALIZED (
+		SELECT z.* FROM monitoring.relation_sizes(chosen) AS z
+	)
+	SELECT 'pg_stat_user_tables_' || f.key, CASE WHEN f.key LIKE 'n\_live%' OR f.key LIKE 'n\_dead%' OR f.key LIKE 'n\_%\_since\_%' THEN 'gauge' ELSE 'counter' END,
+		s.labels, f.value::float8, NULL::timestamptz
+	FROM stats AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - '{relid,labels}'::text[]) AS f WHERE jsonb_typeof(f.value) = 'number'
+	UNION ALL
+	SELECT 'pg_stat_user_tables_' || v.name, 'gauge', s.labels, v.value, NULL
+	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
+	CROSS JOIN LATERAL (VALUES ('table_size_bytes', z.own_bytes::float8), ('index_size_bytes', z.index_bytes),
+		('last_vacuum', extract(epoch FROM s.last_vacuum)), ('last_autovacuum', extract(epoch FROM s.last_autovacuum)),
+		('last_analyze', extract(epoch FROM s.last_analyze)), ('last_autoanalyze', extract(epoch FROM s.last_autoanalyze))) AS v (name, value)
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', s.schemaname || '.' || s.relname), v.value, NULL
+	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
+	CROSS JOIN LATERAL (VALUES ('pg_table_bytes', (z.own_bytes + z.index_bytes)::float8),
+		-- of small tables the share means nothing
+		('pg_table_dead_tuples_ratio', CASE WHEN s.n_live_tup + s.n_dead_tup >= 10000 THEN s.n_dead_tup::float8 / (s.n_live_tup + s.n_dead_tup) END)) AS v (metric, value)
+	UNION ALL
+	SELECT 'pg_statio_user_tables_' || replace(f.key, 'blks', 'blocks'), 'counter',
+		jsonb_build_object('datname', here, 'schemaname', s.schemaname, 'relname', s.relname), f.value::float8, NULL
+	FROM pg_statio_all_tables AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - 'relid') AS f
+	WHERE s.relid = ANY (chosen) AND jsonb_typeof(f.value) = 'number';
+END $$;
+COMMENT ON FUNCTION monitoring.collect_tables(timestamptz) IS 'Collector: statistics, I/O and sizes of the largest and the most written tables; of the others, and of all, sums; how many tables are due for vacuum, analyze and freezing.';
+
+CREATE FUNCTION monitoring.collect_indexes(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
+DECLARE
+	here name := current_database();
+	chosen oid[];
+BEGIN
+	chosen := ARRAY(
+		SELECT c.oid FROM pg_class AS c
+		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace, 'information_schema'::regnamespace, 'monitoring'::regnamespace)
+		ORDER BY c.relpages DESC, c.oid LIMIT current_setting('monitoring.collected_tables')::int);
+	RETURN QUERY
+	WITH named AS MATERIALIZED (
+		SELECT c.oid, i.indexrelid, jsonb_build_object('datname', here, 'schemaname', n.nspname, 'relname', t.relname, 'indexrelname', c.relname) AS labels
+		FROM pg_class AS c JOIN pg_index AS i ON i.indexrelid = c.oid JOIN pg_class AS t ON t.oid = i.indrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE c.oid = ANY (chosen)
+	)
+	SELECT v.metric, 'counter', x.labels, v.value, NULL::timestamptz
+	FROM named AS x CROSS JOIN LATERAL (VALUES
+		('pg_stat_user_indexes_idx_scan_total', pg_stat_get_numscans(x.oid)::float8),
+		('pg_stat_user_indexes_idx_tup_read_total', pg_stat_get_tuples_returned(x.oid)),
+		('pg_stat_user_indexes_idx_tup_fetch_total', pg_stat_get_tuples_fetched(x.oid)),
+		('pg_statio_user_indexes_idx_blks_read_total', pg_stat_get_blocks_fetched(x.oid) - pg_stat_get_blocks_hit(x.oid)),
+		('pg_statio_user_indexes_idx_blks_hit_total', pg_stat_get_blocks_hit(x.oid))) AS v (metric, value)
+	UNION ALL
+	SELECT 'pg_index_size_bytes', 'gauge', x.labels, z.own_bytes, NULL FROM named AS x JOIN monitoring.relation_sizes(chosen) AS z ON z.relation = x.oid
+	UNION ALL
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL
+	FROM (SELECT count(*) AS n, count(*) FILTER (WHERE NOT i.indisvalid) AS invalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)) AS k
+	CROSS JOIN LATERAL (VALUES ('pg_indexes', k.n::float8), ('pg_invalid_indexes', k.invalid)) AS v (metric, value);
+END $$;
+COMMENT ON FUNCTION monitoring.collect_indexes(timestamptz) IS 'Collector: scans, I/O and size of the largest indexes; how many indexes there are and how many are invalid.';
+
+-- Where there are more than 5,000 sequences they take turns.
+CREATE FUNCTION monitoring.collect_sequences(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	turns bigint := (SELECT count(*) / 5000 + 1 FROM pg_class AS c WHERE c.relkind = 'S');
+	turn bigint := floor(extract(epoch FROM at) / 900)::bigint % turns;
+BEGIN
+	RETURN QUERY
+	WITH positions AS MATERIALIZED (
+		SELECT n.nspname || '.' || c.relname AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
+			l.lowest AS column_lowest, l.highest AS column_highest, CASE WHEN c.relkind = 'S' THEN monitoring.sequence_position(c.oid) END::float8 AS position
+		FROM pg_class AS c
+		JOIN pg_sequence AS s ON s.seqrelid = c.oid
+		JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		LEFT JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+		LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+		LEFT JOIN (VALUES ('int2'::regtype, -32768::float8, 32767::float8), ('int4', -2147483648, 2147483647), ('int8', -9223372036854775808, 9223372036854775807))
+			AS l (type, lowest, highest) ON l.type = a.atttypid
+		WHERE c.relkind = 'S' AND NOT s.seqcycle AND c.relpersistence = 'p' AND c.oid::bigint % turns = turn
+			AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege(c.oid, 'SELECT, USAGE') END
+	)
+	SELECT 'pg_sequence_used_ratio', 'gauge', jsonb_build_object('database', current_database(), 'sequence', u.sequence), u.used, NULL::timestamptz
+	FROM (
+		SELECT p.sequence, greatest(CASE WHEN p.ascends THEN (p.position - p.lowest) / nullif(least(p.highest, p.column_highest) - p.lowest, 0)
+			ELSE (p.highest - p.position) / nullif(p.highest - greatest(p.lowest, p.column_lowest), 0) END, 0) AS used
+		FROM positions AS p WHERE p.position IS NOT NULL) AS u
+	WHERE u.used IS NOT NULL
+	ORDER BY u.used DESC, u.sequence LIMIT current_setting('monitoring.collected_tables')::int;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_sequences(timestamptz) IS 'Collector: how much of its range each sequence has used, or of that of the column which it is for, if that is smaller; the sequences nearest to their end. Sequences that begin anew at their end have none.';
+
+CREATE FUNCTION monitoring.collect_progress(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	source text;
+BEGIN
+	-- which views there are depends on the version
+	FOR source IN SELECT c.relname FROM pg_class AS c WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relname LIKE 'pg\_stat\_progress\_%' AND c.relkind = 'v' LOOP
+		RETURN QUERY EXECUTE format($query$
+			WITH work AS MATERIALIZED (
+				SELECT to_jsonb(p) AS fields FROM pg_catalog.%1$I AS p
+			), named AS (
+				SELECT w.fields - '{pid,datid,relid,index_relid,current_child_table_relid,current_locker_pid,cluster_index_relid,partitions_total_relid}'::text[] AS fields,
+					w.fields ->> 'phase' AS phase,
+					jsonb_strip_nulls(jsonb_build_object('datname', w.fields -> 'datname', 'relname', c.relname)) AS labels
+				FROM work AS w LEFT JOIN pg_catalog.pg_class AS c ON c.oid = (w.fields ->> 'relid')::oid
+				WHERE coalesce(w.fields ->> 'datname' = current_database(), monitoring.is_home())
+			)
+			SELECT %2$L || f.key, 'gauge', n.labels, sum(f.value::float8), NULL::timestamptz
+			FROM named AS n CROSS JOIN LATERAL jsonb_each(n.fields) AS f WHERE jsonb_typeof(f.value) = 'number' GROUP BY 1, 3
+			UNION ALL
+			SELECT %2$L || 'phase', 'gauge', n.labels || jsonb_build_object('phase', n.phase), count(*), NULL FROM named AS n WHERE n.phase IS NOT NULL GROUP BY 3
+		$query$, source, source || '_');
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_progress(timestamptz) IS 'Collector: the views pg_stat_progress_..., all that there are, of this database.';
+
+CREATE FUNCTION monitoring.collect_extensions(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	SELECT 'pg_extension_version', 'gauge', jsonb_build_object('datname', current_database(), 'extension', e.extname, 'version', e.extversion), 1::float8, NULL::timestamptz
+	FROM pg_extension AS e
+	UNION ALL
+	SELECT 'pg_extensions_outdated', 'gauge', jsonb_build_object('datname', current_database()), count(*), NULL
+	FROM pg_extension AS e JOIN pg_available_extensions() AS a ON a.name = e.extname WHERE a.default_version <> e.extversion;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_extensions(timestamptz) IS 'Collector: extensions and their versions, and how many of them have a newer one installed on the machine.';
+
+INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description) VALUES
+	('tables', 'monitoring.collect_tables', 'database', '5 minutes', '2 seconds', 'tables: use, I/O, size, vacuum'),
+	('indexes', 'monitoring.collect_indexes', 'database', '5 minutes', '1 second', 'indexes: use, I/O, size'),
+	('sequences', 'monitoring.collect_sequences', 'database', '15 minutes', '1 second', 'sequences near their end'),
+	('progress', 'monitoring.collect_progress', 'database', '10 seconds', '500 milliseconds', 'progress of vacuum, analyze, CREATE INDEX, COPY and the like'),
+	('extensions', 'monitoring.collect_extensions', 'database', '1 hour', '1 second', 'versions of extensions');
+
+-- collectors, host: the machine and the server's processes.
+
+CREATE FUNCTION monitoring.host_readings(root text DEFAULT '/') RETURNS SETOF monitoring.reading
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_host_readings';
+COMMENT ON FUNCTION monitoring.host_readings(text) IS 'The machine, from /proc and /sys below a directory, the volumes that the server lives on, and the limits of its control group. Names are those of node_exporter; with host_ begin those with the name of the machine as label host. What cannot be read is left out: node_scrape_collector_success is 0 for it. host_cpu_used_ratio is of the time since the session''s last call, and the first gives none. Needs the rights of pg_read_server_files (42501).';
+
+CREATE FUNCTION monitoring.process_usage(pids int[], OUT pid int, OUT started_seconds float8, OUT user_seconds float8, OUT system_seconds float8,
+	OUT dead_children_seconds float8, OUT resident_bytes float8, OUT private_bytes float8) RETURNS SETOF record
+LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_process_usage';
+COMMENT ON FUNCTION monitoring.process_usage(int[]) IS 'Processes, and the postmaster as the last: CPU seconds, seconds from the machine''s start to theirs, CPU seconds of children that have ended, memory, and what of it is not shared. Processes that have ended are left out. Needs the rights of pg_read_all_stats (42501).';
+
+CREATE FUNCTION monitoring.collect_host(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT * FROM monitoring.host_readings()
+$$;
+COMMENT ON FUNCTION monitoring.collect_host(timestamptz) IS 'Collector: CPU, load, memory, swap, disks, network, pressure, file descriptors, volumes, limits of the control group.';
+
+-- A group's CPU seconds fall when one of its processes ends; that is no reset.
+CREATE FUNCTION monitoring.collect_processes(at timestamptz) RETURNS SETOF monitoring.reading
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
+	WITH backends AS MATERIALIZED (
+		SELECT a.pid, coalesce(a.backend_type, 'other') AS kind FROM pg_stat_get_activity(NULL) AS a
+	), usage AS MATERIALIZED (
+		SELECT u.*, coalesce(b.kind, 'postmaster') AS kind FROM monitoring.process_usage(ARRAY(SELECT b.pid FROM backends AS b)) AS u
+		LEFT JOIN backends AS b ON b.pid = u.pid
+	), grouped AS (
+		SELECT u.kind, count(*) AS n, sum(u.user_seconds) AS user_seconds, sum(u.system_seconds) AS system_seconds,
+			max(u.resident_bytes) AS resident, sum(u.private_bytes) AS private
+		FROM usage AS u GROUP BY u.kind
+	)
+	SELECT v.metric, v.kind, jsonb_build_object('group', g.kind) || v.labels, v.value, '-infinity'::timestamptz
+	FROM grouped AS g CROSS JOIN LATERAL (VALUES
+		('pg_processes', 'gauge', '{}'::jsonb, g.n::float8),
+		('pg_process_cpu_seconds_total', 'counter', '{"mode": "user"}', g.user_seconds),
+		('pg_process_cpu_seconds_total', 'counter', '{"mode": "system"}', g.system_seconds),
+		('pg_process_largest_resident_bytes', 'gauge', '{}', g.resident),
+		('pg_process_private_bytes', 'gauge', '{}', g.private)) AS v (metric, kind, labels, value)
+	UNION ALL
+	-- of all processes there have been: those that have ended are in the postmaster's account
+	SELECT 'pg_server_cpu_seconds_total', 'counter', '{}', sum(u.user_seconds + u.system_seconds + CASE WHEN u.kind = 'postmaster' THEN u.dead_children_seconds ELSE 0 END),
+		pg_postmaster_start_time()
+	FROM usage AS u HAVING count(*) > 0;
+END $$;
+COMMENT ON FUNCTION monitoring.collect_processes(timestamptz) IS 'Collector: how many processes of each kind the server has, their CPU time and the memory that they do not share; and the CPU time of the whole server. Of a group, the time of a process between its last reading and its end is missing.';
+
+INSERT INTO monitoring.collectors (name, function, scope, every, description) VALUES
+	('host', 'monitoring.collect_host', 'server', '10 seconds', 'the machine: CPU, memory, disks, network, pressure, limits'),
+	('processes', 'monitoring.collect_processes', 'server', '30 seconds', 'the server''s processes by kind: CPU, memory');
+
+-- exposition: what collectors have read, for Prometheus.
+
+CREATE FUNCTION monitoring.prometheus_exposition(at timestamptz DEFAULT clock_timestamp()) RETURNS text
+LANGUAGE c STRICT VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'mon_prometheus_exposition';
+COMMENT ON FUNCTION monitoring.prometheus_exposition(timestamptz) IS 'The latest readings of all collectors in the text format of Prometheus: one set of all that there is, counters as totals. Readings older than three intervals of their collector, or a minute if that is longer, are left out. On a standby, where nothing is collected, the collectors are run for it.';
 -- alerts: rules, their kinds, and the tables in which the state of every alert lives. evaluate.sql, which follows, turns
 -- rules into alerts.
 --
@@ -21291,7 +21346,7 @@ INSERT INTO monitoring.access_levels VALUES
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
    health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
-   is_home,labels_match,segment_entries,chunk_points}', '{}',
+   is_home,prometheus_exposition,labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
    raise_alert,resolve_alert,send,report_heartbeat}', '{ingest}',

@@ -32,7 +32,7 @@ INSERT INTO topics (title, intro, objects) VALUES
 ('Errors and changes', 'Guide: [errors.md](errors.md).',
 	'{recent_errors,error_issues,error_counts,error_totals,resolve_error_issue,ignore_error_issue,reopen_error_issue,logins,changes,drain_signals,signal_buffer}'),
 ('Collectors', 'Guide: [collectors.md](collectors.md).',
-	'{collector_status,create_collector,change_collector,drop_collector,collect,collectors}'),
+	'{collector_status,create_collector,change_collector,drop_collector,collect,collectors,prometheus_exposition,host_readings}'),
 ('Alerts', 'Guide: [alerts.md](alerts.md).',
 	'{create_alert_rule,raise_alert,resolve_alert,create_slow_query_rule,create_anomaly_rule,create_forecast_rule,update_alert_rule,enable_alert_rule,drop_alert_rule,preview_rule,backtest_rule,evaluate_alerts,alerts,alert_history,alert_rules,alert_rule_kinds}'),
 ('Working on alerts', 'Guide: [alerts.md](alerts.md#working-on-alerts).',

@@ -37,7 +37,7 @@ INSERT INTO monitoring.access_levels VALUES
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
    test_route,route_settings,matchers_text,explain_alert,
    health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
-   is_home,labels_match,segment_entries,chunk_points}', '{}',
+   is_home,prometheus_exposition,labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
 ('writer', '{}', '{ingest}', '{record,increment,set_gauge,record_at,record_values,record_batch,record_json,mark_deployment,
    raise_alert,resolve_alert,send,report_heartbeat}', '{ingest}',

@@ -26,8 +26,8 @@ BEGIN
 			current_setting('autovacuum_freeze_max_age')::float8 AS freeze, current_setting('monitoring.collected_tables')::int AS kept
 	), tables AS MATERIALIZED (
 		SELECT c.oid, c.relpages, greatest(c.reltuples, 0) AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
-			-- our partitions come and go every hour, and so would series of theirs
-			c.relispartition AND c.relnamespace = 'monitoring'::regnamespace AS ours,
+			-- ours are in the sums only: there are many, and partitions come and go every hour
+			c.relnamespace = 'monitoring'::regnamespace AS ours,
 			pg_stat_get_live_tuples(c.oid) AS live, pg_stat_get_dead_tuples(c.oid) AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
 			pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) AS written
 		FROM pg_class AS c
@@ -95,10 +95,7 @@ DECLARE
 BEGIN
 	chosen := ARRAY(
 		SELECT c.oid FROM pg_class AS c
-		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace, 'information_schema'::regnamespace)
-			AND NOT (c.relispartition AND c.relnamespace = 'monitoring'::regnamespace)
-			-- indexes of partitions that have none of a parent
-			AND NOT EXISTS (SELECT FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid WHERE i.indexrelid = c.oid AND t.relispartition AND t.relnamespace = 'monitoring'::regnamespace)
+		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace, 'information_schema'::regnamespace, 'monitoring'::regnamespace)
 		ORDER BY c.relpages DESC, c.oid LIMIT current_setting('monitoring.collected_tables')::int);
 	RETURN QUERY
 	WITH named AS MATERIALIZED (
