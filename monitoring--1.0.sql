@@ -22082,16 +22082,25 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('database', 
     },
     {
       "name": "CacheHitLow",
-      "metric": "pg_cache_hit_ratio",
-      "fn": "avg",
+      "kind": "ratio",
+      "metric": "pg_block_reads_total",
+      "fn": "increase",
       "over": "15 minutes",
       "op": "<",
       "threshold": 0.7,
       "resolve_threshold": 0.75,
       "pending_for": "15 minutes",
+      "labels": {
+        "outcome": "hit"
+      },
       "by": [
         "database"
       ],
+      "params": {
+        "metric": "pg_block_reads_total",
+        "fn": "increase",
+        "min_denominator": 10000
+      },
       "severity": "medium",
       "annotations": {
         "summary": "Only {{value}} of the blocks that {{database}} reads are in shared buffers.",

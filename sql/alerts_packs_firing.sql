@@ -50,7 +50,7 @@ END $$;
 -- Make a rule's value what is asked for, at every time from one until another.
 CREATE PROCEDURE apf.inject(r apf.rules, value float8, since timestamptz, until timestamptz) LANGUAGE plpgsql AS $$
 DECLARE
-	base constant float8 := 400;   -- of ratios
+	base constant float8 := greatest(400, 4 * (r.params ->> 'min_denominator')::float8);   -- of ratios
 	now_value float8 := r.threshold * 0.8;
 	ahead interval;
 BEGIN
@@ -204,7 +204,8 @@ INSERT INTO apf.healthy VALUES
 	('orders_total', 'counter', 5, '{}'), ('booking_steps_total', 'counter', 10, '{"step": "start"}'), ('bookings_total', 'counter', 8, '{"outcome": "ok"}'),
 	('inventory_items', 'gauge', 200, '{"category": "c"}'), ('subscriptions_ended_total', 'counter', 0.1, '{}'), ('subscriptions_active', 'gauge', 1000, '{}'),
 	('nps_score', 'distribution', 10, '{}'), ('rating_score', 'distribution', 4.8, '{"subject": "s"}'),
-	('pg_up', 'gauge', 1, '{}'), ('pg_connections_used_ratio', 'gauge', 0.3, '{}'), ('pg_cache_hit_ratio', 'gauge', 0.99, '{"database": "d"}'),
+	('pg_up', 'gauge', 1, '{}'), ('pg_connections_used_ratio', 'gauge', 0.3, '{}'), ('pg_block_reads_total', 'counter', 5000, '{"database": "d", "outcome": "hit"}'),
+	('pg_block_reads_total', 'counter', 50, '{"database": "d", "outcome": "miss"}'),
 	('pg_replication_lag_seconds', 'gauge', 0.1, '{"standby": "s"}'), ('pg_replication_slot_retained_bytes', 'gauge', 1e7, '{"slot": "s"}'), ('pg_xid_age', 'gauge', 1e8, '{"database": "d"}'),
 	('pg_longest_transaction_seconds', 'gauge', 5, '{"database": "d"}'), ('pg_longest_idle_transaction_seconds', 'gauge', 1, '{"database": "d"}'),
 	('pg_lock_longest_wait_seconds', 'gauge', 0, '{"database": "d"}'), ('pg_locks_waiting', 'gauge', 0, '{"database": "d"}'), ('pg_deadlocks_total', 'counter', 0, '{"database": "d"}'),

@@ -113,6 +113,36 @@ reading_kind(const text *kind)
 	return 0;
 }
 
+/* Names of tables and the like may hold anything; labels may not. */
+static Jsonb *
+clean_labels(Jsonb *labels)
+{
+	MonJsonbState clean = {0};
+	JsonbIterator *it = JsonbIteratorInit(&labels->root);
+	JsonbIteratorToken token;
+	JsonbValue v;
+	bool dirty = false;
+
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		if (token == WJB_VALUE && v.type == jbvString)
+		{
+			v.val.string.val = pnstrdup(v.val.string.val, v.val.string.len);
+			for (int i = 0; i < v.val.string.len; i++)
+			{
+				unsigned char *c = (unsigned char *) &v.val.string.val[i];
+
+				if (*c >= 0x20 && *c != 0x7f)
+					continue;
+				*c = '?';
+				dirty = true;
+			}
+		}
+		mon_push_jsonb(&clean, token, token < WJB_BEGIN_ARRAY ? &v : NULL);
+	}
+	return dirty ? JsonbValueToJsonb(clean.result) : labels;
+}
+
 /* Readings without a value are left out; what a counter starts from is not known for all. */
 static void
 take_row(Readings *readings, HeapTuple tuple)
@@ -131,7 +161,7 @@ take_row(Readings *readings, HeapTuple tuple)
 	value = column(tuple, 3, "labels", true, &isnull);
 	r->labels = mon_labels_canonical(
 		isnull ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")))
-			   : DatumGetJsonbPCopy(value));
+			   : clean_labels(DatumGetJsonbPCopy(value)));
 	value = column(tuple, 5, "since", true, &isnull);
 	r->since = isnull ? 0 : DatumGetTimestampTz(value);
 	readings->has_since |= !isnull;
