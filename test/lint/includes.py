@@ -17,6 +17,7 @@ LEVEL = {"core": 0, "sketch": 1, "worker": 1, "metrics": 2, "signals": 2, "outbo
 PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/chunk_codec", "sketch/expo_"),
            "metrics/segment_codec": ("metrics/segment_codec", "sketch/expo_"),
            "core/normalize": ("core/normalize.h",), "signals/fingerprint": ("signals/fingerprint.h",),
+           "server/host_parse": ("server/host_parse.h",),
            "outbound/sender/": ("outbound/sender/",), "alerts/seasonal.c": ("alerts/seasonal.h",),
            "alerts/promql": ("alerts/promql.h",), "alerts/yaml/yaml_json": ("alerts/yaml/yaml_json.h",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
