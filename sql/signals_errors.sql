@@ -50,6 +50,16 @@ SELECT * FROM monitoring.error_counts('{message}');
 ROLLBACK TO s;
 SELECT jsonb_pretty(monitoring.error_evidence('2031-01-01 12:05'));
 
+-- of errors alike so many rows a minute; all are counted
+SAVEPOINT s;
+SET LOCAL monitoring.errors_per_issue = 3;
+SELECT monitoring.store_signals(array_agg(pg_temp.error(n, 21, 'a storm', 'a storm of ' || n, 3600 + n))) FROM generate_series(1, 5) AS n;
+SELECT monitoring.store_signals(array_agg(pg_temp.error(n, 21, 'a storm', 'a storm of ' || n, 3600 + n)) || pg_temp.error(40, 22, 'another', 'another', 3640)) FROM generate_series(11, 15) AS n;
+SELECT monitoring.store_signals(ARRAY[pg_temp.error(99, 21, 'a storm', 'a storm of later', 3699)]);
+SELECT issue, message FROM monitoring.server_errors WHERE issue IN (21, 22) ORDER BY at;
+SELECT issue, occurrences, not_stored, last_message FROM monitoring.error_issue_states WHERE issue IN (21, 22) ORDER BY issue;
+ROLLBACK TO s;
+
 -- log-ins and changes
 SELECT code, template, monitoring.login_failure_reason(code, template) FROM (VALUES
 	('28P01', 'password authentication failed for user "%s"'), ('28000', 'no pg_hba.conf entry for host "%s", user "%s", database "%s", %s'),

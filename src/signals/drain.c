@@ -199,6 +199,7 @@ level_name(SignalKind kind, int level)
 		: level == FATAL  ? "FATAL"
 		: level == ERROR  ? "ERROR"
 		: level == 0      ? ""
+		: level == LOG    ? "LOG"
 						  : "WARNING";
 }
 

@@ -18,30 +18,43 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
+#include <limits.h>
+
 typedef enum CaptureErrors
 {
 	CAPTURE_OFF,
 	CAPTURE_ERROR,
-	CAPTURE_WARNING
+	CAPTURE_WARNING,
+	CAPTURE_LOG
 } CaptureErrors;
 
 static const struct config_enum_entry capture_options[] = {
 	{"off", CAPTURE_OFF, false},
 	{"error", CAPTURE_ERROR, false},
 	{"warning", CAPTURE_WARNING, false},
+	{"log", CAPTURE_LOG, false},
 	{NULL, 0, false},
 };
 
 static int capture_errors = CAPTURE_ERROR;
+static int errors_per_issue = 60; /* read by drains */
 
 static emit_log_hook_type previous_log_hook = NULL;
+
+/* What the server logs of its own accord, to clients or not. */
+static bool
+is_log_line(const ErrorData *edata)
+{
+	return edata->elevel == LOG || edata->elevel == LOG_SERVER_ONLY;
+}
 
 static bool
 is_captured(const ErrorData *edata)
 {
 	if (edata->elevel >= ERROR)
 		return capture_errors != CAPTURE_OFF;
-	return edata->elevel == WARNING && capture_errors == CAPTURE_WARNING;
+	return (edata->elevel == WARNING && capture_errors >= CAPTURE_WARNING) ||
+		(is_log_line(edata) && capture_errors == CAPTURE_LOG);
 }
 
 /* Statements of functions are quoted in the context with their literals. */
@@ -67,20 +80,23 @@ put_context(Signal *s, const char *context)
 static void
 put_error(Signal *s, const ErrorData *edata)
 {
-	const char *sql = edata->hide_stmt ? NULL : debug_query_string;
+	/* A line that logs a statement does not want it shown twice; others hide it for a reason. */
+	bool hidden = edata->hide_stmt && !is_log_line(edata);
+	const char *sql = hidden ? NULL : debug_query_string;
 	size_t sql_len = sql ? strnlen(sql, 16 * 1024) : 0;
-	bool secret = edata->hide_stmt || (sql && mon_find_password(sql, sql_len) != NULL);
+	bool secret = hidden || (sql && mon_find_password(sql, sql_len) != NULL);
 
 	mon_signal_text(s, TEXT_TEMPLATE, edata->message_id);
-	/* Some messages quote the statement where it stops making sense. */
+	/* Some messages quote the statement where it stops making sense, log lines all of it. */
 	mon_signal_text(s, TEXT_MESSAGE,
-					secret && edata->message_id && edata->sqlerrcode == ERRCODE_SYNTAX_ERROR
+					secret && edata->message_id &&
+							(edata->sqlerrcode == ERRCODE_SYNTAX_ERROR || is_log_line(edata))
 						? edata->message_id
 						: edata->message);
 	if (!secret)
 		mon_signal_text(s, TEXT_DETAIL, edata->detail_log ? edata->detail_log : edata->detail);
 	mon_signal_text(s, TEXT_HINT, edata->hint);
-	if (sql)
+	if (sql && !edata->hide_stmt)
 		mon_signal_statement(s, sql, sql_len, secret);
 	if (edata->context && !edata->hide_ctx && !secret)
 		put_context(s, edata->context);
@@ -110,7 +126,7 @@ keep_error(ErrorData *edata)
 		mon_note_failed_login(edata);
 	if (!is_captured(edata))
 		return;
-	s = mon_signal_begin(SIGNAL_ERROR, edata->elevel, edata->sqlerrcode);
+	s = mon_signal_begin(SIGNAL_ERROR, is_log_line(edata) ? LOG : edata->elevel, edata->sqlerrcode);
 	if (s)
 		put_error(s, edata);
 }
@@ -120,9 +136,13 @@ mon_error_hook_init(void)
 {
 	DefineCustomEnumVariable(
 		"monitoring.capture_errors", "Which messages of the server's log are kept as errors.",
-		"error: ERROR, FATAL and PANIC; warning: WARNING, too. What log_min_messages keeps from "
-		"the log is not seen.",
+		"error: ERROR, FATAL and PANIC; warning: WARNING, too; log: lines of severity LOG, too. "
+		"What log_min_messages keeps from the log is not seen.",
 		&capture_errors, CAPTURE_ERROR, capture_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("monitoring.errors_per_issue",
+							"Rows that are stored per issue and minute.",
+							"Further errors alike are counted with their issue only.",
+							&errors_per_issue, 60, 1, INT_MAX, PGC_SUSET, 0, NULL, NULL, NULL);
 	previous_log_hook = emit_log_hook;
 	emit_log_hook = keep_error;
 }

@@ -22,7 +22,7 @@ COMMENT ON COLUMN monitoring.recent_errors.at IS 'When it happened; of several a
 COMMENT ON COLUMN monitoring.recent_errors.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.recent_errors.occurrences IS 'How many the row stands for: one session''s errors within about a second, alike in everything.';
 COMMENT ON COLUMN monitoring.recent_errors.issue IS 'What it is an instance of: error_issues.issue.';
-COMMENT ON COLUMN monitoring.recent_errors.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.recent_errors.severity IS 'LOG, WARNING, ERROR, FATAL or PANIC.';
 COMMENT ON COLUMN monitoring.recent_errors.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.recent_errors.message IS 'Message, at most 1000 bytes; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.recent_errors.detail IS 'Detail, at most 400 bytes.';
@@ -46,7 +46,7 @@ CREATE VIEW monitoring.error_issues AS
 	SELECT i.issue, i.database, i.severity, i.sqlstate, i.title, i.place, i.state, i.first_seen, i.last_seen, i.occurrences,
 		cardinality(i.users) AS user_count, i.users,
 		CASE WHEN a.everything OR i.last_userid = a.userid THEN i.last_message ELSE '<insufficient privilege>' END AS last_message,
-		i.regressions, i.regressed_at, i.state_at, i.state_by, i.comment
+		i.regressions, i.regressed_at, i.state_at, i.state_by, i.comment, i.not_stored
 	FROM monitoring.error_issue_states AS i
 	CROSS JOIN (
 		SELECT r.oid AS userid, pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE') AS everything
@@ -64,6 +64,7 @@ COMMENT ON COLUMN monitoring.error_issues.state IS 'unresolved, resolved or igno
 COMMENT ON COLUMN monitoring.error_issues.first_seen IS 'First time.';
 COMMENT ON COLUMN monitoring.error_issues.last_seen IS 'Latest time.';
 COMMENT ON COLUMN monitoring.error_issues.occurrences IS 'How often it was stored.';
+COMMENT ON COLUMN monitoring.error_issues.not_stored IS 'How many of its occurrences have no row in recent_errors: more than monitoring.errors_per_issue in a minute.';
 COMMENT ON COLUMN monitoring.error_issues.user_count IS 'Roles that met it; counted up to 100.';
 COMMENT ON COLUMN monitoring.error_issues.users IS 'These roles.';
 COMMENT ON COLUMN monitoring.error_issues.last_message IS 'Message of the latest; or <insufficient privilege>.';
@@ -136,7 +137,7 @@ CREATE VIEW monitoring.error_totals AS
 	GROUP BY 1, 2, 3;
 COMMENT ON VIEW monitoring.error_totals IS 'Errors of the whole server since it started, as shared memory counts them.';
 COMMENT ON COLUMN monitoring.error_totals.database IS 'Database; empty for none.';
-COMMENT ON COLUMN monitoring.error_totals.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.error_totals.severity IS 'LOG, WARNING, ERROR, FATAL or PANIC.';
 COMMENT ON COLUMN monitoring.error_totals.sqlstate IS 'SQLSTATE; empty if there were too many different ones to be counted apart.';
 COMMENT ON COLUMN monitoring.error_totals.total IS 'How many there were.';
 COMMENT ON COLUMN monitoring.error_totals.not_stored IS 'How many of them found no room in monitoring.log_buffer, so that there is no row of them.';

@@ -90,7 +90,7 @@ COMMENT ON COLUMN monitoring.server_errors.at IS 'When it happened; of several a
 COMMENT ON COLUMN monitoring.server_errors.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.server_errors.occurrences IS 'How many the row stands for: one session''s errors alike in everything, stored by the same drain.';
 COMMENT ON COLUMN monitoring.server_errors.issue IS 'What it is an instance of: error_issues.issue.';
-COMMENT ON COLUMN monitoring.server_errors.severity IS 'WARNING, ERROR, FATAL or PANIC.';
+COMMENT ON COLUMN monitoring.server_errors.severity IS 'LOG, WARNING, ERROR, FATAL or PANIC.';
 COMMENT ON COLUMN monitoring.server_errors.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.server_errors.message IS 'Message, at most 1000 bytes.';
 COMMENT ON COLUMN monitoring.server_errors.detail IS 'Detail, at most 400 bytes.';
@@ -130,6 +130,7 @@ CREATE TABLE monitoring.error_issue_states (
 	comment text,
 	regressions integer NOT NULL DEFAULT 0,
 	regressed_at timestamptz,
+	not_stored bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (issue, database)
 );
 COMMENT ON TABLE monitoring.error_issue_states IS 'Errors alike, as one row each. Granted to nobody; see the view error_issues, which also explains the columns.';
@@ -150,6 +151,7 @@ COMMENT ON COLUMN monitoring.error_issue_states.state_at IS 'When somebody decid
 COMMENT ON COLUMN monitoring.error_issue_states.state_by IS 'Who did.';
 COMMENT ON COLUMN monitoring.error_issue_states.comment IS 'What he said.';
 COMMENT ON COLUMN monitoring.error_issue_states.regressions IS 'How often it came back after it had been resolved.';
+COMMENT ON COLUMN monitoring.error_issue_states.not_stored IS 'How many of its occurrences have no row: more than monitoring.errors_per_issue in a minute.';
 COMMENT ON COLUMN monitoring.error_issue_states.regressed_at IS 'When it did last.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.error_issue_states', '');
 
@@ -367,32 +369,50 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 		SELECT s.*, coalesce(d.datname, s.database, '') AS dbname, CASE s.userid WHEN 0 THEN s.login ELSE pg_get_userbyid(s.userid) END AS username, nullif(s.userid, 0) AS role
 		FROM unnest(taken) AS s
 		LEFT JOIN pg_database AS d ON d.oid = s.dbid
-	), stored AS (
-		INSERT INTO monitoring.server_errors (at, last_at, occurrences, issue, severity, sqlstate, message, detail, hint, statement, context,
-			schema_name, table_name, column_name, datatype_name, constraint_name, userid, username, database, application, client, pid,
-			backend_type, queryid)
-		SELECT min(n.at), max(n.at), count(*), n.issue, n.level, n.code, coalesce(n.message, ''), n.detail, n.hint, n.statement, n.context,
+	), alike AS MATERIALIZED (
+		SELECT min(n.at) AS at, max(n.at) AS last_at, count(*) AS occurrences, n.issue, n.level, n.code, coalesce(n.message, '') AS message, n.detail, n.hint, n.statement, n.context,
 			n.schema_name, n.table_name, n.column_name, n.datatype_name, n.constraint_name, n.role, n.username, n.dbname,
-			n.application, n.client, n.pid, n.backend_type, n.queryid
+			n.application, n.client, n.pid, n.backend_type, n.queryid,
+			row_number() OVER (PARTITION BY n.issue, n.dbname ORDER BY min(n.number)) AS place, min(n.number) AS number
 		FROM named AS n
 		WHERE n.kind = 'error'
 		GROUP BY n.issue, n.level, n.code, n.message, n.detail, n.hint, n.statement, n.context, n.schema_name, n.table_name, n.column_name,
 			n.datatype_name, n.constraint_name, n.role, n.username, n.dbname, n.application, n.client, n.pid, n.backend_type, n.queryid
-		ORDER BY min(n.number)
+	), lately AS MATERIALIZED (
+		SELECT i.issue, i.dbname, count(e.at) AS stored
+		FROM (SELECT a.issue, a.dbname, min(a.at) AS at FROM alike AS a GROUP BY a.issue, a.dbname) AS i
+		LEFT JOIN monitoring.server_errors AS e ON e.issue = i.issue AND e.database = i.dbname
+			AND e.at > i.at - interval '1 minute' AND e.at <= i.at + interval '1 minute'
+		GROUP BY i.issue, i.dbname
+	), limited AS MATERIALIZED (
+		SELECT a.*, l.stored + a.place <= current_setting('monitoring.errors_per_issue')::integer AS kept
+		FROM alike AS a
+		JOIN lately AS l ON l.issue = a.issue AND l.dbname = a.dbname
+	), stored AS (
+		INSERT INTO monitoring.server_errors (at, last_at, occurrences, issue, severity, sqlstate, message, detail, hint, statement, context,
+			schema_name, table_name, column_name, datatype_name, constraint_name, userid, username, database, application, client, pid,
+			backend_type, queryid)
+		SELECT a.at, a.last_at, a.occurrences, a.issue, a.level, a.code, a.message, a.detail, a.hint, a.statement, a.context, a.schema_name,
+			a.table_name, a.column_name, a.datatype_name, a.constraint_name, a.role, a.username, a.dbname, a.application, a.client, a.pid,
+			a.backend_type, a.queryid
+		FROM limited AS a
+		WHERE a.kept
+		ORDER BY a.number
 	), grouped AS (
 		INSERT INTO monitoring.error_issue_states AS i (issue, database, severity, sqlstate, title, place, first_seen, last_seen, occurrences,
-			users, last_message, last_userid)
+			users, last_message, last_userid, not_stored)
 		SELECT n.issue, n.dbname, (array_agg(n.level ORDER BY n.number DESC))[1], n.code, min(n.title),
 			coalesce(min(n.constraint_name), min(concat_ws('.', n.schema_name, n.table_name, n.column_name)) FILTER (WHERE n.table_name IS NOT NULL),
 				min(concat_ws('.', n.schema_name, n.datatype_name)) FILTER (WHERE n.datatype_name IS NOT NULL), min(n.place)),
 			min(n.at), max(n.at), count(*), coalesce((array_agg(DISTINCT n.username) FILTER (WHERE n.username IS NOT NULL))[:100], '{}'),
-			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1]
+			(array_agg(n.message ORDER BY n.number DESC))[1], (array_agg(n.role ORDER BY n.number DESC))[1],
+			coalesce((SELECT sum(a.occurrences) FROM limited AS a WHERE a.issue = n.issue AND a.dbname = n.dbname AND NOT a.kept), 0)
 		FROM (SELECT m.*, max(m.number) OVER (PARTITION BY m.issue, m.dbname) AS last FROM named AS m WHERE m.kind = 'error') AS n
 		GROUP BY n.issue, n.dbname, n.code
 		ON CONFLICT (issue, database) DO UPDATE SET
 			severity = excluded.severity,
 			first_seen = least(i.first_seen, excluded.first_seen), last_seen = greatest(i.last_seen, excluded.last_seen),
-			occurrences = i.occurrences + excluded.occurrences,
+			occurrences = i.occurrences + excluded.occurrences, not_stored = i.not_stored + excluded.not_stored,
 			users = ARRAY(SELECT u FROM unnest(i.users || excluded.users) AS u GROUP BY u ORDER BY u LIMIT 100),
 			last_message = excluded.last_message, last_userid = excluded.last_userid,
 			-- what happened before somebody said that it was resolved does not count

@@ -15,6 +15,7 @@ $node->init;
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'monitoring'
 monitoring.log_buffer = 512kB
+monitoring.errors_per_issue = 1000000
 max_worker_processes = 16
 max_connections = 20
 max_prepared_transactions = 2
@@ -114,6 +115,13 @@ is(sql("SELECT count(*) FROM (SELECT e::text AS line FROM monitoring.server_erro
 		UNION ALL SELECT c::text FROM monitoring.change_log AS c UNION ALL SELECT l::text FROM monitoring.login_attempts AS l) AS t WHERE line ~ 's[3]cr3t'"),
 	'0', 'no password is stored');
 is(recent('count(*)', "statement ~* 'ROLE|PASSWORD'"), '4', 'but that those statements failed is');
+
+# ---- lines of the log ----
+
+fails("SET monitoring.capture_errors = log;\nSET log_statement = 'all';\nSELECT 'a line of the log' AS l;\nALTER ROLE nosuchrole PASSWORD 's3cr3tl';\nSET log_statement = 'none';");
+drain();
+is(recent("string_agg(severity || ' ' || message, ', ' ORDER BY at)", "severity = 'LOG'"),
+	q{LOG statement: SELECT 'a line of the log' AS l;, LOG statement: %s, LOG statement: SET log_statement = 'none';}, 'are kept, but no password');
 
 # ---- changes ----
 
