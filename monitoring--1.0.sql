@@ -21100,6 +21100,25 @@ LANGUAGE sql VOLATILE STRICT ROWS 7 SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_statements(interval, timestamptz, integer) IS 'Lines of a dashboard: statements in the window that ends at a time, then those that took the most time.';
 
+CREATE FUNCTION monitoring.dashboard_waits(over interval DEFAULT '5 minutes', at timestamptz DEFAULT clock_timestamp(), lines integer DEFAULT 5)
+RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Waits', coalesce(w.wait_event_type, 'CPU'), jsonb_strip_nulls(jsonb_build_object('wait_event', w.wait_event)), w.average_sessions, 'sessions', '',
+		NULL, NULL::float8, format('%s %% of the time of active sessions', round(100 * w.share::numeric, 1))
+	FROM monitoring.wait_profile(at - over, at) AS w
+	ORDER BY w.seconds DESC, w.wait_event LIMIT lines
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_waits(interval, timestamptz, integer) IS 'Lines of a dashboard: what active sessions waited for in the window that ends at a time, as sessions on average.';
+
+CREATE FUNCTION monitoring.dashboard_advice(lines integer DEFAULT 10) RETURNS SETOF monitoring.dashboard_line
+LANGUAGE sql VOLATILE STRICT ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+	SELECT 'Advice', a.advisor, jsonb_build_object('finding', a.finding, 'object', a.object_name), a.gain, coalesce(a.gain_unit, ''),
+		CASE WHEN a.severity = 'critical' THEN 'critical' WHEN a.severity IN ('high', 'medium') THEN 'warning' ELSE '' END, NULL, NULL::float8,
+		left(a.summary, 300)
+	FROM monitoring.advice AS a WHERE a.place <= lines ORDER BY a.place
+$$;
+COMMENT ON FUNCTION monitoring.dashboard_advice(integer) IS 'Lines of a dashboard: the findings of advisors that matter most, with their estimated gain.';
+
 CREATE FUNCTION monitoring.dashboard_objectives(at timestamptz DEFAULT clock_timestamp()) RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE STRICT ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 	SELECT 'Objectives', 'error budget left', jsonb_build_object('slo', s.slo), s.budget_remaining, 'ratio',
@@ -21240,11 +21259,13 @@ FROM (
 	UNION ALL
 	SELECT 4, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	SELECT 5, d.* FROM monitoring.dashboard_advice(3) WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
@@ -21269,11 +21290,13 @@ FROM (
 	UNION ALL
 	SELECT 4, d.* FROM monitoring.dashboard_sessions() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
+	SELECT 5, d.* FROM monitoring.dashboard_waits(lines => 3) WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
 	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
+	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
@@ -21293,6 +21316,10 @@ FROM (
 	SELECT 1 AS part, d.* FROM monitoring.dashboard('database') WITH ORDINALITY AS d
 	UNION ALL
 	SELECT 2, d.* FROM monitoring.dashboard_statements() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 3, d.* FROM monitoring.dashboard_waits() WITH ORDINALITY AS d
+	UNION ALL
+	SELECT 4, d.* FROM monitoring.dashboard_advice() WITH ORDINALITY AS d
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_database IS 'For DBAs: load, log, replication, space, limits, statements, waits, advice. Panels: dashboard ''database''.';
@@ -21352,7 +21379,7 @@ INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
-   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_sessions,dashboard_delivery,dashboard_workers,dashboard_statements,
+   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_sessions,dashboard_waits,dashboard_advice,dashboard_delivery,dashboard_workers,dashboard_statements,
    dashboard_objectives,dashboard_logins,dashboard_changes,dashboard_exposure,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,

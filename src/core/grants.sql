@@ -22,7 +22,7 @@ INSERT INTO monitoring.access_levels VALUES
 ('viewer', '{}',
  '{*,alert_history,alert_events,delivery_attempts,setting_changes,check_results,check_transitions}',
  '{value,percentile,percentiles,query,series_values,read_values,last_observed,anomalies,trend,forecast,crosses_at,capacity,rolling,top,compare,sketch_over,sketches,
-   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_sessions,dashboard_delivery,dashboard_workers,dashboard_statements,
+   dashboard,threshold_status,sparkline,dashboard_health,dashboard_alerts,dashboard_sessions,dashboard_waits,dashboard_advice,dashboard_delivery,dashboard_workers,dashboard_statements,
    dashboard_objectives,dashboard_logins,dashboard_changes,dashboard_exposure,
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,

@@ -74,6 +74,14 @@ sql("SET monitoring.slow_query_threshold = '10ms'; SELECT pg_sleep(1.2)");
 shows('dashboard_database', 'longest execution', 'seconds,warning', 'a slow execution is marked');
 shows('dashboard_database', 'p95 of a statement', 'pg_sleep', 'its statement is among those that took most time');
 
+shows('dashboard_database', 'Timeout', 'PgSleep', 'so is what sessions waited for');
+
+# ---- advice ----
+
+sql('CREATE TABLE serial_numbers (id integer PRIMARY KEY, n integer); CREATE INDEX once ON serial_numbers (n); CREATE INDEX twice ON serial_numbers (n)');
+sql("SELECT monitoring.advise(advisor => 'duplicate_indexes')");
+shows('dashboard_database', 'duplicate_indexes', 'twice|once', 'advice is shown');
+
 # ---- security ----
 
 sql('CREATE ROLE mallory SUPERUSER LOGIN');
