@@ -259,11 +259,11 @@ DECLARE
 	bad text;
 BEGIN
 	IF map IS NULL OR jsonb_typeof(map) <> 'object' THEN
-		RAISE EXCEPTION 'an alert rule''s % must be a JSON object', what
+		RAISE EXCEPTION '% must be a JSON object', what
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Its values are text, numbers or booleans, such as {"route": "/cart", "status": 200}.';
 	ELSIF octet_length(map::text) > max_bytes THEN
-		RAISE EXCEPTION 'an alert rule''s % must not take more than % bytes', what, max_bytes
+		RAISE EXCEPTION '% must not take more than % bytes', what, max_bytes
 			USING ERRCODE = 'program_limit_exceeded';
 	END IF;
 	SELECT min(e.key) INTO bad
@@ -271,7 +271,7 @@ BEGIN
 	WHERE jsonb_typeof(e.value) IN ('object', 'array') OR e.key = '' OR e.key ~ '[[:cntrl:]]'
 		OR translate(e.value #>> '{}', allowed_control, '') ~ '[[:cntrl:]]';
 	IF bad IS NOT NULL THEN
-		RAISE EXCEPTION 'key "%" in an alert rule''s % is not valid', regexp_replace(left(bad, 100), '[[:cntrl:]]', '?', 'g'), what
+		RAISE EXCEPTION 'key "%" in % is not valid', regexp_replace(left(bad, 100), '[[:cntrl:]]', '?', 'g'), what
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Values are text, numbers or booleans; neither keys nor values hold control characters.';
 	END IF;

@@ -253,9 +253,17 @@ make_message(Making *making, HeapTuple row, TupleDesc desc)
 	bool isnull;
 	char *error = "it is not sent by the sender";
 
-	if (making->ending ? target == NULL || target->delivered == 0
-					   : target == NULL && making->n >= MAX_TARGETS)
+	if (making->ending && (target == NULL || target->delivered == 0))
 		return;
+	if (target == NULL && making->n >= MAX_TARGETS)
+	{
+		if (!making->told)
+			ereport(LOG,
+					(errmsg("monitoring can tell no more than %d receivers of emergencies",
+							MAX_TARGETS)));
+		making->told = true;
+		return;
+	}
 	function = SPI_getbinval(row, desc, 4, &isnull);
 	source.function = isnull ? InvalidOid : DatumGetObjectId(function);
 	source.owner = NameStr(*DatumGetName(SPI_getbinval(row, desc, 5, &isnull)));
