@@ -11,7 +11,7 @@ binmode STDOUT;
 $| = 1;
 open my $fh, '<', "$FindBin::Bin/false_sender.answer" or die;
 chomp(my $hex = <$fh>);
-print pack('L C L', 5, ord('H'), 2);
+print pack('L C L', 5, ord('H'), 3);
 while (read(STDIN, my $head, 4) == 4)
 {
 	read(STDIN, my $frame, unpack('L', $head));

@@ -18,7 +18,7 @@ my $url = "http://127.0.0.1:$port";
 # ---- conversation ----
 
 my $s = start_sender();
-is(unpack('H*', read_frame($s)), unpack('H*', pack('a L', 'H', 2)), 'hello with the version of the protocol');
+is(unpack('H*', read_frame($s)), unpack('H*', pack('a L', 'H', 3)), 'hello with the version of the protocol');
 is(try_request($s, url => "$url/ok", body => 'text', headers => [ 'X-A' => 'b', 'X-Empty' => '' ]), 'r|200|', 'a request is sent');
 my ($got) = requests('/ok');
 is("$got->{method} $got->{body} $got->{headers}{'x-a'}|$got->{headers}{'x-empty'}|", 'POST text b||', '... with method, body and headers');
