@@ -3182,6 +3182,8 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '
 					(w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid::text, w.classid, w.objid, w.objsubid)
 			GROUP BY h.virtualtransaction
 		) AS p ON true
+	), blocking AS MATERIALIZED (
+		SELECT e.node, array_agg(greatest(e.blocker, 0)::integer ORDER BY e.blocker) AS blockers FROM edges AS e GROUP BY e.node
 	), parents AS MATERIALIZED (
 		SELECT DISTINCT ON (e.node) e.node, e.blocker
 		FROM edges AS e
@@ -3220,13 +3222,14 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '
 				CASE WHEN w.node IS NOT NULL THEN
 					monitoring.lock_object(w.locktype, w.database, w.relation, w.page, w.tuple, w.transactionid, w.virtualxid, w.classid, w.objid, w.objsubid)
 				END) AS object,
-			ARRAY(SELECT greatest(e.blocker, 0)::integer FROM edges AS e WHERE e.node = t.node ORDER BY 1) AS blockers,
+			coalesce(e.blockers, '{}') AS blockers,
 			EXISTS (SELECT FROM circles AS c WHERE c.node = t.node) AS circle
 		FROM tree AS t
 		JOIN below AS b ON b.node = t.node
 		LEFT JOIN sessions AS s ON s.pid = t.node
 		LEFT JOIN pg_prepared_xacts AS x ON t.node < 0 AND x.transaction::text::bigint = -t.node
 		LEFT JOIN waiting AS w ON w.node = t.node
+		LEFT JOIN blocking AS e ON e.node = t.node
 	), phrased AS (
 		SELECT n.*,
 			CASE WHEN n.node < 0 THEN format('prepared transaction %L of %s', n.gid, n.owner)
