@@ -23,7 +23,7 @@ SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sq
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql capacity.sql slo.sql components.sql \
                  setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
                  oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
-               src/server/advisor.sql $(addprefix src/server/advisors/,common.sql indexes.sql bloat.sql tables.sql vacuum.sql settings.sql workload.sql) \
+               src/server/advisor.sql $(addprefix src/server/advisors/,common.sql indexes.sql missing.sql bloat.sql tables.sql vacuum.sql settings.sql workload.sql) \
                $(addprefix src/health/,health.sql health_run.sql health_score.sql network.sql postgres_checks.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
                  $(addprefix formatters/,chat.sql services.sql paging.sql mail.sql) delivery.sql heartbeat.sql emergency.sql) \

@@ -77,10 +77,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	CROSS JOIN LATERAL (SELECT 8 + CASE WHEN w.nulls THEN 8 ELSE 0 END + 8 * ceil(w.width / 8) + 4 AS bytes) AS r
 	CROSS JOIN LATERAL (
 		SELECT greatest(CASE WHEN w.distinct_values > 0 THEN w.distinct_values ELSE -w.distinct_values * i.tuples END, 1) AS keys) AS d
-	-- entries that share a key: 6 bytes for each row, a sixth of a page at most
+	-- entries that share a key: 6 bytes for each row, aligned, a sixth of a page at most
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN w.shared AND i.tuples >= 2 * d.keys AND coalesce(array_position(i.options, 'deduplicate_items=off'), 0) = 0
-			THEN least(i.tuples * r.bytes, i.tuples * 6 + (d.keys + i.tuples * 6 / (b.size / 6)) * r.bytes) ELSE i.tuples * r.bytes END AS bytes) AS e
+			THEN least(i.tuples * r.bytes, i.tuples * 6 + (d.keys + i.tuples * 6 / (b.size / 6)) * (r.bytes + 4)) ELSE i.tuples * r.bytes END AS bytes) AS e
 	-- a page has a header of 24 and 16 bytes at its end; one page describes the index
 	CROSS JOIN LATERAL (SELECT (1 + ceil(e.bytes / ((b.size - 40) * o.fillfactor / 100))) * b.size AS bytes) AS n
 	WHERE i.kind = 'i' AND i.valid AND i.bytes > 0 AND i.bytes >= at_least_bytes

@@ -53,7 +53,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	), databases AS (
 		SELECT d.datname, v.kind, v.age
 		FROM pg_database AS d
-		CROSS JOIN LATERAL (VALUES ('transaction', age(d.datfrozenxid)), ('multixact', mxid_age(d.datminmxid))) AS v (kind, age)
+		CROSS JOIN LATERAL (VALUES ('transaction', greatest(age(d.datfrozenxid), 0)), ('multixact', greatest(mxid_age(d.datminmxid), 0))) AS v (kind, age)
 	), tables AS (
 		SELECT t.identity, v.kind, v.age,
 			v.age / nullif(least(monitoring.table_option(t.options, v.setting), current_setting(v.setting)::float8), 0) AS times, t.impact
@@ -101,33 +101,34 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH holders AS (
 		SELECT 'session' AS object_type, a.pid::text AS object_name,
 			format('session %s of %s (%s), %s', a.pid, coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), 'no application name'), coalesce(a.state, '?')) AS who,
-			greatest(age(a.backend_xmin), age(a.backend_xid)) AS age, find_xmin_holders.at - a.xact_start AS since,
+			greatest(age(a.backend_xmin), age(a.backend_xid), 0) AS age,
+			find_xmin_holders.at - a.xact_start AS since, a.backend_type,
 			format('SELECT pg_terminate_backend(%s);', a.pid) AS fix,
 			format('SELECT NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = %s AND a.xact_start = %L) AS fixed', a.pid, a.xact_start) AS verify
 		FROM pg_stat_activity AS a
 		WHERE a.backend_type NOT IN ('autovacuum worker', 'walsender') AND a.pid <> pg_backend_pid() AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
 		UNION ALL
 		SELECT 'prepared transaction', quote_literal(p.gid), format('prepared transaction %L of %s', p.gid, p.owner), age(p.transaction),
-			find_xmin_holders.at - p.prepared, CASE WHEN p.database = current_database() THEN format('ROLLBACK PREPARED %L;', p.gid) END,
+			find_xmin_holders.at - p.prepared, NULL, CASE WHEN p.database = current_database() THEN format('ROLLBACK PREPARED %L;', p.gid) END,
 			format('SELECT NOT EXISTS (SELECT FROM pg_prepared_xacts AS p WHERE p.gid = %L) AS fixed', p.gid)
 		FROM pg_prepared_xacts AS p
 		UNION ALL
 		SELECT 'replication slot', quote_ident(s.slot_name), format('replication slot %I', s.slot_name), greatest(age(s.xmin), age(s.catalog_xmin)),
-			NULL, CASE WHEN NOT s.active THEN format('SELECT pg_drop_replication_slot(%L);', s.slot_name) END,
+			NULL, NULL, CASE WHEN NOT s.active THEN format('SELECT pg_drop_replication_slot(%L);', s.slot_name) END,
 			NULL
 		FROM pg_replication_slots AS s
 		WHERE s.xmin IS NOT NULL OR s.catalog_xmin IS NOT NULL
 		UNION ALL
 		SELECT 'standby', quote_ident(r.application_name), format('standby %I, whose queries hot_standby_feedback protects', r.application_name),
-			age(r.backend_xmin), NULL, NULL, NULL
+			age(r.backend_xmin), NULL, NULL, NULL, NULL
 		FROM pg_stat_replication AS r
 		WHERE r.backend_xmin IS NOT NULL
 	)
 	SELECT DISTINCT ON (h.object_type, h.object_name) h.object_type, h.object_name,
 		CASE WHEN h.since >= (thresholds ->> 'high_time')::interval OR h.age >= (thresholds ->> 'high_age')::bigint THEN 'high' ELSE 'medium' END,
-		least(h.age / 2144483647::float8, 1),
+		least(greatest(h.age, 0) / 2144483647::float8, 1),
 		format('Vacuum can remove no row that was deleted in the last %s transactions: %s may still want to see it.', h.age, h.who),
-		jsonb_build_object('xmin_age', h.age, 'held_for_seconds', round(extract(epoch FROM h.since))), NULL::float8, NULL, h.fix, h.verify
+		jsonb_build_object('xmin_age', h.age, 'held_for_seconds', round(extract(epoch FROM h.since)), 'backend_type', h.backend_type), NULL::float8, NULL, h.fix, h.verify
 	FROM holders AS h
 	WHERE h.since >= (thresholds ->> 'medium_time')::interval OR h.age >= (thresholds ->> 'medium_age')::bigint
 	ORDER BY h.object_type, h.object_name, h.age DESC
