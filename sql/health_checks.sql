@@ -36,7 +36,6 @@ SELECT count(*) AS "never run" FROM monitoring.health_status WHERE checked_at IS
 SELECT name, status FROM monitoring.health_status
 WHERE name IN ('xid_age', 'multixact_age', 'replication_lag', 'replication_lag_bytes', 'replication_slots', 'prepared_transactions', 'checksum_failures',
 	'archiver', 'autovacuum_busy', 'connections', 'sequences', 'invalid_indexes') ORDER BY name;
-SELECT status, message FROM monitoring.health_status WHERE name = 'disk_used';
 
 -- what they are there for
 CREATE TABLE public.hc_t (id smallserial PRIMARY KEY, n int);
@@ -57,8 +56,8 @@ SELECT r ->> 'status', r ->> 'message' ~ '^public.hc_t: about [0-9]+ MB of 200 M
 -- an honest estimate where there is none
 UPDATE pg_class SET relpages = 1 + 100000 / 226, reltuples = 100000 WHERE oid = 'public.hc_t'::regclass;
 SELECT bloat_ratio < 0.05 AS no_bloat FROM monitoring.table_bloat(1) AS b WHERE relation = 'public.hc_t'::regclass;
-SELECT monitoring.set_gauge('host_disk_used_ratio', 0.93, '{"mount": "/data"}');
-SELECT r ->> 'status', r ->> 'message' FROM monitoring.run_health_check('disk_used', clock_timestamp() + interval '1 second') AS r;
+SELECT monitoring.set_gauge('host_disk_used_ratio', 0.999, '{"mount": "/data"}');
+SELECT r ->> 'status', r ->> 'message' ~ '^/data is used up to 99.9 %' FROM monitoring.run_health_check('disk_used', clock_timestamp() + interval '1 second') AS r;
 
 -- ---- what a query may give ----
 
