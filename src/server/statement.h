@@ -108,7 +108,7 @@ extern void mon_statements_forget(Oid dbid);
 typedef struct StatementRegistryState
 {
 	int capacity;
-	int entries;    /* of all databases */
+	int entries; /* of all databases */
 	int databases;
 	uint64 evicted; /* entries that made room with something not stored: see "others" */
 	uint64 lost;    /* executions that could not even be counted there */
