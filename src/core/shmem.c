@@ -15,7 +15,7 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 
-#define MAX_SLICES 8
+#define MAX_SLICES 32
 
 bool mon_preloaded = false;
 
