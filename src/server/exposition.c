@@ -230,7 +230,7 @@ add_fresh(Lines *lines, TimestampTz at)
 	n = mon_collectors_found(&collectors, lines->cxt);
 	for (int i = 0; i < n; i++)
 	{
-		Readings readings;
+		Readings readings = {0};
 		ErrorData *error;
 
 		CHECK_FOR_INTERRUPTS();
