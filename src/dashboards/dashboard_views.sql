@@ -264,15 +264,6 @@ FROM (
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
-COMMENT ON COLUMN monitoring.overview.section IS 'Heading.';
-COMMENT ON COLUMN monitoring.overview.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.overview.series_labels IS 'Of which series, person or thing; {} if there is only one.';
-COMMENT ON COLUMN monitoring.overview.value IS 'Value now.';
-COMMENT ON COLUMN monitoring.overview.unit IS 'Its unit.';
-COMMENT ON COLUMN monitoring.overview.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
-COMMENT ON COLUMN monitoring.overview.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
-COMMENT ON COLUMN monitoring.overview.day_before IS 'The value a day earlier.';
-COMMENT ON COLUMN monitoring.overview.description IS 'What it means, what to do, or what it is about.';
 
 CREATE VIEW monitoring.dashboard_operations AS
 SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
@@ -295,15 +286,6 @@ FROM (
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
-COMMENT ON COLUMN monitoring.dashboard_operations.section IS 'Heading.';
-COMMENT ON COLUMN monitoring.dashboard_operations.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.dashboard_operations.series_labels IS 'Of which series, person or thing; {} if there is only one.';
-COMMENT ON COLUMN monitoring.dashboard_operations.value IS 'Value now.';
-COMMENT ON COLUMN monitoring.dashboard_operations.unit IS 'Its unit.';
-COMMENT ON COLUMN monitoring.dashboard_operations.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
-COMMENT ON COLUMN monitoring.dashboard_operations.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
-COMMENT ON COLUMN monitoring.dashboard_operations.day_before IS 'The value a day earlier.';
-COMMENT ON COLUMN monitoring.dashboard_operations.description IS 'What it means, what to do, or what it is about.';
 
 CREATE VIEW monitoring.dashboard_database AS
 SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
@@ -318,15 +300,6 @@ FROM (
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_database IS 'For DBAs: load, log, replication, space, limits, statements, waits, advice. Panels: dashboard ''database''.';
-COMMENT ON COLUMN monitoring.dashboard_database.section IS 'Heading.';
-COMMENT ON COLUMN monitoring.dashboard_database.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.dashboard_database.series_labels IS 'Of which series, person or thing; {} if there is only one.';
-COMMENT ON COLUMN monitoring.dashboard_database.value IS 'Value now.';
-COMMENT ON COLUMN monitoring.dashboard_database.unit IS 'Its unit.';
-COMMENT ON COLUMN monitoring.dashboard_database.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
-COMMENT ON COLUMN monitoring.dashboard_database.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
-COMMENT ON COLUMN monitoring.dashboard_database.day_before IS 'The value a day earlier.';
-COMMENT ON COLUMN monitoring.dashboard_database.description IS 'What it means, what to do, or what it is about.';
 
 CREATE VIEW monitoring.dashboard_security AS
 SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
@@ -341,12 +314,19 @@ FROM (
 ) AS l
 ORDER BY l.part, l.ordinality;
 COMMENT ON VIEW monitoring.dashboard_security IS 'Log-ins, denied access, changes of roles and rights, exposure. Panels: dashboard ''security''.';
-COMMENT ON COLUMN monitoring.dashboard_security.section IS 'Heading.';
-COMMENT ON COLUMN monitoring.dashboard_security.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.dashboard_security.series_labels IS 'Of which series, person or thing; {} if there is only one.';
-COMMENT ON COLUMN monitoring.dashboard_security.value IS 'Value now.';
-COMMENT ON COLUMN monitoring.dashboard_security.unit IS 'Its unit.';
-COMMENT ON COLUMN monitoring.dashboard_security.status IS 'ok, warning, critical, error or "no data"; empty where nothing is good or bad.';
-COMMENT ON COLUMN monitoring.dashboard_security.trend IS 'The last twelve steps, for most panels an hour, as a line of bars.';
-COMMENT ON COLUMN monitoring.dashboard_security.day_before IS 'The value a day earlier.';
-COMMENT ON COLUMN monitoring.dashboard_security.description IS 'What it means, what to do, or what it is about.';
+
+-- The columns are those of dashboard_line, and so are their comments.
+DO $$
+DECLARE
+	c record;
+BEGIN
+	FOR c IN
+		SELECT v.name, a.attname, col_description(a.attrelid, a.attnum) AS comment
+		FROM unnest(ARRAY['overview', 'dashboard_operations', 'dashboard_database', 'dashboard_security']) AS v (name)
+		CROSS JOIN pg_catalog.pg_attribute AS a
+		JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
+		WHERE t.oid = 'monitoring.dashboard_line'::pg_catalog.regtype AND a.attnum > 0
+	LOOP
+		EXECUTE format('COMMENT ON COLUMN monitoring.%I.%I IS %L', c.name, c.attname, c.comment);
+	END LOOP;
+END $$;
