@@ -162,7 +162,7 @@ SELECT monitoring.alter_receiver('brk', '{"max_attempts": 99}');
 SELECT receiver, state, failures, waiting FROM monitoring.receiver_health WHERE receiver = 'brk';
 UPDATE monitoring.outbox SET next_attempt_at = t FROM start WHERE receiver = 'brk';
 SELECT count(*) FROM pg_temp.claim(838.1);
-SELECT pg_temp.outcome(838.1, 'brk', '{"outcome": "network", "error": "no response"}'), pg_temp.health('brk', 838);
+SELECT pg_temp.outcome(838.1, 'brk', '{"outcome": "network", "error": "no response"}'), pg_temp.health('brk', 838.1);
 UPDATE monitoring.outbox SET next_attempt_at = t FROM start WHERE receiver = 'brk';
 SELECT count(*) FROM pg_temp.claim(838.2);
 SELECT monitoring.enable_receiver('brk');

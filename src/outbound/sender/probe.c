@@ -24,14 +24,12 @@
 bool
 probe_parse(Transfer *t, SenderReader *r)
 {
-	uint8_t sort = sender_get_u8(r);
+	static const char sorts[] = {SENDER_PROBE_HTTP, SENDER_PROBE_TCP, SENDER_PROBE_TLS,
+								 SENDER_PROBE_DNS};
 
+	t->probe = sender_get_u8(r);
 	t->max_redirects = sender_get_u8(r);
-	t->probe = sort;
-	return sort != 0 &&
-		strchr((const char[]){SENDER_PROBE_HTTP, SENDER_PROBE_TCP, SENDER_PROBE_TLS,
-							  SENDER_PROBE_DNS, '\0'},
-			   sort) != NULL &&
+	return memchr(sorts, t->probe, sizeof(sorts)) != NULL &&
 		t->max_redirects <= SENDER_MAX_REDIRECTS;
 }
 
