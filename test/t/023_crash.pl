@@ -102,7 +102,8 @@ for my $round (1 .. $rounds)
 	usleep(rand(pick(5_000, 50_000, 200_000)));
 	$crashes += crash($node, $victim, \@pids);
 	# A worker may have gone by itself just before it was killed: then clients are still there.
-	$node->safe_psql('postgres', q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
+	# The server may still be about to restart for the process that was killed.
+	wait_for_sql($node, 'postgres', q{SELECT count(pg_terminate_backend(pid)) >= 0 FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()});
 	finish_sql($_) for @runs;
 	wait_for_sql($node, $db, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query ~ 'CALL|compact|flush|retention' AND pid <> pg_backend_pid() AND backend_type = 'client backend'});
 

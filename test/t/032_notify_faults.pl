@@ -1,6 +1,7 @@
 # Delivery on bad days: a sender that lies or is not there, transactions that fail, slow formatters, and the end of
 # notifier, server and database while something is under way. Nothing is lost; what may have arrived is sent again with
 # the same idempotency key, and only where nobody could know.
+# Runs alone: it replaces the installed sender.
 use strict;
 use warnings;
 

@@ -131,7 +131,11 @@ sub install_load
 {
 	my ($node, $db) = @_;
 	$node->safe_psql($db, <<'SQL');
+BEGIN;
 CREATE EXTENSION monitoring;
+-- nothing records but the load
+UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'waits');
+COMMIT;
 CREATE TABLE public.did (live bigint, live_sum bigint, late bigint, late_sum bigint);
 -- Transactions of some observations now and some in the past, of which a fifth and some savepoints are rolled back.
 CREATE PROCEDURE public.work(transactions int, seed float8) LANGUAGE plpgsql AS $$
