@@ -20936,6 +20936,7 @@ CREATE TABLE monitoring.dashboard_panel_defs (
 	metric text NOT NULL CHECK (metric <> ''),
 	fn text NOT NULL,
 	labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
+	of_labels jsonb CHECK (jsonb_typeof(of_labels) = 'object'),
 	by text[] NOT NULL DEFAULT '{}',
 	step interval NOT NULL DEFAULT '5 minutes' CHECK (step >= '10 seconds' AND step <= '31 days'),
 	unit text NOT NULL DEFAULT '',
@@ -20956,6 +20957,7 @@ COMMENT ON COLUMN monitoring.dashboard_panel_defs.section IS 'Heading under whic
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.metric IS 'Metric that is read.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.fn IS 'Function over it, as in value().';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.by IS 'Names of labels: a line for each combination of them.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.step IS 'Window of the value; the trend shows twelve of them.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
@@ -20969,7 +20971,7 @@ COMMENT ON COLUMN monitoring.dashboard_panel_defs.builtin IS 'Whether it comes w
 SELECT pg_catalog.pg_extension_config_dump('monitoring.dashboard_panel_defs', 'WHERE NOT builtin');
 
 CREATE VIEW monitoring.dashboard_panels AS
-SELECT p.dashboard, p.item, p.sort_order, p.section, p.metric, p.fn, p.labels, p.by, p.step, p.unit, p.warning, p.critical, p.low_is_bad,
+SELECT p.dashboard, p.item, p.sort_order, p.section, p.metric, p.fn, p.labels, p.of_labels, p.by, p.step, p.unit, p.warning, p.critical, p.low_is_bad,
 	p.max_series, p.optional, p.description, p.builtin
 FROM monitoring.dashboard_panel_defs AS p
 WHERE NOT p.builtin
@@ -20982,6 +20984,7 @@ COMMENT ON COLUMN monitoring.dashboard_panels.section IS 'Heading under which it
 COMMENT ON COLUMN monitoring.dashboard_panels.metric IS 'Metric that is read.';
 COMMENT ON COLUMN monitoring.dashboard_panels.fn IS 'Function over it, as in value().';
 COMMENT ON COLUMN monitoring.dashboard_panels.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panels.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
 COMMENT ON COLUMN monitoring.dashboard_panels.by IS 'Names of labels: a line for each combination of them.';
 COMMENT ON COLUMN monitoring.dashboard_panels.step IS 'Window of the value; the trend shows twelve of them.';
 COMMENT ON COLUMN monitoring.dashboard_panels.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
@@ -20994,25 +20997,25 @@ COMMENT ON COLUMN monitoring.dashboard_panels.description IS 'What it means, and
 COMMENT ON COLUMN monitoring.dashboard_panels.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
 
 CREATE FUNCTION monitoring.set_dashboard_panel(dashboard text, item text, metric text, fn text, labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
-	step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
+	of_labels jsonb DEFAULT NULL, step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
 	low_is_bad boolean DEFAULT false, section text DEFAULT '', sort_order integer DEFAULT 1000, max_series integer DEFAULT 5,
 	optional boolean DEFAULT false, description text DEFAULT '')
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM monitoring.check_fn(fn);
-	INSERT INTO monitoring.dashboard_panel_defs AS p (dashboard, item, metric, fn, labels, by, step, unit, warning, critical, low_is_bad,
+	INSERT INTO monitoring.dashboard_panel_defs AS p (dashboard, item, metric, fn, labels, of_labels, by, step, unit, warning, critical, low_is_bad,
 		section, sort_order, max_series, optional, description)
 	VALUES (set_dashboard_panel.dashboard, set_dashboard_panel.item, set_dashboard_panel.metric, set_dashboard_panel.fn,
-		set_dashboard_panel.labels, set_dashboard_panel.by, set_dashboard_panel.step, set_dashboard_panel.unit, set_dashboard_panel.warning,
+		set_dashboard_panel.labels, set_dashboard_panel.of_labels, set_dashboard_panel.by, set_dashboard_panel.step, set_dashboard_panel.unit, set_dashboard_panel.warning,
 		set_dashboard_panel.critical, set_dashboard_panel.low_is_bad, set_dashboard_panel.section, set_dashboard_panel.sort_order,
 		set_dashboard_panel.max_series, set_dashboard_panel.optional, set_dashboard_panel.description)
 	ON CONFLICT ON CONSTRAINT dashboard_panel_defs_pkey DO UPDATE SET metric = excluded.metric, fn = excluded.fn, labels = excluded.labels,
-		by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
+		of_labels = excluded.of_labels, by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
 		low_is_bad = excluded.low_is_bad, section = excluded.section, sort_order = excluded.sort_order, max_series = excluded.max_series,
 		optional = excluded.optional, description = excluded.description;
 END $$;
-COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
+COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
 
 CREATE FUNCTION monitoring.drop_dashboard_panel(dashboard text, item text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -21074,14 +21077,21 @@ LANGUAGE sql VOLATILE STRICT ROWS 50 SET search_path = pg_catalog, pg_temp AS $$
 		SELECT p.*, row_number() OVER (ORDER BY p.sort_order, p.item) AS panel
 		FROM monitoring.dashboard_panels AS p WHERE p.dashboard = dashboard.dashboard AND p.max_series > 0
 	), requests AS (
-		SELECT p.panel, s.slot, row_number() OVER (ORDER BY p.panel, s.slot) AS request,
-			ROW(p.metric, p.fn, p.step, p.labels, p.by,
+		SELECT p.panel, s.slot, d.is_divisor, row_number() OVER (ORDER BY p.panel, s.slot, d.is_divisor) AS request,
+			ROW(p.metric, p.fn, p.step, CASE WHEN d.is_divisor THEN p.of_labels ELSE p.labels END, p.by,
 				CASE WHEN s.slot = 0 THEN interval '1 day' ELSE p.step * (12 - s.slot) END)::monitoring.value_request AS asked
-		FROM panels AS p CROSS JOIN generate_series(0, 12) AS s (slot)
-	), answers AS (
-		SELECT r.panel, r.slot, coalesce(v.series_labels, '{}') AS series_labels, v.value, v.error
+		FROM panels AS p CROSS JOIN generate_series(0, 12) AS s (slot) CROSS JOIN (VALUES (false), (true)) AS d (is_divisor)
+		WHERE p.of_labels IS NOT NULL OR NOT d.is_divisor
+	), given AS (
+		SELECT r.panel, r.slot, coalesce(v.series_labels, '{}') AS series_labels, min(v.value) FILTER (WHERE NOT r.is_divisor) AS value,
+			min(v.value) FILTER (WHERE r.is_divisor) AS divisor, min(v.error) AS error
 		FROM monitoring.read_values((SELECT array_agg(r.asked ORDER BY r.request) FROM requests AS r), at) AS v
 		JOIN requests AS r ON r.request = v.request
+		GROUP BY 1, 2, 3
+	), answers AS (
+		SELECT g.panel, g.slot, g.series_labels, g.error,
+			CASE WHEN p.of_labels IS NULL THEN g.value ELSE coalesce(g.value, 0) / nullif(g.divisor, 0) END AS value
+		FROM given AS g JOIN panels AS p ON p.panel = g.panel
 	), series AS (
 		SELECT a.panel, a.series_labels, min(a.value) FILTER (WHERE a.slot = 12) AS value,
 			min(a.value) FILTER (WHERE a.slot = 0) AS day_before,
@@ -21278,16 +21288,16 @@ COMMENT ON FUNCTION monitoring.dashboard_exposure() IS 'Lines of a dashboard: wh
 -- Panels
 ----------------------------------------------------------------------------------------------------------------------
 
-INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, by, unit, warning, critical, low_is_bad,
+INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, of_labels, by, unit, warning, critical, low_is_bad,
 	max_series, step, optional, builtin, description)
-SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, d.labels::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
+SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
 	d.max_series, d.step::interval, d.optional, true, d.description
 FROM (VALUES
 	('overview', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8::float8, 0.95::float8, false, 1, '5 minutes', false, 'of max_connections; see dashboard_operations'),
 	('overview', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', false, 'of all databases'),
 	('overview', 'Server', 'sessions that wait for locks', 'pg_locks_waiting', 'max', '{}', '{}', '', 5, 20, false, 1, '5 minutes', false, 'the most in one database; see blocking_tree'),
 	('overview', 'Server', 'longest transaction', 'pg_longest_transaction_seconds', 'max', '{}', '{}', 'seconds', 300, 1800, false, 1, '5 minutes', false, 'holds back vacuum; see problem_sessions'),
-	('overview', 'Server', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
+	('overview', 'Server', 'cache hits', 'pg_block_reads_total', 'increase', '{"outcome": "hit"} of {}', '{database}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
 	('overview', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '5 minutes', true, 'see error_issues'),
 	('overview', 'Server', 'replication lag', 'pg_replication_lag_seconds', 'max', '{}', '{}', 'seconds', 10, 60, false, 1, '5 minutes', true, 'of the slowest standby'),
 	('overview', 'Server', 'transaction ids', 'pg_xid_age', 'max', '{}', '{}', 'transactions', 500000000, 1000000000, false, 1, '5 minutes', false, 'age of the oldest; the server stops at 2.1 billion'),
@@ -21296,6 +21306,7 @@ FROM (VALUES
 	('overview', 'Host', 'disk', 'host_disk_used_ratio', 'last', '{}', '{mount}', 'ratio', 0.85, 0.9, false, 1, '5 minutes', true, 'the fullest volume'),
 	('overview', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', true, ''),
 	('overview', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{}', 'seconds', 0.5, 2, false, 1, '5 minutes', true, ''),
+	('overview', 'Applications', 'requests that fail', 'http_server_request_duration_seconds', 'increase', '{"status_class": "5xx"} of {}', '{}', 'ratio', 0.01, 0.02, false, 1, '5 minutes', true, ''),
 	('overview', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{}', '', 10, 100, false, 1, '5 minutes', true, ''),
 
 	('operations', 'Server', 'up', 'pg_up', 'min', '{}', '{}', '', 0.5, 0, true, 1, '5 minutes', false, ''),
@@ -21316,11 +21327,12 @@ FROM (VALUES
 	('operations', 'Host', 'pressure', 'host_pressure_ratio', 'avg', '{}', '{host,resource}', 'ratio', NULL, NULL, false, 3, '5 minutes', true, 'time in which something waited'),
 	('operations', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{service}', 'per second', NULL, NULL, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{service}', 'seconds', 0.5, 2, false, 5, '5 minutes', true, ''),
+	('operations', 'Applications', 'requests that fail', 'http_server_request_duration_seconds', 'increase', '{"status_class": "5xx"} of {}', '{service}', 'ratio', 0.01, 0.02, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{service}', '', 10, 100, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'longest queue', 'queue_oldest_seconds', 'max', '{}', '{queue}', 'seconds', 60, 600, false, 5, '5 minutes', true, ''),
 
 	('database', 'Load', 'transactions', 'pg_transactions_total', 'rate', '{}', '{database,outcome}', 'per second', NULL, NULL, false, 8, '5 minutes', false, ''),
-	('database', 'Load', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{database}', 'ratio', 0.9, 0.7, true, 5, '5 minutes', true, ''),
+	('database', 'Load', 'cache hits', 'pg_block_reads_total', 'increase', '{"outcome": "hit"} of {}', '{database}', 'ratio', 0.9, 0.7, true, 5, '5 minutes', true, ''),
 	('database', 'Load', 'temporary files', 'pg_temp_bytes_total', 'rate', '{}', '{database}', 'bytes per second', NULL, NULL, false, 5, '5 minutes', true, 'sorts and hashes beyond work_mem'),
 	('database', 'Load', 'deadlocks', 'pg_deadlocks_total', 'increase', '{}', '{database}', '', 1, NULL, false, 5, '5 minutes', true, ''),
 	('database', 'Load', 'longest lock wait', 'pg_lock_longest_wait_seconds', 'max', '{}', '{database}', 'seconds', 10, 60, false, 5, '5 minutes', true, 'see blocking_tree'),

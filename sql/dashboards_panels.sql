@@ -23,6 +23,13 @@ SELECT monitoring.set_dashboard_panel('dash_test', 'one queue', 'dash_queue_leng
 SELECT monitoring.set_dashboard_panel('dash_test', 'nobody records it', 'dash_nothing', 'p95', warning => 1, sort_order => 4);
 SELECT monitoring.set_dashboard_panel('dash_test', 'not recorded here', 'dash_nothing', 'p95', optional => true);
 SELECT monitoring.set_dashboard_panel('dash_test', 'no p95 of a gauge', 'dash_queue_length', 'p95', sort_order => 5);
+-- of a hundred requests in each of the last steps 2 fail, in the last one 5; and a step in which there were none
+SELECT count(*) FROM (
+	SELECT monitoring.record_at('dash_requests_total', n, t0 - interval '5 minutes' * (13 - k) + interval '1 minute', jsonb_build_object('outcome', o), 'counter')
+	FROM clock, generate_series(1, 12) AS k, LATERAL (VALUES ('ok', 98 - 3 * (k / 12)), ('failed', 2 + 3 * (k / 12))) AS v (o, n) WHERE k <> 5) AS r;
+SELECT monitoring.set_dashboard_panel('dash_test', 'failed requests', 'dash_requests_total', 'increase', labels => '{"outcome": "failed"}', of_labels => '{}',
+	unit => 'ratio', warning => 0.04, sort_order => 6);
+SELECT monitoring.set_dashboard_panel('dash_test', 'lost requests', 'dash_requests_total', 'increase', labels => '{"outcome": "lost"}', of_labels => '{}', sort_order => 7);
 SELECT section, item, series_labels, value, unit, status, trend, day_before, description
 FROM clock, monitoring.dashboard('dash_test', t0);
 

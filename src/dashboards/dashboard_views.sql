@@ -173,16 +173,16 @@ COMMENT ON FUNCTION monitoring.dashboard_exposure() IS 'Lines of a dashboard: wh
 -- Panels
 ----------------------------------------------------------------------------------------------------------------------
 
-INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, by, unit, warning, critical, low_is_bad,
+INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, of_labels, by, unit, warning, critical, low_is_bad,
 	max_series, step, optional, builtin, description)
-SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, d.labels::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
+SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
 	d.max_series, d.step::interval, d.optional, true, d.description
 FROM (VALUES
 	('overview', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8::float8, 0.95::float8, false, 1, '5 minutes', false, 'of max_connections; see dashboard_operations'),
 	('overview', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', false, 'of all databases'),
 	('overview', 'Server', 'sessions that wait for locks', 'pg_locks_waiting', 'max', '{}', '{}', '', 5, 20, false, 1, '5 minutes', false, 'the most in one database; see blocking_tree'),
 	('overview', 'Server', 'longest transaction', 'pg_longest_transaction_seconds', 'max', '{}', '{}', 'seconds', 300, 1800, false, 1, '5 minutes', false, 'holds back vacuum; see problem_sessions'),
-	('overview', 'Server', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
+	('overview', 'Server', 'cache hits', 'pg_block_reads_total', 'increase', '{"outcome": "hit"} of {}', '{database}', 'ratio', 0.9, 0.7, true, 1, '5 minutes', true, 'of the worst database'),
 	('overview', 'Server', 'errors', 'pg_errors_total', 'increase', '{}', '{}', '', NULL, NULL, false, 1, '5 minutes', true, 'see error_issues'),
 	('overview', 'Server', 'replication lag', 'pg_replication_lag_seconds', 'max', '{}', '{}', 'seconds', 10, 60, false, 1, '5 minutes', true, 'of the slowest standby'),
 	('overview', 'Server', 'transaction ids', 'pg_xid_age', 'max', '{}', '{}', 'transactions', 500000000, 1000000000, false, 1, '5 minutes', false, 'age of the oldest; the server stops at 2.1 billion'),
@@ -191,6 +191,7 @@ FROM (VALUES
 	('overview', 'Host', 'disk', 'host_disk_used_ratio', 'last', '{}', '{mount}', 'ratio', 0.85, 0.9, false, 1, '5 minutes', true, 'the fullest volume'),
 	('overview', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', true, ''),
 	('overview', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{}', 'seconds', 0.5, 2, false, 1, '5 minutes', true, ''),
+	('overview', 'Applications', 'requests that fail', 'http_server_request_duration_seconds', 'increase', '{"status_class": "5xx"} of {}', '{}', 'ratio', 0.01, 0.02, false, 1, '5 minutes', true, ''),
 	('overview', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{}', '', 10, 100, false, 1, '5 minutes', true, ''),
 
 	('operations', 'Server', 'up', 'pg_up', 'min', '{}', '{}', '', 0.5, 0, true, 1, '5 minutes', false, ''),
@@ -211,11 +212,12 @@ FROM (VALUES
 	('operations', 'Host', 'pressure', 'host_pressure_ratio', 'avg', '{}', '{host,resource}', 'ratio', NULL, NULL, false, 3, '5 minutes', true, 'time in which something waited'),
 	('operations', 'Applications', 'requests', 'http_server_request_duration_seconds', 'rate', '{}', '{service}', 'per second', NULL, NULL, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'request time, p95', 'http_server_request_duration_seconds', 'p95', '{}', '{service}', 'seconds', 0.5, 2, false, 5, '5 minutes', true, ''),
+	('operations', 'Applications', 'requests that fail', 'http_server_request_duration_seconds', 'increase', '{"status_class": "5xx"} of {}', '{service}', 'ratio', 0.01, 0.02, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'application errors', 'errors_total', 'increase', '{}', '{service}', '', 10, 100, false, 5, '5 minutes', true, ''),
 	('operations', 'Applications', 'longest queue', 'queue_oldest_seconds', 'max', '{}', '{queue}', 'seconds', 60, 600, false, 5, '5 minutes', true, ''),
 
 	('database', 'Load', 'transactions', 'pg_transactions_total', 'rate', '{}', '{database,outcome}', 'per second', NULL, NULL, false, 8, '5 minutes', false, ''),
-	('database', 'Load', 'cache hits', 'pg_cache_hit_ratio', 'min', '{}', '{database}', 'ratio', 0.9, 0.7, true, 5, '5 minutes', true, ''),
+	('database', 'Load', 'cache hits', 'pg_block_reads_total', 'increase', '{"outcome": "hit"} of {}', '{database}', 'ratio', 0.9, 0.7, true, 5, '5 minutes', true, ''),
 	('database', 'Load', 'temporary files', 'pg_temp_bytes_total', 'rate', '{}', '{database}', 'bytes per second', NULL, NULL, false, 5, '5 minutes', true, 'sorts and hashes beyond work_mem'),
 	('database', 'Load', 'deadlocks', 'pg_deadlocks_total', 'increase', '{}', '{database}', '', 1, NULL, false, 5, '5 minutes', true, ''),
 	('database', 'Load', 'longest lock wait', 'pg_lock_longest_wait_seconds', 'max', '{}', '{database}', 'seconds', 10, 60, false, 5, '5 minutes', true, 'see blocking_tree'),

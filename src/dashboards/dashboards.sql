@@ -12,6 +12,7 @@ CREATE TABLE monitoring.dashboard_panel_defs (
 	metric text NOT NULL CHECK (metric <> ''),
 	fn text NOT NULL,
 	labels jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(labels) = 'object'),
+	of_labels jsonb CHECK (jsonb_typeof(of_labels) = 'object'),
 	by text[] NOT NULL DEFAULT '{}',
 	step interval NOT NULL DEFAULT '5 minutes' CHECK (step >= '10 seconds' AND step <= '31 days'),
 	unit text NOT NULL DEFAULT '',
@@ -32,6 +33,7 @@ COMMENT ON COLUMN monitoring.dashboard_panel_defs.section IS 'Heading under whic
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.metric IS 'Metric that is read.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.fn IS 'Function over it, as in value().';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panel_defs.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.by IS 'Names of labels: a line for each combination of them.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.step IS 'Window of the value; the trend shows twelve of them.';
 COMMENT ON COLUMN monitoring.dashboard_panel_defs.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
@@ -45,7 +47,7 @@ COMMENT ON COLUMN monitoring.dashboard_panel_defs.builtin IS 'Whether it comes w
 SELECT pg_catalog.pg_extension_config_dump('monitoring.dashboard_panel_defs', 'WHERE NOT builtin');
 
 CREATE VIEW monitoring.dashboard_panels AS
-SELECT p.dashboard, p.item, p.sort_order, p.section, p.metric, p.fn, p.labels, p.by, p.step, p.unit, p.warning, p.critical, p.low_is_bad,
+SELECT p.dashboard, p.item, p.sort_order, p.section, p.metric, p.fn, p.labels, p.of_labels, p.by, p.step, p.unit, p.warning, p.critical, p.low_is_bad,
 	p.max_series, p.optional, p.description, p.builtin
 FROM monitoring.dashboard_panel_defs AS p
 WHERE NOT p.builtin
@@ -58,6 +60,7 @@ COMMENT ON COLUMN monitoring.dashboard_panels.section IS 'Heading under which it
 COMMENT ON COLUMN monitoring.dashboard_panels.metric IS 'Metric that is read.';
 COMMENT ON COLUMN monitoring.dashboard_panels.fn IS 'Function over it, as in value().';
 COMMENT ON COLUMN monitoring.dashboard_panels.labels IS 'Selects series, as in value().';
+COMMENT ON COLUMN monitoring.dashboard_panels.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
 COMMENT ON COLUMN monitoring.dashboard_panels.by IS 'Names of labels: a line for each combination of them.';
 COMMENT ON COLUMN monitoring.dashboard_panels.step IS 'Window of the value; the trend shows twelve of them.';
 COMMENT ON COLUMN monitoring.dashboard_panels.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
@@ -70,25 +73,25 @@ COMMENT ON COLUMN monitoring.dashboard_panels.description IS 'What it means, and
 COMMENT ON COLUMN monitoring.dashboard_panels.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
 
 CREATE FUNCTION monitoring.set_dashboard_panel(dashboard text, item text, metric text, fn text, labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
-	step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
+	of_labels jsonb DEFAULT NULL, step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
 	low_is_bad boolean DEFAULT false, section text DEFAULT '', sort_order integer DEFAULT 1000, max_series integer DEFAULT 5,
 	optional boolean DEFAULT false, description text DEFAULT '')
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM monitoring.check_fn(fn);
-	INSERT INTO monitoring.dashboard_panel_defs AS p (dashboard, item, metric, fn, labels, by, step, unit, warning, critical, low_is_bad,
+	INSERT INTO monitoring.dashboard_panel_defs AS p (dashboard, item, metric, fn, labels, of_labels, by, step, unit, warning, critical, low_is_bad,
 		section, sort_order, max_series, optional, description)
 	VALUES (set_dashboard_panel.dashboard, set_dashboard_panel.item, set_dashboard_panel.metric, set_dashboard_panel.fn,
-		set_dashboard_panel.labels, set_dashboard_panel.by, set_dashboard_panel.step, set_dashboard_panel.unit, set_dashboard_panel.warning,
+		set_dashboard_panel.labels, set_dashboard_panel.of_labels, set_dashboard_panel.by, set_dashboard_panel.step, set_dashboard_panel.unit, set_dashboard_panel.warning,
 		set_dashboard_panel.critical, set_dashboard_panel.low_is_bad, set_dashboard_panel.section, set_dashboard_panel.sort_order,
 		set_dashboard_panel.max_series, set_dashboard_panel.optional, set_dashboard_panel.description)
 	ON CONFLICT ON CONSTRAINT dashboard_panel_defs_pkey DO UPDATE SET metric = excluded.metric, fn = excluded.fn, labels = excluded.labels,
-		by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
+		of_labels = excluded.of_labels, by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
 		low_is_bad = excluded.low_is_bad, section = excluded.section, sort_order = excluded.sort_order, max_series = excluded.max_series,
 		optional = excluded.optional, description = excluded.description;
 END $$;
-COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
+COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
 
 CREATE FUNCTION monitoring.drop_dashboard_panel(dashboard text, item text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -150,14 +153,21 @@ LANGUAGE sql VOLATILE STRICT ROWS 50 SET search_path = pg_catalog, pg_temp AS $$
 		SELECT p.*, row_number() OVER (ORDER BY p.sort_order, p.item) AS panel
 		FROM monitoring.dashboard_panels AS p WHERE p.dashboard = dashboard.dashboard AND p.max_series > 0
 	), requests AS (
-		SELECT p.panel, s.slot, row_number() OVER (ORDER BY p.panel, s.slot) AS request,
-			ROW(p.metric, p.fn, p.step, p.labels, p.by,
+		SELECT p.panel, s.slot, d.is_divisor, row_number() OVER (ORDER BY p.panel, s.slot, d.is_divisor) AS request,
+			ROW(p.metric, p.fn, p.step, CASE WHEN d.is_divisor THEN p.of_labels ELSE p.labels END, p.by,
 				CASE WHEN s.slot = 0 THEN interval '1 day' ELSE p.step * (12 - s.slot) END)::monitoring.value_request AS asked
-		FROM panels AS p CROSS JOIN generate_series(0, 12) AS s (slot)
-	), answers AS (
-		SELECT r.panel, r.slot, coalesce(v.series_labels, '{}') AS series_labels, v.value, v.error
+		FROM panels AS p CROSS JOIN generate_series(0, 12) AS s (slot) CROSS JOIN (VALUES (false), (true)) AS d (is_divisor)
+		WHERE p.of_labels IS NOT NULL OR NOT d.is_divisor
+	), given AS (
+		SELECT r.panel, r.slot, coalesce(v.series_labels, '{}') AS series_labels, min(v.value) FILTER (WHERE NOT r.is_divisor) AS value,
+			min(v.value) FILTER (WHERE r.is_divisor) AS divisor, min(v.error) AS error
 		FROM monitoring.read_values((SELECT array_agg(r.asked ORDER BY r.request) FROM requests AS r), at) AS v
 		JOIN requests AS r ON r.request = v.request
+		GROUP BY 1, 2, 3
+	), answers AS (
+		SELECT g.panel, g.slot, g.series_labels, g.error,
+			CASE WHEN p.of_labels IS NULL THEN g.value ELSE coalesce(g.value, 0) / nullif(g.divisor, 0) END AS value
+		FROM given AS g JOIN panels AS p ON p.panel = g.panel
 	), series AS (
 		SELECT a.panel, a.series_labels, min(a.value) FILTER (WHERE a.slot = 12) AS value,
 			min(a.value) FILTER (WHERE a.slot = 0) AS day_before,
