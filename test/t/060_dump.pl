@@ -39,7 +39,7 @@ $node->safe_psql('postgres', 'CREATE DATABASE source');
 $node->safe_psql('source', <<'SQL');
 BEGIN;
 CREATE EXTENSION monitoring;
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts', 'compact', 'retention', 'signals', 'collect');
+UPDATE monitoring.jobs SET enabled = false WHERE name IN ('dispatch', 'evaluate_alerts', 'compact', 'retention', 'signals', 'collect', 'waits', 'health_checks', 'health_metrics');
 COMMIT;
 SQL
 ok(wait_for_worker('source'), 'the worker runs');
@@ -113,7 +113,7 @@ my %look = (
 	'value() of one series' => "SELECT monitoring.value('sold_total', 'increase', '1 hour', '{\"shop\": \"a\"}', '$now'), monitoring.value('queue', 'last', '1 hour', '{}', '$now')",
 	'value() of all levels' => "SELECT monitoring.value('kept_total', 'sum', '5 days', '{}', '$now'), monitoring.value('gone_total', 'sum', '5 days', '{}', '$now')",
 	'watermarks' => 'SELECT c.* FROM monitoring.compaction_state c',
-	'late rows' => q{SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric NOT SIMILAR TO 'check\_%|health\_score' ORDER BY 1, 2, 3},
+	'late rows' => q{SELECT l.series_id, l.period, l.seq, l.data FROM monitoring.late l JOIN monitoring.series s USING (series_id) WHERE s.metric NOT SIMILAR TO '(check|health|pg)\_%' ORDER BY 1, 2, 3},
 	'deleted series' => 'SELECT series_id, seq FROM monitoring.deleted_series ORDER BY 1',
 	'chunks' => join(' UNION ALL ', map { "SELECT '$_', c.series_id, c.period, c.data FROM monitoring.$_ c" } qw(chunks hourly daily)) . ' ORDER BY 1, 2, 3',
 	'query()' => "SELECT * FROM monitoring.query('wait_seconds', 'p95', date_bin('1 hour', '$now'::timestamptz - interval '1 hour', '2000-01-01'), '$now', '10 minutes', '{}', '{kind}')",
@@ -121,7 +121,7 @@ my %look = (
 		"(SELECT '$kind $fn $step', q.* FROM monitoring.query('all_$kind', '$fn', date_trunc('day', '$now'::timestamptz, 'UTC') - interval '$days days', date_trunc('day', '$now'::timestamptz, 'UTC') + interval '1 day', '$step', '{}', '{x}') q WHERE q.value IS NOT NULL ORDER BY 2, 3)"
 	} ['1 minute', 2], ['1 hour', 50], ['1 day', 50], ['17 days', 50] } [qw(counter sum)], [qw(gauge last)], [qw(gauge min)], [qw(distribution count)], [qw(distribution p95)]),
 	# health checks go on
-	'series' => q{SELECT metric, labels, kind, series_id FROM monitoring.series WHERE metric NOT SIMILAR TO 'check\_%|health\_score' ORDER BY series_id},
+	'series' => q{SELECT metric, labels, kind, series_id FROM monitoring.series WHERE metric NOT SIMILAR TO '(check|health|pg)\_%' ORDER BY series_id},
 	'rules' => 'SELECT d.* FROM monitoring.alert_rule_defs d ORDER BY id',
 	'alerts' => 'SELECT s.* FROM monitoring.alert_states s ORDER BY alert_id',
 	'history' => 'SELECT h.* FROM monitoring.alert_history h ORDER BY id',

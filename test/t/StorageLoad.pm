@@ -51,7 +51,8 @@ sub wait_for_sql
 	$expected //= 't';
 	for (1 .. 10 * ($PostgreSQL::Test::Utils::timeout_default || 60))
 	{
-		my ($rc, $out) = $node->psql($db, $query);
+		# psql dies of a broken pipe if the server is gone before it has read the query
+		my ($rc, $out) = eval { $node->psql($db, $query) };
 		return 1 if defined $rc && $rc == 0 && $out eq $expected;
 		usleep(100_000);
 	}
