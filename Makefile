@@ -16,13 +16,13 @@ PGFILEDESC   = "monitoring - metrics, alerts and server insight inside PostgreSQ
 
 # The install script is these files in this order.
 SQL_SLICES   = src/core/core.sql src/sketch/sketch.sql src/sketch/interchange.sql src/core/partitions.sql \
-               src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql \
-               $(addprefix src/signals/,signals.sql issues.sql slow_executions.sql) src/server/server.sql src/server/queries.sql src/server/activity.sql \
-               $(addprefix src/server/,locks.sql sessions.sql waits.sql) \
+               src/metrics/metrics.sql src/metrics/manage.sql src/worker/worker.sql src/outbound/secrets.sql \
+               $(addprefix src/signals/,signals.sql issues.sql slow_executions.sql) \
+               $(addprefix src/server/,server.sql queries.sql activity.sql locks.sql sessions.sql waits.sql) \
                $(addprefix src/server/,collect.sql collect_server.sql collect_database.sql collect_host.sql exposition.sql) \
                $(addprefix src/alerts/,alerts.sql silences.sql lifecycle.sql kinds.sql forecasting.sql capacity.sql slo.sql components.sql \
-                 setting_changes.sql evidence.sql incidents.sql raised.sql evaluate.sql backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql \
-                 oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
+                 setting_changes.sql evidence.sql incidents.sql incident_correlation.sql incident_reports.sql raised.sql evaluate.sql \
+                 backtest.sql statistics.sql routing.sql groups.sql dispatch.sql explain.sql oncall.sql escalation.sql packs.sql prometheus.sql prometheus_export.sql) \
                src/server/advisor.sql $(addprefix src/server/advisors/,common.sql indexes.sql missing.sql bloat.sql tables.sql vacuum.sql settings.sql workload.sql) \
                $(addprefix src/health/,health.sql health_run.sql health_score.sql network.sql postgres_checks.sql) \
                $(addprefix src/notify/,receivers.sql secrets.sql outbox.sql send.sql templates.sql formatters.sql \
@@ -66,8 +66,8 @@ endif
 # Structures in shared memory are in headers: an object file that was not made anew would crash the server.
 $(OBJS) $(YAML_OBJS): $(wildcard src/*.h src/*/*.h src/*/*/*.h)
 
-# -O3 pays in the loops of sketches and chunks.
-src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o: CFLAGS += -O3
+# -O3 pays in the loops of sketches and chunks, and of the numbers of each statement.
+src/sketch/%.o src/metrics/chunk_codec.o src/metrics/chunk_codec_%.o src/server/statement_registry.o: CFLAGS += -O3
 
 all: $(SENDER) $(YAML) monitoring--1.0.sql
 $(SENDER): $(wildcard src/outbound/sender/*.c) $(wildcard src/outbound/sender/*.h)

@@ -4,6 +4,16 @@
 
 COMMENT ON SCHEMA monitoring IS 'Metrics, alerts and server insight. Units are seconds, bytes and ratios 0..1; times are UTC.';
 
+DO $$
+DECLARE
+	publication name;
+BEGIN
+	FOR publication IN SELECT p.pubname FROM pg_catalog.pg_publication AS p WHERE p.puballtables LOOP
+		RAISE WARNING 'publication "%" is of all tables, from now on also of those of monitoring, without which its subscriptions stop', publication
+			USING HINT = 'Publish the schemas of the application: CREATE PUBLICATION ... FOR TABLES IN SCHEMA ...';
+	END LOOP;
+END $$;
+
 -- Tables whose first rows CREATE EXTENSION makes, and which people change as they like: pg_dump carries all rows, and the
 -- first that is restored takes the place of those that CREATE EXTENSION has just made.
 CREATE FUNCTION monitoring.replace_builtin() RETURNS trigger
@@ -14,6 +24,43 @@ BEGIN
 	RETURN NEW;
 END $$;
 COMMENT ON FUNCTION monitoring.replace_builtin() IS 'Trigger: rows that a dump brings replace the builtin ones of their table.';
+
+-- Tables whose first rows CREATE EXTENSION makes, and of which people change some columns and newer versions the others: of a row
+-- that is there the dump brings only what people may have changed.
+CREATE FUNCTION monitoring.take_over() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	rows bigint;
+BEGIN
+	-- an object keeps the keys that only the newer version knows
+	EXECUTE (
+		SELECT format('UPDATE %s AS r SET %s WHERE r.%3$I = $1.%3$I', TG_RELID::regclass, string_agg(format(
+			CASE a.atttypid WHEN 'jsonb'::regtype THEN '%1$I = r.%1$I || $1.%1$I' ELSE '%1$I = $1.%1$I' END, a.attname), ', '), TG_ARGV[0])
+		FROM pg_attribute AS a
+		WHERE a.attrelid = TG_RELID AND a.attname = ANY (TG_ARGV[1:])
+	) USING NEW;
+	GET DIAGNOSTICS rows = ROW_COUNT;
+	RETURN CASE WHEN rows = 0 THEN NEW END;
+END $$;
+COMMENT ON FUNCTION monitoring.take_over() IS 'Trigger with the arguments key and columns: of a row that a dump brings and whose key is there, these columns are taken over; those of type jsonb, objects, are laid over what is there. Other rows are inserted.';
+
+-- What a column holds is said once in this script: views of it, and tables like its own, take that over.
+CREATE FUNCTION monitoring.inherit_comments(relation regclass, source regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	c record;
+BEGIN
+	FOR c IN
+		SELECT a.attname, d.description
+		FROM pg_attribute AS a
+		JOIN pg_attribute AS s ON s.attrelid = source AND s.attname = a.attname
+		JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = source AND d.objsubid = s.attnum
+		WHERE a.attrelid = relation AND a.attnum > 0 AND col_description(relation, a.attnum) IS NULL
+	LOOP
+		EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', relation, c.attname, c.description);
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.inherit_comments(regclass, regclass) IS 'Columns of a relation that have no comment get that of the column of the same name of another one.';
 
 -- Instead of foreign keys between tables that pg_dump carries: pg_restore -j fills the tables of an extension in any order.
 -- Who makes a row that names a kind locks the kind FOR KEY SHARE before he looks whether it exists, as a foreign key would.
@@ -34,6 +81,31 @@ BEGIN
 	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 END $$;
 COMMENT ON FUNCTION monitoring.keep_what_is_used() IS 'Trigger with the arguments column and table: a row whose value of this column rows of the table name can be neither deleted nor renamed (2BP01).';
+
+-- Kinds of rules, checks and evidence name functions, which people may write.
+CREATE FUNCTION monitoring.kind_function(kind text, function text, arguments text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
+BEGIN
+	IF f IS NULL THEN
+		RAISE EXCEPTION 'function %(%) of % does not exist', function, arguments, kind
+			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in the table of kinds.';
+	END IF;
+	-- The workers have the rights of the extension's owner, which nobody else's code may have.
+	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
+		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
+		RAISE EXCEPTION 'function % of % must be SECURITY DEFINER', f, kind
+			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It does not belong to the owner of the extension.',
+				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
+	END IF;
+	RETURN f::regproc::text;
+END $$;
+COMMENT ON FUNCTION monitoring.kind_function(text, text, text) IS 'The quoted name of the function of a kind, such as ''an alert rule kind'', with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
+
+CREATE FUNCTION monitoring.utf8_bytes(t text) RETURNS bytea
+LANGUAGE C STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mon_utf8_bytes';
+COMMENT ON FUNCTION monitoring.utf8_bytes(text) IS 'A text in UTF-8, whatever the encoding of the database. Unlike convert_to() it raises no error: bytes that cannot be converted, as a database of encoding SQL_ASCII may hold them, are written as %E9.';
 -- sketch: the distribution of many values in a few hundred bytes.
 
 CREATE TYPE monitoring.sketch;
@@ -278,34 +350,21 @@ COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition
 SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
 
 -- pg_dump carries all policies; those that CREATE EXTENSION has just made take over what the restored row says.
-CREATE FUNCTION monitoring.restore_policy() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    UPDATE monitoring.retention_policies p
-    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled,
-        dropped_before = NEW.dropped_before
-    WHERE p.relation = NEW.relation;
-    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END
-$$;
-COMMENT ON FUNCTION monitoring.restore_policy() IS 'Trigger: a policy that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.retention_policies
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_policy();
+EXECUTE FUNCTION monitoring.take_over('relation', 'partition_step', 'premake', 'keep', 'enabled', 'dropped_before');
 COMMENT ON TRIGGER restore ON monitoring.retention_policies IS 'Takes over changed policies when a dump is restored.';
 
 CREATE FUNCTION monitoring.partition_range(partition oid) RETURNS tstzrange
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
 AS $$
-    SELECT tstzrange((regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
-                     (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz)
-    FROM pg_class c
-    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
-    WHERE c.oid = $1 AND c.relispartition
+DECLARE
+    bound text := (SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class c WHERE c.oid = partition AND c.relispartition);
+BEGIN
+    RETURN CASE WHEN bound IS NOT NULL THEN
+        tstzrange((regexp_match(bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz, (regexp_match(bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz) END;
+END
 $$;
 COMMENT ON FUNCTION monitoring.partition_range(oid) IS 'The times that a partition holds; null for what is no partition.';
 
@@ -379,6 +438,10 @@ BEGIN
             EXECUTE format('CREATE INDEX ON monitoring.%I %s', partition, definition);
         END IF;
     END LOOP;
+    -- A publication of all tables would let nobody delete from one without a key.
+    IF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = format('monitoring.%I', partition)::regclass AND i.indisprimary) THEN
+        EXECUTE format('ALTER TABLE monitoring.%I REPLICA IDENTITY FULL', partition);
+    END IF;
     EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
                    relation, partition, since, until);
     RETURN partition;
@@ -1180,7 +1243,7 @@ CREATE TABLE monitoring.jobs (
     last_error_at   timestamptz,
     CHECK ((every IS NULL) <> (setting IS NULL))
 );
-COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
+COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed, within a minute after COMMIT PREPARED or without triggers. The 64 jobs that come first by priority are run.';
 COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
 COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run. It must belong to the job''s owner or to a superuser, or be SECURITY DEFINER: nobody else decides what runs with the owner''s rights.';
 COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
@@ -1199,22 +1262,9 @@ COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first se
 SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
 
 -- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
-CREATE FUNCTION monitoring.restore_job() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    UPDATE monitoring.jobs j
-    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
-    WHERE j.name = NEW.name;
-    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END
-$$;
-COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_job();
+EXECUTE FUNCTION monitoring.take_over('name', 'every', 'setting', 'priority', 'timeout', 'enabled');
 COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.server_stopping() RETURNS boolean
@@ -1223,14 +1273,14 @@ COMMENT ON FUNCTION monitoring.server_stopping() IS 'Whether the server is shutt
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit to run the jobs with run_on_wake; with an argument (any) it reads the list of jobs again before.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
    OR UPDATE OF name, function, every, setting, priority, timeout, enabled, durable, run_on_wake, run_at_shutdown, owner
 ON monitoring.jobs
-FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
-COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
+FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker('jobs');
+COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker reads the jobs again at commit.';
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
@@ -1245,6 +1295,12 @@ RETURNS SETOF record
 LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 20
 AS 'MODULE_PATHNAME', 'mon_worker_status';
 COMMENT ON FUNCTION monitoring.worker_status() IS 'Workers and their jobs in all databases, as shared memory has them: one row for the launcher, then one per database worker and job. Errors: not preloaded (55000).';
+
+CREATE FUNCTION monitoring.companion_status(OUT worker text, OUT datid oid, OUT pid int, OUT worker_state text, OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 2
+AS 'MODULE_PATHNAME', 'mon_companion_status';
+COMMENT ON FUNCTION monitoring.companion_status() IS 'Workers that talk to others for a database (notifier, prober), as shared memory has them: those that run, and those that should. Errors: not preloaded (55000).';
 
 CREATE VIEW monitoring.status AS
 SELECT d.datname AS database,
@@ -1261,18 +1317,20 @@ SELECT d.datname AS database,
        j.last_error,
        j.last_error_at,
        w.lag
-FROM monitoring.worker_status() w
+FROM (SELECT * FROM monitoring.worker_status()
+      UNION ALL
+      SELECT c.*, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM monitoring.companion_status() AS c) AS w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.datid
 LEFT JOIN monitoring.jobs j ON j.name = w.job AND d.datname = pg_catalog.current_database()
 ORDER BY d.datname NULLS FIRST, j.priority, w.job;
-COMMENT ON VIEW monitoring.status IS 'The launcher and, per database worker, every enabled job: one row each. Counters are since the server started. Errors are those of the current database''s jobs.';
+COMMENT ON VIEW monitoring.status IS 'The launcher, per database worker every enabled job, and the workers that talk to others (notifier, prober) while they run or should: one row each. Counters are since the server started. Errors are those of the current database''s jobs.';
 COMMENT ON COLUMN monitoring.status.database IS 'Database of the worker; null for the launcher.';
-COMMENT ON COLUMN monitoring.status.worker IS 'launcher or database worker.';
+COMMENT ON COLUMN monitoring.status.worker IS 'launcher, database worker, notifier or prober.';
 COMMENT ON COLUMN monitoring.status.pid IS 'Process id; null while no process is there.';
-COMMENT ON COLUMN monitoring.status.worker_state IS 'starting, idle, running, waiting (for its turn: there are more databases than monitoring.max_workers), standing aside (for a command on the database), restarting; of the launcher: running or not running (as on a standby).';
+COMMENT ON COLUMN monitoring.status.worker_state IS 'starting, idle, running, waiting (for its turn: there are more databases than monitoring.max_workers), standing aside (for a command on the database), restarting; of the launcher: running or not running (as on a standby); of notifier and prober: starting, running, restarting, or no free background worker (max_worker_processes is too low).';
 COMMENT ON COLUMN monitoring.status.since IS 'Start of the process, or its end if there is none now.';
-COMMENT ON COLUMN monitoring.status.job IS 'Name of the job; null for the launcher and for a worker that has not read its jobs yet.';
-COMMENT ON COLUMN monitoring.status.state IS 'State of the job: new (has not run since the server started), running, ok, failed.';
+COMMENT ON COLUMN monitoring.status.job IS 'Name of the job; null for all but database workers, and for a worker that has not read its jobs yet.';
+COMMENT ON COLUMN monitoring.status.state IS 'State of the job: new (has not run since the server started), running, ok, failed, put off (it was running when the server crashed, twice or more in a row; it is tried again after 10 seconds, then 40 and so on, at most after an hour).';
 COMMENT ON COLUMN monitoring.status.last_run IS 'Start of the latest run.';
 COMMENT ON COLUMN monitoring.status.last_duration IS 'Duration of the latest run in seconds.';
 COMMENT ON COLUMN monitoring.status.runs IS 'Runs since the server started.';
@@ -1280,6 +1338,76 @@ COMMENT ON COLUMN monitoring.status.failures IS 'Failed runs since the server st
 COMMENT ON COLUMN monitoring.status.last_error IS 'Message of the latest failure, kept after the job works again.';
 COMMENT ON COLUMN monitoring.status.last_error_at IS 'When that failure was first seen.';
 COMMENT ON COLUMN monitoring.status.lag IS 'Seconds by which the latest run started late or by which the next one is overdue, whichever is more.';
+
+-- outbound, secrets: what all have in common that keep secrets for requests (checks, receivers). A config names them, tables that
+-- are granted to nobody have them, and C code (outbound/secrets.c) puts them into requests that are ready.
+
+CREATE FUNCTION monitoring.hide_statement() RETURNS void
+LANGUAGE C AS 'MODULE_PATHNAME', 'mon_hide_statement';
+COMMENT ON FUNCTION monitoring.hide_statement() IS 'Take the text of the statement under way, which may hold a secret, out of pg_stat_activity and of what is logged of it from now on. Functions that take secrets call it.';
+
+CREATE FUNCTION monitoring.take_secrets(config jsonb, secret_keys text[], OUT stripped jsonb, OUT secrets jsonb)
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	spec record;
+	key text;
+	source text;
+BEGIN
+	stripped := config;
+	secrets := '[]';
+	IF jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
+		RETURN;
+	END IF;
+	FOR spec IN
+		SELECT ARRAY[e.key] AS path, e.value, e.key AS name, jsonb_typeof(e.value) = 'string' AS plain
+		FROM jsonb_each(config) AS e WHERE e.key = ANY (secret_keys || 'url'::text)
+		UNION ALL
+		SELECT ARRAY['headers', h.key], h.value, 'header.' || h.key, false
+		FROM jsonb_each(CASE WHEN jsonb_typeof(config -> 'headers') = 'object' THEN config -> 'headers' END) AS h
+		WHERE jsonb_typeof(h.value) = 'object'
+	LOOP
+		IF spec.plain THEN
+			source := 'value';
+		ELSE
+			SELECT min(k) INTO source FROM jsonb_object_keys(CASE WHEN jsonb_typeof(spec.value) = 'object' THEN spec.value END) AS k;
+			IF source IS NULL OR source <> ALL ('{value,file,environment,secret}'::text[]) OR spec.value - source <> '{}'
+				OR jsonb_typeof(spec.value -> source) <> 'string'
+			THEN
+				RAISE EXCEPTION 'secret "%" is malformed', regexp_replace(left(spec.name, 128), '[^!-~]', '?', 'g')
+					USING ERRCODE = 'invalid_parameter_value',
+						HINT = 'It is one of {"file": path}, {"environment": name}, {"value": text} and {"secret": key}.';
+			END IF;
+		END IF;
+		key := CASE source WHEN 'secret' THEN spec.value ->> 'secret' ELSE spec.name END;
+		IF key !~ '^[A-Za-z][A-Za-z0-9_.-]{0,199}$' OR key = 'basic_auth' THEN
+			RAISE EXCEPTION 'key "%" of a secret is not allowed', regexp_replace(left(key, 128), '[^!-~]', '?', 'g')
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'A key has up to 200 letters, digits, underscores, dots and hyphens, the first of them a letter.';
+		END IF;
+		stripped := jsonb_set(stripped, spec.path, jsonb_build_object('secret', key));
+		IF source <> 'secret' THEN
+			secrets := secrets || jsonb_build_object('key', key, 'source', source,
+				'value', CASE WHEN spec.plain THEN spec.value #>> '{}' ELSE spec.value ->> source END);
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION monitoring.take_secrets(jsonb, text[]) IS 'A config with {"secret": key} in place of its secrets, which are the values of these keys, url and those headers that are objects; and the secrets as an array of objects with key, source and value. Errors: 22023 for a malformed secret.';
+
+CREATE FUNCTION monitoring.check_secret(key text, source text, value text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF source = 'value' AND (value = '' OR octet_length(value) > 8192 OR value ~ '[\x01-\x1f\x7f]') THEN
+		RAISE EXCEPTION 'secret "%" must have 1 to 8192 bytes, none of them a control character', key
+			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF source = 'file' AND (value !~ '^/[^[:cntrl:]]+$' OR octet_length(value) > 1000) THEN
+		RAISE EXCEPTION 'the file of secret "%" must be an absolute path without control characters', key
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'It has to be in monitoring.secrets_directory.';
+	ELSIF source = 'environment' AND value !~ '^MONITORING_SECRET_[A-Za-z0-9_]{1,100}$' THEN
+		RAISE EXCEPTION 'the environment variable of secret "%" must have a name that starts with MONITORING_SECRET_', key
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_secret(text, text, text) IS 'Raises 22023 for a secret that cannot be used: a value that is empty, too long or has a control character, a path that is not absolute, a variable that has another name than such have.';
 
 -- signals: errors, log-ins and changes that the server itself saw, on their way from shared memory into tables.
 --
@@ -1297,7 +1425,7 @@ COMMENT ON COLUMN monitoring.signal_state.seq IS 'Number of the latest drain tha
 INSERT INTO monitoring.signal_state DEFAULT VALUES;
 
 CREATE TYPE monitoring.execution_facts AS (
-	started_at timestamptz, toplevel boolean, sqlstate text, blocked_by_pid integer, wait_samples bigint, waits jsonb, plan_hash bigint,
+	started_at timestamptz, toplevel boolean, outcome text, sqlstate text, blocked_by_pid integer, wait_samples bigint, waits jsonb, plan_hash bigint,
 	duration_seconds float8, preparing_seconds float8, planning_seconds float8, rows float8, shared_hit_bytes float8,
 	shared_read_bytes float8, shared_dirtied_bytes float8, shared_written_bytes float8, local_read_bytes float8,
 	local_written_bytes float8, temp_read_bytes float8, temp_written_bytes float8, wal_bytes float8, io_read_seconds float8,
@@ -1540,7 +1668,7 @@ COMMENT ON COLUMN monitoring.slow_execution_log.at IS 'When it ended.';
 COMMENT ON COLUMN monitoring.slow_execution_log.started_at IS 'When it began to be executed; of one that a client sent, after preparing_seconds.';
 COMMENT ON COLUMN monitoring.slow_execution_log.queryid IS 'Identity of the statement, as in pg_stat_activity and in the view statements.';
 COMMENT ON COLUMN monitoring.slow_execution_log.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error or cancelled (also by a timeout).';
+COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error, cancelled (also by a timeout) or terminated (with its session).';
 COMMENT ON COLUMN monitoring.slow_execution_log.sqlstate IS 'SQLSTATE of the error that it ended by.';
 COMMENT ON COLUMN monitoring.slow_execution_log.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
 COMMENT ON COLUMN monitoring.slow_execution_log.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
@@ -1713,8 +1841,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	), executions AS (
 		INSERT INTO monitoring.slow_execution_log
 		SELECT n.at, (n.execution).started_at, n.queryid, (n.execution).toplevel,
-			CASE WHEN (n.execution).sqlstate IS NULL THEN 'ok' WHEN (n.execution).sqlstate = '57014' THEN 'cancelled' ELSE 'error' END,
-			(n.execution).sqlstate, (n.execution).duration_seconds, (n.execution).preparing_seconds, (n.execution).planning_seconds,
+			(n.execution).outcome, (n.execution).sqlstate, (n.execution).duration_seconds, (n.execution).preparing_seconds, (n.execution).planning_seconds,
 			(n.execution).rows, (n.execution).shared_hit_bytes, (n.execution).shared_read_bytes, (n.execution).shared_dirtied_bytes,
 			(n.execution).shared_written_bytes, (n.execution).local_read_bytes, (n.execution).local_written_bytes,
 			(n.execution).temp_read_bytes, (n.execution).temp_written_bytes, (n.execution).wal_bytes, (n.execution).io_read_seconds,
@@ -1752,7 +1879,9 @@ BEGIN
 	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts'
 			WHEN 'execution' THEN 'slow_execution_log' ELSE 'change_log' END AS relation,
 			date_trunc('day', s.at, 'UTC') AS day
-		FROM unnest(taken) AS s) AS p;
+		FROM unnest(taken) AS s
+		-- as all who need several take their locks
+		ORDER BY 1, 2) AS p;
 	BEGIN
 		PERFORM monitoring.store_signals(taken);
 	-- one that cannot be stored must not keep the others in memory for ever
@@ -1801,29 +1930,12 @@ CREATE VIEW monitoring.recent_errors AS
 		WHERE r.rolname = current_user
 	) AS a;
 COMMENT ON VIEW monitoring.recent_errors IS 'Errors that the server logged, for 30 days; those of this database, and in one database those of none. Others'' texts are shown with the rights of pg_read_all_stats only. Ask for a range of at.';
-COMMENT ON COLUMN monitoring.recent_errors.at IS 'When it happened; of several alike, the first.';
-COMMENT ON COLUMN monitoring.recent_errors.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.recent_errors.occurrences IS 'How many the row stands for: one session''s errors within about a second, alike in everything.';
-COMMENT ON COLUMN monitoring.recent_errors.issue IS 'What it is an instance of: error_issues.issue.';
-COMMENT ON COLUMN monitoring.recent_errors.severity IS 'LOG, WARNING, ERROR, FATAL or PANIC.';
-COMMENT ON COLUMN monitoring.recent_errors.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.recent_errors.message IS 'Message, at most 1000 bytes; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.recent_errors.detail IS 'Detail, at most 400 bytes.';
-COMMENT ON COLUMN monitoring.recent_errors.hint IS 'Hint, at most 200 bytes.';
 COMMENT ON COLUMN monitoring.recent_errors.statement IS 'What the client had sent, without literals, at most 1000 bytes; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.recent_errors.context IS 'Where in functions it happened, without texts in quotes, at most 600 bytes.';
-COMMENT ON COLUMN monitoring.recent_errors.schema_name IS 'Schema of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.table_name IS 'Table of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.column_name IS 'Column of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.datatype_name IS 'Data type that it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.constraint_name IS 'Constraint that it is about.';
 COMMENT ON COLUMN monitoring.recent_errors.username IS 'Role with whose rights it ran; before there was one, the name that the client gave.';
 COMMENT ON COLUMN monitoring.recent_errors.database IS 'Database; before there was one, that which the client asked for; empty for none.';
-COMMENT ON COLUMN monitoring.recent_errors.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.recent_errors.client IS 'Address of the client.';
-COMMENT ON COLUMN monitoring.recent_errors.pid IS 'Process.';
-COMMENT ON COLUMN monitoring.recent_errors.backend_type IS 'Kind of process, as in pg_stat_activity.';
-COMMENT ON COLUMN monitoring.recent_errors.queryid IS 'Identity of the statement, as in pg_stat_statements.';
+SELECT monitoring.inherit_comments('monitoring.recent_errors', 'monitoring.server_errors');
 
 CREATE VIEW monitoring.error_issues AS
 	SELECT i.issue, i.database, i.severity, i.sqlstate, i.title, i.place, i.state, i.first_seen, i.last_seen, i.occurrences,
@@ -1838,24 +1950,14 @@ CREATE VIEW monitoring.error_issues AS
 	) AS a;
 COMMENT ON VIEW monitoring.error_issues IS 'Errors alike in SQLSTATE, format of the message, table, column, type and constraint are one issue.';
 COMMENT ON COLUMN monitoring.error_issues.issue IS 'Its number, from what they have in common: the same on every server of this version of PostgreSQL.';
-COMMENT ON COLUMN monitoring.error_issues.database IS 'Database; empty for none.';
-COMMENT ON COLUMN monitoring.error_issues.severity IS 'Severity of the latest.';
-COMMENT ON COLUMN monitoring.error_issues.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.error_issues.title IS 'The message without values: its format in the source, untranslated, or what is left of a message that has none, such as that of RAISE.';
-COMMENT ON COLUMN monitoring.error_issues.place IS 'Constraint, table, type or function.';
-COMMENT ON COLUMN monitoring.error_issues.state IS 'unresolved, resolved or ignored.';
-COMMENT ON COLUMN monitoring.error_issues.first_seen IS 'First time.';
-COMMENT ON COLUMN monitoring.error_issues.last_seen IS 'Latest time.';
 COMMENT ON COLUMN monitoring.error_issues.occurrences IS 'How often it was stored.';
 COMMENT ON COLUMN monitoring.error_issues.not_stored IS 'How many of its occurrences have no row in recent_errors: more than monitoring.errors_per_issue in a minute.';
 COMMENT ON COLUMN monitoring.error_issues.user_count IS 'Roles that met it; counted up to 100.';
 COMMENT ON COLUMN monitoring.error_issues.users IS 'These roles.';
 COMMENT ON COLUMN monitoring.error_issues.last_message IS 'Message of the latest; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.error_issues.regressions IS 'How often it came back after it had been resolved.';
-COMMENT ON COLUMN monitoring.error_issues.regressed_at IS 'When it did last.';
 COMMENT ON COLUMN monitoring.error_issues.state_at IS 'When somebody decided its state.';
-COMMENT ON COLUMN monitoring.error_issues.state_by IS 'Who did.';
-COMMENT ON COLUMN monitoring.error_issues.comment IS 'What he said.';
+SELECT monitoring.inherit_comments('monitoring.error_issues', 'monitoring.error_issue_states');
 
 CREATE FUNCTION monitoring.set_error_issue_state(issue bigint, state text, comment text, at timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1930,18 +2032,13 @@ CREATE VIEW monitoring.logins AS
 	FROM monitoring.login_attempts AS l
 	WHERE pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW monitoring.logins IS 'Log-ins to the server and those that failed, for 90 days, in one database of the server; empty without the rights of pg_read_all_stats.';
-COMMENT ON COLUMN monitoring.logins.at IS 'The first of those that the row stands for.';
-COMMENT ON COLUMN monitoring.logins.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.logins.attempts IS 'How many: alike in all but the process, within about a second.';
 COMMENT ON COLUMN monitoring.logins.outcome IS 'ok (authenticated) or failed.';
 COMMENT ON COLUMN monitoring.logins.reason IS 'Why it failed: password, role, nologin, pg_hba, authentication, database, not_permitted, too_many_connections, server_not_ready, protocol, timeout, other. Of the others the method of authentication.';
 COMMENT ON COLUMN monitoring.logins.sqlstate IS 'SQLSTATE of the error, if it was not authentication that failed.';
 COMMENT ON COLUMN monitoring.logins.message IS 'That error.';
-COMMENT ON COLUMN monitoring.logins.username IS 'Name given.';
-COMMENT ON COLUMN monitoring.logins.database IS 'Database asked for.';
 COMMENT ON COLUMN monitoring.logins.client IS 'Address it came from; [local] for a socket.';
-COMMENT ON COLUMN monitoring.logins.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.logins.pid IS 'Process of the last.';
+SELECT monitoring.inherit_comments('monitoring.logins', 'monitoring.login_attempts');
 
 CREATE VIEW monitoring.changes AS
 	SELECT c.at, c.class, c.command,
@@ -1956,18 +2053,11 @@ CREATE VIEW monitoring.changes AS
 		WHERE r.rolname = current_user
 	) AS a;
 COMMENT ON VIEW monitoring.changes IS 'Changes of schema, rights, roles, settings and databases that were made in this database: who, when, what; for 400 days.';
-COMMENT ON COLUMN monitoring.changes.at IS 'When it was committed.';
-COMMENT ON COLUMN monitoring.changes.class IS 'schema, grant, role, setting or database.';
-COMMENT ON COLUMN monitoring.changes.command IS 'The command, such as ALTER TABLE.';
 COMMENT ON COLUMN monitoring.changes.statement IS 'Its text, at most 1000 bytes, without literals and so without passwords; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.changes.value IS 'New value of a setting, if it is a number or a boolean; others may be secret.';
 COMMENT ON COLUMN monitoring.changes.username IS 'Role with whose rights it ran.';
 COMMENT ON COLUMN monitoring.changes.login IS 'Role that had logged in; null for workers.';
-COMMENT ON COLUMN monitoring.changes.database IS 'Database it was made in.';
-COMMENT ON COLUMN monitoring.changes.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.changes.client IS 'Address of the client.';
-COMMENT ON COLUMN monitoring.changes.pid IS 'Process.';
-COMMENT ON COLUMN monitoring.changes.number IS 'Order within the same instant.';
+SELECT monitoring.inherit_comments('monitoring.changes', 'monitoring.change_log');
 
 -- signals: executions of statements that were slow.
 
@@ -1988,43 +2078,9 @@ CREATE VIEW monitoring.slow_executions AS
 		WHERE r.rolname = current_user
 	) AS a;
 COMMENT ON VIEW monitoring.slow_executions IS 'Executions of statements of this database that took monitoring.slow_query_threshold or longer, for 14 days, as many as monitoring.slow_query_rate allows; slow_execution_totals says how many there were. Others'' texts are shown with the rights of pg_read_all_stats only. Ask for a range of at.';
-COMMENT ON COLUMN monitoring.slow_executions.at IS 'When it ended.';
-COMMENT ON COLUMN monitoring.slow_executions.started_at IS 'When it began to be executed; of one that a client sent, after preparing_seconds.';
-COMMENT ON COLUMN monitoring.slow_executions.queryid IS 'Identity of the statement, as in pg_stat_activity and in the view statements.';
-COMMENT ON COLUMN monitoring.slow_executions.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.slow_executions.outcome IS 'ok, error or cancelled (also by a timeout).';
-COMMENT ON COLUMN monitoring.slow_executions.sqlstate IS 'SQLSTATE of the error that it ended by.';
-COMMENT ON COLUMN monitoring.slow_executions.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
-COMMENT ON COLUMN monitoring.slow_executions.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
-COMMENT ON COLUMN monitoring.slow_executions.planning_seconds IS 'Time of planning; 0 if it had a plan.';
-COMMENT ON COLUMN monitoring.slow_executions.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.slow_executions.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.slow_executions.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.slow_executions.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.slow_executions.shared_written_bytes IS 'Bytes of shared buffers that it had to write itself.';
-COMMENT ON COLUMN monitoring.slow_executions.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.slow_executions.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.slow_executions.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.slow_executions.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.slow_executions.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.slow_executions.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.slow_executions.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.slow_executions.jit_seconds IS 'Time spent in just-in-time compilation.';
-COMMENT ON COLUMN monitoring.slow_executions.wait_samples IS 'How often its session was looked at meanwhile; 0 if it was not.';
-COMMENT ON COLUMN monitoring.slow_executions.waits IS 'What it was found at, and how often: {"Lock:relation": 12, "CPU": 3}; at most 8.';
-COMMENT ON COLUMN monitoring.slow_executions.blocked_by_pid IS 'Session that it waited for, the latest; -1: a prepared transaction.';
 COMMENT ON COLUMN monitoring.slow_executions.username IS 'Role with whose rights it ran.';
-COMMENT ON COLUMN monitoring.slow_executions.login IS 'Role that had logged in.';
-COMMENT ON COLUMN monitoring.slow_executions.database IS 'Database.';
-COMMENT ON COLUMN monitoring.slow_executions.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.slow_executions.client IS 'Address of the client.';
-COMMENT ON COLUMN monitoring.slow_executions.pid IS 'Process.';
-COMMENT ON COLUMN monitoring.slow_executions.correlation_id IS 'monitoring.correlation_id of the session at the end.';
-COMMENT ON COLUMN monitoring.slow_executions.traceparent IS 'W3C trace context that a comment of the statement gave: /*traceparent=''00-...''*/.';
 COMMENT ON COLUMN monitoring.slow_executions.statement IS 'Its text, at most 4096 bytes, without literals unless monitoring.slow_query_literals was on; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.slow_executions.plan_hash IS 'What plans of the same shape have in common; null without a plan.';
-COMMENT ON COLUMN monitoring.slow_executions.plan IS 'Its plan as EXPLAIN shows it, at most 8192 bytes, with monitoring.slow_query_plans on.';
-COMMENT ON COLUMN monitoring.slow_executions.number IS 'Order within the same instant.';
+SELECT monitoring.inherit_comments('monitoring.slow_executions', 'monitoring.slow_execution_log');
 
 CREATE VIEW monitoring.slow_execution_totals AS
 	SELECT coalesce(d.datname, '') AS database, sum(c.total)::bigint AS total, sum(c.dropped)::bigint AS not_stored
@@ -2120,36 +2176,7 @@ COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent wr
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.statement_hours.bucket IS 'End of the hour.';
 COMMENT ON COLUMN monitoring.statement_hours.since IS 'Start of the hour.';
-COMMENT ON COLUMN monitoring.statement_hours.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_hours.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_hours.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_hours.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_hours.latency IS 'Sketch of the execution times (seconds).';
-COMMENT ON COLUMN monitoring.statement_hours.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hours.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_hours.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_hours.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_hours.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_hours.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_hours.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hours.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_hours.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_hours.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hours.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_hours.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hours.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_hours.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_hours.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hours.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hours.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_hours', 'monitoring.statement_deltas');
 
 -- Equal buckets share one entry of the index; alert rules ask every second for what took 0.1 seconds or more.
 INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
@@ -2221,7 +2248,7 @@ RETURNS TABLE (queryid bigint, userid oid, toplevel boolean, calls bigint, error
 	jit_functions bigint, total_seconds float8, failed_seconds float8, planning_seconds float8,
 	io_read_seconds float8, io_write_seconds float8, jit_seconds float8,
 	latency monitoring.sketch, query text)
-LANGUAGE c VOLATILE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_live_statements';
+LANGUAGE c STABLE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_live_statements';
 COMMENT ON FUNCTION monitoring.live_statements(bigint) IS 'What was counted of statements of this database and is in no snapshot up to the number `stored`, as take_statements() would give it; changes nothing. Texts of other roles'' statements are null without the rights of pg_read_all_stats. Without the library preloaded there are no rows.';
 
 CREATE FUNCTION monitoring.forget_statements() RETURNS void
@@ -2427,111 +2454,35 @@ COMMENT ON COLUMN monitoring.statement_queries.username IS 'Name of that role.';
 COMMENT ON COLUMN monitoring.statement_queries.query IS 'Text without literals, at most 8192 bytes; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.statement_queries.first_seen IS 'Snapshot that stored it.';
 
-CREATE VIEW monitoring.statement_history AS
-	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
-		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
-		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
-		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
-		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
-		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
-		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
-		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
-		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
-		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
-		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
-		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
-		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
-		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
-		coalesce(d.jit_seconds, 0) AS jit_seconds
-	FROM monitoring.statement_deltas AS d;
+-- The columns of both are those of their tables, with zero for what is stored as null.
+DO $$
+DECLARE
+	counters text := (
+		SELECT string_agg(format('coalesce(d.%1$I, 0) AS %1$I', a.attname), ', ' ORDER BY a.attnum)
+		FROM pg_catalog.pg_attribute AS a
+		WHERE a.attrelid = 'monitoring.statement_deltas'::pg_catalog.regclass AND a.attnum > 0
+			AND a.attname NOT IN ('bucket', 'since', 'queryid', 'userid', 'toplevel', 'max_seconds', 'latency'));
+	v record;
+BEGIN
+	FOR v IN SELECT * FROM (VALUES ('statement_history', 'statement_deltas'), ('statement_hourly', 'statement_hours')) AS v (name, source)
+	LOOP
+		EXECUTE format(
+			'CREATE VIEW monitoring.%I AS
+				SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
+					d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency, %s
+				FROM monitoring.%I AS d', v.name, counters, v.source);
+	END LOOP;
+END $$;
 COMMENT ON VIEW monitoring.statement_history IS 'What every statement that ran did between two snapshots, a minute apart by default, for 7 days. What came after the latest snapshot is in statement_live.';
-COMMENT ON COLUMN monitoring.statement_history.bucket IS 'End of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.since IS 'Start of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_history.userid IS 'Role that ran it.';
 COMMENT ON COLUMN monitoring.statement_history.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_history.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
 COMMENT ON COLUMN monitoring.statement_history.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.max_seconds IS 'Longest execution.';
 COMMENT ON COLUMN monitoring.statement_history.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
-COMMENT ON COLUMN monitoring.statement_history.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_history.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_history.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_history.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_history.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_history.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_history.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_history.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_history.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_history.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_history.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_history.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_history.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_history.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_history.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_history.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_history.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_history', 'monitoring.statement_deltas');
 
-CREATE VIEW monitoring.statement_hourly AS
-	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
-		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
-		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
-		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
-		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
-		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
-		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
-		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
-		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
-		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
-		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
-		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
-		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
-		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
-		coalesce(d.jit_seconds, 0) AS jit_seconds
-	FROM monitoring.statement_hours AS d;
 COMMENT ON VIEW monitoring.statement_hourly IS 'What every statement that ran did in an hour, for 60 days.';
 COMMENT ON COLUMN monitoring.statement_hourly.bucket IS 'End of the hour.';
 COMMENT ON COLUMN monitoring.statement_hourly.since IS 'Start of the hour.';
-COMMENT ON COLUMN monitoring.statement_hourly.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_hourly.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_hourly.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_hourly.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_hourly.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_hourly.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
-COMMENT ON COLUMN monitoring.statement_hourly.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_hourly.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_hourly.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_hourly.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_hourly.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_hourly.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hourly.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_hourly.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_hourly.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_hourly.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hourly.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hourly.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_hourly', 'monitoring.statement_history');
 
 CREATE VIEW monitoring.statement_live AS
 	SELECT statement_timestamp() AS bucket,
@@ -2547,39 +2498,8 @@ CREATE VIEW monitoring.statement_live AS
 COMMENT ON VIEW monitoring.statement_live IS 'What statements did since the latest snapshot, from memory, in the shape of statement_history.';
 COMMENT ON COLUMN monitoring.statement_live.bucket IS 'Now.';
 COMMENT ON COLUMN monitoring.statement_live.since IS 'Time of the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_live.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_live.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_live.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_live.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_live.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_live.latency IS 'Sketch of the execution times (seconds).';
-COMMENT ON COLUMN monitoring.statement_live.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_live.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_live.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_live.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_live.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_live.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_live.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_live.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_live.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_live.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_live.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_live.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_live.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_live.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_live.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_live.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_live.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_live.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_live.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_live.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_live.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_live.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_live.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.statement_live.query IS 'Text of a statement that has none in statement_queries yet; null otherwise, and for other roles'' statements without the rights of pg_read_all_stats.';
+SELECT monitoring.inherit_comments('monitoring.statement_live', 'monitoring.statement_history');
 
 CREATE VIEW monitoring.statement_clock AS
 	SELECT s.snapshot_at, s.rolled_up_to, r.keep AS intervals_kept
@@ -2590,63 +2510,89 @@ COMMENT ON COLUMN monitoring.statement_clock.snapshot_at IS 'Latest snapshot; nu
 COMMENT ON COLUMN monitoring.statement_clock.rolled_up_to IS 'Hours that ended by then are in statement_hourly.';
 COMMENT ON COLUMN monitoring.statement_clock.intervals_kept IS 'How long statement_history goes back.';
 
-CREATE FUNCTION monitoring.statements_over(over interval, at timestamptz DEFAULT clock_timestamp())
+-- Part of the query that calls it: what that does not ask for, sketches above all, is not read.
+CREATE FUNCTION monitoring.statement_intervals(over interval, at timestamptz)
+RETURNS TABLE (bucket timestamptz, queryid bigint, userid oid, calls bigint, errors bigint, cancels bigint, max_seconds float8,
+	latency monitoring.sketch, total_seconds float8, planning_seconds float8, rows bigint, shared_hit_bytes bigint, shared_read_bytes bigint,
+	temp_written_bytes bigint, wal_bytes bigint, io_read_seconds float8, io_write_seconds float8, query text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	-- full hours come from statement_hourly so far as it goes, and where the intervals are not kept any more
+	WITH bounds AS (
+		SELECT b.since,
+			CASE WHEN b.since < statement_intervals.at - s.intervals_kept THEN date_trunc('hour', b.since, 'UTC')
+				ELSE date_trunc('hour', b.since - interval '1 microsecond', 'UTC') + interval '1 hour' END AS hours_from,
+			least(date_trunc('hour', statement_intervals.at, 'UTC'), s.rolled_up_to) AS hours_to
+		FROM monitoring.statement_clock AS s
+		CROSS JOIN (SELECT greatest(statement_intervals.at - statement_intervals.over, '2000-01-01 00:00Z') AS since) AS b
+		WHERE statement_intervals.over IS NOT NULL
+		-- there is one row, which the planner would not know
+		LIMIT 1
+	)
+	SELECT h.bucket, h.queryid, h.userid, h.calls, h.errors, h.cancels, h.max_seconds, h.latency, h.total_seconds, h.planning_seconds, h.rows,
+		h.shared_hit_bytes, h.shared_read_bytes, h.temp_written_bytes, h.wal_bytes, h.io_read_seconds, h.io_write_seconds, NULL
+	FROM bounds AS b
+	JOIN monitoring.statement_hourly AS h ON h.bucket > b.hours_from AND h.bucket <= b.hours_to
+	UNION ALL
+	SELECT d.bucket, d.queryid, d.userid, d.calls, d.errors, d.cancels, d.max_seconds, d.latency, d.total_seconds, d.planning_seconds, d.rows,
+		d.shared_hit_bytes, d.shared_read_bytes, d.temp_written_bytes, d.wal_bytes, d.io_read_seconds, d.io_write_seconds, NULL
+	FROM bounds AS b
+	JOIN monitoring.statement_history AS d ON d.bucket > b.since AND d.bucket <= statement_intervals.at
+		AND (b.hours_from < b.hours_to AND d.bucket > b.hours_from AND d.bucket <= b.hours_to) IS NOT TRUE
+	UNION ALL
+	SELECT statement_intervals.at, l.queryid, l.userid, l.calls, l.errors, l.cancels, l.max_seconds, l.latency, l.total_seconds, l.planning_seconds, l.rows,
+		l.shared_hit_bytes, l.shared_read_bytes, l.temp_written_bytes, l.wal_bytes, l.io_read_seconds, l.io_write_seconds, l.query
+	FROM bounds AS b
+	-- the clock goes on between the caller's look at it and ours
+	JOIN monitoring.statement_live AS l ON l.since < statement_intervals.at AND l.bucket > b.since
+		AND l.bucket <= statement_intervals.at + interval '1 minute';
+END;
+COMMENT ON FUNCTION monitoring.statement_intervals(interval, timestamptz) IS 'What statements did in the window (at - over, at], a row for each hour, interval between snapshots, or what came since, that statements_over() adds up.';
+
+CREATE FUNCTION monitoring.statement_sums(over interval, at timestamptz)
+RETURNS TABLE (queryid bigint, userid oid, calls bigint, errors bigint, cancels bigint, max_seconds float8, total_seconds float8, shared_bytes bigint,
+	temp_written_bytes bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT i.queryid, i.userid, sum(i.calls)::bigint, sum(i.errors)::bigint, sum(i.cancels)::bigint, max(i.max_seconds), sum(i.total_seconds),
+		sum(i.shared_hit_bytes + i.shared_read_bytes)::bigint, sum(i.temp_written_bytes)::bigint
+	FROM monitoring.statement_intervals(statement_sums.over, statement_sums.at) AS i
+	GROUP BY i.queryid, i.userid
+$$;
+COMMENT ON FUNCTION monitoring.statement_sums(interval, timestamptz) IS 'What of statements_over() costs little: neither percentiles nor texts. To find the statements for which to ask that function.';
+
+CREATE FUNCTION monitoring.statements_over(over interval, at timestamptz DEFAULT clock_timestamp(), queryids bigint[] DEFAULT NULL)
 RETURNS TABLE (queryid bigint, username name, query text, calls bigint, errors bigint, cancels bigint, mean_seconds float8,
 	p50_seconds float8, p95_seconds float8, p99_seconds float8, max_seconds float8, total_seconds float8, share_of_total_time float8,
 	planning_seconds float8, rows bigint, shared_hit_bytes bigint, shared_read_bytes bigint, temp_written_bytes bigint,
 	wal_bytes bigint, io_read_seconds float8, io_write_seconds float8, last_seen timestamptz, slowest_at timestamptz)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	-- full hours come from statement_hourly so far as it goes, and where the intervals are not kept any more
-	WITH bounds AS (
-		SELECT b.since,
-			CASE WHEN b.since < statements_over.at - s.intervals_kept THEN date_trunc('hour', b.since, 'UTC')
-				ELSE date_trunc('hour', b.since - interval '1 microsecond', 'UTC') + interval '1 hour' END AS hours_from,
-			least(date_trunc('hour', statements_over.at, 'UTC'), s.rolled_up_to) AS hours_to
-		FROM monitoring.statement_clock AS s
-		CROSS JOIN (SELECT greatest(statements_over.at - statements_over.over, '2000-01-01 00:00Z') AS since) AS b
-	), parts AS (
-		SELECT h.bucket, h.queryid, h.userid, h.calls, h.errors, h.cancels, h.max_seconds, h.latency, h.total_seconds,
-			h.planning_seconds, h.rows, h.shared_hit_bytes, h.shared_read_bytes, h.temp_written_bytes, h.wal_bytes,
-			h.io_read_seconds, h.io_write_seconds, NULL AS query
-		FROM bounds AS b
-		JOIN monitoring.statement_hourly AS h ON h.bucket > b.hours_from AND h.bucket <= b.hours_to
-		UNION ALL
-		SELECT d.bucket, d.queryid, d.userid, d.calls, d.errors, d.cancels, d.max_seconds, d.latency, d.total_seconds,
-			d.planning_seconds, d.rows, d.shared_hit_bytes, d.shared_read_bytes, d.temp_written_bytes, d.wal_bytes,
-			d.io_read_seconds, d.io_write_seconds, NULL
-		FROM bounds AS b
-		JOIN monitoring.statement_history AS d ON d.bucket > b.since AND d.bucket <= statements_over.at
-			AND (b.hours_from < b.hours_to AND d.bucket > b.hours_from AND d.bucket <= b.hours_to) IS NOT TRUE
-		UNION ALL
-		SELECT statements_over.at, l.queryid, l.userid, l.calls, l.errors, l.cancels, l.max_seconds, l.latency, l.total_seconds,
-			l.planning_seconds, l.rows, l.shared_hit_bytes, l.shared_read_bytes, l.temp_written_bytes, l.wal_bytes,
-			l.io_read_seconds, l.io_write_seconds, l.query
-		FROM bounds AS b
-		-- the clock goes on between the caller's look at it and ours
-		JOIN monitoring.statement_live AS l ON l.since < statements_over.at AND l.bucket > b.since
-			AND l.bucket <= statements_over.at + interval '1 minute'
-	), sums AS (
-		SELECT p.queryid, p.userid, sum(p.calls)::bigint AS calls, sum(p.errors)::bigint AS errors, sum(p.cancels)::bigint AS cancels,
-			monitoring.merge(p.latency) AS latency, max(p.max_seconds) AS max_seconds, sum(p.total_seconds) AS total_seconds,
-			sum(p.planning_seconds) AS planning_seconds, sum(p.rows)::bigint AS rows, sum(p.shared_hit_bytes)::bigint AS shared_hit_bytes,
-			sum(p.shared_read_bytes)::bigint AS shared_read_bytes, sum(p.temp_written_bytes)::bigint AS temp_written_bytes,
-			sum(p.wal_bytes)::bigint AS wal_bytes, sum(p.io_read_seconds) AS io_read_seconds, sum(p.io_write_seconds) AS io_write_seconds,
-			max(p.bucket) AS last_seen, (array_agg(p.bucket ORDER BY p.max_seconds DESC NULLS LAST))[1] AS slowest_at,
-			max(p.query) AS query, sum(sum(p.total_seconds)) OVER () AS everything
-		FROM parts AS p
-		GROUP BY p.queryid, p.userid
+	WITH sums AS (
+		SELECT i.queryid, i.userid, sum(i.calls)::bigint AS calls, sum(i.errors)::bigint AS errors, sum(i.cancels)::bigint AS cancels,
+			monitoring.merge(i.latency) AS latency, max(i.max_seconds) AS max_seconds, sum(i.total_seconds) AS total_seconds,
+			sum(i.planning_seconds) AS planning_seconds, sum(i.rows)::bigint AS rows, sum(i.shared_hit_bytes)::bigint AS shared_hit_bytes,
+			sum(i.shared_read_bytes)::bigint AS shared_read_bytes, sum(i.temp_written_bytes)::bigint AS temp_written_bytes,
+			sum(i.wal_bytes)::bigint AS wal_bytes, sum(i.io_read_seconds) AS io_read_seconds, sum(i.io_write_seconds) AS io_write_seconds,
+			max(i.bucket) AS last_seen, max(i.query) AS query,
+			-- the bucket of the largest; to sort for it would take most of the time
+			max(ARRAY[coalesce(i.max_seconds, -1), extract(epoch FROM i.bucket)::float8]) AS slowest,
+			sum(sum(i.total_seconds)) OVER () AS everything
+		FROM monitoring.statement_intervals(statements_over.over, statements_over.at) AS i
+		WHERE statements_over.queryids IS NULL OR i.queryid IN (SELECT unnest(statements_over.queryids))
+		GROUP BY i.queryid, i.userid
 	)
 	SELECT s.queryid, pg_get_userbyid(s.userid),
 		CASE WHEN s.queryid = 0 THEN '<others>' ELSE coalesce(q.query, s.query) END,
 		s.calls, s.errors, s.cancels, s.total_seconds / nullif(s.calls, 0), p.p[1], p.p[2], p.p[3], s.max_seconds, s.total_seconds,
-		s.total_seconds / nullif(s.everything, 0), s.planning_seconds, s.rows, s.shared_hit_bytes, s.shared_read_bytes,
-		s.temp_written_bytes, s.wal_bytes, s.io_read_seconds, s.io_write_seconds, s.last_seen, s.slowest_at
+		s.total_seconds / nullif(CASE WHEN statements_over.queryids IS NULL THEN s.everything ELSE (
+			SELECT sum(i.total_seconds) FROM monitoring.statement_intervals(statements_over.over, statements_over.at) AS i) END, 0),
+		s.planning_seconds, s.rows, s.shared_hit_bytes, s.shared_read_bytes,
+		s.temp_written_bytes, s.wal_bytes, s.io_read_seconds, s.io_write_seconds, s.last_seen, to_timestamp(s.slowest[2])
 	FROM sums AS s
 	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
 	CROSS JOIN LATERAL monitoring.percentiles(s.latency, '{0.5,0.95,0.99}') AS p (p)
 	ORDER BY s.total_seconds DESC
 $$;
-COMMENT ON FUNCTION monitoring.statements_over(interval, timestamptz) IS 'What each statement did in a window of time, (at - over, at], per role, costliest first: executions, errors, percentiles with the sketch''s error of 0.55 %, share of the time of all (ratio 0..1), resources. What was counted a moment ago is in it. Intervals belong to the window in which they end; beyond 7 days the window is widened to full hours.';
+COMMENT ON FUNCTION monitoring.statements_over(interval, timestamptz, bigint[]) IS 'What each statement did in a window of time, (at - over, at], per role, costliest first: executions, errors, percentiles with the sketch''s error of 0.55 %, share of the time of all (ratio 0..1), resources. What was counted a moment ago is in it. Intervals belong to the window in which they end; beyond 7 days the window is widened to full hours. queryids: only these statements, which takes less time; null: all.';
 
 CREATE VIEW monitoring.statements AS
 	WITH parts AS (
@@ -2676,21 +2622,15 @@ CREATE VIEW monitoring.statements AS
 	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
 	WHERE s.calls > 0 OR s.errors > 0 OR s.cancels > 0;
 COMMENT ON VIEW monitoring.statements IS 'Every statement of this database that ran while being watched, one row per statement and role, since first_seen. For percentiles and resources of a window of time see statements_over().';
-COMMENT ON COLUMN monitoring.statements.queryid IS 'Identity of the normalised statement; 0: statements that had no room of their own.';
 COMMENT ON COLUMN monitoring.statements.database IS 'This database.';
 COMMENT ON COLUMN monitoring.statements.username IS 'Role that ran it.';
 COMMENT ON COLUMN monitoring.statements.query IS 'Its text, as in the view statement_queries.';
-COMMENT ON COLUMN monitoring.statements.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statements.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statements.cancels IS 'Executions that were cancelled, or ran into a timeout.';
 COMMENT ON COLUMN monitoring.statements.mean_seconds IS 'Mean time of an execution.';
-COMMENT ON COLUMN monitoring.statements.max_seconds IS 'Longest execution.';
 COMMENT ON COLUMN monitoring.statements.total_seconds IS 'Time of all executions.';
-COMMENT ON COLUMN monitoring.statements.rows IS 'Rows returned or affected.';
 COMMENT ON COLUMN monitoring.statements.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements watched.';
 COMMENT ON COLUMN monitoring.statements.first_seen IS 'Snapshot that first had the statement.';
-COMMENT ON COLUMN monitoring.statements.last_seen IS 'End of the last interval in which it ran.';
 COMMENT ON COLUMN monitoring.statements.slowest_at IS 'End of the interval that had its longest execution.';
+SELECT monitoring.inherit_comments('monitoring.statements', 'monitoring.statement_totals');
 
 CREATE FUNCTION monitoring.slow_queries_over(over interval, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (queryid bigint, database text, username name, query text, calls bigint, mean_seconds float8, p95_seconds float8,
@@ -2698,9 +2638,10 @@ RETURNS TABLE (queryid bigint, database text, username name, query text, calls b
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT s.queryid, current_database()::text, s.username, s.query, s.calls, s.mean_seconds, s.p95_seconds, s.max_seconds,
 		s.total_seconds, s.rows, s.share_of_total_time, s.last_seen, s.slowest_at
-	FROM monitoring.statements_over(slow_queries_over.over, slow_queries_over.at) AS s
-	WHERE s.max_seconds >= extract(epoch FROM
-		coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)
+	FROM (SELECT extract(epoch FROM coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)::float8) AS t (threshold)
+	CROSS JOIN LATERAL monitoring.statements_over(slow_queries_over.over, slow_queries_over.at, ARRAY(
+		SELECT c.queryid FROM monitoring.statement_sums(slow_queries_over.over, slow_queries_over.at) AS c WHERE c.max_seconds >= t.threshold)) AS s
+	WHERE s.max_seconds >= t.threshold
 	ORDER BY s.total_seconds DESC
 $$;
 COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'Statements of which an execution in the window (at - over, at] took monitoring.slow_query_threshold or longer, costliest first. Columns as in statements_over().';
@@ -2710,19 +2651,8 @@ CREATE VIEW monitoring.slow_queries AS
 		s.share_of_total_time, s.last_seen, s.slowest_at
 	FROM monitoring.slow_queries_over('1 day') AS s;
 COMMENT ON VIEW monitoring.slow_queries IS 'Statements of which an execution in the last 24 hours took monitoring.slow_query_threshold or longer. For other windows see slow_queries_over().';
-COMMENT ON COLUMN monitoring.slow_queries.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.slow_queries.database IS 'This database.';
-COMMENT ON COLUMN monitoring.slow_queries.username IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.slow_queries.query IS 'Its text, as in the view statement_queries.';
-COMMENT ON COLUMN monitoring.slow_queries.calls IS 'Executions.';
-COMMENT ON COLUMN monitoring.slow_queries.mean_seconds IS 'Mean time of an execution.';
 COMMENT ON COLUMN monitoring.slow_queries.p95_seconds IS '95th percentile of the time of an execution, within 0.55 %.';
-COMMENT ON COLUMN monitoring.slow_queries.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.slow_queries.total_seconds IS 'Time of all executions.';
-COMMENT ON COLUMN monitoring.slow_queries.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.slow_queries.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements.';
-COMMENT ON COLUMN monitoring.slow_queries.last_seen IS 'End of the last interval in which it ran.';
-COMMENT ON COLUMN monitoring.slow_queries.slowest_at IS 'End of the interval that had its longest execution.';
+SELECT monitoring.inherit_comments('monitoring.slow_queries', 'monitoring.statements');
 
 -- How many statements are in memory the planner does not know: a nested loop over them would be slow.
 CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,
@@ -2880,7 +2810,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT w.queryid, array_agg(w.username ORDER BY w.username), min(w.query), f.first_seen, sum(w.calls)::bigint, sum(w.errors)::bigint,
 		sum(w.total_seconds) / nullif(sum(w.calls), 0), max(w.p95_seconds), max(w.max_seconds), sum(w.total_seconds), sum(w.share_of_total_time)
 	FROM firsts AS f
-	JOIN monitoring.statements_over(new_queries.over, new_queries.at) AS w ON w.queryid = f.queryid
+	JOIN monitoring.statements_over(new_queries.over, new_queries.at, ARRAY(SELECT n.queryid FROM firsts AS n)) AS w ON w.queryid = f.queryid
 	GROUP BY w.queryid, f.first_seen
 	ORDER BY sum(w.total_seconds) DESC NULLS LAST, w.queryid
 $$;
@@ -2893,12 +2823,19 @@ RETURNS TABLE (queryid bigint, username name, query text, reasons text[], p95_ra
 	baseline_calls bigint, p95_seconds float8, baseline_p95_seconds float8, mean_seconds float8, baseline_mean_seconds float8,
 	calls_per_hour float8, baseline_max_calls_per_hour float8, bytes_per_call float8, baseline_bytes_per_call float8, plan_changed boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH latest AS MATERIALIZED (
+	WITH candidates AS MATERIALIZED (
+		SELECT c.queryid, c.userid
+		FROM monitoring.statement_sums(regressed_queries.over, regressed_queries.at) AS c
+		CROSS JOIN (SELECT extract(epoch FROM regressed_queries.min_duration)::float8 AS floor) AS f
+		WHERE c.calls >= regressed_queries.min_calls AND c.calls > 0 AND c.queryid <> 0
+			-- no reason can hold for the others, whatever they did before: most statements, whose hours need not be read
+			AND (c.max_seconds >= f.floor OR c.total_seconds >= f.floor * regressed_queries.min_calls OR c.shared_bytes >= 1048576 * c.calls)
+	), latest AS MATERIALIZED (
 		SELECT s.queryid, s.username, s.query, s.calls, s.p95_seconds, s.mean_seconds, s.total_seconds,
 			s.calls * 3600 / extract(epoch FROM regressed_queries.over)::float8 AS calls_per_hour,
 			(s.shared_hit_bytes + s.shared_read_bytes)::float8 / s.calls AS bytes_per_call
-		FROM monitoring.statements_over(regressed_queries.over, regressed_queries.at) AS s
-		WHERE s.calls >= regressed_queries.min_calls AND s.calls > 0 AND s.queryid <> 0
+		FROM monitoring.statements_over(regressed_queries.over, regressed_queries.at, ARRAY(SELECT c.queryid FROM candidates AS c)) AS s
+		JOIN candidates AS c ON c.queryid = s.queryid AND pg_get_userbyid(c.userid) = s.username
 	), hours AS (
 		SELECT h.queryid, h.username, h.bucket, sum(h.calls) AS calls, monitoring.merge(h.latency) AS latency,
 			sum(h.total_seconds) AS total_seconds, sum(h.shared_hit_bytes + h.shared_read_bytes) AS bytes
@@ -3334,12 +3271,8 @@ CREATE VIEW monitoring.kill_rules AS
 	FROM monitoring.kill_rule_defs AS k;
 COMMENT ON VIEW monitoring.kill_rules IS 'Sessions that kill_advice warns of: insert rows of your own. A row speaks of the sessions that match all of its patterns that are not null (regular expressions, upper and lower case alike); of several that do, the one with the lowest position counts.';
 COMMENT ON COLUMN monitoring.kill_rules.position IS 'Order; those that came with the extension have 100 and above.';
-COMMENT ON COLUMN monitoring.kill_rules.backend_type IS 'Pattern for the backend type.';
-COMMENT ON COLUMN monitoring.kill_rules.application IS 'Pattern for application_name.';
-COMMENT ON COLUMN monitoring.kill_rules.query IS 'Pattern for the text of the statement.';
 COMMENT ON COLUMN monitoring.kill_rules.verdict IS 'never: no command is suggested; unsafe: it is, but marked.';
-COMMENT ON COLUMN monitoring.kill_rules.reason IS 'Why, as a sentence.';
-COMMENT ON COLUMN monitoring.kill_rules.builtin IS 'Came with the extension.';
+SELECT monitoring.inherit_comments('monitoring.kill_rules', 'monitoring.kill_rule_defs');
 
 CREATE FUNCTION monitoring.kill_advice_at(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (rank integer, pid integer, gid text, action text, safe boolean, frees integer, frees_wait_seconds float8, command text,
@@ -3441,29 +3374,16 @@ INSERT INTO monitoring.session_limit_defs VALUES
 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.session_limit_defs', '');
 
-CREATE FUNCTION monitoring.restore_session_limit() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.session_limit_defs AS l
-	SET warning = NEW.warning, critical = NEW.critical, ignored_applications = NEW.ignored_applications
-	WHERE l.problem = NEW.problem;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_session_limit() IS 'Trigger: a limit that a dump brings and that exists is changed to what the dump says.';
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.session_limit_defs
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_session_limit();
+EXECUTE FUNCTION monitoring.take_over('problem', 'warning', 'critical', 'ignored_applications');
 COMMENT ON TRIGGER restore ON monitoring.session_limit_defs IS 'Takes over changed limits when a dump is restored.';
 
 CREATE VIEW monitoring.session_limits AS
 	SELECT l.problem, l.warning, l.critical, l.ignored_applications, l.description
 	FROM monitoring.session_limit_defs AS l;
 COMMENT ON VIEW monitoring.session_limits IS 'What problem_sessions finds: update it to change the limits.';
-COMMENT ON COLUMN monitoring.session_limits.problem IS 'Name of the problem.';
-COMMENT ON COLUMN monitoring.session_limits.warning IS 'From here on it is worth a warning; null: never.';
-COMMENT ON COLUMN monitoring.session_limits.critical IS 'From here on it is critical; null: never.';
-COMMENT ON COLUMN monitoring.session_limits.ignored_applications IS 'Regular expression: sessions whose application_name matches are left out; null: none.';
-COMMENT ON COLUMN monitoring.session_limits.description IS 'What the problem is.';
+SELECT monitoring.inherit_comments('monitoring.session_limits', 'monitoring.session_limit_defs');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What has gone on for too long
@@ -3714,7 +3634,8 @@ DECLARE
 	state monitoring.wait_state;
 	buffer record;
 	edge bigint;
-	buckets timestamptz[];
+	seen bigint;
+	minutes monitoring.wait_minutes[];
 	event record;
 	written integer;
 BEGIN
@@ -3730,44 +3651,52 @@ BEGIN
 		state.seq := 0;
 	END IF;
 
-	-- samples are in the order of their numbers; of their times only if the clock was never set back
-	SELECT max(s.seq) FILTER (WHERE s.at < date_trunc('minute', roll_up_waits.at, 'UTC')),
-		array_agg(DISTINCT date_trunc('minute', s.at, 'UTC') + interval '1 minute')
-	INTO edge, buckets
-	FROM monitoring.wait_samples(state.seq) AS s;
-	PERFORM monitoring.ensure_partition('wait_minutes', b.bucket) FROM unnest(buckets) AS b (bucket);
-
-	WITH counted AS (
-		SELECT l.bucket, l.in_database, l.userid, l.queryid, l.backend_type, l.wait_event_type, l.wait_event, count(*) AS samples,
-			sum(l.interval_seconds) AS seconds
-		FROM monitoring.wait_live AS l
-		WHERE l.seq <= edge
-		GROUP BY l.bucket, l.in_database, l.userid, l.queryid, l.backend_type, l.wait_event_type, l.wait_event
+	-- One look at memory, which goes on being overwritten: what is stored, what is recorded and what was lost agree.  Samples are in
+	-- the order of their numbers; of their times only if the clock was never set back.
+	WITH samples AS MATERIALIZED (
+		SELECT s.* FROM monitoring.wait_samples(state.seq) AS s
+	), past AS MATERIALIZED (
+		SELECT max(s.seq) AS edge FROM samples AS s WHERE s.at < date_trunc('minute', roll_up_waits.at, 'UTC')
+	), counted AS (
+		SELECT date_trunc('minute', s.at, 'UTC') + interval '1 minute' AS bucket, s.datid <> 0 AS in_database, s.userid, s.queryid,
+			s.backend_type, s.wait_event_type, s.wait_event, count(*) AS samples, sum(s.interval_seconds) AS seconds
+		FROM samples AS s
+		WHERE s.seq <= (SELECT p.edge FROM past AS p)
+			AND s.datid IN (0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+		GROUP BY 1, 2, 3, 4, 5, 6, 7
 	), ranked AS (
 		SELECT c.*, row_number() OVER (PARTITION BY c.bucket ORDER BY c.samples DESC) <= 1000 AS kept FROM counted AS c
+	), stored AS (
+		SELECT r.bucket, r.in_database, CASE WHEN r.kept THEN r.userid ELSE 0 END AS userid, CASE WHEN r.kept THEN r.queryid ELSE 0 END AS queryid,
+			r.backend_type, r.wait_event_type, r.wait_event, sum(r.samples)::integer AS samples, sum(r.seconds) AS seconds
+		FROM ranked AS r
+		GROUP BY 1, 2, 3, 4, 5, 6, 7
 	)
+	SELECT p.edge, (SELECT count(*) FROM samples AS s WHERE s.seq <= p.edge),
+		(SELECT array_agg(ROW(s.bucket, s.in_database, s.userid, s.queryid, s.backend_type, s.wait_event_type, s.wait_event, s.samples,
+			s.seconds)::monitoring.wait_minutes) FROM stored AS s)
+	INTO edge, seen, minutes
+	FROM past AS p;
+
+	PERFORM monitoring.ensure_partition('wait_minutes', b.bucket) FROM (SELECT DISTINCT m.bucket FROM unnest(minutes) AS m) AS b;
 	INSERT INTO monitoring.wait_minutes (bucket, in_database, userid, queryid, backend_type, wait_event_type, wait_event, samples, seconds)
-	SELECT r.bucket, r.in_database, CASE WHEN r.kept THEN r.userid ELSE 0 END, CASE WHEN r.kept THEN r.queryid ELSE 0 END, r.backend_type,
-		r.wait_event_type, r.wait_event, sum(r.samples), sum(r.seconds)
-	FROM ranked AS r
-	GROUP BY 1, 2, 3, 4, 5, 6, 7;
+	SELECT m.bucket, m.in_database, m.userid, m.queryid, m.backend_type, m.wait_event_type, m.wait_event, m.samples, m.seconds
+	FROM unnest(minutes) AS m;
 	GET DIAGNOSTICS written = ROW_COUNT;
 
 	-- with the transaction or not at all
 	PERFORM set_config('monitoring.transactional', 'on', true);
 	FOR event IN
-		SELECT l.wait_event_type, l.wait_event, sum(l.interval_seconds) AS seconds
-		FROM monitoring.wait_live AS l
-		WHERE l.seq <= edge
-		GROUP BY l.wait_event_type, l.wait_event
+		SELECT m.wait_event_type, m.wait_event, sum(m.seconds) AS seconds
+		FROM unnest(minutes) AS m
+		GROUP BY m.wait_event_type, m.wait_event
 	LOOP
 		PERFORM monitoring.increment('pg_wait_seconds_total', event.seconds,
 			jsonb_build_object('wait_event_type', event.wait_event_type, 'wait_event', event.wait_event));
 	END LOOP;
 
 	UPDATE monitoring.wait_state AS w
-	SET epoch = buffer.epoch, seq = coalesce(edge, state.seq), rolled_up_at = at,
-		lost = w.lost + greatest(0, least(buffer.oldest, coalesce(edge, 0)) - 1 - state.seq);
+	SET epoch = buffer.epoch, seq = coalesce(edge, state.seq), rolled_up_at = at, lost = w.lost + coalesce(edge - state.seq - seen, 0);
 	RETURN written;
 END $$;
 COMMENT ON FUNCTION monitoring.roll_up_waits(timestamptz) IS 'Stores the minutes that were over at that time as rows of wait_minutes, and records what they hold as the metric pg_wait_seconds_total; returns the number of rows. The worker does it every minute.';
@@ -3986,18 +3915,9 @@ CREATE TRIGGER collector_row AFTER INSERT OR UPDATE OR DELETE ON monitoring.coll
 	FOR EACH ROW EXECUTE FUNCTION monitoring.collector_row();
 COMMENT ON TRIGGER collector_row ON monitoring.collectors IS 'Keeps collector_runs in step.';
 
-CREATE FUNCTION monitoring.restore_collector() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.collectors AS c
-	SET every = NEW.every, cost_limit = NEW.cost_limit, enabled = NEW.enabled
-	WHERE c.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_collector() IS 'Trigger: a collector that a dump brings and that exists is changed to what the dump says.';
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.collectors
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_collector();
+	EXECUTE FUNCTION monitoring.take_over('name', 'every', 'cost_limit', 'enabled');
 COMMENT ON TRIGGER restore ON monitoring.collectors IS 'Takes over changed collectors when a dump is restored.';
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -4068,9 +3988,9 @@ END $$;
 COMMENT ON FUNCTION monitoring.note_collector(text, timestamptz, text, text, float8, int) IS 'Note how a run of a collector went, and when the next one is.';
 
 CREATE FUNCTION monitoring.collect(names text[] DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
-LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on SET lock_timeout = '200ms'
 AS 'MODULE_PATHNAME', 'mon_collect';
-COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: the time is null (22004), library not preloaded (55000).';
+COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: no such collector (42704), the time is null (22004), library not preloaded (55000), a catalog that all of them need is locked (55P03): it does not queue behind that.';
 
 CREATE FUNCTION monitoring.collect_job(at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -4227,7 +4147,8 @@ BEGIN
 	FROM states AS st CROSS JOIN unnest(ARRAY['pg_stat_activity_count', 'pg_stat_activity_max_tx_duration']) AS v (metric)
 	WHERE NOT EXISTS (SELECT FROM sessions AS s WHERE s.datname = st.datname AND s.state = st.state)
 	UNION ALL
-	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state), (SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
+	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state),
+		(SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
 	FROM states AS st
 	UNION ALL
 	SELECT 'pg_connections_used_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.client) / l.connections, NULL FROM limits AS l
@@ -4248,6 +4169,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.collect_sessions(timestamptz) IS 'Collector: sessions by state, their share of the limit, the longest transactions, prepared transactions, workers of autovacuum. At most 200 groups of sessions have series of their own.';
 
+CREATE FUNCTION monitoring.listed_databases() RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.datid FROM pg_stat_database AS s ORDER BY s.datid <> 0, s.xact_commit + s.xact_rollback DESC, s.datid LIMIT 101
+$$;
+COMMENT ON FUNCTION monitoring.listed_databases() IS 'Databases that have counters of their own among the metrics: the 100 with the most transactions, and 0 for what all have in common.';
+
 CREATE FUNCTION monitoring.collect_databases(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -4257,7 +4184,10 @@ BEGIN
 			s.numbackends, s.stats_reset, s.xact_commit, s.xact_rollback, s.blks_hit, s.blks_read, s.temp_bytes, s.deadlocks,
 			to_jsonb(s) - '{datid,datname,numbackends,stats_reset,checksum_last_failure,session_time,active_time,idle_in_transaction_time}'::text[] AS fields,
 			s.session_time / 1000 AS session_seconds, s.active_time / 1000 AS active_seconds, s.idle_in_transaction_time / 1000 AS idle_seconds
-		FROM pg_stat_database AS s
+		FROM pg_stat_database AS s WHERE s.datid IN (SELECT monitoring.listed_databases())
+	), oldest AS MATERIALIZED (
+		SELECT d.datname, d.datconnlimit, age(d.datfrozenxid) AS xids, mxid_age(d.datminmxid) AS multixacts
+		FROM pg_database AS d WHERE d.datallowconn ORDER BY greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) DESC, d.oid LIMIT 500
 	)
 	SELECT r.* FROM stats AS s CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_', s.fields, '', 'counter', s.labels, s.stats_reset) AS r
 	UNION ALL
@@ -4280,42 +4210,42 @@ BEGIN
 	WHERE s.datid <> 0
 	UNION ALL
 	SELECT r.metric, 'counter', r.labels, r.value, r.since
-	FROM pg_stat_database_conflicts AS c
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', to_jsonb(c) - 'datid', '', 'counter',
-		jsonb_build_object('datid', c.datid::text, 'datname', c.datname)) AS r
+	FROM (SELECT x.datid, x.datname, to_jsonb(x) - 'datid' AS fields FROM pg_stat_database_conflicts AS x) AS c
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', c.fields, '', 'counter',
+		jsonb_build_object('datid', c.datid::text, 'datname', c.datname), (c.fields ->> 'stats_reset')::timestamptz) AS r
+	WHERE c.datid IN (SELECT monitoring.listed_databases())
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES
-		('pg_database_connection_limit', d.datconnlimit::float8),
-		('pg_database_wraparound_age_datfrozenxid_seconds', age(d.datfrozenxid)),
-		('pg_database_wraparound_age_datminmxid_seconds', mxid_age(d.datminmxid))) AS v (metric, value)
-	WHERE d.datallowconn
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', o.datname), v.value, NULL
+	FROM oldest AS o CROSS JOIN LATERAL (VALUES
+		('pg_database_connection_limit', o.datconnlimit::float8),
+		('pg_database_wraparound_age_datfrozenxid_seconds', o.xids),
+		('pg_database_wraparound_age_datminmxid_seconds', o.multixacts)) AS v (metric, value)
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES ('pg_xid_age', age(d.datfrozenxid)::float8), ('pg_multixact_age', mxid_age(d.datminmxid)::float8)) AS v (metric, value)
-	WHERE d.datallowconn
+	SELECT v.metric, 'gauge', jsonb_build_object('database', o.datname), v.value, NULL
+	FROM oldest AS o CROSS JOIN LATERAL (VALUES ('pg_xid_age', o.xids::float8), ('pg_multixact_age', o.multixacts::float8)) AS v (metric, value)
 	UNION ALL
 	SELECT 'pg_roles_connection_limit', 'gauge', jsonb_build_object('rolname', a.rolname), a.rolconnlimit, NULL
 	FROM pg_roles AS a WHERE a.rolcanlogin AND a.rolconnlimit >= 0;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns; ages of transaction ids and multixacts; limits of connections. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
+COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns, of the listed databases; ages of transaction ids and multixacts, and limits of connections, of the 500 oldest; limits of roles. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
 
 CREATE FUNCTION monitoring.collect_locks(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN QUERY
 	WITH held AS MATERIALIZED (
-		SELECT l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
+		SELECT l.pid, l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
 		WHERE l.pid IS DISTINCT FROM pg_backend_pid()
 	), counted AS (
 		SELECT h.database, h.mode, count(*) AS n FROM held AS h GROUP BY 1, 2
 	), waiting AS MATERIALIZED (
 		-- locks on transactions belong to no database: their waiters do
-		SELECT a.datid, count(DISTINCT l.pid) AS n, max(extract(epoch FROM collect_locks.at - l.waitstart)) AS longest
-		FROM pg_lock_status() AS l JOIN pg_stat_get_activity(NULL) AS a ON a.pid = l.pid
-		WHERE NOT l.granted GROUP BY 1
+		SELECT a.datid, count(DISTINCT h.pid) AS n, max(extract(epoch FROM collect_locks.at - h.waitstart)) AS longest
+		FROM held AS h JOIN pg_stat_get_activity(NULL) AS a ON a.pid = h.pid
+		WHERE NOT h.granted GROUP BY 1
 	), databases AS MATERIALIZED (
-		SELECT d.oid, d.datname FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
+		SELECT d.oid, d.datname FROM pg_database AS d
+		WHERE d.datallowconn AND NOT d.datistemplate AND d.oid IN (SELECT monitoring.listed_databases())
 	)
 	SELECT 'pg_locks_count', 'gauge', jsonb_build_object('datname', d.datname, 'mode', lower(m.mode)), coalesce(c.n, 0)::float8, NULL::timestamptz
 	FROM databases AS d
@@ -4329,8 +4259,17 @@ BEGIN
 	UNION ALL
 	SELECT 'pg_locks_used_ratio', 'gauge', '{}', (SELECT count(*) FROM held AS h WHERE NOT h.fastpath)
 		/ (current_setting('max_locks_per_transaction')::float8 * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)), NULL;
+
+	IF to_regclass('pg_catalog.pg_stat_lock') IS NOT NULL THEN
+		RETURN QUERY EXECUTE $query$
+			SELECT r.metric, r.kind, r.labels, r.value, r.since
+			FROM pg_catalog.pg_stat_lock AS s
+			CROSS JOIN LATERAL monitoring.row_readings('pg_stat_lock_', pg_catalog.to_jsonb(s) - 'locktype', '_total', 'counter',
+				pg_catalog.jsonb_build_object('locktype', s.locktype), s.stats_reset) AS r
+		$query$;
+	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long.';
+COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long; pg_stat_lock (19 and later), all columns (times in milliseconds).';
 
 -- pg_stat_bgwriter lost most of its columns to pg_stat_checkpointer in 17. Both families are there then.
 CREATE FUNCTION monitoring.collect_checkpoints(at timestamptz) RETURNS SETOF monitoring.reading
@@ -4444,7 +4383,8 @@ BEGIN
 	UNION ALL
 	SELECT v.metric, 'gauge', v.labels, v.value, NULL
 	FROM pg_replication_slots AS l
-	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels) AS t
+	-- inactive_since and invalidation_reason: since 17
+	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels, to_jsonb(l) AS fields) AS t
 	CROSS JOIN LATERAL (VALUES
 		('pg_replication_slots_active', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), l.active::int::float8),
 		('pg_replication_slots_pg_wal_lsn_diff', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), (here - l.restart_lsn)::float8),
@@ -4452,6 +4392,8 @@ BEGIN
 		('pg_replication_slots_slot_confirmed_flush_lsn', t.labels, (l.confirmed_flush_lsn - '0/0')::float8),
 		('pg_replication_slots_slot_is_active', t.labels, l.active::int),
 		('pg_replication_slots_safe_wal_size_bytes', t.labels, l.safe_wal_size),
+		('pg_replication_slots_inactive_seconds', t.labels, greatest(extract(epoch FROM collect_replication.at - (t.fields ->> 'inactive_since')::timestamptz), 0)),
+		('pg_replication_slots_invalidated', t.labels || jsonb_build_object('reason', t.fields -> 'invalidation_reason'), CASE WHEN t.fields ->> 'invalidation_reason' IS NOT NULL THEN 1 END),
 		('pg_replication_slots_wal_status', t.labels || jsonb_build_object('wal_status', l.wal_status), 1),
 		('pg_replication_slot_retained_bytes', jsonb_build_object('slot', l.slot_name), greatest(here - l.restart_lsn, 0)::float8)) AS v (metric, labels, value)
 	UNION ALL
@@ -4510,18 +4452,29 @@ BEGIN
 			pg_catalog.jsonb_build_object('backend_type', s.backend_type, 'object', s.object, 'context', s.context), s.stats_reset) AS r
 		WHERE r.value > 0
 	$query$;
+	IF to_regclass('pg_catalog.pg_aios') IS NOT NULL THEN
+		RETURN QUERY EXECUTE $query$
+			SELECT 'pg_aios', 'gauge', pg_catalog.jsonb_build_object('operation', coalesce(a.operation, ''), 'state', pg_catalog.lower(a.state)),
+				pg_catalog.count(*)::float8, NULL::timestamptz
+			FROM pg_catalog.pg_aios AS a GROUP BY 3
+		$query$;
+	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero; times are in milliseconds.';
+COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero, times in milliseconds; asynchronous reads and writes under way (18 and later).';
 
 CREATE FUNCTION monitoring.collect_database_sizes(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN QUERY
 	SELECT v.metric, 'gauge', v.labels, s.bytes, NULL::timestamptz
-	FROM (SELECT d.datname, pg_database_size(d.oid)::float8 AS bytes FROM pg_database AS d WHERE d.datallowconn) AS s
+	FROM (
+		-- one that is dropped meanwhile has no description
+		SELECT d.datname, CASE WHEN pg_describe_object('pg_database'::regclass, d.oid, 0) IS NOT NULL AND has_database_privilege(d.oid, 'CONNECT')
+			THEN pg_database_size(d.oid) END::float8 AS bytes
+		FROM pg_database AS d WHERE d.datallowconn) AS s
 	CROSS JOIN LATERAL (VALUES ('pg_database_size_bytes', jsonb_build_object('datname', s.datname)), ('pg_database_bytes', jsonb_build_object('database', s.datname))) AS v (metric, labels);
 END $$;
-COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at, so it takes long where there are 100,000 tables.';
+COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at: a second or so for 100,000 tables.';
 
 CREATE FUNCTION monitoring.collect_horizon(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -4572,10 +4525,11 @@ INSERT INTO monitoring.collectors (name, function, scope, every, description) VA
 	('replication', 'monitoring.collect_replication', 'server', '10 seconds', 'standbys, slots, lag'),
 	('slru', 'monitoring.collect_slru', 'server', '1 minute', 'caches of transaction states'),
 	('io', 'monitoring.collect_io', 'server', '1 minute', 'pg_stat_io'),
-	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', 'sizes of databases'),
 	('horizon', 'monitoring.collect_horizon', 'server', '30 seconds', 'what keeps vacuum from removing rows'),
 	('settings', 'monitoring.collect_settings', 'server', '5 minutes', 'settings'),
 	('subscriptions', 'monitoring.collect_subscriptions', 'database', '30 seconds', 'subscriptions of logical replication');
+INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description) VALUES
+	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', '3 seconds', 'sizes of databases');
 
 -- collectors, database: tables, indexes, sequences and what is done to them. No
 -- lock of theirs is waited for, and the number of series is bounded: only the
@@ -4585,12 +4539,18 @@ CREATE FUNCTION monitoring.relation_sizes(relations oid[], OUT relation oid, OUT
 LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_relation_sizes';
 COMMENT ON FUNCTION monitoring.relation_sizes(oid[]) IS 'Sizes of tables (with what is stored out of line) and of their indexes, or of indexes themselves, of those that nobody holds exclusively; the others, and what does not exist, are left out.';
 
+CREATE FUNCTION monitoring.relation_label(schemaname text, relname text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN schemaname ~ '[."]' THEN quote_ident(schemaname) ELSE schemaname END || '.'
+	|| CASE WHEN relname ~ '[."]' THEN quote_ident(relname) ELSE relname END;
+COMMENT ON FUNCTION monitoring.relation_label(text, text) IS 'schema.name, as a label has it: as they are, but in double quotes where one holds a dot or a double quote, so that no two relations have the same.';
+
 CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
 LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_sequence_position';
 COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last value of a sequence; null when it has none yet or somebody holds it exclusively. Errors: no privilege on the sequence (42501).';
 
 CREATE FUNCTION monitoring.collect_tables(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none SET work_mem = '32MB' AS $$
 DECLARE
 	here name := current_database();
 	block float8 := current_setting('block_size')::float8;
@@ -4600,39 +4560,48 @@ BEGIN
 	-- One look at all tables, by the catalog and the shared statistics alone.
 	WITH limits AS (
 		SELECT current_setting('autovacuum_vacuum_threshold')::float8 AS vacuum, current_setting('autovacuum_vacuum_scale_factor')::float8 AS vacuum_scale,
+			-- since 18; below zero: no limit
+			current_setting('autovacuum_vacuum_max_threshold', true)::float8 AS vacuum_most,
 			current_setting('autovacuum_analyze_threshold')::float8 AS analyze_rows, current_setting('autovacuum_analyze_scale_factor')::float8 AS analyze_scale,
-			current_setting('autovacuum_freeze_max_age')::float8 AS freeze, current_setting('monitoring.collected_tables')::int AS kept
+			current_setting('autovacuum_freeze_max_age')::int AS freeze
 	), tables AS MATERIALIZED (
-		SELECT c.oid, c.relpages, greatest(c.reltuples, 0) AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
+		SELECT c.oid, c.relpages, greatest(c.reltuples, 0)::float8 AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
 			-- ours are in the sums only: there are many, and partitions come and go every hour
 			c.relnamespace = 'monitoring'::regnamespace AS ours,
-			pg_stat_get_live_tuples(c.oid) AS live, pg_stat_get_dead_tuples(c.oid) AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
+			pg_stat_get_live_tuples(c.oid)::float8 AS live, pg_stat_get_dead_tuples(c.oid)::float8 AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
 			pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) AS written
 		FROM pg_class AS c
 		WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-	), ranked AS (
-		SELECT t.*, CASE WHEN NOT t.ours THEN least(row_number() OVER (ORDER BY t.ours, t.relpages DESC, t.oid), row_number() OVER (ORDER BY t.ours, t.written DESC, t.oid)) END AS place
-		FROM tables AS t
-	)
-	SELECT count(*) AS n, coalesce(sum(r.live), 0) AS live, coalesce(sum(r.dead), 0) AS dead, coalesce(max(r.xid_age), 0) AS oldest,
-		coalesce(sum(r.relpages) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_pages, coalesce(sum(r.dead) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_dead,
-		count(*) FILTER (WHERE r.dead > coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * r.rows) AS vacuum,
-		count(*) FILTER (WHERE r.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * r.rows) AS analyze_due,
-		count(*) FILTER (WHERE r.xid_age > least(o.freeze, h.freeze)) AS freeze,
-		array_agg(r.oid) FILTER (WHERE r.place <= h.kept) AS chosen
-	INTO sums
-	FROM ranked AS r CROSS JOIN limits AS h
-	LEFT JOIN LATERAL (
-		SELECT max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
+	), options AS (
+		SELECT t.oid, max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_scale_factor') AS vacuum_scale,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_max_threshold') AS vacuum_most,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_threshold') AS analyze_rows,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_scale_factor') AS analyze_scale,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_freeze_max_age') AS freeze
-		FROM pg_options_to_table(r.reloptions) AS p WHERE p.option_value ~ '^[0-9.]+$') AS o ON r.reloptions IS NOT NULL;
+		FROM tables AS t CROSS JOIN LATERAL pg_options_to_table(t.reloptions) AS p
+		WHERE t.reloptions IS NOT NULL AND p.option_value ~ '^-?[0-9.]+$'
+		GROUP BY t.oid
+	), named AS MATERIALIZED (
+		(SELECT t.oid, t.relpages, t.dead FROM tables AS t WHERE NOT t.ours ORDER BY t.relpages DESC, t.oid LIMIT current_setting('monitoring.collected_tables')::int)
+		UNION
+		(SELECT t.oid, t.relpages, t.dead FROM tables AS t WHERE NOT t.ours ORDER BY t.written DESC, t.oid LIMIT current_setting('monitoring.collected_tables')::int)
+	), of_named AS (
+		SELECT coalesce(sum(k.relpages), 0)::float8 AS pages, coalesce(sum(k.dead), 0) AS dead, array_agg(k.oid) AS oids FROM named AS k
+	), of_all AS (
+		SELECT count(*)::float8 AS n, coalesce(sum(t.live), 0) AS live, coalesce(sum(t.dead), 0) AS dead, coalesce(max(t.xid_age), 0)::float8 AS oldest,
+			coalesce(sum(t.relpages), 0)::float8 AS pages,
+			count(*) FILTER (WHERE t.dead > least(coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * t.rows,
+				CASE WHEN coalesce(o.vacuum_most, h.vacuum_most) >= 0 THEN coalesce(o.vacuum_most, h.vacuum_most) END))::float8 AS vacuum,
+			count(*) FILTER (WHERE t.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * t.rows)::float8 AS analyze_due,
+			count(*) FILTER (WHERE t.xid_age > least(o.freeze, h.freeze))::float8 AS freeze
+		FROM tables AS t CROSS JOIN limits AS h LEFT JOIN options AS o ON o.oid = t.oid
+	)
+	SELECT a.*, a.pages - k.pages AS others_pages, a.dead - k.dead AS others_dead, k.oids AS chosen INTO sums FROM of_all AS a CROSS JOIN of_named AS k;
 	chosen := coalesce(sums.chosen, '{}');
 	RETURN QUERY
 	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL::timestamptz
-	FROM (VALUES ('pg_tables', sums.n::float8), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
+	FROM (VALUES ('pg_tables', sums.n), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
 		('pg_tables_oldest_xid_age', sums.oldest), ('pg_tables_others_bytes', sums.others_pages * block), ('pg_tables_others_dead_tuples', sums.others_dead),
 		('pg_tables_due_for_vacuum', sums.vacuum), ('pg_tables_due_for_analyze', sums.analyze_due), ('pg_tables_due_for_freeze', sums.freeze)) AS v (metric, value);
 
@@ -4643,8 +4612,9 @@ BEGIN
 		SELECT z.* FROM monitoring.relation_sizes(chosen) AS z
 	)
 	SELECT 'pg_stat_user_tables_' || f.key, CASE WHEN f.key LIKE 'n\_live%' OR f.key LIKE 'n\_dead%' OR f.key LIKE 'n\_%\_since\_%' THEN 'gauge' ELSE 'counter' END,
-		s.labels, f.value::float8, NULL::timestamptz
-	FROM stats AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - '{relid,labels}'::text[]) AS f WHERE jsonb_typeof(f.value) = 'number'
+		s.labels, f.value::float8, (r.fields ->> 'stats_reset')::timestamptz
+	FROM stats AS s CROSS JOIN LATERAL (SELECT to_jsonb(s) - '{relid,labels}'::text[] AS fields OFFSET 0) AS r CROSS JOIN LATERAL jsonb_each(r.fields) AS f
+	WHERE jsonb_typeof(f.value) = 'number'
 	UNION ALL
 	SELECT 'pg_stat_user_tables_' || v.name, 'gauge', s.labels, v.value, NULL
 	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
@@ -4652,7 +4622,7 @@ BEGIN
 		('last_vacuum', extract(epoch FROM s.last_vacuum)), ('last_autovacuum', extract(epoch FROM s.last_autovacuum)),
 		('last_analyze', extract(epoch FROM s.last_analyze)), ('last_autoanalyze', extract(epoch FROM s.last_autoanalyze))) AS v (name, value)
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', s.schemaname || '.' || s.relname), v.value, NULL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', monitoring.relation_label(s.schemaname, s.relname)), v.value, NULL
 	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
 	CROSS JOIN LATERAL (VALUES ('pg_table_bytes', (z.own_bytes + z.index_bytes)::float8),
 		-- of small tables the share means nothing
@@ -4691,10 +4661,12 @@ BEGIN
 	UNION ALL
 	SELECT 'pg_index_size_bytes', 'gauge', x.labels, z.own_bytes, NULL FROM named AS x JOIN monitoring.relation_sizes(chosen) AS z ON z.relation = x.oid
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL
-	FROM (SELECT count(*) AS n, count(*) FILTER (WHERE NOT i.indisvalid) AS invalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)) AS k
-	CROSS JOIN LATERAL (VALUES ('pg_indexes', k.n::float8), ('pg_invalid_indexes', k.invalid)) AS v (metric, value);
+	SELECT 'pg_indexes', 'gauge', jsonb_build_object('datname', here), count(*), NULL
+	FROM pg_class AS c WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
+	UNION ALL
+	SELECT 'pg_invalid_indexes', 'gauge', jsonb_build_object('datname', here), count(*), NULL
+	FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+	WHERE NOT i.indisvalid AND c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace);
 END $$;
 COMMENT ON FUNCTION monitoring.collect_indexes(timestamptz) IS 'Collector: scans, I/O and size of the largest indexes; how many indexes there are and how many are invalid.';
 
@@ -4707,7 +4679,7 @@ DECLARE
 BEGIN
 	RETURN QUERY
 	WITH positions AS MATERIALIZED (
-		SELECT n.nspname || '.' || c.relname AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
+		SELECT monitoring.relation_label(n.nspname, c.relname) AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
 			l.lowest AS column_lowest, l.highest AS column_highest, CASE WHEN c.relkind = 'S' THEN monitoring.sequence_position(c.oid) END::float8 AS position
 		FROM pg_class AS c
 		JOIN pg_sequence AS s ON s.seqrelid = c.oid
@@ -4850,7 +4822,7 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	evaluation_order integer NOT NULL DEFAULT 0,
 	every interval CHECK (every > '0')
 );
-COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. A text "reading" in details is shown to people in place of value, operator and threshold. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
@@ -5221,7 +5193,7 @@ BEGIN
 	PERFORM monitoring.check_takes_alerts(ARRAY(SELECT n FROM unnest(rule.receivers) AS n WHERE n <> ALL (coalesce(old_receivers, '{}'))));
 
 	IF check_function IS NOT NULL THEN
-		EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(check_function, 'jsonb')) USING to_jsonb(rule);
+		EXECUTE format('SELECT %s($1)', monitoring.kind_function('an alert rule kind', check_function, 'jsonb')) USING to_jsonb(rule);
 	END IF;
 	RETURN rule;
 END $$;
@@ -5257,37 +5229,16 @@ COMMENT ON FUNCTION monitoring.check_rule_parent(monitoring.alert_rule_defs) IS 
 
 CREATE FUNCTION monitoring.alert_fingerprint(rule_name text, series_labels jsonb, origin text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN left(encode(sha256(convert_to(rule_name || E'\n' || series_labels::text
-	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END, 'UTF8')), 'hex'), 16);
+RETURN left(encode(sha256(monitoring.utf8_bytes(rule_name || E'\n' || series_labels::text
+	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END)), 'hex'), 16);
 COMMENT ON FUNCTION monitoring.alert_fingerprint(text, jsonb, text) IS 'What tells an alert from all others, the same in every episode: a hash of the rule''s name, the labels and, for alerts that a policy raises, origin.';
-
-CREATE FUNCTION monitoring.alert_kind_function(function text, arguments text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
-BEGIN
-	IF f IS NULL THEN
-		RAISE EXCEPTION 'function %(%) of an alert rule kind does not exist', function, arguments
-			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.alert_rule_kinds.';
-	END IF;
-	-- An evaluation runs with the rights of the extension's owner, which nobody else's code may have.
-	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
-		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
-		RAISE EXCEPTION 'function % of an alert rule kind must be SECURITY DEFINER', f
-			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It does not belong to the owner of the extension.',
-				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
-	END IF;
-	RETURN f::regproc::text;
-END $$;
-COMMENT ON FUNCTION monitoring.alert_kind_function(text, text) IS 'The quoted name of a rule kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
 
 CREATE FUNCTION monitoring.alert_rule_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF NOT EXISTS (
 		SELECT FROM pg_proc AS p
-		WHERE p.oid = to_regprocedure(monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
+		WHERE p.oid = to_regprocedure(monitoring.kind_function('an alert rule kind', NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
 			AND p.proargnames[3:] = '{rule_id,series_labels,value,details,error}'
 			AND p.proallargtypes[3:] = '{bigint,jsonb,float8,jsonb,text}'::regtype[]::oid[]
 	) THEN
@@ -5296,7 +5247,7 @@ BEGIN
 				HINT = 'It must return TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text).';
 	END IF;
 	IF NEW.check_function IS NOT NULL THEN
-		PERFORM monitoring.alert_kind_function(NEW.check_function, 'jsonb');
+		PERFORM monitoring.kind_function('an alert rule kind', NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
@@ -5577,6 +5528,12 @@ RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
 	ELSE value::text END;
 COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to read: at least four significant digits, no more decimals than these need.';
 
+CREATE FUNCTION monitoring.alert_reading(value jsonb, op text, threshold jsonb, details jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN jsonb_typeof(details -> 'reading') = 'string' THEN jsonb_build_object('reading', details -> 'reading')
+	ELSE jsonb_build_object('value', value, 'op', op, 'threshold', threshold) END;
+COMMENT ON FUNCTION monitoring.alert_reading(jsonb, text, jsonb, jsonb) IS 'What an alert measured, as members of an object: value, op and threshold, or the text that its kind has in place of them (details.reading).';
+
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
@@ -5610,46 +5567,19 @@ CREATE VIEW monitoring.alert_rules AS
 		GROUP BY a.rule_id
 	) AS s ON s.rule_id OPERATOR(pg_catalog.=) d.id;
 COMMENT ON VIEW monitoring.alert_rules IS 'Alert rules and how many alerts of each are pending and firing.';
-COMMENT ON COLUMN monitoring.alert_rules.id IS 'Number of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.name IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.kind IS 'What is evaluated, one of alert_rule_kinds.';
-COMMENT ON COLUMN monitoring.alert_rules.metric IS 'Metric that is read; null for kinds that read none.';
-COMMENT ON COLUMN monitoring.alert_rules.fn IS 'Function of the metric''s values in the window, as for value().';
-COMMENT ON COLUMN monitoring.alert_rules.over IS 'Length of the window.';
-COMMENT ON COLUMN monitoring.alert_rules.op IS 'How the value is compared with the threshold.';
-COMMENT ON COLUMN monitoring.alert_rules.threshold IS 'The alert is raised while value op threshold holds.';
-COMMENT ON COLUMN monitoring.alert_rules.resolve_threshold IS 'A firing alert stays while value op resolve_threshold holds; null: the threshold itself.';
-COMMENT ON COLUMN monitoring.alert_rules.pending_for IS 'How long the breach must last before the alert fires.';
-COMMENT ON COLUMN monitoring.alert_rules.keep_firing_for IS 'How long a firing alert must be clear before it is resolved.';
-COMMENT ON COLUMN monitoring.alert_rules.max_age IS 'How long an alert keeps its state without data.';
-COMMENT ON COLUMN monitoring.alert_rules.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
-COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
-COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
-COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
-COMMENT ON COLUMN monitoring.alert_rules.every IS 'How often the rule is evaluated; null: at every evaluation.';
-COMMENT ON COLUMN monitoring.alert_rules.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
 COMMENT ON COLUMN monitoring.alert_rules.no_data IS 'What becomes of an alert without data for max_age: ok, alerting, keep or alert.';
 COMMENT ON COLUMN monitoring.alert_rules.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep, ok, alerting or alert.';
 COMMENT ON COLUMN monitoring.alert_rules.max_instances IS 'More label sets than this are an error of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.runbook_url IS 'Where it is written what to do.';
 COMMENT ON COLUMN monitoring.alert_rules.impact_sql IS 'Query that tells what an alert costs.';
 COMMENT ON COLUMN monitoring.alert_rules.active_times IS 'Time intervals in which the rule is evaluated; null: always.';
 COMMENT ON COLUMN monitoring.alert_rules.parent IS 'Name of a rule that mutes this one''s alerts while it fires.';
-COMMENT ON COLUMN monitoring.alert_rules.threshold_sql IS 'Query that gives thresholds by labels.';
-COMMENT ON COLUMN monitoring.alert_rules.slo IS 'Objective that the rule watches.';
-COMMENT ON COLUMN monitoring.alert_rules.pack IS 'Pack that the rule came with.';
-COMMENT ON COLUMN monitoring.alert_rules.enabled IS 'False: not evaluated.';
-COMMENT ON COLUMN monitoring.alert_rules.owner IS 'Role that created the rule.';
 COMMENT ON COLUMN monitoring.alert_rules.state IS 'disabled, error, firing, pending or ok.';
 COMMENT ON COLUMN monitoring.alert_rules.pending IS 'Number of pending alerts.';
 COMMENT ON COLUMN monitoring.alert_rules.firing IS 'Number of firing alerts.';
-COMMENT ON COLUMN monitoring.alert_rules.last_error IS 'Why the rule cannot be evaluated; null: it can.';
-COMMENT ON COLUMN monitoring.alert_rules.last_error_at IS 'Time of the evaluation at which last_error appeared.';
-COMMENT ON COLUMN monitoring.alert_rules.created_at IS 'When the rule was created.';
-COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last changed.';
+SELECT monitoring.inherit_comments('monitoring.alert_rules', 'monitoring.alert_rule_defs');
 -- alerts, silences: time intervals, and which alerts are kept quiet by silences, inhibition rules and parents of their rules.
 --
 -- Nothing here is stored per alert. What holds an alert is computed when somebody asks, for all alerts asked about at once, so
@@ -6086,17 +6016,9 @@ CREATE VIEW monitoring.silences AS
 		SELECT h.silence_id, pg_catalog.count(*) AS alerts FROM monitoring.silenced_alerts() AS h GROUP BY h.silence_id
 	) AS a ON a.silence_id OPERATOR(pg_catalog.=) s.id;
 COMMENT ON VIEW monitoring.silences IS 'Silences and how many firing alerts each of them holds now.';
-COMMENT ON COLUMN monitoring.silences.id IS 'Number of the silence.';
 COMMENT ON COLUMN monitoring.silences.state IS 'pending (has not begun), active or expired.';
-COMMENT ON COLUMN monitoring.silences.matchers IS 'Labels of the alerts that it silences.';
-COMMENT ON COLUMN monitoring.silences.starts_at IS 'When it begins.';
-COMMENT ON COLUMN monitoring.silences.ends_at IS 'When it ends.';
-COMMENT ON COLUMN monitoring.silences.created_by IS 'Role that created it.';
-COMMENT ON COLUMN monitoring.silences.comment IS 'Why.';
 COMMENT ON COLUMN monitoring.silences.alerts IS 'Number of firing alerts that it holds; an alert may be held by several.';
-COMMENT ON COLUMN monitoring.silences.created_at IS 'When it was created.';
-COMMENT ON COLUMN monitoring.silences.updated_by IS 'Role that last extended or ended it.';
-COMMENT ON COLUMN monitoring.silences.updated_at IS 'When it last changed.';
+SELECT monitoring.inherit_comments('monitoring.silences', 'monitoring.silence_defs');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Inhibition
@@ -6178,13 +6100,7 @@ CREATE VIEW monitoring.inhibition_rules AS
 	SELECT i.name, i.source, i.target, i.equal, i.enabled, i.created_by, i.created_at
 	FROM monitoring.inhibition_rule_defs AS i;
 COMMENT ON VIEW monitoring.inhibition_rules IS 'Inhibition rules: while an alert that matches source fires, nobody is notified of those that match target.';
-COMMENT ON COLUMN monitoring.inhibition_rules.name IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.inhibition_rules.source IS 'Labels of the alerts that keep others quiet while they fire.';
-COMMENT ON COLUMN monitoring.inhibition_rules.target IS 'Labels of the alerts that are kept quiet.';
-COMMENT ON COLUMN monitoring.inhibition_rules.equal IS 'Labels that must have the same value on both; a missing label equals an empty one.';
-COMMENT ON COLUMN monitoring.inhibition_rules.enabled IS 'False: without effect.';
-COMMENT ON COLUMN monitoring.inhibition_rules.created_by IS 'Role that created it.';
-COMMENT ON COLUMN monitoring.inhibition_rules.created_at IS 'When it was created.';
+SELECT monitoring.inherit_comments('monitoring.inhibition_rules', 'monitoring.inhibition_rule_defs');
 
 -- Two alerts of which one inhibits the other are found by the values of the labels that must be equal, not by trying all
 -- pairs. Only alerts of rules that a source can match by name and severity are looked at, and only inhibition rules that
@@ -6869,25 +6785,20 @@ CREATE VIEW monitoring.alerts AS
 		CASE WHEN a.holds THEN h.acknowledged_by END AS acknowledged_by,
 		CASE WHEN a.holds THEN h.acknowledged_until END AS acknowledged_until,
 		h.assignee, COALESCE(h.false_positive, false) AS false_positive,
-		(SELECT monitoring.suppressed_now()) OPERATOR(pg_catalog.->>) s.alert_id::pg_catalog.text AS suppressed
+		(SELECT monitoring.suppressed_now()) OPERATOR(pg_catalog.->>) s.alert_id::pg_catalog.text AS suppressed,
+		CASE WHEN pg_catalog.jsonb_typeof(s.details OPERATOR(pg_catalog.->) 'reading') OPERATOR(pg_catalog.=) 'string'
+			THEN s.details OPERATOR(pg_catalog.->>) 'reading'
+			ELSE pg_catalog.concat_ws(' ', s.value, d.op, s.threshold) END AS reading
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id
 	LEFT JOIN monitoring.alert_handling AS h ON h.alert_id OPERATOR(pg_catalog.=) s.alert_id
 	CROSS JOIN LATERAL (SELECT COALESCE(h.acknowledged_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), true) AS holds) AS a;
 COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
-COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
 COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
 COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
-COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
 COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
-COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
-COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
-COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
-COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
 COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
-COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
 COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
 COMMENT ON COLUMN monitoring.alerts.acknowledged_at IS 'Since when somebody takes care of it; null: nobody has acknowledged it, or no longer.';
@@ -6896,6 +6807,8 @@ COMMENT ON COLUMN monitoring.alerts.acknowledged_until IS 'When the acknowledgem
 COMMENT ON COLUMN monitoring.alerts.assignee IS 'Who works on it.';
 COMMENT ON COLUMN monitoring.alerts.false_positive IS 'Whether somebody said that it should not have fired.';
 COMMENT ON COLUMN monitoring.alerts.suppressed IS 'Why nobody is notified of it now, such as "acknowledged, silence"; alert_suppressions() knows more. Null: nothing keeps it quiet.';
+COMMENT ON COLUMN monitoring.alerts.reading IS 'What it measured, for people: value, operator and threshold, or what its kind says in place of them, such as who raised it.';
+SELECT monitoring.inherit_comments('monitoring.alerts', 'monitoring.alert_states');
 -- alerts, rule kinds: functions that give the values of all rules of a kind in one statement, and those that check a rule
 -- when it is saved.
 --
@@ -7956,16 +7869,10 @@ CREATE VIEW monitoring.slos AS
 	SELECT s.name, s.description, s.good, s.total, s.latency_threshold, s.objective, s.over, s.min_events, s.owner, s.created_at
 	FROM monitoring.slo_defs AS s;
 COMMENT ON VIEW monitoring.slos IS 'Service-level objectives as they are defined; slo_status() tells how they stand.';
-COMMENT ON COLUMN monitoring.slos.name IS 'Name of the objective.';
-COMMENT ON COLUMN monitoring.slos.description IS 'What is promised.';
 COMMENT ON COLUMN monitoring.slos.good IS 'The good events: metric and labels.';
 COMMENT ON COLUMN monitoring.slos.total IS 'All events: metric and labels.';
 COMMENT ON COLUMN monitoring.slos.latency_threshold IS 'Longest that a good event may take; null: any time.';
-COMMENT ON COLUMN monitoring.slos.objective IS 'Share of events that must be good.';
-COMMENT ON COLUMN monitoring.slos.over IS 'Window over which the objective holds.';
-COMMENT ON COLUMN monitoring.slos.min_events IS 'A window with fewer events than this burns nothing.';
-COMMENT ON COLUMN monitoring.slos.owner IS 'Role that created the objective.';
-COMMENT ON COLUMN monitoring.slos.created_at IS 'When it was created.';
+SELECT monitoring.inherit_comments('monitoring.slos', 'monitoring.slo_defs');
 
 -- An operation that did not happen is neither good nor bad: no events, no share. Objectives and windows share what they have
 -- in common, such as all requests to a service.
@@ -8648,7 +8555,7 @@ COMMENT ON FUNCTION monitoring.settings_in_force() IS 'The settings that the con
 CREATE FUNCTION monitoring.note_settings(at timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
-	now_stored CONSTANT bytea := (SELECT sha256(convert_to(coalesce(string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), ''), 'UTF8'))
+	now_stored CONSTANT bytea := (SELECT sha256(monitoring.utf8_bytes(coalesce(string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), '')))
 		FROM pg_db_role_setting AS s);
 	seen monitoring.settings_seen;
 	first_time boolean;
@@ -8677,7 +8584,7 @@ BEGIN
 
 	WITH now AS MATERIALIZED (
 		SELECT f.scope, f.name, f.value IS NULL AS waits, monitoring.shown_setting(f.name, f.value) AS value,
-			sha256(convert_to(coalesce(f.value, ''), 'UTF8')) AS digest
+			sha256(monitoring.utf8_bytes(coalesce(f.value, ''))) AS digest
 		FROM monitoring.settings_in_force() AS f
 	), changes AS MATERIALIZED (
 		SELECT coalesce(n.scope, k.scope) AS scope, coalesce(n.name, k.name) AS name, k.value AS old_value, n.value AS new_value, n.digest
@@ -8912,7 +8819,7 @@ BEGIN
 			IF clock_timestamp() < stop_at THEN
 				SELECT nullif(q.row -> 'part', 'null'), q.error INTO part, failure
 				FROM monitoring.try_rule_query(current_user,
-					format('SELECT %s($1) AS part', monitoring.alert_kind_function(kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
+					format('SELECT %s($1) AS part', monitoring.kind_function('an evidence kind', kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
 			END IF;
 			IF failure IS NOT NULL THEN
 				RAISE EXCEPTION '%', failure;
@@ -9007,13 +8914,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	LIMIT 1
 $$;
 COMMENT ON FUNCTION monitoring.evidence_of(bigint) IS 'What the server was doing when an alert (alerts.alert_id) fired; left_out says why that was not taken; null if it has not fired or the evidence is gone.';
--- alerts, incidents: what belongs together of the alerts that fire, what people do about it, and what is learned from it.
+-- alerts, incidents: what belongs together of the alerts that fire, and what people do about it. Which alerts those are is
+-- decided in incident_correlation.sql; what is learned from them is in incident_reports.sql.
 --
--- A policy says of which alerts incidents are opened and which labels tell that two alerts have one cause. An alert that fires
--- joins the open incident with which it shares most of these labels, if that incident is recent; otherwise it opens one, with
--- those that fire together with it and share a label. An evaluation does that for all alerts at once. Evaluations do not run
--- beside each other, so no two open the same incident; people change an incident under its row's lock, for which no evaluation
--- waits: what concerns the incident is left to the next one, by way of routing_queue.
+-- People change an incident under its row's lock, for which no evaluation waits: what concerns the incident is left to the
+-- next one, by way of routing_queue.
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Tables
@@ -9164,23 +9069,12 @@ CREATE VIEW monitoring.incidents AS
 		GROUP BY m.incident_id
 	) AS a ON a.incident_id OPERATOR(pg_catalog.=) i.id;
 COMMENT ON VIEW monitoring.incidents IS 'Incidents, open and resolved.';
-COMMENT ON COLUMN monitoring.incidents.id IS 'Number of the incident.';
-COMMENT ON COLUMN monitoring.incidents.title IS 'What it is about.';
-COMMENT ON COLUMN monitoring.incidents.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.incidents.status IS 'investigating, identified, monitoring or resolved.';
-COMMENT ON COLUMN monitoring.incidents.source IS 'alert or manual.';
-COMMENT ON COLUMN monitoring.incidents.labels IS 'Labels by which alerts join it.';
-COMMENT ON COLUMN monitoring.incidents.summary IS 'What is known.';
-COMMENT ON COLUMN monitoring.incidents.started_at IS 'When the trouble began.';
-COMMENT ON COLUMN monitoring.incidents.detected_at IS 'When it was noticed.';
 COMMENT ON COLUMN monitoring.incidents.acknowledged_at IS 'When somebody took it on, or acknowledged one of its alerts.';
-COMMENT ON COLUMN monitoring.incidents.mitigated_at IS 'When users no longer noticed it.';
-COMMENT ON COLUMN monitoring.incidents.resolved_at IS 'When it was resolved.';
 COMMENT ON COLUMN monitoring.incidents.firing IS 'Number of its alerts that are firing.';
 COMMENT ON COLUMN monitoring.incidents.alerts IS 'Number of its alerts.';
 COMMENT ON COLUMN monitoring.incidents.roles IS 'Who does what.';
 COMMENT ON COLUMN monitoring.incidents.reviewed IS 'Whether it has a post-mortem.';
-COMMENT ON COLUMN monitoring.incidents.created_by IS 'Role that opened it.';
+SELECT monitoring.inherit_comments('monitoring.incidents', 'monitoring.incident_defs');
 
 CREATE FUNCTION monitoring.incident_timeline(incident_id bigint)
 RETURNS TABLE (at timestamptz, kind text, actor text, details jsonb)
@@ -9438,11 +9332,13 @@ BEGIN
 	PERFORM monitoring.add_incident_event(id, 'post_mortem', '{}', at, monitoring.calling_role());
 END $$;
 COMMENT ON FUNCTION monitoring.write_post_mortem(bigint, text, timestamptz) IS 'Keep what was learned from an incident, as Markdown; null removes it. Error 42704 if the incident does not exist.';
-
-----------------------------------------------------------------------------------------------------------------------
--- What the evaluation does
-----------------------------------------------------------------------------------------------------------------------
-
+-- incidents, correlation: which of the alerts that fire belong together, and which incident they become or join.
+--
+-- A policy says of which alerts incidents are opened and which labels tell that two alerts have one cause. An alert that fires
+-- joins the open incident with which it shares most of these labels, if that incident is recent; otherwise it opens one, with
+-- those that fire together with it and share a label. An evaluation does that for all alerts at once. Evaluations do not run
+-- beside each other, so no two open the same incident.
+--
 -- Nobody can estimate how many alerts fire at once and have how much in common: everything is hashed, as in run_evaluation().
 
 -- Alerts that fire in one evaluation, fall under one policy and have the same correlating labels.
@@ -9699,10 +9595,7 @@ BEGIN
 	END;
 END $$;
 COMMENT ON FUNCTION monitoring.update_incidents(bigint[], timestamptz, boolean) IS 'Open incidents for the alerts that fired in these transitions (alert_history.id), all made at that time, and resolve those whose alerts ended. What cannot be done now, as somebody is changing the incident or because of an error, which becomes a warning, is left to the next evaluation, then late.';
-
-----------------------------------------------------------------------------------------------------------------------
--- What is learned
-----------------------------------------------------------------------------------------------------------------------
+-- incidents, reports: what is learned from them: the report of one, and how long it takes to notice, to act and to mend.
 
 CREATE FUNCTION monitoring.incident_report(id bigint) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
@@ -9723,8 +9616,8 @@ BEGIN
 		'post_mortem', (SELECT d.post_mortem FROM monitoring.incident_defs AS d WHERE d.id = incident_report.id));
 	RETURN report || jsonb_build_object(
 		'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('alert_id', a.alert_id, 'joined_at', a.joined_at, 'ended_at', a.ended_at,
-				'rule', h.rule_name, 'severity', h.severity, 'labels', h.labels, 'value', h.value, 'op', h.op,
-				'threshold', h.threshold, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact') ORDER BY a.joined_at, h.rule_name, h.labels::text, a.alert_id), '[]')
+				'rule', h.rule_name, 'severity', h.severity, 'labels', h.labels, 'summary', h.annotations ->> 'summary', 'impact', h.details -> 'impact')
+				|| monitoring.alert_reading(to_jsonb(h.value), h.op, to_jsonb(h.threshold), h.details) ORDER BY a.joined_at, h.rule_name, h.labels::text, a.alert_id), '[]')
 			FROM (SELECT m.* FROM monitoring.incident_alerts AS m WHERE m.incident_id = incident_report.id
 				ORDER BY m.joined_at, m.alert_id LIMIT 200) AS a
 			LEFT JOIN LATERAL (SELECT t.* FROM monitoring.alert_history AS t
@@ -9884,7 +9777,7 @@ COMMENT ON TABLE monitoring.raised_alerts IS 'Alerts that applications have rais
 COMMENT ON COLUMN monitoring.raised_alerts.name IS 'Name of the alert and of its rule.';
 COMMENT ON COLUMN monitoring.raised_alerts.fingerprint IS 'Hash of the labels.';
 COMMENT ON COLUMN monitoring.raised_alerts.labels IS 'Its labels.';
-COMMENT ON COLUMN monitoring.raised_alerts.details IS 'summary, description and caller.';
+COMMENT ON COLUMN monitoring.raised_alerts.details IS 'summary, description, caller, and reading, which says in place of a value who raised it.';
 COMMENT ON COLUMN monitoring.raised_alerts.until IS 'When it ends by itself; null: never.';
 
 CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.raised_queue
@@ -10005,7 +9898,8 @@ BEGIN
 	), raised AS (
 		INSERT INTO monitoring.raised_alerts AS r (name, fingerprint, labels, details, until)
 		SELECT l.name, l.fingerprint, l.labels,
-			jsonb_build_object('summary', coalesce(l.summary, l.name), 'description', coalesce(l.description, ''), 'caller', l.caller), l.until
+			jsonb_build_object('summary', coalesce(l.summary, l.name), 'description', coalesce(l.description, ''), 'caller', l.caller,
+				'reading', format('raised by %s', l.caller)), l.until
 		FROM latest AS l WHERE l.raised
 		ON CONFLICT (name, fingerprint) DO UPDATE SET details = excluded.details, until = excluded.until
 	)
@@ -10612,7 +10506,9 @@ $$;
 COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
 
 CREATE FUNCTION monitoring.rule_depths() RETURNS TABLE (rule_id bigint, depth integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+	RETURN QUERY
 	WITH RECURSIVE rules AS MATERIALIZED (
 		SELECT d.id, d.name, ARRAY(SELECT monitoring.rule_members(d.params)) AS members
 		FROM monitoring.alert_rule_defs AS d
@@ -10623,15 +10519,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 		UNION
 		SELECT r.id, r.name, a.depth + 1 FROM above AS a JOIN rules AS r ON a.name = ANY (r.members) WHERE a.depth < 20
 	)
-	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id
-$$;
+	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id;
+END $$;
 COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
 CREATE FUNCTION monitoring.follow_up(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	PERFORM monitoring.note_impacts(transitions, at);
-	PERFORM monitoring.capture_evidence(transitions, at);
+	IF transitions <> '{}' THEN
+		PERFORM monitoring.note_impacts(transitions, at);
+		PERFORM monitoring.capture_evidence(transitions, at);
+	END IF;
 	PERFORM monitoring.route_alerts(transitions, at);
 END $$;
 COMMENT ON FUNCTION monitoring.follow_up(bigint[], timestamptz) IS 'What an evaluation does about its transitions: impact, evidence, notifications.';
@@ -10673,7 +10571,7 @@ BEGIN
 		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP
 		BEGIN
-			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
+			kind_function := monitoring.kind_function('an alert rule kind', rules.function, 'timestamptz, bigint[]');
 		EXCEPTION WHEN undefined_function OR insufficient_privilege OR syntax_error OR invalid_schema_name OR undefined_object THEN
 			transitions := transitions || (monitoring.run_evaluation(NULL, rules.good || rules.failed, at, SQLERRM)).transitions;
 			CONTINUE;
@@ -10839,7 +10737,7 @@ BEGIN
 		RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, inactive => true, purpose => run_trial.purpose)).shown;
 	END IF;
 	SELECT k.function INTO kind_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;
-	RETURN (monitoring.run_evaluation(monitoring.alert_kind_function(kind_function, 'timestamptz, bigint[]'), ARRAY[rule.id], at,
+	RETURN (monitoring.run_evaluation(monitoring.kind_function('an alert rule kind', kind_function, 'timestamptz, bigint[]'), ARRAY[rule.id], at,
 		purpose => run_trial.purpose)).shown;
 EXCEPTION WHEN OTHERS THEN
 	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN
@@ -10952,8 +10850,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT t.at, t.kind, t.actor, t.details
 	FROM (
 		SELECT h.at, 1 AS rank, h.id, h.to_state AS kind, NULL::text AS actor,
-			jsonb_strip_nulls(jsonb_build_object('from', h.from_state, 'reason', h.reason, 'value', h.value, 'op', h.op,
-				'threshold', h.threshold)) AS details
+			jsonb_strip_nulls(jsonb_build_object('from', h.from_state, 'reason', h.reason)
+				|| monitoring.alert_reading(to_jsonb(h.value), h.op, to_jsonb(h.threshold), h.details)) AS details
 		FROM monitoring.alert_history AS h
 		WHERE h.alert_id = alert_timeline.alert_id
 		UNION ALL
@@ -11898,7 +11796,7 @@ BEGIN
 		WHERE a.receivers <> '{}'
 	), alike AS MATERIALIZED (
 		SELECT p.route_id, p.rule_id, p.group_wait, p.digest, p.labels, array_agg(p.n) AS places,
-			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key,
+			left(encode(sha256(monitoring.utf8_bytes(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels))), 'hex'), 32) AS key,
 			p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key
 		FROM places AS p
 		GROUP BY p.route_id, p.rule_id, p.route_key, p.group_wait, p.digest, p.labels
@@ -12312,12 +12210,14 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_build_object(
 	'status', status,
 	'labels', labels || pg_catalog.jsonb_build_object('alertname', rule_name, 'severity', severity),
-	'annotations', CASE WHEN value IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('value', value::text) END
+	'annotations', CASE WHEN pg_catalog.jsonb_typeof(details -> 'reading') = 'string' THEN pg_catalog.jsonb_build_object('reading', details -> 'reading')
+			WHEN value IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('value', value::text) END
 		|| CASE WHEN pg_catalog.octet_length(annotations::text) <= 16384 THEN annotations ELSE monitoring.cut_annotations(annotations) END,
 	'startsAt', pg_catalog.to_char(coalesce(fired_at, at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 	'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z'
 		ELSE pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
-	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+	'fingerprint', fingerprint)
+	|| monitoring.alert_reading(pg_catalog.to_jsonb(value::text), op, pg_catalog.to_jsonb(threshold::text), details)
 	|| CASE WHEN alert_id IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('alert_id', alert_id) END
 	|| CASE WHEN details -> 'impact' IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('impact', details -> 'impact') END;
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text, bigint, jsonb) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';
@@ -12817,19 +12717,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE
 			WHEN s.origin = 'no_data' THEN 'no data'
 			WHEN s.origin = 'rule_error' THEN 'the rule is in error'
-			WHEN s.state = 'resolved' THEN format('it ended with %s', coalesce(monitoring.short_number(s.value), 'no value'))
-			WHEN s.missing_since IS NOT NULL THEN format('no data since %s; the last value was %s', monitoring.format_time(s.missing_since),
-				coalesce(monitoring.short_number(s.value), 'none'))
-			WHEN s.clear_since IS NOT NULL THEN format('%s %s %s no longer holds; kept firing for %s since %s', coalesce(monitoring.short_number(s.value), 'no value'),
-				d.op, monitoring.short_number(coalesce(d.resolve_threshold, s.threshold)), d.keep_firing_for, monitoring.format_time(s.clear_since))
-			WHEN s.state = 'pending' THEN format('%s %s %s holds; it fires at %s', monitoring.short_number(s.value), d.op,
-				monitoring.short_number(s.threshold), monitoring.format_time(s.active_at + d.pending_for))
-			ELSE format('%s %s %s holds', monitoring.short_number(s.value), d.op,
-				monitoring.short_number(coalesce(d.resolve_threshold, s.threshold))) END,
-		jsonb_strip_nulls(jsonb_build_object('value', s.value::text, 'op', d.op, 'threshold', s.threshold::text, 'resolve_threshold', d.resolve_threshold::text,
-			'at', s.updated_at, 'active_at', s.active_at, 'missing_since', s.missing_since, 'clear_since', s.clear_since, 'details', s.details))
+			WHEN s.state = 'resolved' THEN coalesce(r.said || '; it ended', format('it ended with %s', coalesce(v.value, 'no value')))
+			WHEN s.missing_since IS NOT NULL THEN format('no data since %s; the last value was %s', monitoring.format_time(s.missing_since), coalesce(v.value, 'none'))
+			WHEN s.clear_since IS NOT NULL THEN format('%s no longer holds; kept firing for %s since %s',
+				coalesce(r.said, concat_ws(' ', coalesce(v.value, 'no value'), d.op, v.resolve_threshold)), d.keep_firing_for, monitoring.format_time(s.clear_since))
+			WHEN s.state = 'pending' THEN format('%s; it fires at %s', coalesce(r.said, concat_ws(' ', v.value, d.op, v.threshold, 'holds')),
+				monitoring.format_time(s.active_at + d.pending_for))
+			ELSE coalesce(r.said, concat_ws(' ', v.value, d.op, v.resolve_threshold, 'holds')) END,
+		jsonb_strip_nulls(monitoring.alert_reading(to_jsonb(s.value::text), d.op, to_jsonb(s.threshold::text), s.details)
+			|| jsonb_build_object('resolve_threshold', d.resolve_threshold::text,
+				'at', s.updated_at, 'active_at', s.active_at, 'missing_since', s.missing_since, 'clear_since', s.clear_since, 'details', s.details))
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+	CROSS JOIN LATERAL (SELECT monitoring.alert_reading(NULL, NULL, NULL, s.details) ->> 'reading' AS said) AS r
+	CROSS JOIN LATERAL (SELECT monitoring.short_number(s.value) AS value, monitoring.short_number(s.threshold) AS threshold,
+		monitoring.short_number(coalesce(d.resolve_threshold, s.threshold)) AS resolve_threshold) AS v
 	WHERE s.alert_id = explain_value.alert_id
 $$;
 COMMENT ON FUNCTION monitoring.explain_value(bigint, timestamptz) IS 'Part of explain_alert: the value of an alert at its last change and the comparison; no row once the alert is forgotten.';
@@ -12972,8 +12874,8 @@ BEGIN
 		'severity', last.severity, 'labels', last.labels, 'fingerprint', last.fingerprint);
 	RETURN QUERY SELECT 'rule', r.* FROM monitoring.explain_rule(last.rule_id, last.rule_name, explain_alert.at) AS r;
 	RETURN QUERY SELECT 'value', v.* FROM monitoring.explain_value(explain_alert.alert_id, explain_alert.at) AS v;
-	RETURN QUERY SELECT 'transition', format('%s to %s: %s', h.from_state, h.to_state, h.reason), jsonb_strip_nulls(jsonb_build_object('at', h.at,
-			'value', h.value::text, 'op', h.op, 'threshold', h.threshold::text))
+	RETURN QUERY SELECT 'transition', format('%s to %s: %s', h.from_state, h.to_state, h.reason), jsonb_strip_nulls(jsonb_build_object('at', h.at)
+			|| monitoring.alert_reading(to_jsonb(h.value::text), h.op, to_jsonb(h.threshold::text), h.details))
 		FROM (SELECT * FROM monitoring.alert_history AS t WHERE t.alert_id = explain_alert.alert_id ORDER BY t.id DESC LIMIT 20) AS h
 		ORDER BY h.id;
 	RETURN QUERY SELECT 'route', r.* FROM monitoring.explain_routes(explain_alert.alert_id) AS r;
@@ -13007,7 +12909,7 @@ BEGIN
 	RETURN monitoring.alert_document(status, rule.name, rule.severity,
 		monitoring.alert_labels(rule, series_labels) || '{"simulated": "true"}',
 		annotations || jsonb_build_object('summary', concat_ws(' ', '[SIMULATED]', coalesce(annotations ->> 'summary', 'This is no real alert.'))),
-		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(convert_to('simulated' || rule.name || series_labels::text, 'UTF8')), 'hex'), 16));
+		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(monitoring.utf8_bytes('simulated' || rule.name || series_labels::text)), 'hex'), 16));
 END $$;
 COMMENT ON FUNCTION monitoring.simulated_document(monitoring.alert_rule_defs, jsonb, text, timestamptz) IS 'A simulated alert of a rule as receivers get it, marked by its label and its summary.';
 
@@ -14478,20 +14380,9 @@ COMMENT ON COLUMN monitoring.advisors.builtin IS 'True for the rows that CREATE 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.advisors', '');
 
 -- pg_dump carries all advisors; those that CREATE EXTENSION has just made take over when and how they run.
-CREATE FUNCTION monitoring.restore_advisor() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.advisors AS a
-	SET every = NEW.every, enabled = NEW.enabled, thresholds = a.thresholds || NEW.thresholds, timeout = NEW.timeout,
-		max_findings = NEW.max_findings
-	WHERE a.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_advisor() IS 'Trigger: an advisor that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.advisors
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_advisor();
+	EXECUTE FUNCTION monitoring.take_over('name', 'every', 'enabled', 'thresholds', 'timeout', 'max_findings');
 COMMENT ON TRIGGER restore ON monitoring.advisors IS 'Takes over changed advisors when a dump is restored.';
 
 CREATE TABLE monitoring.advisor_runs (
@@ -14919,27 +14810,13 @@ CREATE VIEW monitoring.findings AS
 COMMENT ON VIEW monitoring.findings IS 'All findings of advisors, also those that are done or ignored.';
 COMMENT ON COLUMN monitoring.findings.finding IS 'Number of the finding, for ignore_finding().';
 COMMENT ON COLUMN monitoring.findings.category IS 'What its advisor is about; null: the advisor is not there any more.';
-COMMENT ON COLUMN monitoring.findings.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.findings.object_type IS 'What it is about: index, table, setting, statement, ...';
 COMMENT ON COLUMN monitoring.findings.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
 COMMENT ON COLUMN monitoring.findings.state IS 'open, done (noticed as fixed) or ignored.';
-COMMENT ON COLUMN monitoring.findings.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.findings.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.findings.summary IS 'What is wrong, in a sentence.';
-COMMENT ON COLUMN monitoring.findings.evidence IS 'The figures it rests on.';
 COMMENT ON COLUMN monitoring.findings.gain IS 'Estimated gain, where there is an estimate.';
 COMMENT ON COLUMN monitoring.findings.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
 COMMENT ON COLUMN monitoring.findings.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.findings.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.findings.first_seen IS 'When it was first found.';
-COMMENT ON COLUMN monitoring.findings.last_seen IS 'When it was found last.';
-COMMENT ON COLUMN monitoring.findings.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.findings.done_at IS 'When it was noticed that it is fixed.';
-COMMENT ON COLUMN monitoring.findings.reopened IS 'How often it came back.';
-COMMENT ON COLUMN monitoring.findings.ignored_by IS 'Who ignored it.';
-COMMENT ON COLUMN monitoring.findings.ignored_at IS 'When.';
-COMMENT ON COLUMN monitoring.findings.ignored_until IS 'Until when; null: for good.';
-COMMENT ON COLUMN monitoring.findings.ignore_reason IS 'Why.';
+SELECT monitoring.inherit_comments('monitoring.findings', 'monitoring.advisor_findings');
 
 CREATE VIEW monitoring.advice AS
 	SELECT row_number() OVER (ORDER BY s.place, f.impact DESC, f.finding) AS place, f.finding, f.severity, f.category, f.advisor,
@@ -14959,22 +14836,8 @@ CREATE VIEW monitoring.advice AS
 	ORDER BY place;
 COMMENT ON VIEW monitoring.advice IS 'What could be better: the open findings of enabled advisors, the weightiest first.';
 COMMENT ON COLUMN monitoring.advice.place IS 'Rank: by severity, then by impact.';
-COMMENT ON COLUMN monitoring.advice.finding IS 'Number of the finding, for ignore_finding().';
-COMMENT ON COLUMN monitoring.advice.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.advice.category IS 'What its advisor is about.';
-COMMENT ON COLUMN monitoring.advice.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advice.object_type IS 'What it is about: index, table, setting, statement, ...';
-COMMENT ON COLUMN monitoring.advice.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
-COMMENT ON COLUMN monitoring.advice.summary IS 'What is wrong, in a sentence.';
 COMMENT ON COLUMN monitoring.advice.query IS 'Text of the statement, if it is about one, as far as you may see it (statement_queries).';
-COMMENT ON COLUMN monitoring.advice.evidence IS 'The figures it rests on.';
-COMMENT ON COLUMN monitoring.advice.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.advice.gain IS 'Estimated gain, where there is an estimate.';
-COMMENT ON COLUMN monitoring.advice.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
-COMMENT ON COLUMN monitoring.advice.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.advice.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.advice.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.advice.last_seen IS 'When it was found last.';
+SELECT monitoring.inherit_comments('monitoring.advice', 'monitoring.findings');
 
 CREATE VIEW monitoring.advisor_status AS
 	SELECT a.name AS advisor, a.category, a.enabled, a.every, r.run_at, r.run_seconds, r.run_error,
@@ -15050,9 +14913,18 @@ COMMENT ON FUNCTION monitoring.has_standbys() IS 'For advisors: whether there ar
 CREATE FUNCTION monitoring.table_option(options text[], name text) RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce((SELECT split_part(x, '=', 2)::float8 FROM unnest(options) AS x WHERE split_part(x, '=', 1) = name),
-		current_setting(name)::float8)
+		current_setting(name, true)::float8)
 $$;
-COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name.';
+COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name; null where this version has none.';
+
+CREATE FUNCTION monitoring.vacuum_due_at(options text[], tuples float8) RETURNS float8
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- 18 has an upper limit; one below zero is none
+	SELECT least(monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_threshold')
+			+ monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_scale_factor') * greatest(vacuum_due_at.tuples, 0), CASE WHEN l.most >= 0 THEN l.most END)
+	FROM (SELECT monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_max_threshold') AS most) AS l
+$$;
+COMMENT ON FUNCTION monitoring.vacuum_due_at(text[], float8) IS 'At how many dead rows autovacuum comes to a table with these storage parameters and so many rows.';
 -- advisors of indexes: unused, duplicate, invalid, and foreign keys without one.
 
 CREATE FUNCTION monitoring.find_unused_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
@@ -15154,6 +15026,39 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 $$;
 COMMENT ON FUNCTION monitoring.find_duplicate_indexes(timestamptz, jsonb) IS 'Advisor duplicate_indexes: those that another index makes superfluous, with the same access method, operator classes, collations, order, predicate and expressions. Thresholds: min_bytes.';
 
+CREATE FUNCTION monitoring.index_partitions_sql(index oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH missing AS (
+		SELECT c.relkind, n.nspname, c.relname, format('%s_%s', left(c.relname, 50), i.indexrelid) AS name, m.amname, i.indisunique,
+			format('%I.%I', pn.nspname, pc.relname) AS parent,
+			(SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
+				FROM jsonb_array_elements_text(monitoring.index_columns(i.indexrelid)) WITH ORDINALITY AS x (name, place)) AS columns,
+			-- names of columns say all there is
+			i.indexprs IS NULL AND i.indpred IS NULL AND i.indnkeyatts = i.indnatts AND 0 = ALL (i.indoption::int2[])
+				AND NOT EXISTS (
+					SELECT FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) AS k (number, class, "collation")
+					JOIN pg_opclass AS o ON o.oid = k.class
+					JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+					WHERE NOT o.opcdefault OR k."collation" <> a.attcollation) AS plain
+		FROM pg_index AS i
+		JOIN pg_class AS pc ON pc.oid = i.indexrelid
+		JOIN pg_namespace AS pn ON pn.oid = pc.relnamespace
+		JOIN pg_am AS m ON m.oid = pc.relam
+		JOIN pg_inherits AS h ON h.inhparent = i.indrelid
+		JOIN pg_class AS c ON c.oid = h.inhrelid
+		JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE i.indexrelid = index_partitions_sql.index AND NOT EXISTS (
+			SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
+			WHERE p.indrelid = h.inhrelid AND a.inhparent = i.indexrelid)
+	)
+	SELECT CASE WHEN bool_and(m.plain AND m.relkind = 'r') THEN
+		string_agg(format(E'CREATE %sINDEX CONCURRENTLY %I ON %I.%I USING %I (%s);\nALTER INDEX %s ATTACH PARTITION %I.%I;',
+			CASE WHEN m.indisunique THEN 'UNIQUE ' ELSE '' END, m.name, m.nspname, m.relname, m.amname, m.columns, m.parent, m.nspname, m.name), E'\n'
+			ORDER BY m.nspname, m.relname) END
+	FROM missing AS m
+$$;
+COMMENT ON FUNCTION monitoring.index_partitions_sql(oid) IS 'For advisors: SQL that makes an index of a partitioned table on those partitions that lack it; null: a person has to write it, since it has more than columns, or partitions have partitions.';
+
 CREATE FUNCTION monitoring.find_invalid_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	SELECT 'index', i.identity, CASE i.kind WHEN 'i' THEN 'high' ELSE 'low' END, i.impact,
@@ -15163,16 +15068,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			|| CASE WHEN i."unique" AND i.kind = 'i' AND NOT b.leftover THEN ' Rows that it forbids may be in the table.' ELSE '' END,
 		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', i.bytes, 'unique', i."unique"),
 		CASE i.kind WHEN 'i' THEN i.bytes END, CASE i.kind WHEN 'i' THEN 'bytes' END,
-		CASE WHEN i.kind = 'I' THEN (
-				SELECT string_agg(format('-- then ALTER INDEX %s ATTACH PARTITION the new index%sCREATE INDEX CONCURRENTLY ON %I.%I (%s);', i.identity, E'\n',
-					n.nspname, c.relname, (SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
-						FROM jsonb_array_elements_text(monitoring.index_columns(i.index)) WITH ORDINALITY AS x (name, place))), E'\n')
-				FROM pg_inherits AS h
-				JOIN pg_class AS c ON c.oid = h.inhrelid AND c.relkind = 'r'
-				JOIN pg_namespace AS n ON n.oid = c.relnamespace
-				WHERE h.inhparent = i.relation AND NOT EXISTS (
-					SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
-					WHERE p.indrelid = h.inhrelid AND a.inhparent = i.index))
+		CASE WHEN i.kind = 'I' THEN monitoring.index_partitions_sql(i.index)
 			WHEN b.leftover THEN format('DROP INDEX CONCURRENTLY %s;', i.identity)
 			ELSE format('REINDEX INDEX CONCURRENTLY %s;', i.identity) END,
 		format('SELECT NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = to_regclass(%L) AND NOT (i.indisvalid AND i.indisready AND i.indislive)) AS fixed', i.identity)
@@ -15233,16 +15129,26 @@ INSERT INTO monitoring.advisors (name, function, category, thresholds, descripti
 		'Foreign keys of tables of 1,000 rows or more without an index that begins with their columns.', true);
 -- advisor of missing indexes: tables that are read as a whole again and again, and the statements that do so.
 --
--- What a statement compares is read from its normalised text, where a literal is $1: a column name of the table followed by = $n, IN ($n or
--- = ANY ($n, behind WHERE. When another table of the statement has a column of that name nobody can tell whose it is, and it does not
--- count. Whether an index helps is in the column's statistics.
+-- What a statement compares is read from its normalised text, where a literal is $1: behind WHERE a column name of the table followed by
+-- = $n, IN ($n or = ANY ($n (equal), or by < > <= >= $n or BETWEEN $n (range); or the name that comes first in ORDER BY, if there is a
+-- LIMIT (order). When another table of the statement has a column of that name nobody can tell whose it is, and it does not count.
+--
+-- A candidate has the columns that are compared for equality, those that tell most first, as many as are needed, and then one of a range or
+-- an order. Whether it helps is in the statistics of the columns; and if the extension hypopg is installed, the planner is asked
+-- (hypothetical.c), which plans the statements with and without it.
 
-CREATE FUNCTION monitoring.compares_column(query text, name name) RETURNS boolean
+CREATE FUNCTION monitoring.column_use(query text, name name) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT substring(query FROM '(?i)\mwhere\M.*')
-		~* ('(^|[^[:alnum:]_])' || regexp_replace(name, '([^[:alnum:]_])', '\\\1', 'g') || '"?\s*(=\s*\$[0-9]|=\s*any\s*\(\s*\$[0-9]|in\s*\(\s*\$[0-9])')
+	SELECT CASE
+		WHEN c.conditions ~* (n.pattern || '(=\s*\$[0-9]|=\s*any\s*\(\s*\$[0-9]|in\s*\(\s*\$[0-9])') THEN 'equal'
+		WHEN c.conditions ~* (n.pattern || '([<>]=?\s*\$[0-9]|between\s+\$[0-9])') THEN 'range'
+		WHEN c.conditions ~* '\m(limit|fetch)\M' AND substring(c.conditions FROM '(?i)\morder\s+by\s+(.*)')
+			~* ('^([[:alnum:]_"]+\.)?"?' || n.name || '"?(\s+(asc|desc))?(\s+nulls\s+(first|last))?\s*(,|\m(limit|offset|fetch)\M)') THEN 'order' END
+	FROM (SELECT substring(query FROM '(?i)\mwhere\M.*') AS conditions) AS c
+	CROSS JOIN (SELECT regexp_replace(name, '([^[:alnum:]_])', '\\\1', 'g') AS name) AS q
+	CROSS JOIN LATERAL (SELECT q.name, '(^|[^[:alnum:]_])' || q.name || '"?\s*' AS pattern) AS n
 $$;
-COMMENT ON FUNCTION monitoring.compares_column(text, name) IS 'Whether a normalised statement compares a column of that name with a parameter behind its first WHERE: = $1, = ANY ($1), IN ($1.';
+COMMENT ON FUNCTION monitoring.column_use(text, name) IS 'How a normalised statement uses a column of that name behind its first WHERE: equal (= $1, = ANY ($1, IN ($1), range (<, >, <=, >=, BETWEEN) or order (first in ORDER BY, with a LIMIT); null: not in these ways.';
 
 CREATE FUNCTION monitoring.mentions(query text, name name) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -15250,82 +15156,165 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.mentions(text, name) IS 'Whether a name stands in a text as a word.';
 
-CREATE FUNCTION monitoring.find_missing_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+CREATE FUNCTION monitoring.hypothetical_plans(relation oid, definition text, queries text[], search_path text, hypopg name)
+RETURNS TABLE (place integer, plan json, plan_with_index json, index_name text, index_bytes bigint, problem text)
+LANGUAGE C VOLATILE STRICT AS 'MODULE_PATHNAME', 'mon_hypothetical_plans';
+COMMENT ON FUNCTION monitoring.hypothetical_plans(oid, text, text[], text, name) IS 'For advisors: plans of statements without and with an index that the extension hypopg (in the schema hypopg) pretends, and its estimated size. definition: CREATE INDEX on the table relation. The statements, in which parameters are $1 and so on, are planned as the owner of the table with that search_path and never run; problem: why one was not, as when it reads tables of others, calls functions that do not come with the server, or a lock is held. Errors: no rights of the owner (42501), no such table (42P01).';
+
+CREATE FUNCTION monitoring.prove_index(relation oid, schema_name name, definition text, queries text[], seconds float8[], until timestamptz) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	hypopg name := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace WHERE e.extname = 'hypopg');
+BEGIN
+	IF hypopg IS NULL OR clock_timestamp() >= until THEN
+		RETURN NULL;
+	END IF;
+	-- names lead first to where the table is
+	RETURN (
+		SELECT jsonb_strip_nulls(jsonb_build_object('statements_planned', count(c.before),
+			'statements_that_use_it', count(*) FILTER (WHERE c.uses), 'index_bytes', CASE WHEN count(c.before) > 0 THEN max(p.index_bytes) END,
+			'cost_before', round(sum(c.before)::numeric, 2), 'cost_after', round(sum(c.after)::numeric, 2),
+			'cost_ratio', round((sum(c.after / nullif(c.before, 0) * s.seconds) / nullif(sum(s.seconds) FILTER (WHERE c.before > 0), 0))::numeric, 6),
+			'not_planned', min(p.problem)))
+		FROM monitoring.hypothetical_plans(relation, definition, queries, format('%I, "$user", public, pg_temp', schema_name), hypopg) AS p
+		CROSS JOIN LATERAL (SELECT (p.plan #>> '{0,Plan,Total Cost}')::float8 AS before, (p.plan_with_index #>> '{0,Plan,Total Cost}')::float8 AS after,
+			strpos(p.plan_with_index::text, to_json(p.index_name)::text) > 0 AS uses) AS c
+		CROSS JOIN LATERAL (SELECT prove_index.seconds[p.place] AS seconds) AS s);
+-- a table that is gone or locked, a hypopg that is broken: there is no proof
+EXCEPTION WHEN others THEN
+	RETURN jsonb_build_object('not_planned', SQLERRM);
+END $$;
+COMMENT ON FUNCTION monitoring.prove_index(oid, name, text, text[], float8[], timestamptz) IS 'For advisors: what the planner says of an index on a table in that schema, and of statements on which so many seconds are spent. Evidence: statements_planned, statements_that_use_it, index_bytes, cost_before and cost_after (sums), cost_ratio (after to before, weighted by the seconds), not_planned (why a statement was not). Null: hypopg is not installed, or it is later than until.';
+
+CREATE FUNCTION monitoring.missing_index_candidates(at timestamptz, thresholds jsonb)
+RETURNS TABLE (relation oid, identity text, schema_name name, columns name[], share float8, calls numeric, seconds float8, all_seconds float8, queryids jsonb,
+	queries text[], query_seconds float8[], tuples float8, seq_scans bigint, index_scans bigint, over_seconds float8)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	WITH tables AS MATERIALIZED (
 		SELECT t.*, u.seq_scans, u.reads - u.seq_scans AS index_scans, extract(epoch FROM u.over)::float8 AS seconds
 		FROM monitoring.advised_tables() AS t
-		JOIN monitoring.usage_since(find_missing_indexes.at) AS u ON u.relation = t.relation
+		JOIN monitoring.usage_since(missing_index_candidates.at) AS u ON u.relation = t.relation
 		WHERE t.kind IN ('r', 'm') AND t.tuples >= (thresholds ->> 'min_rows')::float8 AND u.over > '0'
 			AND u.seq_scans * 3600 / extract(epoch FROM u.over) >= (thresholds ->> 'per_hour')::float8
 		ORDER BY u.seq_scans * t.tuples DESC
 		LIMIT 50
 	), statements AS MATERIALIZED (
 		SELECT s.queryid, max(s.query) AS query, sum(s.calls) AS calls, sum(s.total_seconds) AS seconds
-		FROM monitoring.statements_over('1 day', find_missing_indexes.at) AS s
+		FROM monitoring.statements_over('1 day', missing_index_candidates.at, ARRAY(
+			SELECT c.queryid FROM monitoring.statement_sums('1 day', missing_index_candidates.at) AS c GROUP BY c.queryid
+			HAVING sum(c.calls) >= (thresholds ->> 'min_calls')::float8)) AS s
 		WHERE s.queryid <> 0 AND s.query ~* '^\W*(select|update|delete|with|merge)\M' AND s.query ~* '\mwhere\M'
 		GROUP BY s.queryid
-		HAVING sum(s.calls) >= (thresholds ->> 'min_calls')::float8
 		ORDER BY sum(s.total_seconds) DESC
 		LIMIT 300
 	), pairs AS MATERIALIZED (
 		SELECT t.relation, t.table_name, t.tuples, s.*
 		FROM tables AS t
 		JOIN statements AS s ON monitoring.mentions(s.query, t.table_name)
-	), compared AS MATERIALIZED (
-		SELECT p.relation, p.queryid, p.query, p.calls, p.seconds, a.attnum, a.attname, a.atttypid,
+	), used AS MATERIALIZED (
+		SELECT p.relation, p.queryid, p.tuples, a.attnum, a.attname, u.how,
 			-- share of the rows that one value has
-			(1 - s.stanullfrac) / greatest(CASE WHEN s.stadistinct > 0 THEN s.stadistinct ELSE -s.stadistinct * p.tuples END, 1) AS share,
-			EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = p.relation AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = a.attnum) AS indexed
+			least((1 - s.stanullfrac) / greatest(CASE WHEN s.stadistinct > 0 THEN s.stadistinct ELSE -s.stadistinct * p.tuples END, 1), 1) AS share
 		FROM pairs AS p
 		JOIN pg_attribute AS a ON a.attrelid = p.relation AND a.attnum > 0 AND NOT a.attisdropped
 		JOIN pg_statistic AS s ON s.starelid = a.attrelid AND s.staattnum = a.attnum AND NOT s.stainherit
-		WHERE monitoring.compares_column(p.query, a.attname)
-	), best AS (
-		-- where one column is enough, and an index begins with it, none is missing
-		SELECT DISTINCT ON (c.relation, c.queryid) c.*
-		FROM compared AS c
-		WHERE c.share <= (thresholds ->> 'max_share')::float8
-		ORDER BY c.relation, c.queryid, c.indexed DESC, c.share
-	), missing AS (
-		SELECT b.relation, b.attnum, b.attname, max(b.share) AS share, sum(b.calls) AS calls, sum(b.seconds) AS seconds,
-			jsonb_agg(b.queryid::text ORDER BY b.seconds DESC) AS queryids
-		FROM best AS b
-		WHERE NOT b.indexed
+		CROSS JOIN LATERAL monitoring.column_use(p.query, a.attname) AS u (how)
+		WHERE u.how IS NOT NULL
 			-- of a type that has an order of its own
 			AND EXISTS (SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
-				WHERE o.opcdefault AND o.opcintype = CASE b.atttypid WHEN 'varchar'::regtype THEN 'text'::regtype ELSE b.atttypid END)
+				WHERE o.opcdefault AND o.opcintype = CASE a.atttypid WHEN 'varchar'::regtype THEN 'text'::regtype ELSE a.atttypid END)
 			AND NOT EXISTS (
 				SELECT FROM pg_attribute AS x
 				JOIN monitoring.advised_tables() AS o ON o.relation = x.attrelid AND NOT o.partition
-				WHERE x.attname = b.attname AND x.attrelid <> b.relation AND NOT x.attisdropped AND monitoring.mentions(b.query, o.table_name))
-		GROUP BY b.relation, b.attnum, b.attname
+				WHERE x.attname = a.attname AND x.attrelid <> p.relation AND NOT x.attisdropped AND monitoring.mentions(p.query, o.table_name))
+	), ranked AS (
+		-- share of the rows that the columns before it leave
+		SELECT u.*, row_number() OVER w AS place, exp(coalesce(sum(ln(u.share + 1e-12)) OVER (w ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)) AS left_share
+		FROM used AS u
+		WHERE u.how = 'equal'
+		WINDOW w AS (PARTITION BY u.relation, u.queryid ORDER BY u.share, u.attnum)
+	), equal AS (
+		SELECT r.relation, r.queryid, r.tuples, array_agg(r.attnum ORDER BY r.place) AS all_numbers, array_agg(r.share ORDER BY r.place) AS all_shares,
+			array_agg(r.attname ORDER BY r.place) FILTER (WHERE f.taken) AS names, exp(sum(ln(r.share + 1e-12)) FILTER (WHERE f.taken)) AS share
+		FROM ranked AS r
+		-- a column more must leave fewer rows
+		CROSS JOIN LATERAL (SELECT r.place = 1 OR r.place <= (thresholds ->> 'max_columns')::integer AND r.share <= 0.5
+			AND r.left_share * r.tuples > (thresholds ->> 'enough_rows')::float8 AS taken) AS f
+		GROUP BY r.relation, r.queryid, r.tuples
+	), wanted AS (
+		SELECT e.relation, e.queryid, e.share,
+			e.names || CASE WHEN e.share * e.tuples > (thresholds ->> 'enough_rows')::float8 THEN (
+				SELECT u.attname FROM used AS u
+				WHERE u.relation = e.relation AND u.queryid = e.queryid AND u.how <> 'equal'
+				ORDER BY u.how = 'order', u.share, u.attnum LIMIT 1) END AS columns
+		FROM equal AS e
+		WHERE e.share <= (thresholds ->> 'max_share')::float8
+			-- no index is missing where the first columns of one that is there leave as few rows
+			AND NOT EXISTS (
+				SELECT FROM pg_index AS i
+				CROSS JOIN LATERAL (
+					SELECT exp(sum(ln(e.all_shares[array_position(e.all_numbers, k.number)] + 1e-12))) AS share
+					FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+					WHERE k.place < coalesce((SELECT min(x.place) FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS x (number, place)
+						WHERE x.number <> ALL (e.all_numbers) OR x.place > i.indnkeyatts), 1000)) AS l
+				WHERE i.indrelid = e.relation AND i.indisvalid AND i.indpred IS NULL AND l.share <= (thresholds ->> 'max_share')::float8)
+	), candidates AS (
+		SELECT w.*, array_remove(w.columns, NULL) AS names FROM wanted AS w
+	), merged AS (
+		-- an index that begins with the columns of another does for both
+		SELECT c.relation, c.queryid, c.share, (
+			SELECT l.names FROM candidates AS l
+			WHERE l.relation = c.relation AND l.names[1:cardinality(c.names)] = c.names
+			ORDER BY cardinality(l.names) DESC, l.names LIMIT 1) AS columns
+		FROM candidates AS c
 	)
-	SELECT 'column', format('%s.%I', t.identity, m.attname), CASE WHEN m.seconds >= (thresholds ->> 'high_seconds')::float8 THEN 'high' ELSE 'medium' END,
-		least(m.seconds / nullif((SELECT sum(s.seconds) FROM statements AS s), 0), 1),
-		format('Table %s, of %s rows, is read as a whole %s times an hour, and %s statements look for values of %I, each of which is in %s rows.', t.identity,
-			round(t.tuples::numeric), round((t.seq_scans * 3600 / t.seconds)::numeric), jsonb_array_length(m.queryids), m.attname,
-			greatest(round((m.share * t.tuples)::numeric), 1)),
-		jsonb_build_object('table', t.identity, 'column', m.attname, 'rows', t.tuples, 'rows_per_value', round((m.share * t.tuples)::numeric, 1),
-			'sequential_scans', t.seq_scans, 'index_scans', t.index_scans, 'over_seconds', t.seconds, 'queryids', m.queryids, 'calls', m.calls,
-			'total_seconds', round(m.seconds::numeric, 3)),
-		-- what the scan costs falls to the share of the rows that are wanted, each fetched at random
-		m.seconds * greatest(1 - m.share * current_setting('random_page_cost')::float8, 0), 'seconds_per_day',
-		format('CREATE INDEX CONCURRENTLY ON %s (%I);', t.identity, m.attname),
-		format('SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(%L) AND i.indisvalid AND i.indkey[0] ='
-			' (SELECT a.attnum FROM pg_attribute AS a WHERE a.attrelid = i.indrelid AND a.attname = %L)) AS fixed', t.identity, m.attname)
-	FROM missing AS m
+	SELECT m.relation, t.identity, t.schema_name, m.columns, max(m.share), sum(s.calls), sum(s.seconds), max(x.seconds),
+		jsonb_agg(s.queryid::text ORDER BY s.seconds DESC, s.queryid), (array_agg(s.query ORDER BY s.seconds DESC, s.queryid))[1:5], (array_agg(s.seconds ORDER BY s.seconds DESC, s.queryid))[1:5],
+		t.tuples, t.seq_scans, t.index_scans, t.seconds
+	FROM merged AS m
 	JOIN tables AS t ON t.relation = m.relation
-	WHERE m.seconds >= (thresholds ->> 'min_seconds')::float8
+	JOIN statements AS s ON s.queryid = m.queryid
+	CROSS JOIN (SELECT sum(a.seconds) AS seconds FROM statements AS a) AS x
+	GROUP BY m.relation, t.identity, t.schema_name, m.columns, t.tuples, t.seq_scans, t.index_scans, t.seconds
+	HAVING sum(s.seconds) >= (thresholds ->> 'min_seconds')::float8
+$$;
+COMMENT ON FUNCTION monitoring.missing_index_candidates(timestamptz, jsonb) IS 'For the advisor missing_indexes: columns that an index could have, with the share of the rows that values of its equality columns have, the statements that look for them (queries: the five that take longest) and how the table is read. all_seconds: of all statements that were looked at.';
+
+CREATE FUNCTION monitoring.find_missing_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT CASE WHEN cardinality(c.columns) = 1 THEN 'column' ELSE 'columns' END,
+		CASE WHEN cardinality(c.columns) = 1 THEN format('%s.%s', c.identity, l.list) ELSE format('%s (%s)', c.identity, l.list) END,
+		CASE WHEN c.seconds >= (thresholds ->> 'high_seconds')::float8 THEN 'high' ELSE 'medium' END,
+		least(c.seconds / nullif(c.all_seconds, 0), 1),
+		format('Table %s, of %s rows, is read as a whole %s times an hour, and %s statements look for rows by %s: each time for %s rows.', c.identity,
+			round(c.tuples::numeric), round((c.seq_scans * 3600 / c.over_seconds)::numeric), jsonb_array_length(c.queryids), l.list,
+			greatest(round((c.share * c.tuples)::numeric), 1)),
+		jsonb_build_object('table', c.identity, 'columns', to_jsonb(c.columns), 'rows', c.tuples, 'rows_per_value', round((c.share * c.tuples)::numeric, 1),
+			'sequential_scans', c.seq_scans, 'index_scans', c.index_scans, 'over_seconds', c.over_seconds, 'queryids', c.queryids, 'calls', c.calls,
+			'total_seconds', round(c.seconds::numeric, 3)) || coalesce(p.proof, '{}'),
+		-- by the planner; or what the scan costs falls to the share of the rows that are wanted, each fetched at random
+		c.seconds * greatest(1 - coalesce((p.proof ->> 'cost_ratio')::float8, c.share * current_setting('random_page_cost')::float8), 0), 'seconds_per_day',
+		format('CREATE INDEX CONCURRENTLY ON %s (%s);', c.identity, l.list),
+		format('SELECT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = to_regclass(%L) AND i.indisvalid AND (i.indkey::int2[])[0:%s] ='
+			' (SELECT array_agg(a.attnum ORDER BY x.place) FROM unnest(%L::name[]) WITH ORDINALITY AS x (name, place)'
+			' JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attname = x.name)) AS fixed', c.identity, cardinality(c.columns) - 1, c.columns)
+	FROM (SELECT clock_timestamp() + '5 seconds' AS until) AS b
+	CROSS JOIN monitoring.missing_index_candidates(find_missing_indexes.at, thresholds) AS c
+	CROSS JOIN LATERAL (SELECT string_agg(quote_ident(n.name), ', ' ORDER BY n.place) AS list FROM unnest(c.columns) WITH ORDINALITY AS n (name, place)) AS l
+	CROSS JOIN LATERAL monitoring.prove_index(c.relation, c.schema_name, format('CREATE INDEX ON %s (%s)', c.identity, l.list), c.queries, c.query_seconds,
+		b.until) AS p (proof)
+	-- what the planner was asked and does not want is no advice
+	WHERE (p.proof ->> 'statements_planned')::integer > 0 IS NOT TRUE
+		OR (p.proof ->> 'statements_that_use_it')::integer > 0 AND (p.proof ->> 'cost_ratio')::float8 <= (thresholds ->> 'max_cost_ratio')::float8
 	UNION ALL
 	SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 	WHERE NOT EXISTS (SELECT FROM monitoring.usage_since(find_missing_indexes.at))
 $$;
-COMMENT ON FUNCTION monitoring.find_missing_indexes(timestamptz, jsonb) IS 'Advisor missing_indexes: columns that statements of the last day compare with a value, of tables that are read as a whole meanwhile. Thresholds: min_rows of the table, per_hour scans; min_calls of a statement, min_seconds of all of them in a day, high_seconds; max_share of the rows that one value has.';
+COMMENT ON FUNCTION monitoring.find_missing_indexes(timestamptz, jsonb) IS 'Advisor missing_indexes: columns by which statements of the last day look for rows, of tables that are read as a whole meanwhile. Thresholds: min_rows of the table, per_hour scans; min_calls of a statement, min_seconds of all of them in a day, high_seconds; max_share of the rows that the values of the equality columns have; enough_rows, from which on one more column is worth it, and max_columns that are compared for equality; max_cost_ratio of what the planner reckons with the index to without it, where hypopg is installed.';
 
-INSERT INTO monitoring.advisors (name, function, category, every, thresholds, description, builtin) VALUES
-	('missing_indexes', 'monitoring.find_missing_indexes', 'indexes', '1 day',
-		'{"min_rows": 10000, "per_hour": 50, "min_calls": 10, "min_seconds": 1, "high_seconds": 600, "max_share": 0.01}',
+INSERT INTO monitoring.advisors (name, function, category, every, timeout, thresholds, description, builtin) VALUES
+	('missing_indexes', 'monitoring.find_missing_indexes', 'indexes', '1 day', '20 seconds',
+		'{"min_rows": 10000, "per_hour": 50, "min_calls": 10, "min_seconds": 1, "high_seconds": 600, "max_share": 0.01, "enough_rows": 10, "max_columns": 3, "max_cost_ratio": 0.9}',
 		'Columns by which statements look for a hundredth of the rows or less, of tables of 10,000 rows or more that are read as a whole 50 times an hour.', true);
 -- advisors of bloat: how much room tables and B-tree indexes take, and how much they would need.
 --
@@ -15705,8 +15694,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	WITH tables AS (
 		SELECT t.*, pg_stat_get_dead_tuples(t.relation) AS dead, pg_stat_get_live_tuples(t.relation) AS live,
 			greatest(pg_stat_get_last_vacuum_time(t.relation), pg_stat_get_last_autovacuum_time(t.relation)) AS vacuumed_at,
-			monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-				+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples AS due_at
+			monitoring.vacuum_due_at(t.options, t.tuples) AS due_at
 		FROM monitoring.advised_tables() AS t
 		WHERE t.kind IN ('r', 'm')
 	)
@@ -16011,8 +15999,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	FROM (
 		SELECT (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'autovacuum worker') AS running,
 			(SELECT count(*) FROM monitoring.advised_tables() AS t
-				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * (monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-					+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples)) AS waiting) AS w
+				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * monitoring.vacuum_due_at(t.options, t.tuples)) AS waiting) AS w
 	WHERE w.running >= current_setting('autovacuum_max_workers')::integer AND w.waiting >= current_setting('autovacuum_max_workers')::integer
 	UNION ALL
 	SELECT 'server', 'archiving', 'high', 0.9,
@@ -16094,7 +16081,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH statements AS (
 		SELECT s.queryid, sum(s.calls) AS calls, sum(s.total_seconds) AS total, sum(s.share_of_total_time) AS share, max(s.p95_seconds) AS p95,
 			max(s.max_seconds) AS longest, sum(s.rows) AS rows, sum(s.shared_read_bytes) AS read, sum(s.temp_written_bytes) AS temp
-		FROM monitoring.statements_over('1 day', find_slow_statements.at) AS s
+		FROM monitoring.statements_over('1 day', find_slow_statements.at, ARRAY(
+			SELECT c.queryid FROM monitoring.statement_sums('1 day', find_slow_statements.at) AS c GROUP BY c.queryid
+			HAVING sum(c.calls) >= (thresholds ->> 'min_calls')::float8 AND sum(c.total_seconds) >= (thresholds ->> 'min_seconds')::float8)) AS s
 		WHERE s.queryid <> 0 AND s.calls > 0
 		GROUP BY s.queryid
 	)
@@ -16106,8 +16095,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			'rows', s.rows, 'shared_read_bytes', s.read, 'temp_written_bytes', s.temp),
 		s.total, 'seconds_per_day', NULL, NULL
 	FROM statements AS s
-	WHERE s.calls >= (thresholds ->> 'min_calls')::float8 AND s.total >= (thresholds ->> 'min_seconds')::float8
-		AND (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
+	WHERE (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
 			OR s.p95 >= (thresholds ->> 'p95_seconds')::float8)
 $$;
 COMMENT ON FUNCTION monitoring.find_slow_statements(timestamptz, jsonb) IS 'Advisor slow_statements, of the last day. Thresholds: min_calls; min_seconds of all calls; min_mean_seconds and min_share of the time of all statements, or p95_seconds; high_share.';
@@ -16124,7 +16112,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			THEN format('ALTER ROLE %I IN DATABASE %I SET work_mem = %L;', s.username, current_database(),
 				greatest(ceil(n.each * 2 / 1048576), ceil(monitoring.setting_bytes('work_mem') / 1048576)) || 'MB') END,
 		NULL
-	FROM monitoring.statements_over('1 day', find_spilling_statements.at) AS s
+	FROM monitoring.statements_over('1 day', find_spilling_statements.at, ARRAY(
+		SELECT c.queryid FROM monitoring.statement_sums('1 day', find_spilling_statements.at) AS c
+		WHERE c.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8)) AS s
 	CROSS JOIN LATERAL (SELECT s.temp_written_bytes / greatest(s.calls, 1)::float8 AS each) AS n
 	WHERE s.queryid <> 0 AND s.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8
 	ORDER BY s.queryid, s.temp_written_bytes DESC
@@ -16137,7 +16127,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		SELECT count(*) FILTER (WHERE a.backend_type = 'client backend')::float8 AS used,
 			count(*) FILTER (WHERE a.backend_type = 'client backend' AND a.state = 'idle'
 				AND a.state_change < find_connection_use.at - (thresholds ->> 'idle_for')::interval)::float8 AS idle,
-			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8 AS available
+			-- those that are reserved for others by 16
+			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8
+				- coalesce(current_setting('reserved_connections', true)::float8, 0) AS available
 		FROM pg_stat_activity AS a
 	), sessions AS (
 		SELECT c.seconds, (c.counters ->> 'sessions')::float8 AS opened, (c.counters ->> 'session_time')::float8 / 1000 AS lived
@@ -16332,6 +16324,23 @@ COMMENT ON COLUMN monitoring.health_beats.message IS 'What it told.';
 COMMENT ON COLUMN monitoring.health_beats.reporter IS 'Role that reported it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.health_beats', '');
 
+CREATE TABLE monitoring.check_secrets (
+	check_name text NOT NULL,
+	key text NOT NULL CHECK (key ~ '^[a-z][a-z0-9_]{0,62}$'),
+	source text NOT NULL CHECK (source IN ('value', 'file', 'environment')),
+	value text NOT NULL,
+	set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (check_name, key)
+);
+COMMENT ON TABLE monitoring.check_secrets IS 'Secrets of health checks: granted to nobody. pg_dump takes along references to files and environment variables; the secrets that stand here themselves only with monitoring.dump_secrets = on in its session. See the view health_check_secrets.';
+COMMENT ON COLUMN monitoring.check_secrets.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.check_secrets.key IS 'Name of the secret, as in {{name}} in the check''s config.';
+COMMENT ON COLUMN monitoring.check_secrets.source IS 'value (it is in the next column), file or environment (that has the path, or the variable''s name).';
+COMMENT ON COLUMN monitoring.check_secrets.value IS 'The secret, path or name.';
+COMMENT ON COLUMN monitoring.check_secrets.set_at IS 'When it was set.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.check_secrets',
+	$$WHERE source <> 'value' OR pg_catalog.current_setting('monitoring.dump_secrets', true) = 'on'$$);
+
 CREATE TABLE monitoring.check_results (
 	at timestamptz NOT NULL,
 	check_name text NOT NULL,
@@ -16378,36 +16387,16 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 -- Checking definitions
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.health_kind_function(function text, arguments text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
-BEGIN
-	IF f IS NULL THEN
-		RAISE EXCEPTION 'function %(%) of a health check kind does not exist', function, arguments
-			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.health_check_kinds.';
-	END IF;
-	-- The workers have the rights of the extension's owner, which nobody else's code may have.
-	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
-		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
-		RAISE EXCEPTION 'function % of a health check kind must be SECURITY DEFINER', f
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It does not belong to the owner of the extension.',
-				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
-	END IF;
-	RETURN f::regproc::text;
-END $$;
-COMMENT ON FUNCTION monitoring.health_kind_function(text, text) IS 'The quoted name of a health check kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
-
 CREATE FUNCTION monitoring.health_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF (SELECT p.prorettype FROM pg_proc AS p WHERE p.oid = to_regprocedure(
-		monitoring.health_kind_function(NEW.function, 'timestamptz, jsonb, jsonb') || '(timestamptz, jsonb, jsonb)')) <> 'jsonb'::regtype THEN
+		monitoring.kind_function('a health check kind', NEW.function, 'timestamptz, jsonb, jsonb') || '(timestamptz, jsonb, jsonb)')) <> 'jsonb'::regtype THEN
 		RAISE EXCEPTION 'function % of a health check kind does not return jsonb', NEW.function
 			USING ERRCODE = 'invalid_function_definition';
 	END IF;
 	IF NEW.check_function IS NOT NULL THEN
-		PERFORM monitoring.health_kind_function(NEW.check_function, 'jsonb');
+		PERFORM monitoring.kind_function('a health check kind', NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
@@ -16444,6 +16433,64 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT need.n FROM need
 $$;
 COMMENT ON FUNCTION monitoring.health_check_needs(monitoring.health_check_defs) IS 'All checks that a check depends on or has as members, and those that these do.';
+
+CREATE FUNCTION monitoring.check_check_secrets(definition monitoring.health_check_defs) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	secrets jsonb := definition.config -> 'secrets';
+	places jsonb := CASE WHEN jsonb_typeof(definition.config -> 'steps') = 'array' THEN definition.config -> 'steps' ELSE '[]' END || definition.config;
+	bad text;
+BEGIN
+	IF coalesce(jsonb_typeof(secrets), 'object') <> 'object' OR (SELECT count(*) > 20 FROM jsonb_object_keys(secrets)) THEN
+		RAISE EXCEPTION 'key "secrets" of a health check is an object of at most 20 secrets' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(s.key) INTO bad FROM jsonb_each(secrets) AS s WHERE s.key !~ '^[a-z][a-z0-9_]{0,62}$' OR s.value IS DISTINCT FROM jsonb_build_object('secret', s.key);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'secret "%" of a health check has a name that is not allowed, or refers to another one', regexp_replace(left(bad, 100), '[^!-~]', '?', 'g')
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Names have up to 63 small letters, digits and underscores, the first of them a letter.';
+	END IF;
+	-- where it would be told: in the text of an error, in a query, in what the next step looks at
+	SELECT min(s) INTO bad FROM jsonb_object_keys(coalesce(secrets, '{}') || '{"basic_auth": 0}') AS s CROSS JOIN jsonb_array_elements(places) AS p
+	WHERE secrets IS NOT NULL AND jsonb_typeof(p) = 'object'
+		AND (p ->> 'query' LIKE '%{{' || s || '}}%' OR substring(p ->> 'url' FROM '^[^/]*//[^/?#]*') LIKE '%{{' || s || '}}%' OR p -> 'save' ? s);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'secret "%" of a health check stands where no secret may be', bad
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Secrets go into headers, bodies, what is sent, and what follows the host of a url; steps save values under other names.';
+	END IF;
+	SELECT min(h.key) INTO bad FROM jsonb_array_elements(places) AS p CROSS JOIN jsonb_each(CASE WHEN jsonb_typeof(p -> 'headers') = 'object' THEN p -> 'headers' END) AS h
+	WHERE h.key ~* '^(authorization|cookie)$|token|api-?key|secret' AND h.value #>> '{}' !~ '{{';
+	IF bad IS NOT NULL THEN
+		RAISE WARNING 'header "%" of health check "%" is stored as it is', bad, definition.name
+			USING HINT = 'Put what is secret into "secrets", and {{name}} in its place.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_check_secrets(monitoring.health_check_defs) IS 'Raises 22023 for secrets of a check that have bad names or stand where they would be told; warns of headers that should be secrets.';
+
+CREATE FUNCTION monitoring.take_check_secrets(config jsonb, OUT stripped jsonb, OUT secrets jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	stripped := config;
+	secrets := '[]';
+	IF jsonb_typeof(config -> 'secrets') = 'object' THEN
+		PERFORM monitoring.hide_statement();
+		SELECT jsonb_set(config, '{secrets}', t.stripped), t.secrets INTO stripped, secrets
+		FROM monitoring.take_secrets(config -> 'secrets', ARRAY(SELECT k FROM jsonb_object_keys(config -> 'secrets') AS k)) AS t;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.take_check_secrets(jsonb) IS 'A check''s config with {"secret": name} in place of its secrets, and these as take_secrets() has them.';
+
+CREATE FUNCTION monitoring.store_check_secrets(name text, secrets jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_secret(s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(secrets) AS s;
+	DELETE FROM monitoring.check_secrets AS s
+	WHERE s.check_name = store_check_secrets.name
+		AND NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.name = s.check_name AND d.config -> 'secrets' ? s.key);
+	INSERT INTO monitoring.check_secrets AS s (check_name, key, source, value)
+	SELECT store_check_secrets.name, n ->> 'key', n ->> 'source', n ->> 'value' FROM jsonb_array_elements(secrets) AS n
+	ON CONFLICT ON CONSTRAINT check_secrets_pkey DO UPDATE SET source = excluded.source, value = excluded.value, set_at = excluded.set_at;
+END $$;
+COMMENT ON FUNCTION monitoring.store_check_secrets(text, jsonb) IS 'Store secrets of a check, and forget those that its config no longer has. Errors: 22023 for one that cannot be used.';
 
 CREATE FUNCTION monitoring.check_health_check(definition monitoring.health_check_defs) RETURNS monitoring.health_check_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
@@ -16484,6 +16531,7 @@ BEGIN
 		RAISE EXCEPTION 'what is unhealthy must be degraded, too' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'With > the threshold of unhealthy is the higher one, with < the lower one.';
 	END IF;
+	PERFORM monitoring.check_check_secrets(definition);
 	definition.severity := monitoring.canonical_severity(definition.severity);
 	definition.labels := monitoring.check_text_map(definition.labels, 'labels', 4096);
 	IF definition.labels ?| '{check,check_severity,outcome}' THEN
@@ -16505,7 +16553,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'Make it with set_time_interval; the view monitoring.mute_times lists them.';
 	END IF;
 	IF kind.check_function IS NOT NULL THEN
-		EXECUTE format('SELECT %s($1)', monitoring.health_kind_function(kind.check_function, 'jsonb')) USING to_jsonb(definition);
+		EXECUTE format('SELECT %s($1)', monitoring.kind_function('a health check kind', kind.check_function, 'jsonb')) USING to_jsonb(definition);
 	END IF;
 	RETURN definition;
 END $$;
@@ -16523,14 +16571,17 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	d monitoring.health_check_defs;
+	taken record;
 BEGIN
-	d := ROW(name, kind, config, monitoring.calling_role(), every, timeout, retries, op, degraded, unhealthy, severity,
+	taken := monitoring.take_check_secrets(config);
+	d := ROW(name, kind, taken.stripped, monitoring.calling_role(), every, timeout, retries, op, degraded, unhealthy, severity,
 		coalesce(depends_on, '{}'), coalesce(maintenance, '{}'), labels, coalesce(description, ''), coalesce(enabled, true), at, false);
 	d := monitoring.check_health_check(d);
 	INSERT INTO monitoring.health_check_defs SELECT (d).* ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'health check "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.store_check_secrets(name, taken.secrets);
 	INSERT INTO monitoring.health_check_states (check_name, since, next_at) VALUES (name, at, at)
 	ON CONFLICT ON CONSTRAINT health_check_states_pkey DO NOTHING;
 END $$;
@@ -16542,8 +16593,10 @@ DECLARE
 	keys CONSTANT text[] := '{config,every,timeout,retries,degraded,unhealthy,op,severity,depends_on,maintenance,labels,description,enabled}';
 	before monitoring.health_check_defs;
 	d monitoring.health_check_defs;
+	taken record;
 	bad text;
 BEGIN
+	taken := monitoring.take_check_secrets(CASE WHEN jsonb_typeof(changes) = 'object' THEN changes -> 'config' END);
 	SELECT * INTO before FROM monitoring.health_check_defs AS h WHERE h.name = alter_health_check.name FOR UPDATE;
 	IF NOT FOUND THEN
 		PERFORM monitoring.check_is_health_check(name);
@@ -16562,13 +16615,13 @@ BEGIN
 	EXCEPTION WHEN data_exception THEN
 		RAISE EXCEPTION 'a change of a health check has a value of the wrong type: %', SQLERRM USING ERRCODE = 'invalid_parameter_value';
 	END;
-	d.config := before.config || coalesce(changes -> 'config', '{}');
+	d.config := before.config || coalesce(taken.stripped, '{}');
 	d.config := d.config - ARRAY(SELECT c.key FROM jsonb_each(d.config) AS c WHERE c.value = 'null');
 	d.labels := coalesce(d.labels, '{}');
 	d.description := coalesce(d.description, '');
 	d.enabled := coalesce(d.enabled, true);
 	-- who says what runs answers for it
-	IF d.config <> before.config THEN
+	IF d.config <> before.config OR taken.secrets <> '[]' THEN
 		d.owner := monitoring.calling_role();
 	END IF;
 	d := monitoring.check_health_check(d);
@@ -16577,6 +16630,7 @@ BEGIN
 		unhealthy = d.unhealthy, severity = d.severity, depends_on = d.depends_on, maintenance = d.maintenance, labels = d.labels,
 		description = d.description, enabled = d.enabled
 	WHERE h.name = d.name;
+	PERFORM monitoring.store_check_secrets(name, taken.secrets);
 	UPDATE monitoring.health_check_states AS s SET next_at = alter_health_check.at, leased_until = NULL, bad_results = 0, failing_since = NULL
 	WHERE s.check_name = d.name;
 END $$;
@@ -16595,10 +16649,36 @@ BEGIN
 			DETAIL = format('Health check "%s" depends on it or has it as a member.', user_of_it);
 	END IF;
 	DELETE FROM monitoring.health_beats AS b WHERE b.check_name = drop_health_check.name;
+	DELETE FROM monitoring.check_secrets AS s WHERE s.check_name = drop_health_check.name;
 	DELETE FROM monitoring.health_check_states AS s WHERE s.check_name = drop_health_check.name;
 	DELETE FROM monitoring.health_check_defs AS d WHERE d.name = drop_health_check.name;
 END $$;
 COMMENT ON FUNCTION monitoring.drop_health_check(text) IS 'Drop a health check. Its results stay until retention drops them. Errors: 42704 if it does not exist, 2BP01 if another check depends on it or has it as a member.';
+
+CREATE FUNCTION monitoring.set_check_secret(name text, key text, value text DEFAULT NULL, file text DEFAULT NULL, environment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	keys text[];
+BEGIN
+	PERFORM monitoring.hide_statement();
+	PERFORM monitoring.check_is_health_check(name);
+	IF num_nonnulls(value, file, environment) <> 1 THEN
+		RAISE EXCEPTION 'a secret is either a value, in a file, or in an environment variable' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT ARRAY(SELECT k FROM jsonb_object_keys(d.config -> 'secrets') AS k ORDER BY k) INTO keys
+	FROM monitoring.health_check_defs AS d WHERE d.name = set_check_secret.name FOR NO KEY UPDATE;
+	IF key IS NULL OR key <> ALL (keys) THEN
+		RAISE EXCEPTION 'health check "%" has no secret of that name', name USING ERRCODE = 'invalid_parameter_value',
+			HINT = CASE WHEN keys = '{}' THEN 'Its config has no "secrets".' ELSE 'Its secrets: ' || array_to_string(keys, ', ') || '.' END;
+	END IF;
+	PERFORM monitoring.store_check_secrets(name, jsonb_build_array(jsonb_build_object('key', key,
+		'source', CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END, 'value', coalesce(value, file, environment))));
+	UPDATE monitoring.health_check_defs AS d SET owner = monitoring.calling_role() WHERE d.name = set_check_secret.name;
+	UPDATE monitoring.health_check_states AS s SET next_at = set_check_secret.at WHERE s.check_name = set_check_secret.name;
+END $$;
+COMMENT ON FUNCTION monitoring.set_check_secret(text, text, text, text, text, timestamptz) IS 'Set or change a secret that a health check''s config names: its value, which should come as a bind parameter, or where the prober reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. The check is run soon, and the caller becomes its owner. Errors: 42704 for an unknown check, 22023 otherwise.';
 
 CREATE FUNCTION monitoring.report_heartbeat(name text, ok boolean DEFAULT true, message text DEFAULT '', at timestamptz DEFAULT clock_timestamp())
 RETURNS void
@@ -16631,7 +16711,8 @@ CREATE FUNCTION monitoring.shown_check_config(config jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce(jsonb_object_agg(c.key, CASE
 			WHEN c.key = 'headers' AND jsonb_typeof(c.value) = 'object' THEN (SELECT coalesce(jsonb_object_agg(h.key, '***'), '{}') FROM jsonb_each(c.value) AS h)
-			WHEN c.key = 'body' THEN '"***"'
+			WHEN c.key = 'secrets' AND jsonb_typeof(c.value) = 'object' THEN (SELECT coalesce(jsonb_object_agg(s, '***'), '{}') FROM jsonb_object_keys(c.value) AS s)
+			WHEN c.key IN ('body', 'send', 'send_hex') THEN '"***"'
 			WHEN c.key = 'url' THEN to_jsonb(regexp_replace(c.value #>> '{}', '[?#].*$', '?...'))
 			WHEN c.key = 'steps' AND jsonb_typeof(c.value) = 'array' THEN (SELECT jsonb_agg(CASE WHEN jsonb_typeof(s) = 'object' THEN monitoring.shown_check_config(s) ELSE s END)
 				FROM jsonb_array_elements(c.value) AS s)
@@ -16647,23 +16728,25 @@ CREATE VIEW monitoring.health_checks AS
 	FROM monitoring.health_check_defs AS d
 	LEFT JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind;
 COMMENT ON VIEW monitoring.health_checks IS 'Health checks as they are defined.';
-COMMENT ON COLUMN monitoring.health_checks.name IS 'Name of the check.';
-COMMENT ON COLUMN monitoring.health_checks.kind IS 'Its kind (health_check_kinds).';
 COMMENT ON COLUMN monitoring.health_checks.config IS 'What the kind needs to know; values of headers and bodies, and what follows the path of a url, are not shown.';
-COMMENT ON COLUMN monitoring.health_checks.owner IS 'Role whose rights its queries have.';
-COMMENT ON COLUMN monitoring.health_checks.every IS 'Time between two runs.';
-COMMENT ON COLUMN monitoring.health_checks.timeout IS 'Time a run may take.';
-COMMENT ON COLUMN monitoring.health_checks.retries IS 'Bad results in a row, after the first, until the status becomes worse.';
-COMMENT ON COLUMN monitoring.health_checks.op IS 'How the value compares with the thresholds.';
 COMMENT ON COLUMN monitoring.health_checks.degraded IS 'Threshold; null: none.';
 COMMENT ON COLUMN monitoring.health_checks.unhealthy IS 'Threshold; null: none.';
 COMMENT ON COLUMN monitoring.health_checks.severity IS 'What it takes off the score (health_weights), and the severity of its alert.';
-COMMENT ON COLUMN monitoring.health_checks.depends_on IS 'Checks without which it cannot succeed.';
 COMMENT ON COLUMN monitoring.health_checks.maintenance IS 'Named time intervals in which it does not count.';
 COMMENT ON COLUMN monitoring.health_checks.labels IS 'Labels of its metrics and alerts, besides check and check_severity.';
-COMMENT ON COLUMN monitoring.health_checks.description IS 'What it is for.';
-COMMENT ON COLUMN monitoring.health_checks.enabled IS 'False: it is not run.';
-COMMENT ON COLUMN monitoring.health_checks.created_at IS 'Since when there is this check.';
+SELECT monitoring.inherit_comments('monitoring.health_checks', 'monitoring.health_check_defs');
+
+CREATE VIEW monitoring.health_check_secrets AS
+	SELECT d.name AS check_name, k AS key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at
+	FROM monitoring.health_check_defs AS d
+	CROSS JOIN LATERAL jsonb_object_keys(CASE WHEN jsonb_typeof(d.config -> 'secrets') = 'object' THEN d.config -> 'secrets' END) AS k
+	LEFT JOIN monitoring.check_secrets AS s ON s.check_name = d.name AND s.key = k;
+COMMENT ON VIEW monitoring.health_check_secrets IS 'The secrets that health checks name, and where they are; the secrets themselves are shown to nobody.';
+COMMENT ON COLUMN monitoring.health_check_secrets.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.health_check_secrets.key IS 'Name of the secret, as for set_check_secret.';
+COMMENT ON COLUMN monitoring.health_check_secrets.source IS 'value, file or environment; null if it is not set: the check fails.';
+COMMENT ON COLUMN monitoring.health_check_secrets.reference IS 'Path of the file, or name of the environment variable.';
+COMMENT ON COLUMN monitoring.health_check_secrets.set_at IS 'When it was set.';
 
 -- health, running: what becomes of a result, whose turn it is, and the kinds that need no network.
 --
@@ -16702,7 +16785,13 @@ COMMENT ON FUNCTION monitoring.health_status_of(monitoring.health_check_defs, js
 ----------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION monitoring.health_parents() RETURNS TABLE (check_name text, parent text)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	-- the usual case; the set-up of the recursion takes a third of a millisecond
+	IF NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.depends_on <> '{}') THEN
+		RETURN;
+	END IF;
+	RETURN QUERY
 	WITH RECURSIVE parent AS (
 		SELECT d.name, n.needed FROM monitoring.health_check_defs AS d CROSS JOIN unnest(d.depends_on) AS n (needed)
 		UNION
@@ -16711,12 +16800,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		JOIN monitoring.health_check_defs AS d ON d.name = parent.needed
 		CROSS JOIN unnest(d.depends_on) AS n (needed)
 	)
-	SELECT parent.name, parent.needed FROM parent JOIN monitoring.health_check_defs AS d ON d.name = parent.needed AND d.enabled
-$$;
+	SELECT parent.name, parent.needed FROM parent JOIN monitoring.health_check_defs AS d ON d.name = parent.needed AND d.enabled;
+END $$;
 COMMENT ON FUNCTION monitoring.health_parents() IS 'The enabled checks on which each check depends, and those on which these do.';
 
 CREATE FUNCTION monitoring.maintained_checks(at timestamptz) RETURNS SETOF text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN QUERY
 	SELECT d.name
 	FROM monitoring.health_check_defs AS d
 	WHERE d.maintenance <> '{}' AND EXISTS (
@@ -16726,8 +16817,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT d.name
 	FROM monitoring.silence_defs AS s
 	JOIN monitoring.health_check_defs AS d ON monitoring.labels_match(d.labels || jsonb_build_object('check', d.name, 'check_severity', d.severity), s.matchers)
-	WHERE s.starts_at <= maintained_checks.at AND s.ends_at > maintained_checks.at AND s.matchers ? 'check'
-$$;
+	WHERE s.starts_at <= maintained_checks.at AND s.ends_at > maintained_checks.at AND s.matchers ? 'check';
+END $$;
 COMMENT ON FUNCTION monitoring.maintained_checks(timestamptz) IS 'The checks whose maintenance it is at a time: by a time interval that they name, or by a silence with a matcher of the label check.';
 
 CREATE FUNCTION monitoring.record_check_metrics(at timestamptz, names text[] DEFAULT NULL) RETURNS void
@@ -16847,8 +16938,10 @@ BEGIN
 	worse := monitoring.health_rank(found_status) > coalesce(monitoring.health_rank(s.confirmed), 0);
 	retry_every := least(d.every, interval '10 seconds');
 	s.leased_until := NULL;
-	-- The beat goes on where it was; what was missed is not made up for.
-	s.next_at := CASE WHEN s.next_at BETWEEN began - d.every / 2 AND began THEN s.next_at ELSE began END + d.every;
+	-- The beat goes on where it was; what was missed is not made up for. Who has asked for a run since this one began gets another.
+	s.next_at := CASE WHEN began < at AND s.next_at > began AND s.next_at <= at + d.every THEN s.next_at
+		WHEN s.next_at BETWEEN began - d.every / 2 AND began THEN s.next_at + d.every
+		ELSE began + d.every END;
 	IF worse THEN
 		s.bad_results := s.bad_results + 1;
 		s.failing_since := coalesce(s.failing_since, began);
@@ -16876,12 +16969,13 @@ END $$;
 COMMENT ON FUNCTION monitoring.record_check_result(text, jsonb, timestamptz, float8, timestamptz) IS 'Record what a run of a check found: its history, what it confirms after retries, and when it is due again. Returns its status; null if the check is gone, or another transaction holds it. refresh_health_checks() follows.';
 
 CREATE FUNCTION monitoring.ensure_check_partitions(at timestamptz) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.ensure_partition('check_results', ensure_check_partitions.at);
-	SELECT monitoring.ensure_partition('check_transitions', t)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.ensure_partition('check_results', at);
+	PERFORM monitoring.ensure_partition('check_transitions', t)
 	FROM (SELECT ensure_check_partitions.at UNION
 		SELECT s.failing_since FROM monitoring.health_check_states AS s WHERE s.failing_since IS NOT NULL) AS p (t);
-$$;
+END $$;
 COMMENT ON FUNCTION monitoring.ensure_check_partitions(timestamptz) IS 'Make the partitions that results and transitions of a time go into.';
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -17099,7 +17193,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	outcome jsonb;
 BEGIN
-	EXECUTE format('SELECT %s($1, $2, $3)', monitoring.health_kind_function(
+	EXECUTE format('SELECT %s($1, $2, $3)', monitoring.kind_function('a health check kind', 
 			(SELECT k.function FROM monitoring.health_check_kinds AS k WHERE k.kind = definition.kind), 'timestamptz, jsonb, jsonb'))
 		INTO outcome USING at, to_jsonb(definition), progress;
 	IF jsonb_typeof(outcome) IS DISTINCT FROM 'object' THEN
@@ -17131,25 +17225,60 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.due_health_checks(timestamptz, boolean) IS 'The checks that are to run at a time, in the prober (network) or in the database worker.';
 
+-- The worker has other things to do, such as alerts. A pass takes two seconds, or the time of one check that takes longer; after
+-- such a one four times as long must pass until the next.
+CREATE FUNCTION monitoring.slow_check_may_run(at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(bool_and(s.checked_at + s.duration * interval '5 seconds' <= slow_check_may_run.at), true)
+	FROM monitoring.health_check_states AS s
+	JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
+	JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind
+	WHERE NOT k.network AND s.duration >= 1 AND s.checked_at <= slow_check_may_run.at
+$$;
+COMMENT ON FUNCTION monitoring.slow_check_may_run(timestamptz) IS 'Whether a check that needs no network and takes a second or more may run: those before it took up to a fifth of the time.';
+
 CREATE FUNCTION monitoring.run_health_checks(at timestamptz DEFAULT clock_timestamp()) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+	one record;
 	d monitoring.health_check_defs;
 	result jsonb;
 	began timestamptz;
+	took float8;
+	time_left interval;
+	slow_one_may_run boolean := monitoring.slow_check_may_run(at);
 	started CONSTANT timestamptz := clock_timestamp();
 	n integer := 0;
 BEGIN
 	PERFORM monitoring.ensure_check_partitions(at);
 	PERFORM monitoring.refresh_health_checks(at);
-	FOR d IN SELECT * FROM monitoring.due_health_checks(at, false) LOOP
-		-- other jobs wait for this one
-		EXIT WHEN clock_timestamp() - started > interval '2 seconds';
+	FOR one IN
+		SELECT due.def, coalesce(s.duration >= 1, false) AS slow, s.duration IS NULL AS new
+		FROM (SELECT h AS def, row_number() OVER () AS place FROM monitoring.due_health_checks(at, false) AS h) AS due
+		JOIN monitoring.health_check_states AS s ON s.check_name = (due.def).name
+		-- first those known to be quick, last those of which nothing is known
+		ORDER BY new, slow, due.place
+	LOOP
+		d := one.def;
+		time_left := interval '2 seconds' - (clock_timestamp() - started);
+		-- none begins that would hardly have time; of those known to be slow there is one, with all of its own
+		EXIT WHEN time_left < interval '0.5 seconds';
+		CONTINUE WHEN one.slow AND NOT slow_one_may_run;
+		slow_one_may_run := slow_one_may_run AND NOT one.slow;
 		PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE SKIP LOCKED;
 		CONTINUE WHEN NOT FOUND;
+		IF NOT one.slow THEN
+			d.timeout := least(d.timeout, CASE WHEN one.new THEN interval '0.5 seconds' ELSE time_left END);
+		END IF;
 		began := clock_timestamp();
 		result := monitoring.call_health_kind(d, at, NULL);
-		PERFORM monitoring.record_check_result(d.name, result, at, extract(epoch FROM clock_timestamp() - began)::float8, at);
+		took := extract(epoch FROM clock_timestamp() - began)::float8;
+		IF d.timeout < (one.def).timeout AND took >= extract(epoch FROM d.timeout) THEN
+			-- its turn is among the slow ones
+			UPDATE monitoring.health_check_states AS s SET duration = greatest(took, 1) WHERE s.check_name = d.name;
+			CONTINUE;
+		END IF;
+		PERFORM monitoring.record_check_result(d.name, result, at, took, at);
 		n := n + 1;
 	END LOOP;
 	IF n > 0 THEN
@@ -17157,13 +17286,14 @@ BEGIN
 	END IF;
 	RETURN n;
 END $$;
-COMMENT ON FUNCTION monitoring.run_health_checks(timestamptz) IS 'Run the checks that are due and need no network, for about two seconds, and bring the status of all checks up to date. Returns how many ran.';
+COMMENT ON FUNCTION monitoring.run_health_checks(timestamptz) IS 'Run the checks that are due and need no network, for two seconds in all, or for the time of one that took a second or more the last time; and bring the status of all checks up to date. Returns how many ran.';
 
 CREATE FUNCTION monitoring.run_health_checks_job(at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM monitoring.run_health_checks(at);
-	IF monitoring.next_probe_in(at) < 10 THEN
+	-- before this job runs again
+	IF monitoring.next_probe_in(at) < 6 THEN
 		PERFORM monitoring.wake_prober();
 	END IF;
 END $$;
@@ -17202,7 +17332,7 @@ $$;
 COMMENT ON FUNCTION monitoring.record_health(timestamptz) IS 'Record check_up and health_score, also of what has not changed: rules look at the last minutes. A periodic job.';
 
 INSERT INTO monitoring.jobs (name, function, every, priority, timeout) VALUES
-	('health_checks', 'monitoring.run_health_checks_job', '5 seconds', 45, '1 minute'),
+	('health_checks', 'monitoring.run_health_checks_job', '5 seconds', 45, '20 seconds'),
 	('health_metrics', 'monitoring.record_health', '1 minute', 46, '10 seconds');
 
 -- health, results: status, score and uptime, for people and pages.
@@ -17251,18 +17381,14 @@ COMMENT ON COLUMN monitoring.health_status.name IS 'Name of the check.';
 COMMENT ON COLUMN monitoring.health_status.kind IS 'Its kind.';
 COMMENT ON COLUMN monitoring.health_status.severity IS 'Its severity.';
 COMMENT ON COLUMN monitoring.health_status.status IS 'healthy, degraded, unhealthy, unknown (no result yet), suppressed (what it depends on is unhealthy), maintenance or disabled.';
-COMMENT ON COLUMN monitoring.health_status.since IS 'Since when.';
 COMMENT ON COLUMN monitoring.health_status.latest IS 'What the latest result alone says, which may still have to be confirmed by retries.';
 COMMENT ON COLUMN monitoring.health_status.value IS 'The latest value, in the unit of the check.';
-COMMENT ON COLUMN monitoring.health_status.message IS 'What the latest run told.';
 COMMENT ON COLUMN monitoring.health_status.details IS 'More of that, such as the phases of a request in seconds.';
-COMMENT ON COLUMN monitoring.health_status.checked_at IS 'When the latest run began.';
 COMMENT ON COLUMN monitoring.health_status.duration IS 'Seconds that it took.';
-COMMENT ON COLUMN monitoring.health_status.next_at IS 'When the next run is due.';
 COMMENT ON COLUMN monitoring.health_status.bad_results IS 'Results in a row that are worse than the status and not confirmed yet.';
-COMMENT ON COLUMN monitoring.health_status.suppressed_by IS 'The unhealthy check that it depends on.';
 COMMENT ON COLUMN monitoring.health_status.overdue IS 'It has not run for two intervals, and a minute at least, after it was due.';
 COMMENT ON COLUMN monitoring.health_status.labels IS 'Labels of its metrics and alerts.';
+SELECT monitoring.inherit_comments('monitoring.health_status', 'monitoring.health_check_states');
 
 CREATE FUNCTION monitoring.health_deductions(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (check_name text, points integer, status text, severity text, since timestamptz, why text)
@@ -17272,7 +17398,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	JOIN monitoring.health_weights AS w ON w.severity = s.severity
 	WHERE s.status IN ('degraded', 'unhealthy')
 	UNION ALL
-	SELECT NULL, 20, 'unknown', 'high', min(s.next_at), format('%s checks have not run since they were due: is their worker running?', count(*))
+	SELECT NULL, 20, 'unknown', 'high', min(s.next_at), format('%s checks have not run since they were due: is their worker running? See monitoring.status.', count(*))
 	FROM monitoring.health_status_at(health_deductions.at) AS s
 	WHERE s.overdue
 	HAVING count(*) > 0
@@ -17377,10 +17503,14 @@ COMMENT ON FUNCTION monitoring.uptime(text, timestamptz, timestamptz) IS 'Uptime
 
 CREATE FUNCTION monitoring.check_url(definition jsonb, url jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	port text := substring(url #>> '{}' FROM '^https?://(?:\[[^]/?#]*\]|[^]:/?#\[]*)(:[^/?#]*)');
 BEGIN
 	IF coalesce(jsonb_typeof(url), '') <> 'string' OR (url #>> '{}') !~ '^https?://[^[:space:][:cntrl:]@/?#]+([/?#][^[:space:][:cntrl:]]*)?$' OR length(url #>> '{}') > 2000 THEN
 		RAISE EXCEPTION 'a health check of kind % needs "url", an http or https url without credentials', definition ->> 'kind'
 			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF port !~ '^:[0-9]{1,5}$' OR substr(port, 2)::integer NOT BETWEEN 1 AND 65535 THEN
+		RAISE EXCEPTION 'the url of a health check has the port "%", which is none', substr(port, 2) USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.check_url(jsonb, jsonb) IS 'Raises 22023 unless it is text with a url that a check may have.';
@@ -17398,6 +17528,31 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_regex(jsonb, text) IS 'Raises 22023 unless a key of the config, if there, is text, and 2201B unless it is a regular expression without back references.';
 
+CREATE FUNCTION monitoring.check_config_boolean(definition jsonb, key text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF jsonb_typeof(definition -> 'config' -> key) <> 'boolean' THEN
+		RAISE EXCEPTION 'key "%" of a health check is true or false', key USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_boolean(jsonb, text) IS 'Raises 22023 if a key of a check''s config is there and neither true nor false.';
+
+CREATE FUNCTION monitoring.check_config_tls(definition jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	SELECT min(k) INTO bad FROM unnest('{ca_file,cert_file,key_file}'::text[]) AS k WHERE monitoring.check_config_text(definition, k) !~ '^/';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" of a health check is an absolute path', bad USING ERRCODE = 'invalid_parameter_value';
+	ELSIF definition -> 'config' ? 'key_file' AND NOT definition -> 'config' ? 'cert_file' THEN
+		RAISE EXCEPTION 'key "key_file" of a health check needs "cert_file"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF monitoring.check_config_text(definition, 'min_tls') NOT IN ('1.2', '1.3') THEN
+		RAISE EXCEPTION 'key "min_tls" of a health check is "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_tls(jsonb) IS 'Raises 22023 unless what the config of a check says about TLS is valid: files are absolute paths, a key comes with a certificate, min_tls is 1.2 or 1.3.';
+
 CREATE FUNCTION monitoring.check_http_step(definition jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -17409,21 +17564,20 @@ BEGIN
 	PERFORM monitoring.check_regex(definition, 'match');
 	PERFORM monitoring.check_regex(definition, 'not_match');
 	PERFORM monitoring.check_config_text(definition, 'body', max_length => 32768);
+	PERFORM monitoring.check_config_boolean(definition, 'proxy');
+	PERFORM monitoring.check_config_tls(definition);
 	IF method !~ '^[A-Z]{3,10}$' THEN
 		RAISE EXCEPTION 'key "method" of a health check is such as GET, HEAD or POST' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF coalesce(jsonb_typeof(config -> 'headers'), 'object') <> 'object' OR jsonb_path_exists(config -> 'headers', '$.* ? (@.type() != "string")') THEN
 		RAISE EXCEPTION 'key "headers" of a health check is an object of text' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF config ? 'expect_status' AND (jsonb_typeof(config -> 'expect_status') <> 'array' OR EXISTS (
-			SELECT FROM jsonb_array_elements_text(config -> 'expect_status') AS e WHERE coalesce(e, '') !~ '^[1-9][0-9]{2}(-[1-9][0-9]{2})?$')) THEN
+	ELSIF EXISTS (SELECT FROM jsonb_each_text(config -> 'headers') AS h WHERE h.key !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]{1,200}$' OR h.value ~ '[[:cntrl:]]') THEN
+		RAISE EXCEPTION 'a header of a health check has a name that is none, or a control character' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'expect_status' AND (jsonb_typeof(config -> 'expect_status') <> 'array' OR config -> 'expect_status' = '[]' OR EXISTS (
+			SELECT FROM jsonb_array_elements_text(config -> 'expect_status') AS e
+			WHERE coalesce(e, '') !~ '^[1-9][0-9]{2}(-[1-9][0-9]{2})?$' OR left(e, 3) > right(e, 3))) THEN
 		RAISE EXCEPTION 'key "expect_status" of a health check is an array such as [200, "300-399"]' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF monitoring.check_config_text(definition, 'min_headers_grade') !~ '^[A-F]$' THEN
 		RAISE EXCEPTION 'key "min_headers_grade" of a health check is A to F' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'min_tls') NOT IN ('1.2', '1.3') THEN
-		RAISE EXCEPTION 'key "min_tls" of a health check is "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'ca_file') !~ '^/' THEN
-		RAISE EXCEPTION 'key "ca_file" of a health check is an absolute path' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(jsonb_typeof(config -> 'proxy'), 'boolean') <> 'boolean' THEN
-		RAISE EXCEPTION 'key "proxy" of a health check is true or false' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.check_http_step(jsonb) IS 'Raises 22023 for a check of kind http, or a step that is a request, with bad keys; 2201B for a bad regular expression.';
@@ -17438,24 +17592,53 @@ BEGIN
 		RAISE EXCEPTION 'key "host" of a health check is a name or an address' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF port <> trunc(port) OR port IS NULL AND definition ->> 'kind' = 'tcp' THEN
 		RAISE EXCEPTION 'a health check of kind % needs "port", 1 to 65535', definition ->> 'kind' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF definition -> 'config' ? 'expect' AND (jsonb_typeof(definition -> 'config' -> 'expect') <> 'array'
+	END IF;
+	PERFORM monitoring.check_config_tls(definition);
+END $$;
+COMMENT ON FUNCTION monitoring.check_host_check(jsonb) IS 'Raises 22023 for a check of kind tcp, dns or tls without a host, without a port where it needs one, or with files that are no absolute paths.';
+
+CREATE FUNCTION monitoring.check_dns_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_host_check(definition);
+	IF definition -> 'config' ? 'expect' AND (jsonb_typeof(definition -> 'config' -> 'expect') <> 'array'
 		OR jsonb_path_exists(definition -> 'config' -> 'expect', '$[*] ? (@.type() != "string")')) THEN
 		RAISE EXCEPTION 'key "expect" of a health check is an array of addresses' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'ca_file') !~ '^/' THEN
-		RAISE EXCEPTION 'key "ca_file" of a health check is an absolute path' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_host_check(jsonb) IS 'Raises 22023 for a check of kind tcp, dns or tls without a host, without a port where it needs one, or with bad keys.';
+COMMENT ON FUNCTION monitoring.check_dns_check(jsonb) IS 'Raises 22023 for a check of kind dns without a host, or with bad keys.';
+
+CREATE FUNCTION monitoring.check_tcp_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_host_check(definition);
+	PERFORM monitoring.check_regex(definition, 'match');
+	PERFORM monitoring.check_regex(definition, 'not_match');
+	PERFORM monitoring.check_config_text(definition, 'expect', max_length => 1000);
+	PERFORM monitoring.check_config_boolean(definition, 'tls');
+	IF monitoring.check_config_text(definition, 'send', max_length => 4000) IS NOT NULL AND definition -> 'config' ? 'send_hex' THEN
+		RAISE EXCEPTION 'a health check has either "send" or "send_hex"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF monitoring.check_config_text(definition, 'send_hex', max_length => 8000) !~* '^([0-9a-f]{2})+$' THEN
+		RAISE EXCEPTION 'key "send_hex" of a health check is bytes in hexadecimal' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_tcp_check(jsonb) IS 'Raises 22023 for a check of kind tcp without host or port, or with bad keys; 2201B for a bad regular expression.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Answers
 ----------------------------------------------------------------------------------------------------------------------
 
+CREATE FUNCTION monitoring.tls_options(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}') FROM jsonb_each(config) AS c WHERE c.key IN ('ca_file', 'cert_file', 'key_file', 'min_tls')
+$$;
+COMMENT ON FUNCTION monitoring.tls_options(jsonb) IS 'What a config says about TLS, as options of a request.';
+
 CREATE FUNCTION monitoring.host_request(sort text, config jsonb, port integer) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('request', jsonb_build_object('sort', sort, 'method', 'GET', 'url', format('%s://%s:%s/', CASE sort WHEN 's' THEN 'https' ELSE 'http' END,
 			CASE WHEN config ->> 'host' LIKE '%:%' THEN format('[%s]', config ->> 'host') ELSE config ->> 'host' END, coalesce((config ->> 'port')::integer, host_request.port)),
-		'options', jsonb_strip_nulls(jsonb_build_object('ca_file', config -> 'ca_file'))))
+		'options', monitoring.tls_options(config)))
 $$;
 COMMENT ON FUNCTION monitoring.host_request(text, jsonb, integer) IS 'What the prober is to do for a check with a host and a port: connect (t), do so with TLS (s), look the name up (d).';
 
@@ -17518,7 +17701,8 @@ BEGIN
 		WHEN (answer ->> 'body') ~ (config ->> 'not_match') THEN 'the body matches what it must not' END;
 	RETURN jsonb_build_object('value', answer -> 'seconds', 'details', details,
 		'status', CASE WHEN problem IS NOT NULL THEN 'unhealthy' WHEN weak THEN 'degraded' ELSE 'healthy' END,
-		'message', coalesce(problem, CASE WHEN weak THEN format('security headers have grade %s: %s are missing', grade, (SELECT string_agg(m, ', ') FROM jsonb_array_elements_text(missing) AS m))
+		'message', coalesce(problem, CASE WHEN weak THEN format('security headers have grade %s: %s are missing', grade,
+				(SELECT string_agg(m, ', ') FROM jsonb_array_elements_text(missing) AS m))
 			ELSE format('HTTP status %s in %s s', status, round((answer ->> 'seconds')::numeric, 3)) END));
 END $$;
 COMMENT ON FUNCTION monitoring.judge_http(timestamptz, jsonb, jsonb) IS 'What the answer to a request means, as a result of a check.';
@@ -17526,26 +17710,50 @@ COMMENT ON FUNCTION monitoring.judge_http(timestamptz, jsonb, jsonb) IS 'What th
 CREATE FUNCTION monitoring.http_request(config jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('sort', 'h', 'method', coalesce(config ->> 'method', 'GET'), 'url', config ->> 'url', 'body', coalesce(config ->> 'body', ''),
-		'headers', CASE WHEN config ->> 'body' ~ '^\s*[\[{]' THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb || coalesce(config -> 'headers', '{}'), 'redirects', coalesce(config -> 'max_redirects', '0'), 'proxy', coalesce(config -> 'proxy', 'true'),
-		'options', jsonb_strip_nulls(jsonb_build_object('ca_file', config -> 'ca_file', 'min_tls', config -> 'min_tls')))
+		'headers', CASE WHEN config ->> 'body' ~ '^\s*[\[{]' THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb
+			|| coalesce(config -> 'headers', '{}'),
+		'redirects', coalesce(config -> 'max_redirects', '0'), 'proxy', coalesce(config -> 'proxy', 'true'),
+		'options', monitoring.tls_options(config))
 $$;
 COMMENT ON FUNCTION monitoring.http_request(jsonb) IS 'What the prober is to do for a check of kind http.';
 
 CREATE FUNCTION monitoring.run_http_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.http_request(definition -> 'config'))
+	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(definition -> 'config', definition -> 'config' -> 'secrets')))
 		ELSE monitoring.judge_http(run_http_check.at, definition -> 'config', progress -> 'answer') END
 $$;
 COMMENT ON FUNCTION monitoring.run_http_check(timestamptz, jsonb, jsonb) IS 'Kind http: a request; its value is the seconds that it took.';
 
+CREATE FUNCTION monitoring.tcp_request(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_set(r || jsonb_build_object('url', CASE WHEN (config -> 'tls')::boolean THEN 'https' ELSE 'http' END || substr(r ->> 'url', 5),
+			'body', coalesce(monitoring.fill_values(config ->> 'send', coalesce(config -> 'secrets', '{}'), 'text'), '')),
+		'{options}', (r -> 'options') || jsonb_strip_nulls(jsonb_build_object('send_hex', config -> 'send_hex',
+			-- without anything that must come the first line is what the expressions look at
+			'until', coalesce(config ->> 'expect', CASE WHEN config ?| '{match,not_match}' THEN E'\n' END))))
+	FROM (SELECT monitoring.host_request('t', config, NULL) -> 'request') AS h (r)
+$$;
+COMMENT ON FUNCTION monitoring.tcp_request(jsonb) IS 'What the prober is to do for a check of kind tcp.';
+
 CREATE FUNCTION monitoring.run_tcp_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN progress IS NULL THEN monitoring.host_request('t', definition -> 'config', NULL)
-		WHEN a ->> 'kind' <> 'response' THEN jsonb_build_object('status', 'unhealthy', 'message', a ->> 'error', 'details', monitoring.probe_details(a))
-		ELSE jsonb_build_object('status', 'healthy', 'value', (a ->> 'dns')::float8 + (a ->> 'connect')::float8, 'message', 'connected', 'details', monitoring.probe_details(a)) END
-	FROM (SELECT progress -> 'answer') AS p (a)
+	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.tcp_request(c))
+		ELSE jsonb_build_object('status', CASE WHEN problem IS NULL THEN 'healthy' ELSE 'unhealthy' END,
+			'value', CASE WHEN a ->> 'kind' <> 'response' THEN NULL
+				WHEN talks THEN (a ->> 'seconds')::float8
+				ELSE (a ->> 'dns')::float8 + (a ->> 'connect')::float8 + (a ->> 'tls')::float8 END,
+			'message', coalesce(problem, CASE WHEN talks THEN format('answered in %s s', round((a ->> 'seconds')::numeric, 3)) ELSE 'connected' END),
+			-- a peer may say again what it was told
+			'details', monitoring.probe_details(a) || CASE WHEN a ->> 'body' <> '' AND NOT c ? 'secrets'
+				THEN jsonb_build_object('answer', left(regexp_replace(a ->> 'body', '[[:cntrl:]]+', ' ', 'g'), 200)) ELSE '{}' END) END
+	FROM (SELECT progress -> 'answer', definition -> 'config') AS p (a, c)
+	CROSS JOIN LATERAL (SELECT c ?| '{send,send_hex,expect,match,not_match}',
+		CASE WHEN a ->> 'kind' <> 'response' THEN a ->> 'error'
+			WHEN position(c ->> 'expect' IN a ->> 'body') = 0 THEN 'what is expected is not in the answer'
+			WHEN (a ->> 'body') !~ (c ->> 'match') THEN 'the answer does not match'
+			WHEN (a ->> 'body') ~ (c ->> 'not_match') THEN 'the answer matches what it must not' END) AS j (talks, problem)
 $$;
-COMMENT ON FUNCTION monitoring.run_tcp_check(timestamptz, jsonb, jsonb) IS 'Kind tcp: a connection; its value is the seconds until there was one.';
+COMMENT ON FUNCTION monitoring.run_tcp_check(timestamptz, jsonb, jsonb) IS 'Kind tcp: a connection, and what is said and heard over it; its value is the seconds until there was one, or an answer.';
 
 CREATE FUNCTION monitoring.run_dns_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -17594,7 +17802,7 @@ BEGIN
 	END IF;
 	FOR step IN SELECT s FROM jsonb_array_elements(steps) AS s LOOP
 		SELECT min(k) INTO bad FROM jsonb_object_keys(step) AS k
-		WHERE k <> ALL ('{name,url,query,save,method,headers,body,expect_status,match,not_match,max_redirects,ca_file,min_tls,proxy}'::text[]);
+		WHERE k <> ALL ('{name,url,query,save,method,headers,body,expect_status,match,not_match,max_redirects,ca_file,cert_file,key_file,min_tls,proxy}'::text[]);
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'a step of a health check takes no key "%"', left(bad, 100) USING ERRCODE = 'invalid_parameter_value';
 		ELSIF (step ? 'url') = (step ? 'query') THEN
@@ -17641,12 +17849,12 @@ COMMENT ON FUNCTION monitoring.fill_values(text, jsonb, text) IS 'A text with sa
 
 CREATE FUNCTION monitoring.fill_step(step jsonb, vars jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT step || jsonb_strip_nulls(jsonb_build_object('url', monitoring.fill_values(step ->> 'url', vars, 'url'),
+	SELECT CASE WHEN vars IS NULL THEN step ELSE step || jsonb_strip_nulls(jsonb_build_object('url', monitoring.fill_values(step ->> 'url', vars, 'url'),
 		'body', monitoring.fill_values(step ->> 'body', vars, CASE WHEN step ->> 'body' ~ '^\s*[\[{]' THEN 'json'
 			WHEN step -> 'headers' ->> 'Content-Type' ~* 'urlencoded' THEN 'url' ELSE 'text' END),
-		'headers', (SELECT jsonb_object_agg(h.key, monitoring.fill_values(h.value, vars, 'text')) FROM jsonb_each_text(step -> 'headers') AS h)))
+		'headers', (SELECT jsonb_object_agg(h.key, monitoring.fill_values(h.value, vars, 'text')) FROM jsonb_each_text(step -> 'headers') AS h))) END
 $$;
-COMMENT ON FUNCTION monitoring.fill_step(jsonb, jsonb) IS 'A step with the values that earlier ones saved.';
+COMMENT ON FUNCTION monitoring.fill_step(jsonb, jsonb) IS 'A step, or a check, with the values that earlier ones saved, and with markers of secrets.';
 
 CREATE FUNCTION monitoring.saved_values(save jsonb, answer jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -17691,7 +17899,7 @@ BEGIN
 	LOOP
 		step := steps -> n;
 		IF answer IS NULL AND step ? 'url' THEN
-			RETURN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(step, vars)),
+			RETURN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(step, vars || coalesce(definition -> 'config' -> 'secrets', '{}'))),
 				'state', jsonb_build_object('step', n, 'vars', vars, 'done', done));
 		ELSIF step ? 'url' THEN
 			verdict := monitoring.judge_http(at, step, answer);
@@ -17728,11 +17936,12 @@ COMMENT ON FUNCTION monitoring.run_synthetic_check(timestamptz, jsonb, jsonb) IS
 
 INSERT INTO monitoring.health_check_kinds (kind, function, check_function, config_keys, network, op, degraded, unhealthy, description, builtin) VALUES
 	('http', 'monitoring.run_http_check', 'monitoring.check_http_step',
-		'{url,method,headers,body,expect_status,match,not_match,max_redirects,min_headers_grade,ca_file,min_tls,proxy}', true, '>', NULL, NULL, 'a request to a web server', true),
-	('tcp', 'monitoring.run_tcp_check', 'monitoring.check_host_check', '{host,port}', true, '>', NULL, NULL, 'a connection to a port', true),
-	('dns', 'monitoring.run_dns_check', 'monitoring.check_host_check', '{host,expect}', true, '>', NULL, NULL, 'the addresses of a name', true),
+		'{url,method,headers,body,expect_status,match,not_match,max_redirects,min_headers_grade,ca_file,cert_file,key_file,min_tls,proxy,secrets}', true, '>', NULL, NULL, 'a request to a web server', true),
+	('tcp', 'monitoring.run_tcp_check', 'monitoring.check_tcp_check', '{host,port,send,send_hex,expect,match,not_match,tls,ca_file,cert_file,key_file,min_tls,secrets}', true, '>', NULL, NULL,
+		'a connection to a port, and what is heard there', true),
+	('dns', 'monitoring.run_dns_check', 'monitoring.check_dns_check', '{host,expect}', true, '>', NULL, NULL, 'the addresses of a name', true),
 	('tls', 'monitoring.run_tls_check', 'monitoring.check_host_check', '{host,port,ca_file}', true, '<', 21, 7, 'the certificate of a server: days left', true),
-	('synthetic', 'monitoring.run_synthetic_check', 'monitoring.check_synthetic_check', '{steps}', true, '>', NULL, NULL, 'requests and queries in order', true);
+	('synthetic', 'monitoring.run_synthetic_check', 'monitoring.check_synthetic_check', '{steps,secrets}', true, '>', NULL, NULL, 'requests and queries in order', true);
 
 ----------------------------------------------------------------------------------------------------------------------
 -- For the prober
@@ -17744,18 +17953,38 @@ COMMENT ON FUNCTION monitoring.wake_prober() IS 'Wake the prober of this databas
 
 -- Columns rather than JSON, so that the prober need not take it apart.
 CREATE TYPE monitoring.probe AS (check_name text, state jsonb, began timestamptz, seconds float8, sort text, method text, url text, body text,
-	header_names text[], header_values text[], option_names text[], option_values text[], redirects integer, proxy boolean);
+	header_names text[], header_values text[], option_names text[], option_values text[], redirects integer, proxy boolean,
+	secret_keys text[], secret_markers text[], secret_sources text[], secret_values text[]);
 COMMENT ON TYPE monitoring.probe IS 'What the prober is to do for a check, within so many seconds.';
+
+-- A kind's function may be anybody's: it gets markers that stand for the secrets, new ones each time.
+CREATE FUNCTION monitoring.marked_check(definition monitoring.health_check_defs) RETURNS monitoring.health_check_defs
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF definition.config ? 'secrets' THEN
+		definition.config := jsonb_set(definition.config, '{secrets}', (
+			SELECT coalesce(jsonb_object_agg(k, replace(gen_random_uuid()::text, '-', '')), '{}')
+			FROM (SELECT jsonb_object_keys(definition.config -> 'secrets') UNION ALL
+				SELECT 'basic_auth' WHERE definition.config -> 'secrets' ?& '{username,password}') AS s (k)));
+	END IF;
+	RETURN definition;
+END $$;
+COMMENT ON FUNCTION monitoring.marked_check(monitoring.health_check_defs) IS 'A check with markers in place of its secrets, and with basic_auth if they have a username and a password.';
 
 CREATE FUNCTION monitoring.make_probe(definition monitoring.health_check_defs, outcome jsonb, began timestamptz, at timestamptz) RETURNS monitoring.probe
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT ROW(definition.name, outcome -> 'state', began, extract(epoch FROM definition.timeout - (make_probe.at - began))::float8, r ->> 'sort', r ->> 'method', r ->> 'url', coalesce(r ->> 'body', ''),
 		ARRAY(SELECT h.key FROM jsonb_each_text(r -> 'headers') AS h ORDER BY h.key), ARRAY(SELECT h.value FROM jsonb_each_text(r -> 'headers') AS h ORDER BY h.key),
 		ARRAY(SELECT h.key FROM jsonb_each_text(r -> 'options') AS h ORDER BY h.key), ARRAY(SELECT h.value FROM jsonb_each_text(r -> 'options') AS h ORDER BY h.key),
-		coalesce((r ->> 'redirects')::integer, 0), coalesce((r ->> 'proxy')::boolean, false))::monitoring.probe
+		coalesce((r ->> 'redirects')::integer, 0), coalesce((r ->> 'proxy')::boolean, false), s.keys, s.markers, s.sources, s.values)::monitoring.probe
 	FROM (SELECT outcome -> 'request') AS o (r)
+	-- basic_auth is made of the others
+	CROSS JOIN (SELECT array_agg(m.key ORDER BY m.key = 'basic_auth', m.key) AS keys, array_agg(m.value ORDER BY m.key = 'basic_auth', m.key) AS markers,
+			array_agg(c.source ORDER BY m.key = 'basic_auth', m.key) AS sources, array_agg(c.value ORDER BY m.key = 'basic_auth', m.key) AS values
+		FROM jsonb_each_text(definition.config -> 'secrets') AS m
+		LEFT JOIN monitoring.check_secrets AS c ON c.check_name = definition.name AND c.key = m.key) AS s
 $$;
-COMMENT ON FUNCTION monitoring.make_probe(monitoring.health_check_defs, jsonb, timestamptz, timestamptz) IS 'The request that a kind''s function wants, as the prober takes it.';
+COMMENT ON FUNCTION monitoring.make_probe(monitoring.health_check_defs, jsonb, timestamptz, timestamptz) IS 'The request that a kind''s function wants, as the prober takes it, for a check that has markers; with the secrets that they stand for.';
 
 CREATE FUNCTION monitoring.begin_probes(at timestamptz, most integer) RETURNS SETOF monitoring.probe
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -17770,6 +17999,7 @@ BEGIN
 		EXIT WHEN n >= most OR clock_timestamp() - at > interval '10 seconds';
 		PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE SKIP LOCKED;
 		CONTINUE WHEN NOT FOUND;
+		d := monitoring.marked_check(d);
 		outcome := monitoring.call_health_kind(d, at, NULL);
 		IF outcome ? 'request' THEN
 			UPDATE monitoring.health_check_states AS s SET leased_until = begin_probes.at + d.timeout + interval '1 minute' WHERE s.check_name = d.name;
@@ -17798,6 +18028,7 @@ BEGIN
 	FOR one IN SELECT a FROM jsonb_array_elements(answers) AS a LOOP
 		SELECT * INTO d FROM monitoring.health_check_defs AS h WHERE h.name = one ->> 'check';
 		CONTINUE WHEN NOT FOUND;
+		d := monitoring.marked_check(d);
 		began := (one ->> 'began')::timestamptz;
 		outcome := CASE WHEN one -> 'answer' ->> 'kind' = 'lost' THEN jsonb_build_object('status', 'unknown', 'message', one -> 'answer' ->> 'error')
 			ELSE monitoring.call_health_kind(d, at, one) END;
@@ -17818,7 +18049,9 @@ COMMENT ON FUNCTION monitoring.answer_probes(jsonb, timestamptz) IS 'For the pro
 
 CREATE FUNCTION monitoring.next_probe_in(at timestamptz) RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT greatest(extract(epoch FROM min(s.next_at) - next_probe_in.at), 0)::float8
+	-- as due_health_checks() has it; greatest() knows no nulls
+	SELECT CASE WHEN count(*) > 0 THEN greatest(extract(epoch FROM min(CASE WHEN s.next_at > next_probe_in.at + d.every THEN next_probe_in.at
+			WHEN s.leased_until <= next_probe_in.at + interval '10 minutes' THEN greatest(s.next_at, s.leased_until) ELSE s.next_at END) - next_probe_in.at), 0)::float8 END
 	FROM monitoring.health_check_states AS s
 	JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
 	JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind
@@ -17935,7 +18168,7 @@ FROM pg_stat_archiver AS a$q$),
 	('dead_tuples', '10 minutes', 1, '>', 0.2, NULL, 'medium', '{}', 'dead rows of tables beyond twice the number at which autovacuum begins',
 $q$SELECT t.n_dead_tup::float8 / (t.n_live_tup + t.n_dead_tup) AS value, format('%I.%I has %s dead rows', t.schemaname, t.relname, t.n_dead_tup) AS message
 FROM pg_stat_all_tables AS t
-WHERE t.n_dead_tup > 10000 AND t.n_dead_tup > 2 * (current_setting('autovacuum_vacuum_threshold')::float8 + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.n_live_tup)
+WHERE t.n_dead_tup > 10000 AND t.n_dead_tup > 2 * monitoring.vacuum_due_at(NULL, t.n_live_tup)
 ORDER BY t.n_dead_tup DESC LIMIT 20$q$),
 	('table_bloat', '1 hour', 0, '>', NULL, NULL, 'low', '{}', 'estimated space that tables take and do not need: 40 % of 100 MB, 60 % of 1 GB',
 $q$SELECT b.bloat_ratio AS value, CASE WHEN b.bloat_ratio > 0.6 AND b.bytes > 1073741824 THEN 'unhealthy' WHEN b.bloat_ratio > 0.4 THEN 'degraded' ELSE 'healthy' END AS status,
@@ -17997,6 +18230,7 @@ CREATE TABLE monitoring.receiver_kinds (
 	config_check text,
 	ambiguous text NOT NULL DEFAULT 'repeat' CHECK (ambiguous IN ('repeat', 'never')),
 	tell_acknowledged boolean NOT NULL DEFAULT false,
+	end_tests boolean NOT NULL DEFAULT false,
 	keep_alive interval CHECK (keep_alive > '0'),
 	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
@@ -18015,6 +18249,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.schemes IS 'Schemes that a receiver'
 COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, with the url as a member and secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
+COMMENT ON COLUMN monitoring.receiver_kinds.end_tests IS 'Whether such receivers keep open what they are told of, and so are told of the end of a test.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
 COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules cannot name them.';
@@ -18085,7 +18320,8 @@ CREATE VIEW monitoring.receivers AS
 				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/...' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
-				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,
+						min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
 					OR jsonb_typeof(e.value) = 'object' AND jsonb_typeof(e.value -> 'secret') = 'string' AND e.value - 'secret' = '{}'
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
@@ -18139,7 +18375,8 @@ COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[] || kind_keys;
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,
+		min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[] || kind_keys;
 	bad text;
 BEGIN
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
@@ -18210,7 +18447,7 @@ COMMENT ON FUNCTION monitoring.check_receiver_config(jsonb, text[]) IS 'Raises 2
 
 CREATE FUNCTION monitoring.run_config_check(function text, owner name, config jsonb) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_config_check';
-COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most a second; what it raises is raised; 42501 if the caller has not the rights of that owner.';
+COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most ten seconds; what it raises is raised; 42501 if the caller has not the rights of that owner.';
 
 CREATE FUNCTION monitoring.check_receiver(kind text, url text, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -18276,6 +18513,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	PERFORM monitoring.request_routing('wake');
+	PERFORM monitoring.warn_of_secrets(name);
 	BEGIN
 		PERFORM monitoring.preview_notification(name) FROM monitoring.receiver_kinds AS k
 		WHERE k.kind = create_receiver.kind AND k.builtin AND k.secret_keys <> '{}';
@@ -18287,7 +18525,7 @@ BEGIN
 	END;
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. A notice says if a secret is missing without which nothing can be sent. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. A notice says if a secret is missing without which nothing can be sent, a warning if one is in a file or variable that cannot be used now. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -18322,6 +18560,7 @@ BEGIN
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	DELETE FROM monitoring.receiver_secrets AS s
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
+	PERFORM monitoring.warn_of_secrets(name);
 	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then, and at once if it was paused for failing. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';
@@ -18351,8 +18590,8 @@ BEGIN
 	WHERE o.receiver = drop_receiver.name AND o.state IN ('queued', 'sending', 'failed');
 END $$;
 COMMENT ON FUNCTION monitoring.drop_receiver(text) IS 'Drop a receiver; what is still queued for it becomes dead. Rules and routes that name it keep the name; a rule tells nobody under it until there is such a receiver again, a route tells every enabled receiver when none that it names exists. Error 42704 if it does not exist.';
--- secrets: what receivers authenticate with. Formatters get markers in their place; the notifier (secrets.c) puts in the
--- secrets when the request is ready, and reads those that are in files or in its environment.
+-- secrets: what receivers authenticate with. Formatters get markers in their place; the notifier (outbound/secrets.c) puts in
+-- the secrets when the request is ready, and reads those that are in files or in its environment.
 
 CREATE TABLE monitoring.receiver_secrets (
 	receiver text NOT NULL,
@@ -18383,10 +18622,6 @@ COMMENT ON FUNCTION monitoring.forget_secrets() IS 'Trigger of receiver_defs: se
 CREATE TRIGGER forget_secrets AFTER DELETE ON monitoring.receiver_defs
 	FOR EACH ROW EXECUTE FUNCTION monitoring.forget_secrets();
 COMMENT ON TRIGGER forget_secrets ON monitoring.receiver_defs IS 'Secrets go with their receiver.';
-
-CREATE FUNCTION monitoring.hide_statement() RETURNS void
-LANGUAGE C AS 'MODULE_PATHNAME', 'mon_hide_statement';
-COMMENT ON FUNCTION monitoring.hide_statement() IS 'Take the text of the statement under way, which may hold a secret, out of pg_stat_activity and of what is logged of it from now on. Functions that take secrets call it.';
 
 -- What a config names: a kind's secret keys, the url, headers.
 CREATE FUNCTION monitoring.secret_keys(config jsonb) RETURNS SETOF text
@@ -18424,68 +18659,46 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.redacted_receiver(text) IS 'The receiver as formatters get it, secrets redacted; null if there is none.';
 
-CREATE FUNCTION monitoring.take_secrets(config jsonb, secret_keys text[], OUT stripped jsonb, OUT secrets jsonb)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	spec record;
-	key text;
-	source text;
-BEGIN
-	stripped := config;
-	secrets := '[]';
-	IF jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
-		RETURN;
-	END IF;
-	FOR spec IN
-		SELECT ARRAY[e.key] AS path, e.value, e.key AS name, jsonb_typeof(e.value) = 'string' AS plain
-		FROM jsonb_each(config) AS e WHERE e.key = ANY (secret_keys || 'url'::text)
+CREATE FUNCTION monitoring.secret_problem(key text, source text, value text) RETURNS text
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'mon_secret_problem';
+COMMENT ON FUNCTION monitoring.secret_problem(text, text, text) IS 'Why the notifier could not use a secret now (source null: it is not set; path: a file that only has to be in monitoring.secrets_directory); null: it could.';
+
+CREATE FUNCTION monitoring.secret_problems(receiver text DEFAULT NULL) RETURNS TABLE (name text, key text, source text, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.name, k.key, k.source, p.problem
+	FROM monitoring.receiver_defs AS d
+	CROSS JOIN LATERAL (
+		SELECT n.key, s.source, s.value
+		FROM monitoring.secret_keys(d.config) AS n (key)
+		LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = n.key
 		UNION ALL
-		SELECT ARRAY['headers', h.key], h.value, 'header.' || h.key, false
-		FROM jsonb_each(CASE WHEN jsonb_typeof(config -> 'headers') = 'object' THEN config -> 'headers' END) AS h
-		WHERE jsonb_typeof(h.value) = 'object'
+		SELECT 'key_file', 'path', d.config ->> 'key_file' WHERE d.config ? 'key_file') AS k
+	CROSS JOIN LATERAL monitoring.secret_problem(k.key, k.source, k.value) AS p (problem)
+	WHERE d.name = coalesce(secret_problems.receiver, d.name) AND k.source IS DISTINCT FROM 'value' AND p.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION monitoring.secret_problems(text) IS 'Secrets and key files of a receiver, or of all (null), that the notifier could not use now, and why; nothing is sent to their receivers until that is mended. source is value, file, environment, path (a key_file), or null for one that is not set.';
+
+CREATE FUNCTION monitoring.warn_of_secrets(receiver text, key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	problem text;
+BEGIN
+	FOR problem IN
+		SELECT p.problem FROM monitoring.secret_problems(receiver) AS p
+		WHERE p.source IS NOT NULL AND p.key = coalesce(warn_of_secrets.key, p.key)
+		ORDER BY p.key
 	LOOP
-		IF spec.plain THEN
-			source := 'value';
-		ELSE
-			SELECT min(k) INTO source FROM jsonb_object_keys(CASE WHEN jsonb_typeof(spec.value) = 'object' THEN spec.value END) AS k;
-			IF source IS NULL OR source <> ALL ('{value,file,environment,secret}'::text[]) OR spec.value - source <> '{}'
-				OR jsonb_typeof(spec.value -> source) <> 'string'
-			THEN
-				RAISE EXCEPTION 'secret "%" in the receiver''s config is malformed', regexp_replace(left(spec.name, 128), '[^!-~]', '?', 'g')
-					USING ERRCODE = 'invalid_parameter_value',
-						HINT = 'It is one of {"file": path}, {"environment": name}, {"value": text} and {"secret": key}.';
-			END IF;
-		END IF;
-		key := CASE source WHEN 'secret' THEN spec.value ->> 'secret' ELSE spec.name END;
-		IF key !~ '^[A-Za-z][A-Za-z0-9_.-]{0,199}$' OR key = 'basic_auth' THEN
-			RAISE EXCEPTION 'key "%" of a secret is not allowed', regexp_replace(left(key, 128), '[^!-~]', '?', 'g')
-				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A key has up to 200 letters, digits, underscores, dots and hyphens, the first of them a letter.';
-		END IF;
-		stripped := jsonb_set(stripped, spec.path, jsonb_build_object('secret', key));
-		IF source <> 'secret' THEN
-			secrets := secrets || jsonb_build_object('key', key, 'source', source,
-				'value', CASE WHEN spec.plain THEN spec.value #>> '{}' ELSE spec.value ->> source END);
-		END IF;
+		RAISE WARNING '%', problem USING HINT = 'Nothing can be sent until that is mended; the view monitoring.secrets shows when it is.';
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.take_secrets(jsonb, text[]) IS 'A receiver''s config with {"secret": key} in place of its secrets, and these as an array of objects with key, source and value. Errors: 22023 for a malformed secret.';
+COMMENT ON FUNCTION monitoring.warn_of_secrets(text, text) IS 'Warn whoever has just saved a receiver, or its secret of that key, of what the notifier could not read now.';
 
 CREATE FUNCTION monitoring.store_secret(receiver text, key text, source text, value text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	def monitoring.receiver_defs;
 BEGIN
-	IF source = 'value' AND (value = '' OR octet_length(value) > 8192 OR value ~ '[\x01-\x1f\x7f]') THEN
-		RAISE EXCEPTION 'secret "%" must have 1 to 8192 bytes, none of them a control character', key
-			USING ERRCODE = 'invalid_parameter_value';
-	ELSIF source = 'file' AND (value !~ '^/[^[:cntrl:]]+$' OR octet_length(value) > 1000) THEN
-		RAISE EXCEPTION 'the file of secret "%" must be an absolute path without control characters', key
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'It has to be in monitoring.secrets_directory.';
-	ELSIF source = 'environment' AND value !~ '^MONITORING_SECRET_[A-Za-z0-9_]{1,100}$' THEN
-		RAISE EXCEPTION 'the environment variable of secret "%" must have a name that starts with MONITORING_SECRET_', key
-			USING ERRCODE = 'invalid_parameter_value';
-	END IF;
+	PERFORM monitoring.check_secret(key, source, value);
 	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = store_secret.receiver;
 	IF source = 'value' AND key = ANY (ARRAY[def.config -> 'url' ->> 'secret', def.config -> 'fail_url' ->> 'secret']) THEN
 		PERFORM monitoring.check_receiver_url(value, (SELECT k.schemes FROM monitoring.receiver_kinds AS k WHERE k.kind = def.kind));
@@ -18528,8 +18741,9 @@ BEGIN
 	PERFORM monitoring.store_secret(receiver, key,
 		CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END,
 		coalesce(value, file, environment));
+	PERFORM monitoring.warn_of_secrets(receiver, key);
 END $$;
-COMMENT ON FUNCTION monitoring.set_receiver_secret(text, text, text, text, text) IS 'Set or change a secret of a receiver: its value, which should come as a bind parameter, or where the notifier reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. The key is one that the receiver''s config refers to, or one of its kind''s secret_keys. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. Errors: 42704 for an unknown receiver, 22023 otherwise.';
+COMMENT ON FUNCTION monitoring.set_receiver_secret(text, text, text, text, text) IS 'Set or change a secret of a receiver: its value, which should come as a bind parameter, or where the notifier reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. The key is one that the receiver''s config refers to, or one of its kind''s secret_keys. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. A warning says if a file or variable cannot be used now. Errors: 42704 for an unknown receiver, 22023 otherwise.';
 
 CREATE FUNCTION monitoring.drop_receiver_secret(receiver text, key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -18543,20 +18757,22 @@ END $$;
 COMMENT ON FUNCTION monitoring.drop_receiver_secret(text, text) IS 'Forget a secret. What the receiver''s config still refers to it for cannot be sent until it is set again. Error 42704 if it is not set.';
 
 CREATE VIEW monitoring.secrets AS
-	SELECT d.name AS receiver, k.key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at
+	SELECT d.name AS receiver, k.key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at, p.problem
 	FROM monitoring.receiver_defs AS d
 	CROSS JOIN LATERAL (
 		SELECT e.value ->> 'secret' AS key FROM jsonb_each(d.config) AS e
 		WHERE e.key <> 'headers' AND jsonb_typeof(e.value) = 'object' AND e.value ->> 'secret' IS NOT NULL
 		UNION
 		SELECT h.value ->> 'secret' FROM jsonb_each(d.config -> 'headers') AS h WHERE jsonb_typeof(h.value) = 'object') AS k
-	LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = k.key;
+	LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = k.key
+	LEFT JOIN monitoring.secret_problems() AS p ON p.name = d.name AND p.key = k.key;
 COMMENT ON VIEW monitoring.secrets IS 'The secrets that receivers refer to, and where they are; the secrets themselves are shown to nobody.';
 COMMENT ON COLUMN monitoring.secrets.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.secrets.key IS 'Key of the secret, as for set_receiver_secret.';
 COMMENT ON COLUMN monitoring.secrets.source IS 'value, file or environment; null if it is not set: nothing can be sent.';
 COMMENT ON COLUMN monitoring.secrets.reference IS 'Path of the file, or name of the environment variable.';
 COMMENT ON COLUMN monitoring.secrets.set_at IS 'When it was set.';
+COMMENT ON COLUMN monitoring.secrets.problem IS 'Why the notifier could not use it now, so that nothing can be sent; null: it could.';
 -- outbox: notifications to send and sent, the attempts to deliver them, and what formatters get.
 
 CREATE SEQUENCE monitoring.outbox_id_seq;
@@ -18641,6 +18857,20 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 		$$(lease_until) WHERE state = 'sending'$$]),
 	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
+-- The planner puts the bodies of these two in place of the calls, so that partial indexes and partitions serve.
+CREATE FUNCTION monitoring.is_unfinished(state text, created_at timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+-- nothing lives for more than a day (max_age_seconds)
+RETURN state IN ('queued', 'sending', 'failed') AND created_at > at - interval '2 days';
+COMMENT ON FUNCTION monitoring.is_unfinished(text, timestamptz, timestamptz) IS 'Is a notification in this state, enqueued at that time, still to be sent? Two days of partitions hold all that are.';
+
+CREATE FUNCTION monitoring.is_due(state text, created_at timestamptz, next_attempt_at timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+-- what was enqueued in the future is due: the clock has stepped back, and nobody is to wait until it has caught up
+RETURN monitoring.is_unfinished(state, created_at, at)
+	AND (next_attempt_at <= at OR created_at > at + interval '1 minute' AND state <> 'sending');
+COMMENT ON FUNCTION monitoring.is_due(text, timestamptz, timestamptz, timestamptz) IS 'Is a notification to be sent at a time, once those before it in its group are finished?';
+
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
@@ -18648,22 +18878,14 @@ CREATE VIEW monitoring.notifications AS
 	FROM monitoring.outbox AS o;
 COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
-COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
-COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
-COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
-COMMENT ON COLUMN monitoring.notifications.error IS 'Why the last attempt failed.';
-COMMENT ON COLUMN monitoring.notifications.created_at IS 'When it was enqueued.';
-COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';
-COMMENT ON COLUMN monitoring.notifications.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.notifications.next_attempt_at IS 'When it is tried next; null if it is being sent or finished.';
 COMMENT ON COLUMN monitoring.notifications.idempotency_key IS 'Key that the receiver sees in every attempt.';
 COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts that it lists.';
-COMMENT ON COLUMN monitoring.notifications.at IS 'Time of the evaluation that made it; null for a test.';
 COMMENT ON COLUMN monitoring.notifications.group_key IS 'Group of alerts that it tells of.';
 COMMENT ON COLUMN monitoring.notifications.reason IS 'Why the group was told of, such as first notification or repeat interval elapsed.';
+SELECT monitoring.inherit_comments('monitoring.notifications', 'monitoring.outbox');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Enqueueing
@@ -18698,40 +18920,43 @@ RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key
 	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
-CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz) RETURNS jsonb
+CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz, status text DEFAULT 'firing') RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), 'firing', '{"alertname": "TestNotification"}',
-		jsonb_build_array(jsonb_build_object('status', 'firing', 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
+	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), status, '{"alertname": "TestNotification"}',
+		jsonb_build_array(jsonb_build_object('status', status, 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
 			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
-			'startsAt', monitoring.format_time(at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', '5f24dd0f417d744d')))
+			'startsAt', monitoring.format_time(at), 'endsAt', CASE status WHEN 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(at) END,
+			'fingerprint', '5f24dd0f417d744d')))
 $$;
-COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz) IS 'The notification with which a receiver is tested.';
+COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz, text) IS 'The notification with which a receiver is tested, or (status resolved) is told that the test is over.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
-	max_age interval;
-	is_enabled boolean;
-	payload jsonb := monitoring.test_notification(name, new_id, now_at);
+	r monitoring.receiver_defs;
 BEGIN
-	SELECT monitoring.max_age(r.config), r.enabled INTO max_age, is_enabled
-	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = test_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
-	ELSIF NOT is_enabled THEN
+	ELSIF NOT r.enabled THEN
 		RAISE EXCEPTION 'receiver "%" is disabled', name
 			USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Enable it with monitoring.enable_receiver.';
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
+	-- The end comes a minute later: a page that is over at once may ring nowhere.
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
-	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
-		now_at, now_at + max_age);
+	SELECT CASE t.status WHEN 'firing' THEN new_id ELSE nextval('monitoring.outbox_id_seq') END, now_at, r.name, p.payload ->> 'groupKey',
+		'TestNotification', 'test', p.payload, now_at + t.after, now_at + t.after + monitoring.max_age(r.config)
+	FROM (VALUES (1, 'firing', interval '0', true), (2, 'resolved', interval '1 minute', false)) AS t (n, status, after, always)
+	CROSS JOIN LATERAL monitoring.test_notification(r.name, new_id, now_at, t.status) AS p (payload)
+	WHERE t.always OR (SELECT k.end_tests FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind)
+	ORDER BY t.n;
 	RETURN new_id;
 END $$;
-COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
+COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Receivers that would keep it open (kinds pagerduty, opsgenie, alertmanager; receiver_kinds.end_tests) are told a minute later that it is over, by a second notification. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
 -- send: messages of applications, past rules and routes.
 
 CREATE FUNCTION monitoring.send(receiver text, title text, body text DEFAULT '', labels jsonb DEFAULT '{}', severity text DEFAULT 'info')
@@ -18870,8 +19095,8 @@ BEGIN
 		'summary', coalesce(notes ->> 'summary', notes ->> 'description', labels ->> 'alertname'),
 		'description', CASE WHEN notes ? 'summary' THEN notes ->> 'description' END,
 		'value', alert ->> 'value', 'threshold', alert ->> 'threshold', 'op', alert ->> 'op',
-		'reading', CASE WHEN alert ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', alert ->> 'value',
-			'(threshold ' || (alert ->> 'op') || ' ' || (alert ->> 'threshold') || ')') END,
+		'reading', coalesce(left(alert ->> 'reading', 1000), CASE WHEN alert ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', alert ->> 'value',
+			'(threshold ' || (alert ->> 'op') || ' ' || (alert ->> 'threshold') || ')') END),
 		'impact', CASE jsonb_typeof(alert -> 'impact') WHEN 'object' THEN monitoring.plain_pairs(alert -> 'impact', ' ')
 			ELSE left(alert ->> 'impact', 2000) END,
 		'labels', monitoring.plain_pairs(labels, '=', '{alertname}'),
@@ -19109,17 +19334,18 @@ COMMENT ON FUNCTION monitoring.base_url(jsonb, text) IS 'The receiver''s url, or
 
 CREATE FUNCTION monitoring.group_hash(notification jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(notification ->> 'groupKey', ''), 'UTF8')), 'hex');
+RETURN pg_catalog.encode(pg_catalog.sha256(monitoring.utf8_bytes(coalesce(notification ->> 'groupKey', ''))), 'hex');
 COMMENT ON FUNCTION monitoring.group_hash(jsonb) IS 'The group of a notification as 64 hexadecimal digits, for receivers that bound the length of keys.';
 
 CREATE FUNCTION monitoring.form_encode(fields jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT string_agg(f.key || '=' || coalesce(v.encoded, ''), '&' ORDER BY f.key)
 	FROM jsonb_each_text(fields) AS f
+	CROSS JOIN LATERAL monitoring.utf8_bytes(f.value) AS u (bytes)
 	CROSS JOIN LATERAL (
-		SELECT string_agg(CASE WHEN c.ch ~ '^[A-Za-z0-9._~-]$' THEN c.ch
-			ELSE regexp_replace(upper(encode(convert_to(c.ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY c.n) AS encoded
-		FROM string_to_table(f.value, NULL) WITH ORDINALITY AS c (ch, n)) AS v
+		SELECT string_agg(CASE WHEN b.byte < 128 AND chr(b.low) ~ '^[A-Za-z0-9._~-]$' THEN chr(b.low) ELSE '%' || upper(lpad(to_hex(b.byte), 2, '0')) END, '' ORDER BY n.n) AS encoded
+		FROM generate_series(0, length(u.bytes) - 1) AS n (n)
+		CROSS JOIN LATERAL (SELECT greatest(get_byte(u.bytes, n.n) & 127, 1) AS low, get_byte(u.bytes, n.n) AS byte) AS b) AS v
 	WHERE f.value IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.form_encode(jsonb) IS 'An object of texts as the body of a form (application/x-www-form-urlencoded).';
@@ -19477,7 +19703,7 @@ BEGIN
 			'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 				FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= shown),
 			'more', (message ->> 'count')::bigint - shown);
-		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 7900;
+		EXIT WHEN shown = 0 OR octet_length(monitoring.utf8_bytes(result::text)) <= 7900;
 		shown := shown * 7 / 8;
 	END LOOP;
 	RETURN QUERY SELECT 'NOTIFY', receiver -> 'config' ->> 'channel', '{}'::jsonb, result::text;
@@ -19551,7 +19777,7 @@ BEGIN
 		monitoring.request_headers(receiver, notification, jsonb_build_object('Content-Type', 'application/x-sentry-envelope',
 			'X-Sentry-Auth', 'Sentry sentry_version=7, sentry_client=monitoring/1.0, sentry_key=' || monitoring.receiver_secret(receiver, 'public_key'))),
 		jsonb_build_object('event_id', event_id, 'sent_at', monitoring.format_time(now_at))::text || E'\n'
-			|| jsonb_build_object('type', 'event', 'content_type', 'application/json', 'length', octet_length(convert_to(event::text, 'UTF8')))::text || E'\n'
+			|| jsonb_build_object('type', 'event', 'content_type', 'application/json', 'length', octet_length(monitoring.utf8_bytes(event::text)))::text || E'\n'
 			|| event::text || E'\n';
 END $$;
 COMMENT ON FUNCTION monitoring.format_sentry(jsonb, jsonb) IS 'Formatter of the kind sentry: an event in an envelope; groups of alerts become issues. Nothing is sent of what is resolved.';
@@ -19569,14 +19795,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, needs_sender, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15, true,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, end_tests, timeout_seconds, needs_sender, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, false, 15, true,
 		'JSON body of Alertmanager''s webhook, version 4', true),
 	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
-		'monitoring.check_alertmanager', '2 minutes', 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
-	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, false, 'payload for LISTEN', true),
-	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, false, 'call of a function(jsonb)', true),
-	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15, true,
+		'monitoring.check_alertmanager', '2 minutes', true, 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, false, 15, false, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, false, 5, false, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, false, 15, true,
 		'event for a project of Sentry', true);
 -- formatters, paging: what wakes people: pagerduty, opsgenie, twilio.
 
@@ -19616,7 +19842,7 @@ BEGIN
 					'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 						FROM jsonb_array_elements(details) WITH ORDINALITY AS a WHERE a.ordinality <= shown)))));
 		-- An event takes 512,000 bytes; some of them are for the key and what goes out of Unicode beyond it.
-		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 480000;
+		EXIT WHEN shown = 0 OR octet_length(monitoring.utf8_bytes(result::text)) <= 480000;
 		shown := shown * 3 / 4;
 	END LOOP;
 	RETURN QUERY SELECT 'POST', CASE WHEN receiver ->> 'url' ~ '/v2/enqueue/?$' THEN monitoring.base_url(receiver, NULL)
@@ -19728,13 +19954,13 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_twilio(jsonb) IS 'Check of a config of the kind twilio.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, ambiguous, tell_acknowledged, description, builtin) VALUES
-	('pagerduty', 'monitoring.format_pagerduty', '{title,text,source,component}', '{routing_key}', false, 'monitoring.check_pagerduty', 'repeat', true,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, ambiguous, tell_acknowledged, end_tests, description, builtin) VALUES
+	('pagerduty', 'monitoring.format_pagerduty', '{title,text,source,component}', '{routing_key}', false, 'monitoring.check_pagerduty', 'repeat', true, true,
 		'event for PagerDuty', true),
-	('opsgenie', 'monitoring.format_opsgenie', '{title,text,responders,tags}', '{api_key}', false, 'monitoring.check_opsgenie', 'repeat', true,
+	('opsgenie', 'monitoring.format_opsgenie', '{title,text,responders,tags}', '{api_key}', false, 'monitoring.check_opsgenie', 'repeat', true, true,
 		'alert for Opsgenie', true),
 	('twilio', 'monitoring.format_twilio', '{username,account_sid,from,to,messaging_service_sid,max_length,title,text}', '{password}', false,
-		'monitoring.check_twilio', 'never', false, 'SMS through Twilio', true);
+		'monitoring.check_twilio', 'never', false, false, 'SMS through Twilio', true);
 -- formatters, mail: messages as RFC 5322 and MIME have them.
 --
 -- Nothing of an alert is in a header but the subject, which is an encoded word unless it is plain ASCII; the parts are
@@ -19798,23 +20024,24 @@ COMMENT ON FUNCTION monitoring.config_mailboxes(jsonb, text) IS 'The e-mail addr
 CREATE FUNCTION monitoring.encode_words(t text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	chunk text := '';
+	bytes bytea := monitoring.utf8_bytes(t);
 	words text[] := '{}';
-	c text;
+	first integer := 1;
+	past integer;
 BEGIN
 	-- An encoded word has at most 75 characters, and whole characters only; a line of a header at most 78.
 	IF t ~ '^[ -~]*$' AND t !~ '=\?|^ | $' AND length(t) <= 60 THEN
 		RETURN t;
 	END IF;
-	FOREACH c IN ARRAY string_to_array(t, NULL) LOOP
-		IF octet_length(convert_to(chunk || c, 'UTF8')) > 36 THEN
-			words := words || chunk;
-			chunk := '';
-		END IF;
-		chunk := chunk || c;
+	WHILE first <= length(bytes) LOOP
+		past := least(first + 36, length(bytes) + 1);
+		WHILE past <= length(bytes) AND get_byte(bytes, past - 1) BETWEEN 128 AND 191 LOOP
+			past := past - 1;
+		END LOOP;
+		words := words || ('=?UTF-8?B?' || encode(substring(bytes FROM first FOR past - first), 'base64') || '?=');
+		first := past;
 	END LOOP;
-	RETURN (SELECT string_agg('=?UTF-8?B?' || encode(convert_to(w.word, 'UTF8'), 'base64') || '?=', E'\r\n ' ORDER BY w.n)
-		FROM unnest(words || chunk) WITH ORDINALITY AS w (word, n));
+	RETURN array_to_string(words, E'\r\n ');
 END $$;
 COMMENT ON FUNCTION monitoring.encode_words(text) IS 'Text for a header: as it is if that is short ASCII, otherwise encoded words (RFC 2047), folded.';
 
@@ -19830,7 +20057,7 @@ COMMENT ON FUNCTION monitoring.mail_addresses(jsonb, text) IS 'Addresses of a co
 CREATE FUNCTION monitoring.mail_part(content_type text, content text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 'Content-Type: ' || content_type || E'; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n'
-	|| pg_catalog.replace(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.replace(content, E'\n', E'\r\n'), 'UTF8'), 'base64'), E'\n', E'\r\n') || E'\r\n';
+	|| pg_catalog.replace(pg_catalog.encode(monitoring.utf8_bytes(pg_catalog.replace(content, E'\n', E'\r\n')), 'base64'), E'\n', E'\r\n') || E'\r\n';
 COMMENT ON FUNCTION monitoring.mail_part(text, text) IS 'A part of a message of several parts.';
 
 CREATE FUNCTION monitoring.mail_html(config jsonb, message jsonb) RETURNS text
@@ -19951,7 +20178,9 @@ COMMENT ON FUNCTION monitoring.breaker_failures(jsonb) IS 'After how many failur
 
 CREATE FUNCTION monitoring.receiver_allowances(at timestamptz, per_receiver integer, with_sender boolean DEFAULT true)
 RETURNS TABLE (receiver text, sending bigint, allowed bigint, tokens float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+	-- notify_claim, which calls it, goes without
+	SET enable_hashjoin = on AS $$
 	SELECT r.name, b.sending, greatest(least(coalesce(floor(k.tokens)::bigint, per_receiver), n.most - b.sending), 0), k.tokens
 	FROM monitoring.receiver_defs AS r
 	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
@@ -19984,12 +20213,13 @@ CREATE VIEW monitoring.receiver_health AS
 			ELSE 'ok' END AS state,
 		coalesce(s.failures, 0) AS failures, s.failing_since,
 		CASE WHEN s.paused_until > clock_timestamp() THEN s.paused_until END AS paused_until,
-		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback, s.lost_id, s.lost_at
+		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback, s.lost_id, s.lost_at, p.problem
 	FROM monitoring.receiver_defs AS r
 	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS waiting, min(o.created_at) AS waiting_since FROM monitoring.outbox AS o
-		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w;
+		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w
+	LEFT JOIN (SELECT q.name, min(q.problem) AS problem FROM monitoring.secret_problems() AS q GROUP BY q.name) AS p ON p.name = r.name;
 COMMENT ON VIEW monitoring.receiver_health IS 'How delivery to each receiver fares.';
 COMMENT ON COLUMN monitoring.receiver_health.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receiver_health.state IS 'ok; failing; broken (breaker_failures failures in a row: it is tried with one notification after ever longer pauses); paused (it asked for that by Retry-After); disabled.';
@@ -20001,6 +20231,7 @@ COMMENT ON COLUMN monitoring.receiver_health.waiting_since IS 'When the oldest o
 COMMENT ON COLUMN monitoring.receiver_health.fallback IS 'Receiver that is told instead.';
 COMMENT ON COLUMN monitoring.receiver_health.lost_id IS 'The notification (notifications.id) that was given up last, no fallback getting it; null: none, or one has arrived since. Heartbeats stop for it.';
 COMMENT ON COLUMN monitoring.receiver_health.lost_at IS 'When it was given up.';
+COMMENT ON COLUMN monitoring.receiver_health.problem IS 'Why nothing can be sent to it now, such as a secret that is not set or whose file cannot be read; null: nothing is known to be missing.';
 
 CREATE FUNCTION monitoring.note_receiver_outcomes(at timestamptz, receivers text[], answered bigint[], arrived bigint[], failed bigint[], pauses float8[])
 RETURNS void
@@ -20054,7 +20285,7 @@ BEGIN
 		FROM unnest(days, firsts) AS k (created_at, id)
 		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		FOR NO KEY UPDATE OF o SKIP LOCKED
 	), crowds AS MATERIALIZED (
 		SELECT o.receiver, o.group_key, array_agg(o.id ORDER BY o.id) AS ids, max(o.id) AS last_id,
@@ -20062,7 +20293,7 @@ BEGIN
 		FROM unnest(days, firsts) AS k (created_at, id)
 		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		GROUP BY o.receiver, o.group_key
 		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[]
 			AND o.id IN (SELECT h.id FROM held AS h))
@@ -20072,7 +20303,7 @@ BEGIN
 			row_number() OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id DESC) AS from_last
 		FROM crowds AS c
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids)
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		CROSS JOIN LATERAL jsonb_array_elements(o.payload -> 'alerts') WITH ORDINALITY AS a
 	), kept AS (
 		SELECT m.last_id, count(*) FILTER (WHERE m.document ->> 'status' = 'firing') AS firing,
@@ -20085,8 +20316,8 @@ BEGIN
 		UPDATE monitoring.outbox AS o
 		SET state = 'superseded', lease_until = NULL, error = format('superseded by notification %s', c.last_id)
 		FROM crowds AS c
-		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id AND o.state IN ('queued', 'sending', 'failed')
-			AND o.created_at > notify_collapse.at - interval '2 days'
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 	), merged AS (
 		UPDATE monitoring.outbox AS o
 		SET state = CASE WHEN k.alerts IS NULL THEN 'superseded' ELSE o.state END,
@@ -20097,11 +20328,12 @@ BEGIN
 				o.payload - '{receiver,groupKey,status,groupLabels,commonLabels,commonAnnotations,alerts}'::text[]),
 			alert_ids = (SELECT coalesce(array_agg(DISTINCT i ORDER BY i), '{}')
 				FROM monitoring.outbox AS e CROSS JOIN LATERAL unnest(e.alert_ids) AS i
-				WHERE e.receiver || E'\n' || e.group_key = c.receiver || E'\n' || c.group_key AND e.id = ANY (c.ids) AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_collapse.at - interval '2 days')
+				WHERE e.receiver || E'\n' || e.group_key = c.receiver || E'\n' || c.group_key AND e.id = ANY (c.ids)
+					AND monitoring.is_unfinished(e.state, e.created_at, notify_collapse.at))
 		FROM crowds AS c
 		LEFT JOIN kept AS k ON k.last_id = c.last_id
-		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = c.last_id AND o.state IN ('queued', 'sending', 'failed')
-			AND o.created_at > notify_collapse.at - interval '2 days'
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = c.last_id
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		RETURNING o.created_at, o.id, o.state
 	)
 	SELECT m.created_at, m.id FROM merged AS m WHERE m.state <> 'superseded'
@@ -20148,15 +20380,18 @@ COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigi
 CREATE FUNCTION monitoring.notify_has_work(at timestamptz, running boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	-- mostly there is nothing, however many receivers there are
 	RETURN EXISTS (
+			SELECT FROM monitoring.outbox AS o
+			WHERE monitoring.is_unfinished(o.state, o.created_at, notify_has_work.at))
+		AND EXISTS (
 			SELECT FROM monitoring.receiver_allowances(notify_has_work.at, 64) AS r
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
-				WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
-					AND o.created_at > notify_has_work.at - interval '2 days'
+				WHERE o.receiver = r.receiver AND monitoring.is_due(o.state, o.created_at, o.next_attempt_at, notify_has_work.at)
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days' OFFSET 0)
+							AND monitoring.is_unfinished(e.state, e.created_at, notify_has_work.at) OFFSET 0)
 				LIMIT 1) AS due
 			WHERE r.allowed > 0)
 		OR EXISTS (
@@ -20238,26 +20473,29 @@ DECLARE
 BEGIN
 	PERFORM monitoring.notify_give_up(at);
 
-	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
-	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
+	-- The receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
 	-- OFFSET 0 keeps the planner from joining a backlog with itself when it does not know how long that is.
 	WITH due AS MATERIALIZED (
 		SELECT r.receiver, r.tokens, d.created_at, d.id, d.crowded
-		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver, with_sender) AS r
+		FROM (
+			-- of thousands of receivers some, so that not a row of each is locked for the few that get something
+			SELECT a.* FROM monitoring.receiver_allowances(notify_claim.at, per_receiver, with_sender) AS a
+			WHERE a.allowed > 0 AND EXISTS (SELECT FROM monitoring.outbox AS f
+				WHERE f.receiver = a.receiver AND monitoring.is_due(f.state, f.created_at, f.next_attempt_at, notify_claim.at) OFFSET 0)
+			ORDER BY a.sending, random()
+			LIMIT greatest(max_rows, 500)) AS r
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id, EXISTS (SELECT FROM monitoring.outbox AS l
 					WHERE l.receiver || E'\n' || l.group_key = o.receiver || E'\n' || o.group_key AND l.id > o.id
-						AND l.state IN ('queued', 'sending', 'failed') AND l.created_at > notify_claim.at - interval '2 days') AS crowded
+						AND monitoring.is_unfinished(l.state, l.created_at, notify_claim.at)) AS crowded
 			FROM monitoring.outbox AS o
-			WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
-				AND o.created_at > notify_claim.at - interval '2 days'
+			WHERE o.receiver = r.receiver AND monitoring.is_due(o.state, o.created_at, o.next_attempt_at, notify_claim.at)
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 					WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
-						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days' OFFSET 0)
+						AND monitoring.is_unfinished(e.state, e.created_at, notify_claim.at) OFFSET 0)
 			ORDER BY o.id
 			LIMIT r.allowed
 			FOR UPDATE OF o SKIP LOCKED) AS d
-		WHERE r.allowed > 0
 		ORDER BY r.sending + row_number() OVER (PARTITION BY r.receiver ORDER BY d.id), d.id
 		LIMIT max_rows
 	)
@@ -20677,8 +20915,7 @@ BEGIN
 	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.takes_alerts
 	CROSS JOIN LATERAL (
 		SELECT o.receiver, o.created_at FROM monitoring.outbox AS o
-		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.status <> 'test'
-			AND o.created_at > heartbeat_lag.at - interval '2 days'
+		WHERE o.receiver = r.name AND monitoring.is_unfinished(o.state, o.created_at, heartbeat_lag.at) AND o.status <> 'test'
 		ORDER BY o.id LIMIT 1) AS o
 	WHERE r.enabled AND heartbeat_lag.at - o.created_at > make_interval(secs => monitoring.heartbeat_seconds(heartbeat_lag.config, 'max_delivery_lag_seconds'))
 	ORDER BY o.created_at, o.receiver LIMIT 1;
@@ -20713,7 +20950,7 @@ BEGIN
 	-- A late sign would say that all is well now. Of those that arrived only the last is worth keeping.
 	WITH late AS MATERIALIZED (
 		SELECT o.created_at, o.id FROM monitoring.outbox AS o
-		WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days'
+		WHERE o.receiver = heartbeat AND monitoring.is_unfinished(o.state, o.created_at, now_at)
 		FOR NO KEY UPDATE OF o SKIP LOCKED
 	)
 	UPDATE monitoring.outbox AS o SET state = 'superseded', lease_until = NULL, error = coalesce(o.error || '; ', '') || 'superseded by the next one'
@@ -20817,6 +21054,8 @@ COMMENT ON COLUMN monitoring.emergency_log.until IS 'When it could write again.'
 COMMENT ON COLUMN monitoring.emergency_log.cause IS 'The first cause, one of emergency_causes.';
 COMMENT ON COLUMN monitoring.emergency_log.error IS 'What was noticed.';
 COMMENT ON COLUMN monitoring.emergency_log.told IS 'An object for each receiver: receiver, delivered, failed, error.';
+-- Has no key, and old rows go, also where all tables are published.
+ALTER TABLE monitoring.emergency_log REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('monitoring.emergency_log', '');
 
 CREATE VIEW monitoring.emergencies AS
@@ -20977,24 +21216,7 @@ FROM monitoring.dashboard_panel_defs AS p
 WHERE NOT p.builtin
 	OR NOT EXISTS (SELECT FROM monitoring.dashboard_panel_defs AS own WHERE own.dashboard = p.dashboard AND own.item = p.item AND NOT own.builtin);
 COMMENT ON VIEW monitoring.dashboard_panels IS 'What dashboard() shows, a row for each item; see set_dashboard_panel().';
-COMMENT ON COLUMN monitoring.dashboard_panels.dashboard IS 'Name of the dashboard: lower-case letters, digits and underscores.';
-COMMENT ON COLUMN monitoring.dashboard_panels.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.dashboard_panels.sort_order IS 'Order within the dashboard.';
-COMMENT ON COLUMN monitoring.dashboard_panels.section IS 'Heading under which it stands.';
-COMMENT ON COLUMN monitoring.dashboard_panels.metric IS 'Metric that is read.';
-COMMENT ON COLUMN monitoring.dashboard_panels.fn IS 'Function over it, as in value().';
-COMMENT ON COLUMN monitoring.dashboard_panels.labels IS 'Selects series, as in value().';
-COMMENT ON COLUMN monitoring.dashboard_panels.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
-COMMENT ON COLUMN monitoring.dashboard_panels.by IS 'Names of labels: a line for each combination of them.';
-COMMENT ON COLUMN monitoring.dashboard_panels.step IS 'Window of the value; the trend shows twelve of them.';
-COMMENT ON COLUMN monitoring.dashboard_panels.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
-COMMENT ON COLUMN monitoring.dashboard_panels.warning IS 'From here on the status is warning; null: never.';
-COMMENT ON COLUMN monitoring.dashboard_panels.critical IS 'From here on the status is critical; null: never.';
-COMMENT ON COLUMN monitoring.dashboard_panels.low_is_bad IS 'Whether values at and below the thresholds are the bad ones, not those at and above.';
-COMMENT ON COLUMN monitoring.dashboard_panels.max_series IS 'At most so many lines, those with the worst values; 0 hides the panel.';
-COMMENT ON COLUMN monitoring.dashboard_panels.optional IS 'Whether nothing is shown while nothing is recorded.';
-COMMENT ON COLUMN monitoring.dashboard_panels.description IS 'What it means, and where to look next.';
-COMMENT ON COLUMN monitoring.dashboard_panels.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
+SELECT monitoring.inherit_comments('monitoring.dashboard_panels', 'monitoring.dashboard_panel_defs');
 
 CREATE FUNCTION monitoring.set_dashboard_panel(dashboard text, item text, metric text, fn text, labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
 	of_labels jsonb DEFAULT NULL, step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
@@ -21014,8 +21236,12 @@ BEGIN
 		of_labels = excluded.of_labels, by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
 		low_is_bad = excluded.low_is_bad, section = excluded.section, sort_order = excluded.sort_order, max_series = excluded.max_series,
 		optional = excluded.optional, description = excluded.description;
+	-- what cannot be read would be an error of the whole dashboard
+	PERFORM FROM monitoring.read_values((SELECT array_agg(ROW(set_dashboard_panel.metric, set_dashboard_panel.fn, set_dashboard_panel.step, l.labels,
+		set_dashboard_panel.by, interval '0')::monitoring.value_request)
+		FROM unnest(ARRAY[set_dashboard_panel.labels, set_dashboard_panel.of_labels]) AS l (labels) WHERE l.labels IS NOT NULL), clock_timestamp());
 END $$;
-COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
+COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn, labels or names that value() would not take (22023), a value that its column does not allow (23514, 23502).';
 
 CREATE FUNCTION monitoring.drop_dashboard_panel(dashboard text, item text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -21172,12 +21398,15 @@ COMMENT ON FUNCTION monitoring.dashboard_delivery() IS 'Lines of a dashboard: re
 
 CREATE FUNCTION monitoring.dashboard_workers() RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'Monitoring', 'jobs', '{}'::jsonb, count(*)::float8, '', CASE WHEN count(*) = 0 THEN 'critical' ELSE 'ok' END, NULL, NULL::float8,
-		CASE WHEN count(*) = 0 THEN 'no worker serves this database' ELSE format('longest run %s, latest %s', max(s.last_duration), max(s.last_run)) END
+	SELECT 'Monitoring', 'jobs', '{}'::jsonb, count(*)::float8, '', CASE WHEN count(*) = 0 AND NOT pg_is_in_recovery() THEN 'critical' ELSE 'ok' END, NULL, NULL::float8,
+		CASE WHEN pg_is_in_recovery() THEN 'a standby: they run on the primary' WHEN count(*) = 0 THEN 'no worker serves this database' ELSE format('longest run %s, latest %s', max(s.last_duration), max(s.last_run)) END
 	FROM monitoring.status AS s WHERE s.database = current_database() AND s.job IS NOT NULL
 	UNION ALL
 	SELECT 'Monitoring', 'job fails', jsonb_build_object('job', s.job), s.failures, '', 'critical', NULL, NULL, coalesce(s.last_error, '')
 	FROM monitoring.status AS s WHERE s.database = current_database() AND s.state = 'failed'
+	UNION ALL
+	SELECT 'Monitoring', 'metrics of the server', '{}', NULL, '', '', NULL, NULL, 'recorded in another database, the first that got the extension: see the dashboards there'
+	WHERE NOT monitoring.is_home() AND NOT pg_is_in_recovery()
 	UNION ALL
 	SELECT 'Monitoring', v.item, '{}', v.value, v.unit, monitoring.threshold_status(v.value, v.warning, v.critical), NULL, NULL, v.description
 	FROM monitoring.self AS s
@@ -21186,27 +21415,32 @@ LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 		('observations lost', (s.dropped + s.refused)::float8, '', 1, NULL, format('since the server started: %s dropped, %s refused', s.dropped, s.refused)),
 		('series in overflow', s.overflow::float8, '', 1, NULL, 'metrics at their limit of series; see the view metrics')) AS v (item, value, unit, warning, critical, description)
 $$;
-COMMENT ON FUNCTION monitoring.dashboard_workers() IS 'Lines of a dashboard: the extension itself: jobs, those that fail, memory, what was lost.';
+COMMENT ON FUNCTION monitoring.dashboard_workers() IS 'Lines of a dashboard: the extension itself: jobs, those that fail, whether metrics of the server are elsewhere, memory, what was lost.';
 
 CREATE FUNCTION monitoring.dashboard_statements(over interval DEFAULT '5 minutes', at timestamptz DEFAULT clock_timestamp(), lines integer DEFAULT 5)
 RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE STRICT ROWS 7 SET search_path = pg_catalog, pg_temp AS $$
 	WITH statements AS MATERIALIZED (
-		SELECT s.* FROM monitoring.statements_over(over, at) AS s
-	), ranked AS (
-		SELECT s.*, row_number() OVER (ORDER BY s.total_seconds DESC NULLS LAST, s.queryid) AS rank FROM statements AS s
+		SELECT s.* FROM monitoring.statement_sums(over, at) AS s
+	), costliest AS (
+		SELECT c.*
+		FROM monitoring.statements_over(over, at, ARRAY(SELECT s.queryid FROM statements AS s WHERE s.total_seconds > 0 ORDER BY s.total_seconds DESC LIMIT lines)) AS c
+		WHERE c.total_seconds > 0
+		ORDER BY c.total_seconds DESC, c.queryid LIMIT lines
 	)
 	SELECT 'Statements', v.item, '{}'::jsonb, v.value, v.unit, monitoring.threshold_status(v.value, v.warning, NULL), NULL, NULL::float8, v.description
 	FROM (SELECT sum(s.calls) AS calls, sum(s.errors) AS errors, sum(s.cancels) AS cancels, sum(s.total_seconds) AS total_seconds, max(s.max_seconds) AS max_seconds,
 			count(*) AS statements FROM statements AS s) AS t
 	CROSS JOIN LATERAL (VALUES
-		('statements run', coalesce(t.calls, 0) / extract(epoch FROM over)::float8, 'per second', NULL::float8, format('%s different ones; %s failed, %s cancelled', t.statements, coalesce(t.errors, 0), coalesce(t.cancels, 0))),
-		('time in statements', coalesce(t.total_seconds, 0) / extract(epoch FROM over)::float8, 'sessions', NULL, 'sessions that were busy, on average'),
-		('longest execution', coalesce(t.max_seconds, 0), 'seconds', extract(epoch FROM current_setting('monitoring.slow_query_threshold')::interval)::float8, 'see slow_queries')) AS v (item, value, unit, warning, description)
+		('statements run', coalesce(t.calls, 0) / nullif(extract(epoch FROM over)::float8, 0), 'per second', NULL::float8,
+			format('%s different ones; %s failed, %s cancelled', t.statements, coalesce(t.errors, 0), coalesce(t.cancels, 0))),
+		('time in statements', coalesce(t.total_seconds, 0) / nullif(extract(epoch FROM over)::float8, 0), 'sessions', NULL, 'sessions that were busy, on average'),
+		('longest execution', coalesce(t.max_seconds, 0), 'seconds',
+			extract(epoch FROM current_setting('monitoring.slow_query_threshold')::interval)::float8, 'see slow_queries')) AS v (item, value, unit, warning, description)
 	UNION ALL
 	SELECT 'Statements', 'p95 of a statement', jsonb_build_object('queryid', r.queryid::text, 'username', r.username), r.p95_seconds, 'seconds', '', NULL, NULL,
 		format('%s %% of the time, %s calls: %s', round(100 * r.share_of_total_time::numeric, 1), r.calls, left(regexp_replace(r.query, '\s+', ' ', 'g'), 200))
-	FROM ranked AS r WHERE r.rank <= lines AND r.total_seconds > 0
+	FROM costliest AS r
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_statements(interval, timestamptz, integer) IS 'Lines of a dashboard: statements in the window that ends at a time, then those that took the most time.';
 
@@ -21260,9 +21494,11 @@ LANGUAGE sql VOLATILE STRICT ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 	SELECT 'Changes', c.command, jsonb_build_object('class', c.class, 'username', c.username), NULL::float8, '',
 		CASE c.class WHEN 'role' THEN 'warning' WHEN 'grant' THEN 'warning' ELSE '' END, NULL, NULL::float8,
 		format('%s: %s', c.at, left(regexp_replace(c.statement, '\s+', ' ', 'g'), 200))
-	FROM monitoring.changes AS c
-	WHERE c.at > dashboard_changes.at - interval '1 day' AND c.at <= dashboard_changes.at
-	ORDER BY c.class IN ('role', 'grant') DESC, c.at DESC LIMIT 10
+	FROM (
+		SELECT d.* FROM monitoring.changes AS d
+		WHERE d.at > dashboard_changes.at - interval '1 day' AND d.at <= dashboard_changes.at
+		ORDER BY d.class IN ('role', 'grant') DESC, d.at DESC LIMIT 10) AS c
+	ORDER BY c.class IN ('role', 'grant') DESC, c.at DESC
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_changes(timestamptz) IS 'Lines of a dashboard: changes of roles, rights, settings and schema of the 24 hours before a time: those of roles and rights first, then the latest.';
 
@@ -21290,8 +21526,9 @@ COMMENT ON FUNCTION monitoring.dashboard_exposure() IS 'Lines of a dashboard: wh
 
 INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, of_labels, by, unit, warning, critical, low_is_bad,
 	max_series, step, optional, builtin, description)
-SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
-	d.max_series, d.step::interval, d.optional, true, d.description
+SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn,
+	split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb,
+	d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad, d.max_series, d.step::interval, d.optional, true, d.description
 FROM (VALUES
 	('overview', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8::float8, 0.95::float8, false, 1, '5 minutes', false, 'of max_connections; see dashboard_operations'),
 	('overview', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', false, 'of all databases'),
@@ -21360,91 +21597,34 @@ FROM (VALUES
 -- Views
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE VIEW monitoring.overview AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard('overview') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_advice(3) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
-
-CREATE VIEW monitoring.dashboard_operations AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard('operations') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_sessions() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_waits(lines => 3) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
-
-CREATE VIEW monitoring.dashboard_database AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard('database') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_statements() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_waits() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_advice() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_database IS 'For DBAs: load, log, replication, space, limits, statements, waits, advice. Panels: dashboard ''database''.';
-
-CREATE VIEW monitoring.dashboard_security AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard('security') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_logins() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_changes() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_exposure() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_security IS 'Log-ins, denied access, changes of roles and rights, exposure. Panels: dashboard ''security''.';
-
--- The columns are those of dashboard_line, and so are their comments.
+-- A view shows its parts one after the other.
 DO $$
 DECLARE
-	c record;
+	v record;
 BEGIN
-	FOR c IN
-		SELECT v.name, a.attname, col_description(a.attrelid, a.attnum) AS comment
-		FROM unnest(ARRAY['overview', 'dashboard_operations', 'dashboard_database', 'dashboard_security']) AS v (name)
-		CROSS JOIN pg_catalog.pg_attribute AS a
-		JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
-		WHERE t.oid = 'monitoring.dashboard_line'::pg_catalog.regtype AND a.attnum > 0
+	FOR v IN SELECT * FROM (VALUES
+		('overview', $parts${dashboard_health(),dashboard_alerts(),dashboard('overview'),dashboard_statements(lines => 1),dashboard_advice(3),
+			dashboard_objectives(),dashboard_delivery(),dashboard_workers()}$parts$::text[],
+			'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself.'),
+		('dashboard_operations', $parts${dashboard_health(),dashboard_alerts(),dashboard('operations'),dashboard_sessions(),dashboard_waits(lines => 3),
+			dashboard_objectives(),dashboard_delivery(),dashboard_workers()}$parts$,
+			'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries.'),
+		('dashboard_database', $parts${dashboard('database'),dashboard_statements(),dashboard_waits(),dashboard_advice()}$parts$,
+			'For DBAs: load, log, replication, space, limits, statements, waits, advice.'),
+		('dashboard_security', $parts${dashboard('security'),dashboard_logins(),dashboard_changes(),dashboard_exposure()}$parts$,
+			'Log-ins, denied access, changes of roles and rights, exposure.')
+	) AS v (name, parts, comment)
 	LOOP
-		EXECUTE format('COMMENT ON COLUMN monitoring.%I.%I IS %L', c.name, c.attname, c.comment);
+		EXECUTE format(
+			'CREATE VIEW monitoring.%I AS
+				SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+				FROM (%s) AS l
+				ORDER BY l.part, l.ordinality', v.name,
+			(SELECT string_agg(format('SELECT %s AS part, p.* FROM monitoring.%s WITH ORDINALITY AS p', p.ordinality, p.part), ' UNION ALL ')
+				FROM unnest(v.parts) WITH ORDINALITY AS p (part)));
+		EXECUTE format('COMMENT ON VIEW monitoring.%I IS %L', v.name,
+			format('%s Panels: dashboard ''%s''.', v.comment, replace(v.name, 'dashboard_', '')));
+		PERFORM monitoring.inherit_comments(format('monitoring.%I', v.name), 'monitoring.dashboard_line');
 	END LOOP;
 END $$;
 
@@ -21476,15 +21656,15 @@ INSERT INTO monitoring.access_levels VALUES
    live_series,self_values,check_fn,partitions,
    sketch,merge,sketch_count,sketch_sum,sketch_avg,sketch_min,sketch_max,sketch_stddev,share_below,max_relative_error,
    to_otlp,from_otlp,to_prometheus,from_prometheus,from_buckets,from_cumulative_buckets,from_buckets_relative_error,
-   statements_over,slow_queries_over,slow_query_values,new_queries,regressed_queries,query_report,live_statements,statement_registry,compare_statements,
+   statement_intervals,statement_sums,statements_over,slow_queries_over,slow_query_values,new_queries,regressed_queries,query_report,live_statements,statement_registry,compare_statements,
    statement_source_function,statement_source_columns,activity_samples,wait_samples,activity_buffer,session_waits,without_literals,duration_text,
    lock_conflicts,lock_object,blocking_tree_at,kill_advice_at,problem_sessions_at,connection_pool_at,wait_profile,statement_waits_over,
-   error_counts,signal_counts,signal_buffer,worker_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
+   error_counts,signal_counts,signal_buffer,worker_status,companion_status,fill_annotations,fill_text,fill_texts,alert_labels,short_number,
    time_range_end,time_range,time_matches,check_time_zone,check_time_interval,check_time_spec,silenced_alerts,
    alert_suppressions,suppressed_now,alert_timeline,correlated_alerts,alert_episodes,alert_statistics,flapping_alerts,
    who_is_on_call,on_call_shifts,on_call_gaps,slo_status,slo_history,sla_report,component_uptime,status_page,evidence_of,incident_timeline,incident_report,
    incident_report_markdown,incident_metrics,deployment_metrics,export_rules,export_prometheus_rules,prometheus_rule_file,list_packs,translate_promql,
-   test_route,route_settings,matchers_text,explain_alert,
+   test_route,secret_problems,route_settings,matchers_text,explain_alert,
    health,health_score,health_deductions,health_status_at,health_uptime,health_periods,uptime,health_rank,shown_check_config,
    is_home,prometheus_exposition,labels_match,segment_entries,chunk_points}', '{}',
  'reads metrics, statements, alerts and the state of the extension'),
@@ -22440,6 +22620,78 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('database', 
       }
     },
     {
+      "name": "LockWaitShareHigh",
+      "kind": "ratio",
+      "metric": "pg_wait_seconds_total",
+      "fn": "increase",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.3,
+      "resolve_threshold": 0.2,
+      "labels": {
+        "wait_event_type": "Lock"
+      },
+      "params": {
+        "metric": "pg_wait_seconds_total",
+        "fn": "increase",
+        "min_denominator": 300
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the time of active sessions goes into waiting for locks of others.",
+        "impact": "Users wait for each other.",
+        "runbook": "monitoring.blocking_tree has who waits for whom now; monitoring.statement_waits, which statements do."
+      }
+    },
+    {
+      "name": "LwlockContention",
+      "kind": "ratio",
+      "metric": "pg_wait_seconds_total",
+      "fn": "increase",
+      "over": "5 minutes",
+      "op": ">",
+      "threshold": 0.2,
+      "resolve_threshold": 0.1,
+      "labels": {
+        "wait_event_type": "LWLock"
+      },
+      "params": {
+        "metric": "pg_wait_seconds_total",
+        "fn": "increase",
+        "min_denominator": 600
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the time of active sessions goes into locks within the server.",
+        "impact": "More sessions do no more work.",
+        "runbook": "monitoring.waits names the lock: WALWrite asks for fewer or larger commits, buffer and lock-manager locks for fewer connections at a time."
+      }
+    },
+    {
+      "name": "IoWaitShareHigh",
+      "kind": "ratio",
+      "metric": "pg_wait_seconds_total",
+      "fn": "increase",
+      "over": "10 minutes",
+      "op": ">",
+      "threshold": 0.5,
+      "resolve_threshold": 0.4,
+      "labels": {
+        "wait_event_type": "IO"
+      },
+      "params": {
+        "metric": "pg_wait_seconds_total",
+        "fn": "increase",
+        "min_denominator": 1200
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "{{value}} of the time of active sessions goes into waiting for the disk.",
+        "impact": "Statements are as slow as the disk.",
+        "runbook": "monitoring.statement_waits has the statements that read or write; then look at the cache and at the disk itself."
+      }
+    },
+    {
       "name": "Deadlocks",
       "metric": "pg_deadlocks_total",
       "fn": "increase",
@@ -22606,6 +22858,47 @@ INSERT INTO monitoring.rule_packs (pack, document, builtin) VALUES ('database', 
         "summary": "A statement in database {{database}} took {{value}} s.",
         "impact": "Users wait, and what it holds others wait for.",
         "runbook": "The statement is: {{query}} Look at its plan, and at what it waited for."
+      }
+    },
+    {
+      "name": "StatementRegressed",
+      "kind": "sql",
+      "over": "1 hour",
+      "op": ">=",
+      "threshold": 2,
+      "resolve_threshold": 1.5,
+      "every": "15 minutes",
+      "repeat_every": "6 hours",
+      "max_age": "0",
+      "params": {
+        "query": "SELECT r.queryid::text AS queryid, r.username::text AS username, r.p95_ratio FROM monitoring.regressed_queries($2, $1, min_ratio => 1.5) AS r WHERE 'p95' = ANY (r.reasons) ORDER BY r.lost_seconds DESC LIMIT 100",
+        "timeout": "5 seconds"
+      },
+      "severity": "medium",
+      "annotations": {
+        "summary": "95 of 100 executions of statement {{queryid}} of {{username}} took {{value}} times as long as in the week before.",
+        "impact": "Users wait for what used to be faster.",
+        "runbook": "monitoring.query_report({{queryid}}) has its plans, its waits and when it began."
+      }
+    },
+    {
+      "name": "NewSlowStatement",
+      "kind": "sql",
+      "over": "1 day",
+      "op": ">=",
+      "threshold": 1,
+      "every": "1 minute",
+      "repeat_every": "1 day",
+      "max_age": "0",
+      "params": {
+        "query": "WITH firsts AS MATERIALIZED (SELECT s.queryid, min(s.first_seen) AS first_seen, max(s.max_seconds) AS max_seconds FROM monitoring.statements AS s WHERE s.queryid <> 0 GROUP BY s.queryid) SELECT f.queryid::text AS queryid, f.max_seconds FROM firsts AS f WHERE f.max_seconds IS NOT NULL AND f.first_seen > $1 - $2 AND f.first_seen <= $1 + interval '1 minute' AND f.first_seen > (SELECT min(a.first_seen) FROM firsts AS a) + $2 ORDER BY f.max_seconds DESC LIMIT 100",
+        "timeout": "5 seconds"
+      },
+      "severity": "low",
+      "annotations": {
+        "summary": "Statement {{queryid}}, which never ran before, took {{value}} s.",
+        "impact": "What has just been deployed may be slow for everybody soon.",
+        "runbook": "monitoring.query_report({{queryid}}) has the statement; look at its plan before it runs more often."
       }
     }
   ]

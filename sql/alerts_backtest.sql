@@ -1,15 +1,7 @@
 -- Trying rules: what a rule would say now, what it would have done, and that nothing of it is kept.
 SET client_min_messages = warning;
 \set SHOW_CONTEXT never
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text, hint text) LANGUAGE plpgsql AS $$
 BEGIN
 	EXECUTE statement;

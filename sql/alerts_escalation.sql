@@ -104,15 +104,7 @@ SELECT * FROM pg_temp.run('42 h', '42 h 2 min');
 ----------------------------------------------------------------------------------------------------------------------
 -- Refused
 ----------------------------------------------------------------------------------------------------------------------
-CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text) LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE statement;
-	code := 'none';
-	RETURN NEXT;
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
-	RETURN NEXT;
-END $$;
+\i sql/fails.inc
 SELECT f.* FROM unnest(ARRAY[
 	$$monitoring.set_contact('', '{ann}')$$, $$monitoring.set_contact('X', '{nobody}')$$, $$monitoring.drop_contact('Ann')$$, $$monitoring.drop_contact('X')$$,
 	$$monitoring.create_schedule('ops')$$, $$monitoring.create_schedule('x', 'Mars/Base')$$, $$monitoring.create_schedule('x', 'GMT')$$, $$monitoring.drop_schedule('office')$$, $$monitoring.drop_schedule('x')$$,

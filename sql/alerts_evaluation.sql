@@ -1,14 +1,6 @@
 -- How evaluation works: one statement per kind, unchanged alerts write nothing, a failing rule fails alone.
 SET client_min_messages = warning;
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 SELECT clock_timestamp() + '1 minute' AS t0 \gset
 \t on
 SELECT monitoring.set_gauge('ae_queue', n, jsonb_build_object('queue', n)) FROM generate_series(1, 4) AS n;

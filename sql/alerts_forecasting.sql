@@ -1,14 +1,6 @@
 -- Anomalies, trends and forecasts against plain computations over the raw values, and how often rules of these kinds are wrong.
 SET client_min_messages = warning;
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 SET TimeZone = 'UTC';
 SELECT date_trunc('hour', clock_timestamp()) - '1 day'::interval AS t0 \gset
 SET monitoring_test.t0 = :'t0';

@@ -2,23 +2,10 @@
 SET client_min_messages = warning;
 SET timezone = 'UTC';
 \set VERBOSITY terse
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 -- what other tests have left
 DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling;
--- a rule kind that takes its values from a table
-CREATE TABLE public.samples (rule text, labels jsonb DEFAULT '{}', value float8);
-CREATE FUNCTION public.sample_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql AS $$ SELECT r.id, s.labels, s.value, NULL::jsonb, NULL::text FROM public.samples s JOIN monitoring.alert_rule_defs r ON r.name = s.rule WHERE r.id = ANY (rule_ids) $$;
-INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('sample', 'public.sample_values');
+\i sql/samples.inc
 \set t0 '2100-01-01 00:00+00'
 \set eval 'SELECT monitoring.evaluate_alerts(:''t0''::timestamptz + :''after''::interval);'
 \set alerts 'SELECT rule, labels, state, acknowledged_by, acknowledged_at - :''t0''::timestamptz AS acknowledged, acknowledged_until - :''t0''::timestamptz AS until, assignee, false_positive, suppressed FROM monitoring.alerts ORDER BY rule, labels::text;'

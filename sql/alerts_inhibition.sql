@@ -2,21 +2,8 @@
 SET client_min_messages = warning;
 SET timezone = 'UTC';
 \set VERBOSITY terse
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
--- a rule kind that takes its values from a table
-CREATE TABLE public.samples (rule text, labels jsonb DEFAULT '{}', value float8);
-CREATE FUNCTION public.sample_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql AS $$ SELECT r.id, s.labels, s.value, NULL::jsonb, NULL::text FROM public.samples s JOIN monitoring.alert_rule_defs r ON r.name = s.rule WHERE r.id = ANY (rule_ids) $$;
-INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('sample', 'public.sample_values');
+\i sql/no_evaluation.inc
+\i sql/samples.inc
 \set eval 'SELECT count(*) FROM (SELECT monitoring.evaluate_alerts(''2100-01-01''::timestamptz + n * ''1 s''::interval) FROM nextval(''public.step'') AS n) AS e;'
 \set quiet 'SELECT l.labels - ''{severity}''::text[] AS alert, s.reason, s.details ->> ''rule'' AS rule, b.labels - ''{severity}''::text[] AS by FROM monitoring.alert_labels(NULL) AS l JOIN monitoring.alert_suppressions(NULL) AS s USING (alert_id) JOIN monitoring.alert_labels(NULL) AS b ON b.alert_id = (s.details ->> ''alert_id'')::bigint ORDER BY 1, 2;'
 CREATE SEQUENCE public.step;

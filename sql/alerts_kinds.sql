@@ -1,14 +1,6 @@
 -- What each kind of rule finds, on a time of the test's own: the numbers are worked out by hand.
 SET client_min_messages = warning;
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 SELECT date_trunc('hour', clock_timestamp()) - '2 days'::interval AS t0 \gset
 SET monitoring_test.t0 = :'t0';
 \t on

@@ -1,15 +1,7 @@
 -- Alerts from breach to end, on virtual time: gauges are set now and evaluated as of times that start a minute from now,
 -- so that it does not matter how long the test takes.
 SET client_min_messages = warning;
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 SELECT clock_timestamp() + '1 minute' AS t0 \gset
 \set history 'SELECT rule_name, to_char(at - :''t0'', ''HH24:MI:SS'') AS after, series_labels, from_state, to_state, reason, value FROM monitoring.alert_history ORDER BY id;'
 \set eval 'SELECT monitoring.evaluate_alerts(:''t0''::timestamptz + :''after''::interval);'

@@ -4,11 +4,14 @@
 SET client_min_messages = warning;
 \set SHOW_CONTEXT never
 SET TimeZone = 'UTC';
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
+-- neither evaluates the worker, nor does it record what is recorded here
+CREATE TEMP TABLE apf_jobs AS SELECT name FROM monitoring.jobs WHERE enabled AND name NOT IN ('flush', 'compact');
+UPDATE monitoring.jobs SET enabled = false WHERE name IN (SELECT name FROM apf_jobs);
+-- it may be about to run one; it has taken note when they are no longer listed
 DO $$
 BEGIN
     FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
+        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job IN (SELECT name FROM apf_jobs));
         PERFORM pg_sleep(0.01);
     END LOOP;
 END $$;
@@ -56,6 +59,8 @@ DECLARE
 BEGIN
 	PERFORM monitoring.delete_series(m) FROM unnest(ARRAY[r.metric, r.params ->> 'metric', 'nps_score', 'certificate_expiry_timestamp_seconds']) AS m WHERE m IS NOT NULL;
 	DELETE FROM monitoring.statement_deltas AS s WHERE s.queryid = 7002;
+	DELETE FROM monitoring.statement_hours AS s WHERE s.queryid = 7002;
+	DELETE FROM monitoring.statement_totals AS s WHERE s.queryid IN (7002, 7003);
 	DELETE FROM monitoring.login_attempts AS l WHERE l.username = 'apf';
 	DELETE FROM monitoring.change_log AS c WHERE c.username = 'apf';
 	COMMIT;
@@ -88,6 +93,19 @@ BEGIN
 		PERFORM monitoring.ensure_partition('statement_deltas', since);
 		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds)
 		VALUES (since - interval '1 minute', since - interval '2 minutes', 7002, 10, true, 10, value * 10, value);
+	WHEN r.name = 'StatementRegressed' THEN
+		-- a hundred executions in an hour of the week before, and in the last one
+		PERFORM monitoring.ensure_partition('statement_deltas', since), monitoring.ensure_partition('statement_hours', since - interval '3 days');
+		INSERT INTO monitoring.statement_hours (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds, latency)
+		SELECT h, h - interval '1 hour', 7002, 10, true, 100, 3, 0.03, (SELECT monitoring.sketch(0.03 + 0 * g) FROM generate_series(1, 100) AS g)
+		FROM date_trunc('hour', since - interval '3 days') AS h;
+		INSERT INTO monitoring.statement_deltas (bucket, since, queryid, userid, toplevel, calls, total_seconds, max_seconds, latency)
+		SELECT since - interval '1 minute', since - interval '2 minutes', 7002, 10, true, 100, 3 * value, 0.03 * value, monitoring.sketch(0.03 * value + 0 * g)
+		FROM generate_series(1, 100) AS g;
+	WHEN r.name = 'NewSlowStatement' THEN
+		-- a slow one that has been known for long, and one since an hour
+		INSERT INTO monitoring.statement_totals (queryid, userid, toplevel, first_seen, last_seen, calls, max_seconds)
+		VALUES (7002, 10, true, since - interval '1 hour', since, 1, value), (7003, 10, true, since - interval '3 days', since, 1, 100);
 	WHEN r.name LIKE 'Login%' AND r.kind = 'sql' THEN
 		-- failures of another kind do not count, and what worked came after them
 		PERFORM monitoring.ensure_partition('login_attempts', since);
@@ -114,7 +132,7 @@ END $$;
 
 -- Values just beside a number, on either side, as far as what is recorded is fine enough for.
 CREATE FUNCTION apf.margin(r apf.rules, bound float8) RETURNS float8 LANGUAGE sql AS $$
-	SELECT CASE r.kind WHEN 'absence' THEN 120 WHEN 'ratio' THEN greatest(least(0.03 * bound, (1 - bound) / 2), CASE r.fn WHEN 'count' THEN 1.0 / 400 ELSE 0 END) WHEN 'sql' THEN greatest(2, 0.03 * bound)
+	SELECT CASE r.kind WHEN 'absence' THEN 120 WHEN 'ratio' THEN greatest(least(0.03 * bound, (1 - bound) / 2), CASE r.fn WHEN 'count' THEN 1.0 / 400 ELSE 0 END) WHEN 'sql' THEN CASE WHEN r.name LIKE '%Statement%' THEN 0.1 ELSE greatest(2, 0.03 * bound) END
 		ELSE greatest(0.03 * abs(bound), CASE WHEN bound = 0 THEN 1 ELSE 0 END) END
 $$;
 CREATE TABLE apf.phases AS
@@ -124,7 +142,7 @@ CREATE TABLE apf.phases AS
 	CROSS JOIN LATERAL (VALUES
 		(1, 'beside', r.threshold - u.up * apf.margin(r, r.threshold), NULL),
 		(2, 'beyond', r.threshold + u.up * apf.margin(r, r.threshold), 'firing'),
-		(3, 'between', CASE WHEN r.fn <> 'count' THEN (r.threshold + r.resolve_threshold) / 2 END, 'firing'),
+		(3, 'between', CASE WHEN r.fn IS DISTINCT FROM 'count' THEN (r.threshold + r.resolve_threshold) / 2 END, 'firing'),
 		(4, 'back', coalesce(r.resolve_threshold, r.threshold) - u.up * apf.margin(r, coalesce(r.resolve_threshold, r.threshold)), 'resolved')
 	) AS p (n, phase, value, expected)
 	WHERE r.kind <> 'anomaly' AND p.value IS NOT NULL
@@ -209,6 +227,8 @@ INSERT INTO apf.healthy VALUES
 	('pg_replication_lag_seconds', 'gauge', 0.1, '{"standby": "s"}'), ('pg_replication_slot_retained_bytes', 'gauge', 1e7, '{"slot": "s"}'), ('pg_xid_age', 'gauge', 1e8, '{"database": "d"}'),
 	('pg_longest_transaction_seconds', 'gauge', 5, '{"database": "d"}'), ('pg_longest_idle_transaction_seconds', 'gauge', 1, '{"database": "d"}'),
 	('pg_lock_longest_wait_seconds', 'gauge', 0, '{"database": "d"}'), ('pg_locks_waiting', 'gauge', 0, '{"database": "d"}'), ('pg_deadlocks_total', 'counter', 0, '{"database": "d"}'),
+	('pg_wait_seconds_total', 'counter', 120, '{"wait_event_type": "CPU", "wait_event": "CPU"}'), ('pg_wait_seconds_total', 'counter', 30, '{"wait_event_type": "IO", "wait_event": "DataFileRead"}'),
+	('pg_wait_seconds_total', 'counter', 5, '{"wait_event_type": "LWLock", "wait_event": "WALWrite"}'), ('pg_wait_seconds_total', 'counter', 5, '{"wait_event_type": "Lock", "wait_event": "transactionid"}'),
 	('pg_temp_bytes_total', 'counter', 1e5, '{"database": "d"}'), ('pg_transactions_total', 'counter', 100, '{"database": "d", "outcome": "committed"}'),
 	('pg_transactions_total', 'counter', 1, '{"database": "d", "outcome": "rolled_back"}'), ('pg_checkpoints_total', 'counter', 0.2, '{"cause": "timed"}'), ('pg_checkpoints_total', 'counter', 0.01, '{"cause": "requested"}'),
 	('pg_archive_failed_total', 'counter', 0, '{}'), ('pg_sequence_used_ratio', 'gauge', 0.1, '{"database": "d", "sequence": "s"}'), ('pg_table_dead_tuples_ratio', 'gauge', 0.05, '{"database": "d", "table": "t"}'),
@@ -240,5 +260,7 @@ SELECT count(monitoring.drop_alert_rule(name)) AS rules FROM monitoring.alert_ru
 SELECT count(monitoring.delete_series(m)) AS metrics FROM (SELECT DISTINCT h.metric AS m FROM apf.healthy AS h) AS n;
 DELETE FROM monitoring.alert_history; DELETE FROM monitoring.alert_events; DELETE FROM monitoring.alert_handling;
 DELETE FROM monitoring.statement_deltas WHERE queryid = 7002;
+DELETE FROM monitoring.statement_hours WHERE queryid = 7002;
+DELETE FROM monitoring.statement_totals WHERE queryid IN (7002, 7003);
 DROP SCHEMA apf CASCADE;
-UPDATE monitoring.jobs SET enabled = true WHERE name = 'evaluate_alerts';
+UPDATE monitoring.jobs SET enabled = true WHERE name IN (SELECT name FROM apf_jobs);

@@ -2,14 +2,7 @@
 SET client_min_messages = warning;
 \set SHOW_CONTEXT never
 SET TimeZone = 'UTC';
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 
 CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text, detail text) LANGUAGE plpgsql AS $$
 BEGIN

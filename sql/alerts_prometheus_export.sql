@@ -78,5 +78,6 @@ DELETE FROM monitoring.alert_rule_defs;
 SELECT i.rule, i.status, i.reason FROM file, monitoring.import_prometheus_rules(text) AS i;
 SELECT h.*, r.metric, r.fn, r.over, r.op, r.threshold, r.kind, r.by, r.labels, r.params
 FROM here AS h JOIN monitoring.alert_rules AS r USING (name)
-WHERE (h.metric, h.fn, h.over, h.op, h.threshold, h.kind, h.by, h.labels, h.params) IS DISTINCT FROM (r.metric, r.fn, r.over, r.op, r.threshold, r.kind, r.by, r.labels, r.params);
+WHERE (h.metric, h.fn, h.over, h.op, h.threshold, h.kind, h.by, h.labels, h.params) IS DISTINCT FROM (r.metric, r.fn, r.over, r.op, r.threshold, r.kind, r.by, r.labels, r.params)
+ORDER BY name;
 ROLLBACK;

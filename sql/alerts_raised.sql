@@ -31,6 +31,26 @@ SELECT monitoring.raise_alert('payment provider down', '{"provider": "b"}', summ
 SELECT monitoring.evaluate_alerts('2030-01-01 00:00:00');
 SELECT * FROM pg_temp.states();
 SELECT name, kind, severity, enabled FROM monitoring.alert_rules;
+-- in place of a value: who raised it, in every view and to every kind of receivers
+SELECT reading = 'raised by ' || current_user FROM monitoring.alerts;
+SELECT x.step, replace(x.verdict, current_user, 'me'), x.details ? 'threshold', replace(x.details ->> 'reading', current_user, 'me')
+FROM monitoring.alerts AS a CROSS JOIN LATERAL monitoring.explain_alert(a.alert_id, '2030-01-01 00:01:00') WITH ORDINALITY AS x (step, verdict, details, n)
+WHERE a.labels ->> 'provider' = 'a' AND x.step IN ('value', 'transition') ORDER BY x.n;
+SELECT t.kind, t.details - 'reading', replace(t.details ->> 'reading', current_user, 'me')
+FROM monitoring.alerts AS a CROSS JOIN LATERAL monitoring.alert_timeline(a.alert_id) AS t WHERE a.labels ->> 'provider' = 'a' AND t.kind IN ('pending', 'firing');
+SELECT replace(r -> 'alerts' -> 0 ->> 'reading', current_user, 'me'), r -> 'alerts' -> 0 ? 'value' FROM monitoring.incident_report((SELECT min(id) FROM monitoring.incidents)) AS r;
+CREATE FUNCTION pg_temp.requests() RETURNS TABLE (kind text, says boolean, still boolean) LANGUAGE sql AS $$
+	SELECT k.kind, position('raised by ' || current_user IN b.body) > 0, b.body ~ 'threshold|"value"'
+	FROM monitoring.receiver_kinds AS k
+	CROSS JOIN LATERAL (SELECT jsonb_build_object('name', 'x', 'kind', k.kind, 'url', 'https://example.com/42', 'config', jsonb_build_object('from', 'a@example.com', 'to', 'b@example.com',
+			'function', 'a.b', 'channel', 'c', 'username', 'AC', 'basic_auth', 'x') || (SELECT jsonb_object_agg(s, 'x') FROM unnest(k.secret_keys || '{chat_id}'::text[]) AS s)) AS receiver) AS r
+	CROSS JOIN LATERAL monitoring.run_formatter(k.function, k.owner, r.receiver,
+		monitoring.notification_of_alert('x', (SELECT min(alert_id) FROM monitoring.alerts)) || '{"id": 1, "idempotencyKey": "00000000-0000-0000-0000-000000000000"}') AS f
+	CROSS JOIN LATERAL (SELECT CASE k.kind WHEN 'twilio' THEN replace(f ->> 'body', '%20', ' ')
+		WHEN 'email' THEN convert_from(decode(substring(f ->> 'body' FROM E'base64\r\n\r\n(.*?)--'), 'base64'), 'UTF8') ELSE f ->> 'body' END AS body) AS b
+	WHERE k.takes_alerts ORDER BY 1
+$$;
+SELECT * FROM pg_temp.requests();
 SELECT monitoring.evaluate_alerts('2030-01-01 02:00:00');
 SELECT monitoring.raise_alert('payment provider down', '{"provider": "b"}', summary => 'still down');
 SELECT monitoring.resolve_alert('payment provider down', '{"n": "1", "provider": "a"}');

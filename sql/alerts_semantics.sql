@@ -1,15 +1,7 @@
 -- What becomes of an alert: every part of a rule at its boundaries, on virtual time; and backtests say the same.
 SET client_min_messages = warning;
 \set SHOW_CONTEXT never
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 
 -- A kind whose values are written down: what a rule finds n seconds after t0.
 CREATE TABLE public.as_feed (feed text, n numeric, labels jsonb, value float8, error text, raises text);

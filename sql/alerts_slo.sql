@@ -2,24 +2,9 @@
 SET client_min_messages = warning;
 \set SHOW_CONTEXT never
 SET TimeZone = 'UTC';
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
+\i sql/no_evaluation.inc
 
-CREATE FUNCTION pg_temp.fails(statement text) RETURNS TABLE (code text, message text) LANGUAGE plpgsql AS $$
-BEGIN
-	EXECUTE statement;
-	code := 'none';
-	RETURN NEXT;
-EXCEPTION WHEN OTHERS THEN
-	GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
-	RETURN NEXT;
-END $$;
+\i sql/fails.inc
 
 -- Ten days of traffic that end at the full hour: every 10 minutes 1000 requests, of which every second time one fails; in the
 -- last 30 minutes half of them do.

@@ -2,21 +2,8 @@
 SET client_min_messages = warning;
 SET timezone = 'UTC';
 \set VERBOSITY terse
-UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
--- the worker may be about to run it; it has taken note when the job is no longer listed
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'evaluate_alerts');
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
--- a rule kind that takes its values from a table
-CREATE TABLE public.samples (rule text, labels jsonb DEFAULT '{}', value float8);
-CREATE FUNCTION public.sample_values(at timestamptz, rule_ids bigint[])
-RETURNS TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text)
-LANGUAGE sql AS $$ SELECT r.id, s.labels, s.value, NULL::jsonb, NULL::text FROM public.samples s JOIN monitoring.alert_rule_defs r ON r.name = s.rule WHERE r.id = ANY (rule_ids) $$;
-INSERT INTO monitoring.alert_rule_kinds (kind, function) VALUES ('sample', 'public.sample_values');
+\i sql/no_evaluation.inc
+\i sql/samples.inc
 \set t0 '2100-01-01 00:00+00'
 -- the value of an alert at a minute, and what evaluations make of it
 CREATE FUNCTION pg_temp.step(minute int, changes jsonb) RETURNS int LANGUAGE plpgsql AS $$

@@ -1,12 +1,12 @@
 -- Partitions are made ahead and dropped behind; all on virtual time.
 SET client_min_messages = warning;
 SET timezone = 'UTC';
--- not in the midst of it the worker's run on real time: the first comes soon after the start, the next ten minutes later
+-- not in the midst of it the worker's run on real time
+UPDATE monitoring.jobs SET enabled = false WHERE name = 'retention';
 DO $$
 BEGIN
-    FOR i IN 1 .. 1000 LOOP
-        EXIT WHEN EXISTS (SELECT FROM monitoring.status
-                          WHERE database = current_database() AND job = 'retention' AND runs > 0 AND state <> 'running');
+    FOR i IN 1 .. 6000 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job = 'retention' AND state = 'running');
         PERFORM pg_sleep(0.01);
     END LOOP;
 END $$;
@@ -71,3 +71,4 @@ ROLLBACK;
 RESET ROLE;
 SELECT monitoring.revoke_access('ret_reader');
 DROP ROLE ret_reader;
+UPDATE monitoring.jobs SET enabled = true WHERE name = 'retention';

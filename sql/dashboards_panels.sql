@@ -58,6 +58,11 @@ SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p101');
 SELECT monitoring.set_dashboard_panel('Dash Test', 'x', 'm', 'p95');
 SELECT monitoring.set_dashboard_panel('dash_test', E'two\nlines', 'm', 'p95');
 SELECT monitoring.set_dashboard_panel('dash_test', 'x', '', 'p95');
+-- what would be an error of the whole dashboard
+SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'no name of a metric', 'p95');
+SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p95', '{"a": {"like": "b"}}');
+SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p95', of_labels => '{"a": []}');
+SELECT count(*) FROM monitoring.dashboard_panels WHERE dashboard = 'dash_test' AND item = 'x';
 SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p95', labels => '[]');
 SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p95', step => '1 second');
 SELECT monitoring.set_dashboard_panel('dash_test', 'x', 'm', 'p95', max_series => 1000);

@@ -1,19 +1,5 @@
 -- Health checks: those of PostgreSQL itself, what queries may give, score, bad input, rights. All of it is rolled back.
-\set SHOW_CONTEXT never
-\pset format unaligned
-\pset tuples_only on
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'evaluate_alerts');
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job IN ('health_checks', 'health_metrics', 'evaluate_alerts'));
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
-BEGIN;
-SET LOCAL client_min_messages = warning;
-SET LOCAL timezone = 'UTC';
-DELETE FROM monitoring.health_check_states;
+\i sql/health.inc
 CREATE FUNCTION pg_temp.try(command text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	detail text; hint text;
@@ -28,7 +14,7 @@ END $$;
 -- ---- PostgreSQL's own ----
 
 SELECT name, every, severity, op, degraded, unhealthy FROM monitoring.health_checks ORDER BY name;
-SELECT monitoring.run_health_checks(clock_timestamp()) > 0 AS ran;
+SELECT pg_temp.run_checks(clock_timestamp()) > 0 AS ran;
 -- none fails for an error, whatever this server is like
 SELECT name, message FROM monitoring.health_status WHERE details ? 'error';
 SELECT count(*) AS "never run" FROM monitoring.health_status WHERE checked_at IS NULL;
@@ -38,7 +24,7 @@ WHERE name IN ('xid_age', 'multixact_age', 'replication_lag', 'replication_lag_b
 	'archiver', 'autovacuum_busy', 'connections', 'sequences', 'invalid_indexes') ORDER BY name;
 
 -- what they are there for
-CREATE TABLE public.hc_t (id smallserial PRIMARY KEY, n int);
+CREATE TABLE public.hc_t (id smallserial PRIMARY KEY, n int) WITH (autovacuum_enabled = off);
 SELECT setval('public.hc_t_id_seq', 30000) > 0 AS set;
 ALTER TABLE public.hc_t ADD CONSTRAINT positive CHECK (n > 0) NOT VALID;
 CREATE INDEX hc_broken ON public.hc_t (n);
@@ -133,7 +119,7 @@ DECLARE
 	moment timestamptz := (SELECT max(next_at) FROM monitoring.health_check_states);
 	h jsonb;
 BEGIN
-	PERFORM monitoring.run_health_checks(moment);
+	PERFORM pg_temp.run_checks(moment);
 	h := monitoring.health(moment);
 	RETURN format('%s %s %s %s', h ->> 'status', h ->> 'score', h -> 'counts', jsonb_path_query_array(h, '$.deductions[*].check'));
 END $$;
@@ -214,6 +200,14 @@ SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url":
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "method": "get"}')$$);
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "expect_status": [99]}')$$);
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "max_redirects": 11}')$$);
+SELECT pg_temp.try(format('SELECT monitoring.create_health_check(%L, %L, %L)', 'x', 'http', jsonb_build_object('url', 'http://example.com/') || v.config::jsonb))
+FROM (VALUES ('{"url": "http://example.com:0"}'), ('{"url": "http://example.com:65536/"}'), ('{"url": "http://[::1]:x/"}'), ('{"url": "http://example.com:?a"}'),
+	('{"headers": {"A b": "x"}}'), ('{"headers": {"": "x"}}'), ('{"headers": {"X\r\nY": "x"}}'), ('{"headers": {"X": "x\r\nY: y"}}'),
+	('{"expect_status": []}'), ('{"expect_status": ["300-200"]}')) AS v (config);
+SAVEPOINT ports;
+SELECT monitoring.create_health_check('port ' || v.url, 'http', jsonb_build_object('url', v.url, 'headers', '{"X-A_b": "x y"}'::jsonb, 'expect_status', '[200, "204-204"]'::jsonb))
+FROM (VALUES ('http://[::1]/a:b'), ('http://[::1]:8080?a:b'), ('http://example.com:65535#:x')) AS v (url);
+ROLLBACK TO ports;
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "match": "("}')$$);
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "match": "(a)\\1"}')$$);
 SELECT pg_temp.try($$SELECT monitoring.create_health_check('x', 'http', '{"url": "http://example.com/", "min_headers_grade": "G"}')$$);

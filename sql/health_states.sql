@@ -1,20 +1,6 @@
 -- Health checks on virtual time: retries, dependencies, maintenance, groups, heartbeats, transitions and uptime. All of it is
 -- rolled back.
-\set SHOW_CONTEXT never
-\pset format unaligned
-\pset tuples_only on
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'evaluate_alerts');
-DO $$
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM monitoring.status WHERE database = current_database() AND job IN ('health_checks', 'health_metrics', 'evaluate_alerts'));
-        PERFORM pg_sleep(0.01);
-    END LOOP;
-END $$;
-BEGIN;
-SET LOCAL client_min_messages = warning;
-SET LOCAL timezone = 'UTC';
-DELETE FROM monitoring.health_check_states;
+\i sql/health.inc
 DELETE FROM monitoring.health_check_defs;
 CREATE TEMP TABLE start AS SELECT date_trunc('day', clock_timestamp()) + interval '5 hours' AS t;
 CREATE FUNCTION pg_temp.at(seconds float8) RETURNS timestamptz LANGUAGE sql AS $$ SELECT t + seconds * interval '1 s' FROM pg_temp.start $$;
@@ -31,7 +17,7 @@ END $$;
 CREATE FUNCTION pg_temp.tick(seconds float8, changes jsonb DEFAULT '{}') RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
 	UPDATE public.hs_value AS v SET v = c.value::float8 FROM jsonb_each_text(changes) AS c WHERE c.key = v.name;
-	PERFORM monitoring.run_health_checks(pg_temp.at(seconds));
+	PERFORM pg_temp.run_checks(pg_temp.at(seconds));
 	RETURN (SELECT string_agg(format('%s %s%s%s next %s', s.name, s.status, CASE WHEN s.bad_results > 0 THEN ' +' || s.bad_results END,
 		' by ' || s.suppressed_by, pg_temp.seconds(s.next_at)), ', ' ORDER BY s.name) FROM monitoring.health_status AS s);
 END $$;
@@ -153,7 +139,7 @@ SELECT monitoring.drop_health_check(name) FROM monitoring.health_status WHERE ki
 SELECT monitoring.create_health_check('backup', 'heartbeat', degraded => 100, unhealthy => 200, retries => 0, at => pg_temp.at(3000));
 CREATE FUNCTION pg_temp.beat(seconds float8) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM monitoring.run_health_checks(pg_temp.at(seconds));
+	PERFORM pg_temp.run_checks(pg_temp.at(seconds));
 	RETURN (SELECT format('%s %s %s', s.status, s.value, s.message) FROM monitoring.health_status AS s WHERE s.name = 'backup');
 END $$;
 SELECT pg_temp.beat(3001);

@@ -107,4 +107,24 @@ SELECT c.* FROM pg_temp.start, pg_temp.claim(t + interval '1 second', max_rows =
 SELECT pg_temp.outcome(t + interval '2 seconds', '[{"n": 1, "attempt": 1, "outcome": "lost", "error": "lost"}, {"n": 2, "attempt": 1, "outcome": "postponed", "error": "postponed"},
 	{"n": 7, "attempt": 1, "outcome": "unformatted", "error": "too slow"}, {"n": 8, "attempt": 1, "outcome": "unformattable", "error": "broken"}]') FROM pg_temp.start;
 SELECT id, receiver, state, attempts, error FROM pg_temp.state WHERE error IS NOT NULL ORDER BY id;
+-- A test of what keeps open what it is told of is over a minute later; the end waits for the beginning.
+SELECT monitoring.create_receiver('pages', 'pagerduty', config => '{"routing_key": "k"}');
+SELECT monitoring.create_receiver('genie', 'opsgenie', config => '{"api_key": "k"}');
+SELECT monitoring.create_receiver('am', 'alertmanager', 'http://am.example.com/');
+SELECT monitoring.create_receiver('hooked', 'webhook', 'http://hook.example.com/');
+SELECT count(monitoring.test_receiver(n)) FROM unnest('{pages,genie,am,hooked}'::text[]) AS n;
+SELECT o.receiver, o.status, o.payload ->> 'status' AS payload, o.next_attempt_at - o.created_at AS after, o.expires_at - o.created_at AS expires,
+	substring(f ->> 'url' FROM '/(close).identifierType') AS closes, f -> 'body' #>> '{}' ~ '"event_action": "resolve"' AS resolves,
+	count(*) OVER (PARTITION BY o.group_key) AS of_group
+FROM monitoring.outbox AS o
+JOIN monitoring.receiver_defs AS r ON r.name = o.receiver
+JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind
+CROSS JOIN LATERAL monitoring.run_formatter(k.function, k.owner, monitoring.redacted_receiver(r.name), o.payload) AS f
+WHERE o.receiver IN ('pages', 'genie', 'am', 'hooked') ORDER BY o.id;
+SELECT count(*) FROM monitoring.notify_claim(clock_timestamp() + interval '2 minutes', 100, 100) AS c WHERE c.receiver ->> 'name' = 'pages';
+-- The clock steps back by an hour: what was enqueued before is due all the same, and what is being sent is not sent twice.
+CREATE TEMP TABLE stepped AS SELECT monitoring.test_receiver('hooked') AS id, clock_timestamp() - interval '1 hour' AS at;
+SELECT monitoring.notify_has_work(s.at) FROM pg_temp.stepped AS s;
+SELECT count(*) FROM pg_temp.stepped AS s CROSS JOIN LATERAL monitoring.notify_claim(s.at, 100, 100) AS c WHERE c.id = s.id;
+SELECT count(*) FROM pg_temp.stepped AS s CROSS JOIN LATERAL monitoring.notify_claim(s.at, 100, 100) AS c WHERE c.id = s.id;
 ROLLBACK;

@@ -30,6 +30,9 @@ SELECT monitoring.create_receiver('later', 'webhook', config => '{"url": {"secre
 SELECT name, url, config FROM monitoring.receivers WHERE name IN ('ops', 'hook', 'later') ORDER BY name;
 SELECT receiver, key, source, reference FROM monitoring.secrets WHERE receiver IN ('ops', 'hook', 'later') ORDER BY 1, 2;
 SELECT receiver, key, source, value FROM monitoring.receiver_secrets WHERE receiver IN ('ops', 'hook', 'later') ORDER BY 1, 2;
+-- what could not be used is said when it is saved, and where one looks
+SELECT receiver, key, problem FROM monitoring.secrets WHERE receiver IN ('ops', 'hook', 'later') ORDER BY 1, 2;
+SELECT receiver, problem FROM monitoring.receiver_health WHERE receiver IN ('ops', 'hook', 'later') ORDER BY 1;
 SELECT name, url, config::text ~ 't0ken|v4lue' AS tells FROM monitoring.receiver_defs WHERE name IN ('ops', 'hook', 'later') ORDER BY name;
 
 -- what formatters get in a preview, and what the notifier gives them

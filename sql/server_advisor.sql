@@ -106,6 +106,10 @@ SELECT count(*) FROM regress_advisor.faults;
 SELECT advisor, run_at, run_error FROM monitoring.advisor_status WHERE advisor LIKE 'fails%' AND advisor <> 'fails: slow' ORDER BY 1;
 DELETE FROM monitoring.advisors WHERE name LIKE 'fails%';
 
+-- when autovacuum comes: by the table's parameters, and no later than at the upper limit, which 18 has
+SELECT monitoring.vacuum_due_at(o || '{}', 100) AS due, monitoring.vacuum_due_at(o || '{autovacuum_vacuum_max_threshold=20}', 100) AS limited,
+	monitoring.vacuum_due_at(o || '{autovacuum_vacuum_max_threshold=-1}', 100) AS unlimited
+FROM (VALUES ('{autovacuum_vacuum_threshold=10,autovacuum_vacuum_scale_factor=0.5}'::text[])) AS v (o);
 -- the job runs what is due, and forgets what has long been done
 SELECT monitoring.advise_job('2031-01-15 12:00');
 SELECT run_at FROM monitoring.advisor_status WHERE advisor = 'own';

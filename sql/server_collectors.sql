@@ -14,7 +14,7 @@ END $$;
 
 -- ---- each collector gives what it promises ----
 CREATE SCHEMA co;
-CREATE TABLE co.things (id serial PRIMARY KEY, small smallserial, note text);
+CREATE TABLE co.things (id serial PRIMARY KEY, small smallserial, note text) WITH (autovacuum_enabled = off);
 INSERT INTO co.things (note) SELECT repeat('x', 100) FROM generate_series(1, 20000);
 DELETE FROM co.things WHERE id <= 10000;
 CREATE INDEX things_note ON co.things (note, id);
@@ -24,9 +24,12 @@ CREATE SEQUENCE co.round MAXVALUE 10 CYCLE;
 CREATE SEQUENCE co.unused MAXVALUE 10;
 SELECT setval('co.up', 181), setval('co.down', -91), setval('co.round', 9), setval('co.things_small_seq', 32700);
 SELECT pg_stat_force_next_flush();
+-- a machine that is busy or stalls takes longer than what they may cost
+CREATE TEMP TABLE limits AS SELECT name, cost_limit FROM monitoring.collectors;
+UPDATE monitoring.collectors SET cost_limit = '10 seconds';
 SELECT monitoring.collect(array_agg(name)) > 500 AS readings FROM monitoring.collectors;
 SELECT collector, state, last_error FROM monitoring.collector_status WHERE state NOT IN ('ok', 'elsewhere');
-SELECT collector, scope, every, cost_limit FROM monitoring.collector_status ORDER BY collector COLLATE "C";
+SELECT s.collector, s.scope, s.every, l.cost_limit FROM monitoring.collector_status AS s JOIN limits AS l ON l.name = s.collector ORDER BY s.collector COLLATE "C";
 SELECT collector FROM monitoring.collector_status WHERE runs <> 1 + failures AND runs < 1 OR last_duration IS NULL OR share_of_core_ratio IS NULL;
 
 -- ---- and tells the truth ----
@@ -71,12 +74,13 @@ SELECT co.reading('pg_wal_segments') >= 1 AS segments, co.reading('pg_wal_size_b
 	co.reading('pg_wal_bytes_total') > 0 AS written, co.reading('pg_checkpoints_total', '{"cause": "requested"}') >= 0 AS checkpoints,
 	co.reading('pg_stat_bgwriter_buffers_alloc_total') > 0 AS allocated, co.reading('pg_stat_bgwriter_checkpoints_req_total') IS NOT NULL AS old_family,
 	(co.reading('pg_stat_checkpointer_num_requested_total') IS NOT NULL) = (current_setting('server_version_num')::int >= 170000) AS new_family,
-	(SELECT count(*) > 0 FROM co.latest WHERE metric LIKE 'pg_stat_io_%') = (current_setting('server_version_num')::int >= 160000) AS io;
+	(SELECT count(*) > 0 FROM co.latest WHERE metric LIKE 'pg_stat_io_%') = (current_setting('server_version_num')::int >= 160000) AS io,
+	(SELECT count(*) > 0 FROM co.latest WHERE metric LIKE 'pg_stat_lock_%') = (current_setting('server_version_num')::int >= 190000) AS waits_by_lock;
 SELECT co.reading('pg_extension_version', '{"extension": "monitoring"}') AS extension, co.reading('pg_extensions_outdated') AS outdated;
 SELECT labels ->> 'holder' AS holder, value >= 0 AS age FROM co.latest WHERE metric = 'pg_xmin_horizon_age' ORDER BY 1;
 -- our partitions have no series: they come and go
 SELECT count(*) FROM co.latest WHERE labels ->> 'relname' ~ '^(segments|minutes|chunks)_';
--- what the rules of the packs about the server and the machine read is there, but for what needs a standby, a slot or a second look
+-- what the rules of the packs about the server and the machine read is there, but for what needs a standby, a slot, a second look or samples of waits
 SELECT DISTINCT r.rule ->> 'metric' AS metric FROM monitoring.rule_packs AS p CROSS JOIN LATERAL jsonb_array_elements(p.document -> 'rules') AS r (rule)
 WHERE p.pack IN ('database', 'host') AND r.rule ? 'metric' AND r.rule ->> 'metric' NOT IN (SELECT metric FROM co.latest) ORDER BY 1;
 -- all of it is in the metrics (other tests record what rules read)
@@ -87,6 +91,7 @@ SELECT coalesce(monitoring.value('pg_stat_user_tables_n_tup_ins', 'sum', '5 minu
 INSERT INTO co.things (note) SELECT 'y' FROM generate_series(1, 7);
 SELECT pg_stat_force_next_flush();
 SELECT monitoring.collect('{tables}') > 0 AS again;
+SELECT monitoring.collect('{tables,tabels}');
 SELECT monitoring.value('pg_stat_user_tables_n_tup_ins', 'sum', '5 minutes', '{"schemaname": "co", "relname": "things"}') AS inserted;
 SELECT pg_stat_reset_single_table_counters('co.things'::regclass);
 INSERT INTO co.things (note) SELECT 'y' FROM generate_series(1, 5);
@@ -97,13 +102,13 @@ SELECT monitoring.value('pg_stat_user_tables_n_tup_ins', 'sum', '5 minutes', '{"
 -- ---- counters and gauges of a collector of one's own ----
 CREATE TABLE co.source (metric text, kind text, labels jsonb, value float8, since timestamptz);
 CREATE FUNCTION co.own(at timestamptz) RETURNS SETOF monitoring.reading LANGUAGE sql AS 'SELECT * FROM co.source';
-SELECT monitoring.create_collector('own', 'co.own', '1 hour', description => 'a test');
+SELECT monitoring.create_collector('own', 'co.own', '1 hour', cost_limit => '10 seconds', description => 'a test');
 CREATE FUNCTION co.total(metric text) RETURNS float8 LANGUAGE sql AS $$ SELECT monitoring.value(metric, 'sum', '10 minutes') $$;
 -- the first time only gauges count, and counters that began since the run before
 INSERT INTO co.source VALUES ('co_gauge', 'gauge', '{"a": 1}', 5, NULL), ('co_jobs_total', 'counter', NULL, 1000, NULL), ('co_since_total', 'counter', '{}', 50, '2020-01-01'),
 	('co_sum_total', 'counter', '{}', 500, '-infinity'), ('co_null', 'gauge', '{}', NULL, NULL), ('co_nan', 'gauge', '{}', 'NaN', NULL);
 SELECT monitoring.collect('{own}');
-SELECT monitoring.value('co_gauge', 'last', '1 minute', '{"a": "1"}') AS gauge, co.total('co_jobs_total') AS jobs, co.total('co_since_total') AS since, co.total('co_sum_total') AS sum,
+SELECT monitoring.value('co_gauge', 'last', '10 minutes', '{"a": "1"}') AS gauge, co.total('co_jobs_total') AS jobs, co.total('co_since_total') AS since, co.total('co_sum_total') AS sum,
 	monitoring.value('co_null', 'last') AS null_value, monitoring.value('co_nan', 'last') AS nan_value;
 -- what they grow by; a lower value is a reset, of what is never reset it is nothing; so is another beginning, however high the value
 UPDATE co.source SET value = value + 10 WHERE kind = 'counter';
@@ -175,7 +180,7 @@ SELECT * FROM co.outcome();
 SELECT state, next_run - last_run AS next FROM monitoring.collector_status WHERE collector = 'own';
 SELECT * FROM co.outcome();
 SELECT state, next_run - last_run AS next, runs, failures FROM monitoring.collector_status WHERE collector = 'own';
-SELECT monitoring.change_collector('own', every => '2 hours', cost_limit => '1 second');
+SELECT monitoring.change_collector('own', every => '2 hours', cost_limit => '10 seconds');
 CREATE OR REPLACE FUNCTION co.own(at timestamptz) RETURNS SETOF monitoring.reading LANGUAGE sql AS $$ SELECT 'co_gauge', 'gauge', '{}'::jsonb, 1::float8, NULL::timestamptz $$;
 SELECT * FROM co.outcome();
 SELECT state, next_run - last_run AS next, last_error IS NOT NULL AS remembered FROM monitoring.collector_status WHERE collector = 'own';
@@ -226,8 +231,22 @@ SELECT monitoring.drop_collector('own');
 SELECT monitoring.change_collector('own', enabled => false);
 SELECT monitoring.collect('{server}', NULL);
 SELECT count(*) FROM monitoring.collector_runs WHERE name IN ('mine', 'own');
+-- hundreds of databases: those with the most transactions are listed, the oldest ids are known, and a run keeps its bound
+BEGIN;
+SET LOCAL allow_system_table_mods = on;
+INSERT INTO pg_database
+SELECT (jsonb_populate_record(d, jsonb_build_object('oid', 4000000000 + i, 'datname', 'regress_many_' || i, 'datallowconn', true, 'datistemplate', false))).*
+FROM pg_database AS d, generate_series(1, 700) AS i WHERE d.datname = 'template0';
+SELECT count(*), bool_or(d = 0) AS common, bool_or(d = (SELECT oid FROM pg_database WHERE datname = current_database())) AS this
+FROM monitoring.listed_databases() AS d;
+SELECT count(*) < 10000 AS bounded, count(DISTINCT labels) FILTER (WHERE metric = 'pg_stat_database_xact_commit') AS counted,
+	count(*) FILTER (WHERE metric = 'pg_xid_age') AS aged, bool_or(metric = 'pg_xid_age' AND labels ->> 'database' LIKE 'regress_many%') AS oldest
+FROM monitoring.collect_databases(clock_timestamp());
+SELECT count(DISTINCT labels ->> 'datname') BETWEEN 90 AND 101 AS listed FROM monitoring.collect_locks(clock_timestamp()) WHERE metric = 'pg_locks_count';
+ROLLBACK;
 SELECT monitoring.revoke_access('regress_collector_user');
 DROP SCHEMA co CASCADE;
 DROP ROLE regress_collector_user;
 DROP ROLE regress_collector_other;
+UPDATE monitoring.collectors AS c SET cost_limit = l.cost_limit FROM limits AS l WHERE l.name = c.name;
 UPDATE monitoring.jobs SET enabled = true WHERE name = 'collect';

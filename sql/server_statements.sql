@@ -49,6 +49,18 @@ SELECT queryid, username, query, calls, errors, round(mean_seconds::numeric, 4) 
 	round(p99_seconds::numeric, 3) AS p99, max_seconds AS max, round(total_seconds::numeric, 3) AS total, rows,
 	round(share_of_total_time::numeric, 4) AS share, last_seen, slowest_at
 FROM monitoring.statements_over('1 minute', '2031-01-01 12:01:00') ORDER BY queryid, username;
+-- some of them: the same rows, shares are of the time of all
+SELECT a.queryid, a.username, a.share_of_total_time > 0 AS share,
+	to_jsonb(s) - 'share_of_total_time' = to_jsonb(a) - 'share_of_total_time' AND abs(s.share_of_total_time - a.share_of_total_time) < 1e-9 AS same
+FROM monitoring.statements_over('1 minute', '2031-01-01 12:01:00') AS a
+LEFT JOIN monitoring.statements_over('1 minute', '2031-01-01 12:01:00', '{13,0,99,NULL,13}') AS s ON s.queryid = a.queryid AND s.username = a.username
+ORDER BY a.queryid, a.username;
+SELECT count(*) FROM monitoring.statements_over('1 minute', '2031-01-01 12:01:00', '{}');
+SELECT count(*) FROM monitoring.statements_over(NULL, '2031-01-01 12:01:00');
+SELECT count(*) AS rows, count(*) FILTER (WHERE (u.calls, u.errors, u.cancels, u.max_seconds, u.total_seconds, u.shared_bytes, u.temp_written_bytes)
+	IS NOT DISTINCT FROM (a.calls, a.errors, a.cancels, a.max_seconds, a.total_seconds, a.shared_hit_bytes + a.shared_read_bytes, a.temp_written_bytes)) AS same
+FROM monitoring.statement_sums('1 minute', '2031-01-01 12:01:00') AS u
+FULL JOIN monitoring.statements_over('1 minute', '2031-01-01 12:01:00') AS a ON a.queryid = u.queryid AND a.username = pg_get_userbyid(u.userid);
 SELECT queryid, username, calls, max_seconds FROM monitoring.slow_queries_over('1 minute', '2031-01-01 12:01:00') ORDER BY queryid, username;
 -- the window is (at - over, at]
 SELECT over, at, array_agg(queryid ORDER BY queryid)

@@ -10,6 +10,7 @@
  */
 #include "compat.h"
 
+#include "commands/extension.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 
@@ -17,6 +18,7 @@
 #include "health/health.h"
 #include "metrics/metrics.h"
 #include "notify/notify.h"
+#include "outbound/secrets.h"
 #include "server/server.h"
 #include "signals/signals.h"
 #include "worker/worker.h"
@@ -39,9 +41,15 @@ _PG_init(void)
 		mon_signals_init();
 		mon_worker_init();
 		mon_activity_sampler_init();
+		mon_secrets_init();
 		mon_health_init();
 		mon_notify_init();
 	}
+	else if (creating_extension)
+		/* Not an error: a dump may be restored before the server is configured. */
+		ereport(WARNING,
+				(errmsg("monitoring was not loaded at server start: nothing is recorded"),
+				 errhint("Add monitoring to shared_preload_libraries and restart the server.")));
 
 	mon_settings_finish();
 }

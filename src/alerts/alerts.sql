@@ -17,7 +17,7 @@ CREATE TABLE monitoring.alert_rule_kinds (
 	evaluation_order integer NOT NULL DEFAULT 0,
 	every interval CHECK (every > '0')
 );
-COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
+COMMENT ON TABLE monitoring.alert_rule_kinds IS 'Kinds of alert rules. Each names a function(at timestamptz, rule_ids bigint[]) returning TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text) that gives the current values of all those rules in one statement; a row with an error says that its rule cannot be evaluated now. A text "reading" in details is shown to people in place of value, operator and threshold. Add a kind with CREATE FUNCTION and INSERT; a function that does not belong to the owner of the extension must be SECURITY DEFINER.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.kind IS 'Name of the kind, as given to create_alert_rule.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.function IS 'Schema-qualified name of the function that gives the values; one row per rule and label set.';
 COMMENT ON COLUMN monitoring.alert_rule_kinds.check_function IS 'Schema-qualified name of a function(rule jsonb) returning void that raises an error for a rule that the kind cannot evaluate; null: nothing to check.';
@@ -388,7 +388,7 @@ BEGIN
 	PERFORM monitoring.check_takes_alerts(ARRAY(SELECT n FROM unnest(rule.receivers) AS n WHERE n <> ALL (coalesce(old_receivers, '{}'))));
 
 	IF check_function IS NOT NULL THEN
-		EXECUTE format('SELECT %s($1)', monitoring.alert_kind_function(check_function, 'jsonb')) USING to_jsonb(rule);
+		EXECUTE format('SELECT %s($1)', monitoring.kind_function('an alert rule kind', check_function, 'jsonb')) USING to_jsonb(rule);
 	END IF;
 	RETURN rule;
 END $$;
@@ -424,37 +424,16 @@ COMMENT ON FUNCTION monitoring.check_rule_parent(monitoring.alert_rule_defs) IS 
 
 CREATE FUNCTION monitoring.alert_fingerprint(rule_name text, series_labels jsonb, origin text) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN left(encode(sha256(convert_to(rule_name || E'\n' || series_labels::text
-	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END, 'UTF8')), 'hex'), 16);
+RETURN left(encode(sha256(monitoring.utf8_bytes(rule_name || E'\n' || series_labels::text
+	|| CASE origin WHEN 'value' THEN '' ELSE E'\n' || origin END)), 'hex'), 16);
 COMMENT ON FUNCTION monitoring.alert_fingerprint(text, jsonb, text) IS 'What tells an alert from all others, the same in every episode: a hash of the rule''s name, the labels and, for alerts that a policy raises, origin.';
-
-CREATE FUNCTION monitoring.alert_kind_function(function text, arguments text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
-BEGIN
-	IF f IS NULL THEN
-		RAISE EXCEPTION 'function %(%) of an alert rule kind does not exist', function, arguments
-			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.alert_rule_kinds.';
-	END IF;
-	-- An evaluation runs with the rights of the extension's owner, which nobody else's code may have.
-	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
-		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
-		RAISE EXCEPTION 'function % of an alert rule kind must be SECURITY DEFINER', f
-			USING ERRCODE = 'insufficient_privilege',
-				DETAIL = 'It does not belong to the owner of the extension.',
-				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
-	END IF;
-	RETURN f::regproc::text;
-END $$;
-COMMENT ON FUNCTION monitoring.alert_kind_function(text, text) IS 'The quoted name of a rule kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
 
 CREATE FUNCTION monitoring.alert_rule_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF NOT EXISTS (
 		SELECT FROM pg_proc AS p
-		WHERE p.oid = to_regprocedure(monitoring.alert_kind_function(NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
+		WHERE p.oid = to_regprocedure(monitoring.kind_function('an alert rule kind', NEW.function, 'timestamptz, bigint[]') || '(timestamptz, bigint[])')
 			AND p.proargnames[3:] = '{rule_id,series_labels,value,details,error}'
 			AND p.proallargtypes[3:] = '{bigint,jsonb,float8,jsonb,text}'::regtype[]::oid[]
 	) THEN
@@ -463,7 +442,7 @@ BEGIN
 				HINT = 'It must return TABLE (rule_id bigint, series_labels jsonb, value float8, details jsonb, error text).';
 	END IF;
 	IF NEW.check_function IS NOT NULL THEN
-		PERFORM monitoring.alert_kind_function(NEW.check_function, 'jsonb');
+		PERFORM monitoring.kind_function('an alert rule kind', NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
@@ -744,6 +723,12 @@ RETURN CASE WHEN abs(value) BETWEEN 1e-6 AND 1e9
 	ELSE value::text END;
 COMMENT ON FUNCTION monitoring.short_number(float8) IS 'A number for people to read: at least four significant digits, no more decimals than these need.';
 
+CREATE FUNCTION monitoring.alert_reading(value jsonb, op text, threshold jsonb, details jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN jsonb_typeof(details -> 'reading') = 'string' THEN jsonb_build_object('reading', details -> 'reading')
+	ELSE jsonb_build_object('value', value, 'op', op, 'threshold', threshold) END;
+COMMENT ON FUNCTION monitoring.alert_reading(jsonb, text, jsonb, jsonb) IS 'What an alert measured, as members of an object: value, op and threshold, or the text that its kind has in place of them (details.reading).';
+
 CREATE FUNCTION monitoring.fill_annotations(rule monitoring.alert_rule_defs, state monitoring.alert_states) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN rule.runbook_url IS NULL THEN '{}' ELSE jsonb_build_object('runbook_url', rule.runbook_url) END
@@ -777,43 +762,16 @@ CREATE VIEW monitoring.alert_rules AS
 		GROUP BY a.rule_id
 	) AS s ON s.rule_id OPERATOR(pg_catalog.=) d.id;
 COMMENT ON VIEW monitoring.alert_rules IS 'Alert rules and how many alerts of each are pending and firing.';
-COMMENT ON COLUMN monitoring.alert_rules.id IS 'Number of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.name IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.kind IS 'What is evaluated, one of alert_rule_kinds.';
-COMMENT ON COLUMN monitoring.alert_rules.metric IS 'Metric that is read; null for kinds that read none.';
-COMMENT ON COLUMN monitoring.alert_rules.fn IS 'Function of the metric''s values in the window, as for value().';
-COMMENT ON COLUMN monitoring.alert_rules.over IS 'Length of the window.';
-COMMENT ON COLUMN monitoring.alert_rules.op IS 'How the value is compared with the threshold.';
-COMMENT ON COLUMN monitoring.alert_rules.threshold IS 'The alert is raised while value op threshold holds.';
-COMMENT ON COLUMN monitoring.alert_rules.resolve_threshold IS 'A firing alert stays while value op resolve_threshold holds; null: the threshold itself.';
-COMMENT ON COLUMN monitoring.alert_rules.pending_for IS 'How long the breach must last before the alert fires.';
-COMMENT ON COLUMN monitoring.alert_rules.keep_firing_for IS 'How long a firing alert must be clear before it is resolved.';
-COMMENT ON COLUMN monitoring.alert_rules.max_age IS 'How long an alert keeps its state without data.';
-COMMENT ON COLUMN monitoring.alert_rules.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.alert_rules.labels IS 'Labels that a series must have to be read.';
 COMMENT ON COLUMN monitoring.alert_rules.by IS 'Labels to group by.';
-COMMENT ON COLUMN monitoring.alert_rules.extra_labels IS 'Labels attached to the rule''s alerts; {{label}}, {{severity}} and {{alertname}} are filled in.';
 COMMENT ON COLUMN monitoring.alert_rules.annotations IS 'Texts for people, not filled in.';
-COMMENT ON COLUMN monitoring.alert_rules.receivers IS 'Names of the receivers that are notified, at once and past the routes; null: as the routes say. Empty: nobody.';
-COMMENT ON COLUMN monitoring.alert_rules.params IS 'What the kind needs besides.';
-COMMENT ON COLUMN monitoring.alert_rules.every IS 'How often the rule is evaluated; null: at every evaluation.';
-COMMENT ON COLUMN monitoring.alert_rules.repeat_every IS 'Least time between two notifications about the same alert; null: as its route says.';
 COMMENT ON COLUMN monitoring.alert_rules.no_data IS 'What becomes of an alert without data for max_age: ok, alerting, keep or alert.';
 COMMENT ON COLUMN monitoring.alert_rules.on_error IS 'What becomes of the alerts while the rule cannot be evaluated: keep, ok, alerting or alert.';
 COMMENT ON COLUMN monitoring.alert_rules.max_instances IS 'More label sets than this are an error of the rule.';
-COMMENT ON COLUMN monitoring.alert_rules.runbook_url IS 'Where it is written what to do.';
 COMMENT ON COLUMN monitoring.alert_rules.impact_sql IS 'Query that tells what an alert costs.';
 COMMENT ON COLUMN monitoring.alert_rules.active_times IS 'Time intervals in which the rule is evaluated; null: always.';
 COMMENT ON COLUMN monitoring.alert_rules.parent IS 'Name of a rule that mutes this one''s alerts while it fires.';
-COMMENT ON COLUMN monitoring.alert_rules.threshold_sql IS 'Query that gives thresholds by labels.';
-COMMENT ON COLUMN monitoring.alert_rules.slo IS 'Objective that the rule watches.';
-COMMENT ON COLUMN monitoring.alert_rules.pack IS 'Pack that the rule came with.';
-COMMENT ON COLUMN monitoring.alert_rules.enabled IS 'False: not evaluated.';
-COMMENT ON COLUMN monitoring.alert_rules.owner IS 'Role that created the rule.';
 COMMENT ON COLUMN monitoring.alert_rules.state IS 'disabled, error, firing, pending or ok.';
 COMMENT ON COLUMN monitoring.alert_rules.pending IS 'Number of pending alerts.';
 COMMENT ON COLUMN monitoring.alert_rules.firing IS 'Number of firing alerts.';
-COMMENT ON COLUMN monitoring.alert_rules.last_error IS 'Why the rule cannot be evaluated; null: it can.';
-COMMENT ON COLUMN monitoring.alert_rules.last_error_at IS 'Time of the evaluation at which last_error appeared.';
-COMMENT ON COLUMN monitoring.alert_rules.created_at IS 'When the rule was created.';
-COMMENT ON COLUMN monitoring.alert_rules.updated_at IS 'When the definition last changed.';
+SELECT monitoring.inherit_comments('monitoring.alert_rules', 'monitoring.alert_rule_defs');

@@ -87,7 +87,7 @@ BEGIN
 		RETURN (monitoring.run_evaluation(NULL, ARRAY[rule.id], at, inactive => true, purpose => run_trial.purpose)).shown;
 	END IF;
 	SELECT k.function INTO kind_function FROM monitoring.alert_rule_kinds AS k WHERE k.kind = rule.kind;
-	RETURN (monitoring.run_evaluation(monitoring.alert_kind_function(kind_function, 'timestamptz, bigint[]'), ARRAY[rule.id], at,
+	RETURN (monitoring.run_evaluation(monitoring.kind_function('an alert rule kind', kind_function, 'timestamptz, bigint[]'), ARRAY[rule.id], at,
 		purpose => run_trial.purpose)).shown;
 EXCEPTION WHEN OTHERS THEN
 	IF NOT monitoring.evaluation_may_fail(SQLSTATE) THEN

@@ -186,12 +186,14 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.jsonb_build_object(
 	'status', status,
 	'labels', labels || pg_catalog.jsonb_build_object('alertname', rule_name, 'severity', severity),
-	'annotations', CASE WHEN value IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('value', value::text) END
+	'annotations', CASE WHEN pg_catalog.jsonb_typeof(details -> 'reading') = 'string' THEN pg_catalog.jsonb_build_object('reading', details -> 'reading')
+			WHEN value IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('value', value::text) END
 		|| CASE WHEN pg_catalog.octet_length(annotations::text) <= 16384 THEN annotations ELSE monitoring.cut_annotations(annotations) END,
 	'startsAt', pg_catalog.to_char(coalesce(fired_at, at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 	'endsAt', CASE WHEN status = 'firing' THEN '0001-01-01T00:00:00Z'
 		ELSE pg_catalog.to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') END,
-	'fingerprint', fingerprint, 'value', value::text, 'threshold', threshold::text, 'op', op)
+	'fingerprint', fingerprint)
+	|| monitoring.alert_reading(pg_catalog.to_jsonb(value::text), op, pg_catalog.to_jsonb(threshold::text), details)
 	|| CASE WHEN alert_id IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('alert_id', alert_id) END
 	|| CASE WHEN details -> 'impact' IS NULL THEN '{}' ELSE pg_catalog.jsonb_build_object('impact', details -> 'impact') END;
 COMMENT ON FUNCTION monitoring.alert_document(text, text, text, jsonb, jsonb, float8, text, float8, timestamptz, timestamptz, text, bigint, jsonb) IS 'An alert as receivers get it. Annotations of more than 16 kB are cut.';

@@ -594,7 +594,9 @@ $$;
 COMMENT ON FUNCTION monitoring.rule_members(jsonb) IS 'Names of the rules that a rule of rules is made of, by its params.';
 
 CREATE FUNCTION monitoring.rule_depths() RETURNS TABLE (rule_id bigint, depth integer)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+BEGIN
+	RETURN QUERY
 	WITH RECURSIVE rules AS MATERIALIZED (
 		SELECT d.id, d.name, ARRAY(SELECT monitoring.rule_members(d.params)) AS members
 		FROM monitoring.alert_rule_defs AS d
@@ -605,15 +607,17 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 		UNION
 		SELECT r.id, r.name, a.depth + 1 FROM above AS a JOIN rules AS r ON a.name = ANY (r.members) WHERE a.depth < 20
 	)
-	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id
-$$;
+	SELECT a.id, max(a.depth) FROM above AS a GROUP BY a.id;
+END $$;
 COMMENT ON FUNCTION monitoring.rule_depths() IS 'Of rules that read other rules'' alerts: how many of these lie on the longest way down. They are evaluated from the bottom up.';
 
 CREATE FUNCTION monitoring.follow_up(transitions bigint[], at timestamptz) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-	PERFORM monitoring.note_impacts(transitions, at);
-	PERFORM monitoring.capture_evidence(transitions, at);
+	IF transitions <> '{}' THEN
+		PERFORM monitoring.note_impacts(transitions, at);
+		PERFORM monitoring.capture_evidence(transitions, at);
+	END IF;
 	PERFORM monitoring.route_alerts(transitions, at);
 END $$;
 COMMENT ON FUNCTION monitoring.follow_up(bigint[], timestamptz) IS 'What an evaluation does about its transitions: impact, evidence, notifications.';
@@ -655,7 +659,7 @@ BEGIN
 		ORDER BY k.evaluation_order, b.depth, k.kind
 	LOOP
 		BEGIN
-			kind_function := monitoring.alert_kind_function(rules.function, 'timestamptz, bigint[]');
+			kind_function := monitoring.kind_function('an alert rule kind', rules.function, 'timestamptz, bigint[]');
 		EXCEPTION WHEN undefined_function OR insufficient_privilege OR syntax_error OR invalid_schema_name OR undefined_object THEN
 			transitions := transitions || (monitoring.run_evaluation(NULL, rules.good || rules.failed, at, SQLERRM)).transitions;
 			CONTINUE;

@@ -210,7 +210,7 @@ BEGIN
 			IF clock_timestamp() < stop_at THEN
 				SELECT nullif(q.row -> 'part', 'null'), q.error INTO part, failure
 				FROM monitoring.try_rule_query(current_user,
-					format('SELECT %s($1) AS part', monitoring.alert_kind_function(kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
+					format('SELECT %s($1) AS part', monitoring.kind_function('an evidence kind', kind.function, 'timestamptz')), '1 second', 1, true, at) AS q;
 			END IF;
 			IF failure IS NOT NULL THEN
 				RAISE EXCEPTION '%', failure;

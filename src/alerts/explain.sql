@@ -8,19 +8,21 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE
 			WHEN s.origin = 'no_data' THEN 'no data'
 			WHEN s.origin = 'rule_error' THEN 'the rule is in error'
-			WHEN s.state = 'resolved' THEN format('it ended with %s', coalesce(monitoring.short_number(s.value), 'no value'))
-			WHEN s.missing_since IS NOT NULL THEN format('no data since %s; the last value was %s', monitoring.format_time(s.missing_since),
-				coalesce(monitoring.short_number(s.value), 'none'))
-			WHEN s.clear_since IS NOT NULL THEN format('%s %s %s no longer holds; kept firing for %s since %s', coalesce(monitoring.short_number(s.value), 'no value'),
-				d.op, monitoring.short_number(coalesce(d.resolve_threshold, s.threshold)), d.keep_firing_for, monitoring.format_time(s.clear_since))
-			WHEN s.state = 'pending' THEN format('%s %s %s holds; it fires at %s', monitoring.short_number(s.value), d.op,
-				monitoring.short_number(s.threshold), monitoring.format_time(s.active_at + d.pending_for))
-			ELSE format('%s %s %s holds', monitoring.short_number(s.value), d.op,
-				monitoring.short_number(coalesce(d.resolve_threshold, s.threshold))) END,
-		jsonb_strip_nulls(jsonb_build_object('value', s.value::text, 'op', d.op, 'threshold', s.threshold::text, 'resolve_threshold', d.resolve_threshold::text,
-			'at', s.updated_at, 'active_at', s.active_at, 'missing_since', s.missing_since, 'clear_since', s.clear_since, 'details', s.details))
+			WHEN s.state = 'resolved' THEN coalesce(r.said || '; it ended', format('it ended with %s', coalesce(v.value, 'no value')))
+			WHEN s.missing_since IS NOT NULL THEN format('no data since %s; the last value was %s', monitoring.format_time(s.missing_since), coalesce(v.value, 'none'))
+			WHEN s.clear_since IS NOT NULL THEN format('%s no longer holds; kept firing for %s since %s',
+				coalesce(r.said, concat_ws(' ', coalesce(v.value, 'no value'), d.op, v.resolve_threshold)), d.keep_firing_for, monitoring.format_time(s.clear_since))
+			WHEN s.state = 'pending' THEN format('%s; it fires at %s', coalesce(r.said, concat_ws(' ', v.value, d.op, v.threshold, 'holds')),
+				monitoring.format_time(s.active_at + d.pending_for))
+			ELSE coalesce(r.said, concat_ws(' ', v.value, d.op, v.resolve_threshold, 'holds')) END,
+		jsonb_strip_nulls(monitoring.alert_reading(to_jsonb(s.value::text), d.op, to_jsonb(s.threshold::text), s.details)
+			|| jsonb_build_object('resolve_threshold', d.resolve_threshold::text,
+				'at', s.updated_at, 'active_at', s.active_at, 'missing_since', s.missing_since, 'clear_since', s.clear_since, 'details', s.details))
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id = s.rule_id
+	CROSS JOIN LATERAL (SELECT monitoring.alert_reading(NULL, NULL, NULL, s.details) ->> 'reading' AS said) AS r
+	CROSS JOIN LATERAL (SELECT monitoring.short_number(s.value) AS value, monitoring.short_number(s.threshold) AS threshold,
+		monitoring.short_number(coalesce(d.resolve_threshold, s.threshold)) AS resolve_threshold) AS v
 	WHERE s.alert_id = explain_value.alert_id
 $$;
 COMMENT ON FUNCTION monitoring.explain_value(bigint, timestamptz) IS 'Part of explain_alert: the value of an alert at its last change and the comparison; no row once the alert is forgotten.';
@@ -163,8 +165,8 @@ BEGIN
 		'severity', last.severity, 'labels', last.labels, 'fingerprint', last.fingerprint);
 	RETURN QUERY SELECT 'rule', r.* FROM monitoring.explain_rule(last.rule_id, last.rule_name, explain_alert.at) AS r;
 	RETURN QUERY SELECT 'value', v.* FROM monitoring.explain_value(explain_alert.alert_id, explain_alert.at) AS v;
-	RETURN QUERY SELECT 'transition', format('%s to %s: %s', h.from_state, h.to_state, h.reason), jsonb_strip_nulls(jsonb_build_object('at', h.at,
-			'value', h.value::text, 'op', h.op, 'threshold', h.threshold::text))
+	RETURN QUERY SELECT 'transition', format('%s to %s: %s', h.from_state, h.to_state, h.reason), jsonb_strip_nulls(jsonb_build_object('at', h.at)
+			|| monitoring.alert_reading(to_jsonb(h.value::text), h.op, to_jsonb(h.threshold::text), h.details))
 		FROM (SELECT * FROM monitoring.alert_history AS t WHERE t.alert_id = explain_alert.alert_id ORDER BY t.id DESC LIMIT 20) AS h
 		ORDER BY h.id;
 	RETURN QUERY SELECT 'route', r.* FROM monitoring.explain_routes(explain_alert.alert_id) AS r;
@@ -198,7 +200,7 @@ BEGIN
 	RETURN monitoring.alert_document(status, rule.name, rule.severity,
 		monitoring.alert_labels(rule, series_labels) || '{"simulated": "true"}',
 		annotations || jsonb_build_object('summary', concat_ws(' ', '[SIMULATED]', coalesce(annotations ->> 'summary', 'This is no real alert.'))),
-		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(convert_to('simulated' || rule.name || series_labels::text, 'UTF8')), 'hex'), 16));
+		state.value, rule.op, rule.threshold, at, at, left(encode(sha256(monitoring.utf8_bytes('simulated' || rule.name || series_labels::text)), 'hex'), 16));
 END $$;
 COMMENT ON FUNCTION monitoring.simulated_document(monitoring.alert_rule_defs, jsonb, text, timestamptz) IS 'A simulated alert of a rule as receivers get it, marked by its label and its summary.';
 

@@ -186,7 +186,7 @@ BEGIN
 		WHERE a.receivers <> '{}'
 	), alike AS MATERIALIZED (
 		SELECT p.route_id, p.rule_id, p.group_wait, p.digest, p.labels, array_agg(p.n) AS places,
-			left(encode(sha256(convert_to(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels), 'UTF8')), 'hex'), 32) AS key,
+			left(encode(sha256(monitoring.utf8_bytes(concat_ws(' ', p.route_id, p.rule_id, p.digest IS NULL, p.labels))), 'hex'), 32) AS key,
 			p.route_key || ':' || monitoring.labels_text(p.labels) AS group_key
 		FROM places AS p
 		GROUP BY p.route_id, p.rule_id, p.route_key, p.group_wait, p.digest, p.labels

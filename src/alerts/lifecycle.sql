@@ -546,25 +546,20 @@ CREATE VIEW monitoring.alerts AS
 		CASE WHEN a.holds THEN h.acknowledged_by END AS acknowledged_by,
 		CASE WHEN a.holds THEN h.acknowledged_until END AS acknowledged_until,
 		h.assignee, COALESCE(h.false_positive, false) AS false_positive,
-		(SELECT monitoring.suppressed_now()) OPERATOR(pg_catalog.->>) s.alert_id::pg_catalog.text AS suppressed
+		(SELECT monitoring.suppressed_now()) OPERATOR(pg_catalog.->>) s.alert_id::pg_catalog.text AS suppressed,
+		CASE WHEN pg_catalog.jsonb_typeof(s.details OPERATOR(pg_catalog.->) 'reading') OPERATOR(pg_catalog.=) 'string'
+			THEN s.details OPERATOR(pg_catalog.->>) 'reading'
+			ELSE pg_catalog.concat_ws(' ', s.value, d.op, s.threshold) END AS reading
 	FROM monitoring.alert_states AS s
 	JOIN monitoring.alert_rule_defs AS d ON d.id OPERATOR(pg_catalog.=) s.rule_id
 	LEFT JOIN monitoring.alert_handling AS h ON h.alert_id OPERATOR(pg_catalog.=) s.alert_id
 	CROSS JOIN LATERAL (SELECT COALESCE(h.acknowledged_until OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp(), true) AS holds) AS a;
 COMMENT ON VIEW monitoring.alerts IS 'Alerts that are pending, firing, or were resolved within the last day.';
-COMMENT ON COLUMN monitoring.alerts.alert_id IS 'Number of the episode, from breach to end.';
 COMMENT ON COLUMN monitoring.alerts.rule IS 'Name of the rule.';
 COMMENT ON COLUMN monitoring.alerts.severity IS 'Severity of the rule.';
-COMMENT ON COLUMN monitoring.alerts.state IS 'pending, firing or resolved.';
 COMMENT ON COLUMN monitoring.alerts.labels IS 'All labels: the rule''s selector, its extra labels and those of the group.';
-COMMENT ON COLUMN monitoring.alerts.value IS 'Value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.op IS 'The rule''s operator.';
-COMMENT ON COLUMN monitoring.alerts.threshold IS 'What the value was compared with at the last change.';
-COMMENT ON COLUMN monitoring.alerts.active_at IS 'When the breach began.';
-COMMENT ON COLUMN monitoring.alerts.fired_at IS 'When it fired; null while pending.';
-COMMENT ON COLUMN monitoring.alerts.resolved_at IS 'When it was resolved; null before.';
 COMMENT ON COLUMN monitoring.alerts.annotations IS 'The rule''s annotations, filled in.';
-COMMENT ON COLUMN monitoring.alerts.details IS 'What the rule kind told about the value at the last change.';
 COMMENT ON COLUMN monitoring.alerts.fingerprint IS 'Hash of the rule''s name and the group''s labels; the same in every episode.';
 COMMENT ON COLUMN monitoring.alerts.updated_at IS 'Time of the evaluation that last changed the alert.';
 COMMENT ON COLUMN monitoring.alerts.acknowledged_at IS 'Since when somebody takes care of it; null: nobody has acknowledged it, or no longer.';
@@ -573,3 +568,5 @@ COMMENT ON COLUMN monitoring.alerts.acknowledged_until IS 'When the acknowledgem
 COMMENT ON COLUMN monitoring.alerts.assignee IS 'Who works on it.';
 COMMENT ON COLUMN monitoring.alerts.false_positive IS 'Whether somebody said that it should not have fired.';
 COMMENT ON COLUMN monitoring.alerts.suppressed IS 'Why nobody is notified of it now, such as "acknowledged, silence"; alert_suppressions() knows more. Null: nothing keeps it quiet.';
+COMMENT ON COLUMN monitoring.alerts.reading IS 'What it measured, for people: value, operator and threshold, or what its kind says in place of them, such as who raised it.';
+SELECT monitoring.inherit_comments('monitoring.alerts', 'monitoring.alert_states');

@@ -7,6 +7,7 @@
  * zeroed memory, never NULL, and nothing is freed here.
  *
  * promql_parse.c	text -> tree
+ * promql_value.c	tree -> value that a rule can compare
  * promql_rule.c	tree -> rule, or why there is none
  * promql_regex.c	RE2's regular expressions -> PostgreSQL's
  * promql_text.c	strings that grow, JSON

@@ -38,7 +38,7 @@ COMMENT ON TABLE monitoring.raised_alerts IS 'Alerts that applications have rais
 COMMENT ON COLUMN monitoring.raised_alerts.name IS 'Name of the alert and of its rule.';
 COMMENT ON COLUMN monitoring.raised_alerts.fingerprint IS 'Hash of the labels.';
 COMMENT ON COLUMN monitoring.raised_alerts.labels IS 'Its labels.';
-COMMENT ON COLUMN monitoring.raised_alerts.details IS 'summary, description and caller.';
+COMMENT ON COLUMN monitoring.raised_alerts.details IS 'summary, description, caller, and reading, which says in place of a value who raised it.';
 COMMENT ON COLUMN monitoring.raised_alerts.until IS 'When it ends by itself; null: never.';
 
 CREATE TRIGGER wake_worker AFTER INSERT ON monitoring.raised_queue
@@ -159,7 +159,8 @@ BEGIN
 	), raised AS (
 		INSERT INTO monitoring.raised_alerts AS r (name, fingerprint, labels, details, until)
 		SELECT l.name, l.fingerprint, l.labels,
-			jsonb_build_object('summary', coalesce(l.summary, l.name), 'description', coalesce(l.description, ''), 'caller', l.caller), l.until
+			jsonb_build_object('summary', coalesce(l.summary, l.name), 'description', coalesce(l.description, ''), 'caller', l.caller,
+				'reading', format('raised by %s', l.caller)), l.until
 		FROM latest AS l WHERE l.raised
 		ON CONFLICT (name, fingerprint) DO UPDATE SET details = excluded.details, until = excluded.until
 	)

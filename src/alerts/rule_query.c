@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * rule_query.c
- *	  Queries that are part of alert rules, run as their owners: run_rule_query(),
- *	  try_rule_query() and check_rule_query().
+ *	  Queries that are part of alert rules and health checks, run as their owners:
+ *	  run_rule_query(), try_rule_query() and check_rule_query().
  *
  * A query gives one row per alert: a numeric column is the value, all others are
  * labels.  Rows are looked at one by one as the executor makes them, so that a
@@ -18,8 +18,8 @@
 #include "access/htup_details.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "core/confined.h"
+#include "core/labels_hash.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -42,33 +42,6 @@
 #define MAX_RESULT_BYTES (16 * 1024 * 1024) /* of the labels of all rows */
 #define MAX_TIMEOUT_MS (3600 * 1000)
 
-/* Label sets seen so far. */
-typedef struct SeenLabels
-{
-	Jsonb *labels; /* hash key */
-	uint32 hash;
-	char status;
-} SeenLabels;
-
-static inline bool
-same_labels(const Jsonb *a, const Jsonb *b)
-{
-	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
-}
-
-#define SH_PREFIX seen
-#define SH_ELEMENT_TYPE SeenLabels
-#define SH_KEY_TYPE Jsonb *
-#define SH_KEY labels
-#define SH_HASH_KEY(tb, k) hash_bytes((const unsigned char *) (k), VARSIZE(k))
-#define SH_EQUAL(tb, a, b) same_labels(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(tb, e) (e)->hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
-
 /* A query and where its rows go. */
 typedef struct RuleQuery
 {
@@ -88,7 +61,7 @@ typedef struct RuleQuery
 	Oid value_type;
 	FmgrInfo *output; /* functions of the labels' types */
 	FmgrInfo to_jsonb;
-	seen_hash *seen;
+	labels_hash *seen; /* label sets so far */
 	int nrows;
 	Size bytes;
 } RuleQuery;
@@ -263,7 +236,7 @@ note_labels(RuleQuery *q, Jsonb *labels)
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("the labels of the query take more than %d MB",
 						MAX_RESULT_BYTES / (1024 * 1024))));
-	(void) seen_insert(q->seen, copy, &found);
+	(void) labels_insert(q->seen, copy, &found);
 	if (found)
 		ereport(ERROR,
 				(errcode(ERRCODE_CARDINALITY_VIOLATION),
@@ -322,9 +295,9 @@ start_rows(DestReceiver *self, int operation, TupleDesc desc)
 	RuleQuery *q = (RuleQuery *) self;
 
 	q->cxt = CurrentMemoryContext;
-	q->row_cxt = AllocSetContextCreate(q->cxt, "row of a rule's query", ALLOCSET_DEFAULT_SIZES);
+	q->row_cxt = AllocSetContextCreate(q->cxt, "row of a stored query", ALLOCSET_DEFAULT_SIZES);
 	q->desc = CreateTupleDescCopy(desc);
-	q->seen = seen_create(q->cxt, 64, NULL);
+	q->seen = labels_create(q->cxt, 64, NULL);
 	if (q->any_columns)
 	{
 		Param *arg = makeNode(Param);
@@ -385,14 +358,14 @@ check_statement(SPIPlanPtr plan)
 	ListCell *lc;
 
 	if (list_length(sources) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("the query of a rule must be a single statement")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR), errmsg("a stored query must be a single statement")));
 	source = linitial(sources);
 	if (source->commandTag != CMDTAG_SELECT || source->resultDesc == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("the query of a rule must be a SELECT")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("a stored query must be a SELECT")));
 	foreach (lc, source->query_list)
 	{
 		Query *query = lfirst_node(Query, lc);
@@ -400,7 +373,7 @@ check_statement(SPIPlanPtr plan)
 		if (query->hasModifyingCTE)
 			ereport(ERROR,
 					(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-					 errmsg("the query of a rule must only read")));
+					 errmsg("a stored query must only read")));
 	}
 	return source->resultDesc;
 }
@@ -444,7 +417,7 @@ execute_query(SPIPlanPtr plan, RuleQuery *q)
 	options.tcount = (uint64) q->max_rows + 1;
 	options.dest = &q->pub;
 	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
-		elog(ERROR, "could not run the query of a rule");
+		elog(ERROR, "could not run a stored query");
 }
 
 static void
@@ -458,8 +431,7 @@ run(void *arg)
 	SPI_connect();
 	plan = SPI_prepare(q->sql, 2, types);
 	if (plan == NULL)
-		elog(ERROR, "could not prepare the query of a rule: %s",
-			 SPI_result_code_string(SPI_result));
+		elog(ERROR, "could not prepare a stored query: %s", SPI_result_code_string(SPI_result));
 	desc = check_statement(plan);
 	if (q->check_only)
 		open_only(plan, q, desc);

@@ -86,7 +86,7 @@ COMMENT ON FUNCTION monitoring.settings_in_force() IS 'The settings that the con
 CREATE FUNCTION monitoring.note_settings(at timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 DECLARE
-	now_stored CONSTANT bytea := (SELECT sha256(convert_to(coalesce(string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), ''), 'UTF8'))
+	now_stored CONSTANT bytea := (SELECT sha256(monitoring.utf8_bytes(coalesce(string_agg(s::text, ',' ORDER BY s.setdatabase, s.setrole), '')))
 		FROM pg_db_role_setting AS s);
 	seen monitoring.settings_seen;
 	first_time boolean;
@@ -115,7 +115,7 @@ BEGIN
 
 	WITH now AS MATERIALIZED (
 		SELECT f.scope, f.name, f.value IS NULL AS waits, monitoring.shown_setting(f.name, f.value) AS value,
-			sha256(convert_to(coalesce(f.value, ''), 'UTF8')) AS digest
+			sha256(monitoring.utf8_bytes(coalesce(f.value, ''))) AS digest
 		FROM monitoring.settings_in_force() AS f
 	), changes AS MATERIALIZED (
 		SELECT coalesce(n.scope, k.scope) AS scope, coalesce(n.name, k.name) AS name, k.value AS old_value, n.value AS new_value, n.digest

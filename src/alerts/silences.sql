@@ -434,17 +434,9 @@ CREATE VIEW monitoring.silences AS
 		SELECT h.silence_id, pg_catalog.count(*) AS alerts FROM monitoring.silenced_alerts() AS h GROUP BY h.silence_id
 	) AS a ON a.silence_id OPERATOR(pg_catalog.=) s.id;
 COMMENT ON VIEW monitoring.silences IS 'Silences and how many firing alerts each of them holds now.';
-COMMENT ON COLUMN monitoring.silences.id IS 'Number of the silence.';
 COMMENT ON COLUMN monitoring.silences.state IS 'pending (has not begun), active or expired.';
-COMMENT ON COLUMN monitoring.silences.matchers IS 'Labels of the alerts that it silences.';
-COMMENT ON COLUMN monitoring.silences.starts_at IS 'When it begins.';
-COMMENT ON COLUMN monitoring.silences.ends_at IS 'When it ends.';
-COMMENT ON COLUMN monitoring.silences.created_by IS 'Role that created it.';
-COMMENT ON COLUMN monitoring.silences.comment IS 'Why.';
 COMMENT ON COLUMN monitoring.silences.alerts IS 'Number of firing alerts that it holds; an alert may be held by several.';
-COMMENT ON COLUMN monitoring.silences.created_at IS 'When it was created.';
-COMMENT ON COLUMN monitoring.silences.updated_by IS 'Role that last extended or ended it.';
-COMMENT ON COLUMN monitoring.silences.updated_at IS 'When it last changed.';
+SELECT monitoring.inherit_comments('monitoring.silences', 'monitoring.silence_defs');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Inhibition
@@ -526,13 +518,7 @@ CREATE VIEW monitoring.inhibition_rules AS
 	SELECT i.name, i.source, i.target, i.equal, i.enabled, i.created_by, i.created_at
 	FROM monitoring.inhibition_rule_defs AS i;
 COMMENT ON VIEW monitoring.inhibition_rules IS 'Inhibition rules: while an alert that matches source fires, nobody is notified of those that match target.';
-COMMENT ON COLUMN monitoring.inhibition_rules.name IS 'Name of the rule.';
-COMMENT ON COLUMN monitoring.inhibition_rules.source IS 'Labels of the alerts that keep others quiet while they fire.';
-COMMENT ON COLUMN monitoring.inhibition_rules.target IS 'Labels of the alerts that are kept quiet.';
-COMMENT ON COLUMN monitoring.inhibition_rules.equal IS 'Labels that must have the same value on both; a missing label equals an empty one.';
-COMMENT ON COLUMN monitoring.inhibition_rules.enabled IS 'False: without effect.';
-COMMENT ON COLUMN monitoring.inhibition_rules.created_by IS 'Role that created it.';
-COMMENT ON COLUMN monitoring.inhibition_rules.created_at IS 'When it was created.';
+SELECT monitoring.inherit_comments('monitoring.inhibition_rules', 'monitoring.inhibition_rule_defs');
 
 -- Two alerts of which one inhibits the other are found by the values of the labels that must be equal, not by trying all
 -- pairs. Only alerts of rules that a source can match by name and severity are looked at, and only inhibition rules that

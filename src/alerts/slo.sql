@@ -36,16 +36,10 @@ CREATE VIEW monitoring.slos AS
 	SELECT s.name, s.description, s.good, s.total, s.latency_threshold, s.objective, s.over, s.min_events, s.owner, s.created_at
 	FROM monitoring.slo_defs AS s;
 COMMENT ON VIEW monitoring.slos IS 'Service-level objectives as they are defined; slo_status() tells how they stand.';
-COMMENT ON COLUMN monitoring.slos.name IS 'Name of the objective.';
-COMMENT ON COLUMN monitoring.slos.description IS 'What is promised.';
 COMMENT ON COLUMN monitoring.slos.good IS 'The good events: metric and labels.';
 COMMENT ON COLUMN monitoring.slos.total IS 'All events: metric and labels.';
 COMMENT ON COLUMN monitoring.slos.latency_threshold IS 'Longest that a good event may take; null: any time.';
-COMMENT ON COLUMN monitoring.slos.objective IS 'Share of events that must be good.';
-COMMENT ON COLUMN monitoring.slos.over IS 'Window over which the objective holds.';
-COMMENT ON COLUMN monitoring.slos.min_events IS 'A window with fewer events than this burns nothing.';
-COMMENT ON COLUMN monitoring.slos.owner IS 'Role that created the objective.';
-COMMENT ON COLUMN monitoring.slos.created_at IS 'When it was created.';
+SELECT monitoring.inherit_comments('monitoring.slos', 'monitoring.slo_defs');
 
 -- An operation that did not happen is neither good nor bad: no events, no share. Objectives and windows share what they have
 -- in common, such as all requests to a service.

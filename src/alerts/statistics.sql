@@ -13,8 +13,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT t.at, t.kind, t.actor, t.details
 	FROM (
 		SELECT h.at, 1 AS rank, h.id, h.to_state AS kind, NULL::text AS actor,
-			jsonb_strip_nulls(jsonb_build_object('from', h.from_state, 'reason', h.reason, 'value', h.value, 'op', h.op,
-				'threshold', h.threshold)) AS details
+			jsonb_strip_nulls(jsonb_build_object('from', h.from_state, 'reason', h.reason)
+				|| monitoring.alert_reading(to_jsonb(h.value), h.op, to_jsonb(h.threshold), h.details)) AS details
 		FROM monitoring.alert_history AS h
 		WHERE h.alert_id = alert_timeline.alert_id
 		UNION ALL

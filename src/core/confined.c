@@ -25,39 +25,65 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
-static TimeoutId timer;
+/* One that is part of another has a time of its own. */
+typedef struct Level
+{
+	TimeoutId timer;
+	bool active;
+	volatile sig_atomic_t timed_out;
+} Level;
+
+static Level levels[2];
 static bool registered = false;
-static volatile sig_atomic_t active = false;
-static volatile sig_atomic_t timed_out = false;
 
 static void
-cancel(void)
+send_cancel(void)
 {
-	timed_out = true;
 	QueryCancelPending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
 }
 
 static void
-cancel_again(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+cancel_outer(void)
 {
-	if (active && timed_out && event == SUBXACT_EVENT_ABORT_SUB)
-		cancel();
+	levels[0].timed_out = true;
+	send_cancel();
 }
 
 static void
-begin(int timeout_ms)
+cancel_inner(void)
+{
+	levels[1].timed_out = true;
+	send_cancel();
+}
+
+static bool
+is_over(const Level *level)
+{
+	return level->active && level->timed_out;
+}
+
+static void
+cancel_again(SubXactEvent event, SubTransactionId id, SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB && (is_over(&levels[0]) || is_over(&levels[1])))
+		send_cancel();
+}
+
+static void
+begin(Level *level, int timeout_ms)
 {
 	if (!registered)
 	{
-		timer = RegisterTimeout(USER_TIMEOUT, cancel);
+		levels[0].timer = RegisterTimeout(USER_TIMEOUT, cancel_outer);
+		levels[1].timer = RegisterTimeout(USER_TIMEOUT, cancel_inner);
 		RegisterSubXactCallback(cancel_again, NULL);
 		registered = true;
 	}
-	timed_out = false;
-	active = true;
-	enable_timeout_after(timer, timeout_ms);
+	level->timed_out = false;
+	level->active = true;
+	enable_timeout_after(level->timer, timeout_ms);
 }
 
 /*
@@ -74,13 +100,13 @@ release_session_locks(void)
 
 /* A timer that went off at the last moment must not cancel what comes next. */
 static void
-end(void)
+end(Level *level)
 {
-	if (!active)
+	if (!level->active)
 		return;
-	disable_timeout(timer, false);
-	active = false;
-	if (timed_out)
+	disable_timeout(level->timer, false);
+	level->active = false;
+	if (level->timed_out && !is_over(&levels[0]))
 		QueryCancelPending = false;
 }
 
@@ -100,8 +126,9 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner resowner = CurrentResourceOwner;
 	ErrorData *volatile error = NULL; /* survives the longjmp */
+	Level *volatile level = levels[0].active ? &levels[1] : &levels[0];
 
-	if (active)
+	if (level->active || (levels[0].active && !how->nested))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a stored query cannot run another one")));
@@ -114,14 +141,14 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 		int save_context;
 		int nest_level = NewGUCNestLevel();
 
-		begin(how->timeout_ms);
+		begin(level, how->timeout_ms);
 		/* Unset by nothing but the end of the subtransaction. */
 		if (how->read_only)
 			XactReadOnly = true;
 		GetUserIdAndSecContext(&save_user, &save_context);
 		SetUserIdAndSecContext(role, save_context | SECURITY_RESTRICTED_OPERATION);
 		body(arg);
-		end();
+		end(level);
 		AtEOXact_GUC(false, nest_level);
 		SetUserIdAndSecContext(save_user, save_context);
 
@@ -132,12 +159,12 @@ mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		end();
+		end(level);
 		MemoryContextSwitchTo(cxt);
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		if (timed_out)
+		if (level->timed_out)
 			describe_timeout(error, how->timeout_ms);
 	}
 	PG_END_TRY();

@@ -17,6 +17,7 @@ typedef struct MonConfinement
 	const char *role; /* whose rights it has */
 	int timeout_ms;   /* it is cancelled after that */
 	bool read_only;   /* it can change nothing, and what it did besides is undone */
+	bool nested;      /* it may be part of another such call, whose end comes first or later */
 } MonConfinement;
 
 /*
@@ -27,7 +28,8 @@ typedef struct MonConfinement
  * Returns NULL, or the error it ended with, palloc'd: ERRCODE_QUERY_CANCELED
  * with a message that says so if it took too long.
  *
- * What body palloc's in the caller's context stays.  Calls do not nest.
+ * What body palloc's in the caller's context stays.  Calls nest only where one
+ * says so, and not deeper.
  */
 extern ErrorData *mon_run_confined(const MonConfinement *how, void (*body)(void *arg), void *arg);
 

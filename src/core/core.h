@@ -80,6 +80,9 @@ extern int mon_executor_depth;
  */
 extern Jsonb *mon_labels_canonical(Jsonb *labels);
 
+/* Put ? where a label must not have what a name has; true if there was any. */
+extern bool mon_clean_label(char *text, int len);
+
 /* Stable 64-bit identity of (metric, canonical labels), equal on every node. */
 extern int64 mon_series_id(const char *metric, int metric_len, const char *labels_text,
 						   int labels_len);
@@ -89,5 +92,10 @@ extern char *mon_labels_text(Jsonb *canonical);
 
 /* ereport(ERROR) 22023 unless name is [a-zA-Z_:][a-zA-Z0-9_:]*, at most 200 bytes. */
 extern void mon_check_metric_name(const char *name, int len);
+
+/* ---- encodings (utf8.c) ---- */
+
+/* A text of the database as UTF-8, palloc'd; what cannot be converted is written as %E9: no error. */
+extern char *mon_utf8_copy(const char *s, int len);
 
 #endif /* MONITORING_CORE_H */

@@ -62,6 +62,35 @@ check_label_text(const JsonbValue *v)
 			bad_labels("A label holds a control character.");
 }
 
+/*
+ * Names that come from elsewhere may hold anything: control characters, and, of
+ * other databases or of files, another encoding.  A database without an encoding
+ * is taken to mean UTF-8, as those do who read labels.
+ */
+bool
+mon_clean_label(char *text, int len)
+{
+	int encoding = GetDatabaseEncoding() == PG_SQL_ASCII ? PG_UTF8 : GetDatabaseEncoding();
+	bool changed = false;
+
+	for (int i = 0; i < len;)
+	{
+		unsigned char c = (unsigned char) text[i];
+		int bytes = 1;
+
+		if (IS_HIGHBIT_SET(c))
+			bytes = pg_encoding_verifymbchar(encoding, text + i, len - i);
+		if (bytes < 1 || c < 0x20 || c == 0x7f)
+		{
+			text[i] = '?';
+			bytes = 1;
+			changed = true;
+		}
+		i += bytes;
+	}
+	return changed;
+}
+
 Jsonb *
 mon_labels_canonical(Jsonb *labels)
 {

@@ -30,34 +30,21 @@ COMMENT ON COLUMN monitoring.retention_policies.indexes IS 'What every partition
 SELECT pg_catalog.pg_extension_config_dump('monitoring.retention_policies', '');
 
 -- pg_dump carries all policies; those that CREATE EXTENSION has just made take over what the restored row says.
-CREATE FUNCTION monitoring.restore_policy() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    UPDATE monitoring.retention_policies p
-    SET partition_step = NEW.partition_step, premake = NEW.premake, keep = NEW.keep, enabled = NEW.enabled,
-        dropped_before = NEW.dropped_before
-    WHERE p.relation = NEW.relation;
-    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END
-$$;
-COMMENT ON FUNCTION monitoring.restore_policy() IS 'Trigger: a policy that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.retention_policies
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_policy();
+EXECUTE FUNCTION monitoring.take_over('relation', 'partition_step', 'premake', 'keep', 'enabled', 'dropped_before');
 COMMENT ON TRIGGER restore ON monitoring.retention_policies IS 'Takes over changed policies when a dump is restored.';
 
 CREATE FUNCTION monitoring.partition_range(partition oid) RETURNS tstzrange
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO'
 AS $$
-    SELECT tstzrange((regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz,
-                     (regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz)
-    FROM pg_class c
-    CROSS JOIN LATERAL (SELECT pg_get_expr(c.relpartbound, c.oid) AS bound) b
-    WHERE c.oid = $1 AND c.relispartition
+DECLARE
+    bound text := (SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_class c WHERE c.oid = partition AND c.relispartition);
+BEGIN
+    RETURN CASE WHEN bound IS NOT NULL THEN
+        tstzrange((regexp_match(bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz, (regexp_match(bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz) END;
+END
 $$;
 COMMENT ON FUNCTION monitoring.partition_range(oid) IS 'The times that a partition holds; null for what is no partition.';
 
@@ -131,6 +118,10 @@ BEGIN
             EXECUTE format('CREATE INDEX ON monitoring.%I %s', partition, definition);
         END IF;
     END LOOP;
+    -- A publication of all tables would let nobody delete from one without a key.
+    IF NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = format('monitoring.%I', partition)::regclass AND i.indisprimary) THEN
+        EXECUTE format('ALTER TABLE monitoring.%I REPLICA IDENTITY FULL', partition);
+    END IF;
     EXECUTE format('ALTER TABLE monitoring.%I ATTACH PARTITION monitoring.%I FOR VALUES FROM (%L) TO (%L)',
                    relation, partition, since, until);
     RETURN partition;

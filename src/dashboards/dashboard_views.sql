@@ -57,12 +57,15 @@ COMMENT ON FUNCTION monitoring.dashboard_delivery() IS 'Lines of a dashboard: re
 
 CREATE FUNCTION monitoring.dashboard_workers() RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
-	SELECT 'Monitoring', 'jobs', '{}'::jsonb, count(*)::float8, '', CASE WHEN count(*) = 0 THEN 'critical' ELSE 'ok' END, NULL, NULL::float8,
-		CASE WHEN count(*) = 0 THEN 'no worker serves this database' ELSE format('longest run %s, latest %s', max(s.last_duration), max(s.last_run)) END
+	SELECT 'Monitoring', 'jobs', '{}'::jsonb, count(*)::float8, '', CASE WHEN count(*) = 0 AND NOT pg_is_in_recovery() THEN 'critical' ELSE 'ok' END, NULL, NULL::float8,
+		CASE WHEN pg_is_in_recovery() THEN 'a standby: they run on the primary' WHEN count(*) = 0 THEN 'no worker serves this database' ELSE format('longest run %s, latest %s', max(s.last_duration), max(s.last_run)) END
 	FROM monitoring.status AS s WHERE s.database = current_database() AND s.job IS NOT NULL
 	UNION ALL
 	SELECT 'Monitoring', 'job fails', jsonb_build_object('job', s.job), s.failures, '', 'critical', NULL, NULL, coalesce(s.last_error, '')
 	FROM monitoring.status AS s WHERE s.database = current_database() AND s.state = 'failed'
+	UNION ALL
+	SELECT 'Monitoring', 'metrics of the server', '{}', NULL, '', '', NULL, NULL, 'recorded in another database, the first that got the extension: see the dashboards there'
+	WHERE NOT monitoring.is_home() AND NOT pg_is_in_recovery()
 	UNION ALL
 	SELECT 'Monitoring', v.item, '{}', v.value, v.unit, monitoring.threshold_status(v.value, v.warning, v.critical), NULL, NULL, v.description
 	FROM monitoring.self AS s
@@ -71,27 +74,32 @@ LANGUAGE sql VOLATILE ROWS 5 SET search_path = pg_catalog, pg_temp AS $$
 		('observations lost', (s.dropped + s.refused)::float8, '', 1, NULL, format('since the server started: %s dropped, %s refused', s.dropped, s.refused)),
 		('series in overflow', s.overflow::float8, '', 1, NULL, 'metrics at their limit of series; see the view metrics')) AS v (item, value, unit, warning, critical, description)
 $$;
-COMMENT ON FUNCTION monitoring.dashboard_workers() IS 'Lines of a dashboard: the extension itself: jobs, those that fail, memory, what was lost.';
+COMMENT ON FUNCTION monitoring.dashboard_workers() IS 'Lines of a dashboard: the extension itself: jobs, those that fail, whether metrics of the server are elsewhere, memory, what was lost.';
 
 CREATE FUNCTION monitoring.dashboard_statements(over interval DEFAULT '5 minutes', at timestamptz DEFAULT clock_timestamp(), lines integer DEFAULT 5)
 RETURNS SETOF monitoring.dashboard_line
 LANGUAGE sql VOLATILE STRICT ROWS 7 SET search_path = pg_catalog, pg_temp AS $$
 	WITH statements AS MATERIALIZED (
-		SELECT s.* FROM monitoring.statements_over(over, at) AS s
-	), ranked AS (
-		SELECT s.*, row_number() OVER (ORDER BY s.total_seconds DESC NULLS LAST, s.queryid) AS rank FROM statements AS s
+		SELECT s.* FROM monitoring.statement_sums(over, at) AS s
+	), costliest AS (
+		SELECT c.*
+		FROM monitoring.statements_over(over, at, ARRAY(SELECT s.queryid FROM statements AS s WHERE s.total_seconds > 0 ORDER BY s.total_seconds DESC LIMIT lines)) AS c
+		WHERE c.total_seconds > 0
+		ORDER BY c.total_seconds DESC, c.queryid LIMIT lines
 	)
 	SELECT 'Statements', v.item, '{}'::jsonb, v.value, v.unit, monitoring.threshold_status(v.value, v.warning, NULL), NULL, NULL::float8, v.description
 	FROM (SELECT sum(s.calls) AS calls, sum(s.errors) AS errors, sum(s.cancels) AS cancels, sum(s.total_seconds) AS total_seconds, max(s.max_seconds) AS max_seconds,
 			count(*) AS statements FROM statements AS s) AS t
 	CROSS JOIN LATERAL (VALUES
-		('statements run', coalesce(t.calls, 0) / extract(epoch FROM over)::float8, 'per second', NULL::float8, format('%s different ones; %s failed, %s cancelled', t.statements, coalesce(t.errors, 0), coalesce(t.cancels, 0))),
-		('time in statements', coalesce(t.total_seconds, 0) / extract(epoch FROM over)::float8, 'sessions', NULL, 'sessions that were busy, on average'),
-		('longest execution', coalesce(t.max_seconds, 0), 'seconds', extract(epoch FROM current_setting('monitoring.slow_query_threshold')::interval)::float8, 'see slow_queries')) AS v (item, value, unit, warning, description)
+		('statements run', coalesce(t.calls, 0) / nullif(extract(epoch FROM over)::float8, 0), 'per second', NULL::float8,
+			format('%s different ones; %s failed, %s cancelled', t.statements, coalesce(t.errors, 0), coalesce(t.cancels, 0))),
+		('time in statements', coalesce(t.total_seconds, 0) / nullif(extract(epoch FROM over)::float8, 0), 'sessions', NULL, 'sessions that were busy, on average'),
+		('longest execution', coalesce(t.max_seconds, 0), 'seconds',
+			extract(epoch FROM current_setting('monitoring.slow_query_threshold')::interval)::float8, 'see slow_queries')) AS v (item, value, unit, warning, description)
 	UNION ALL
 	SELECT 'Statements', 'p95 of a statement', jsonb_build_object('queryid', r.queryid::text, 'username', r.username), r.p95_seconds, 'seconds', '', NULL, NULL,
 		format('%s %% of the time, %s calls: %s', round(100 * r.share_of_total_time::numeric, 1), r.calls, left(regexp_replace(r.query, '\s+', ' ', 'g'), 200))
-	FROM ranked AS r WHERE r.rank <= lines AND r.total_seconds > 0
+	FROM costliest AS r
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_statements(interval, timestamptz, integer) IS 'Lines of a dashboard: statements in the window that ends at a time, then those that took the most time.';
 
@@ -145,9 +153,11 @@ LANGUAGE sql VOLATILE STRICT ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 	SELECT 'Changes', c.command, jsonb_build_object('class', c.class, 'username', c.username), NULL::float8, '',
 		CASE c.class WHEN 'role' THEN 'warning' WHEN 'grant' THEN 'warning' ELSE '' END, NULL, NULL::float8,
 		format('%s: %s', c.at, left(regexp_replace(c.statement, '\s+', ' ', 'g'), 200))
-	FROM monitoring.changes AS c
-	WHERE c.at > dashboard_changes.at - interval '1 day' AND c.at <= dashboard_changes.at
-	ORDER BY c.class IN ('role', 'grant') DESC, c.at DESC LIMIT 10
+	FROM (
+		SELECT d.* FROM monitoring.changes AS d
+		WHERE d.at > dashboard_changes.at - interval '1 day' AND d.at <= dashboard_changes.at
+		ORDER BY d.class IN ('role', 'grant') DESC, d.at DESC LIMIT 10) AS c
+	ORDER BY c.class IN ('role', 'grant') DESC, c.at DESC
 $$;
 COMMENT ON FUNCTION monitoring.dashboard_changes(timestamptz) IS 'Lines of a dashboard: changes of roles, rights, settings and schema of the 24 hours before a time: those of roles and rights first, then the latest.';
 
@@ -175,8 +185,9 @@ COMMENT ON FUNCTION monitoring.dashboard_exposure() IS 'Lines of a dashboard: wh
 
 INSERT INTO monitoring.dashboard_panel_defs (dashboard, sort_order, section, item, metric, fn, labels, of_labels, by, unit, warning, critical, low_is_bad,
 	max_series, step, optional, builtin, description)
-SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn, split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb, d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad,
-	d.max_series, d.step::interval, d.optional, true, d.description
+SELECT d.dashboard, 10 * row_number() OVER (), d.section, d.item, d.metric, d.fn,
+	split_part(d.labels, ' of ', 1)::jsonb, nullif(split_part(d.labels, ' of ', 2), '')::jsonb,
+	d.by::text[], d.unit, d.warning, d.critical, d.low_is_bad, d.max_series, d.step::interval, d.optional, true, d.description
 FROM (VALUES
 	('overview', 'Server', 'connections', 'pg_connections_used_ratio', 'last', '{}', '{}', 'ratio', 0.8::float8, 0.95::float8, false, 1, '5 minutes', false, 'of max_connections; see dashboard_operations'),
 	('overview', 'Server', 'transactions', 'pg_transactions_total', 'rate', '{}', '{}', 'per second', NULL, NULL, false, 1, '5 minutes', false, 'of all databases'),
@@ -245,90 +256,33 @@ FROM (VALUES
 -- Views
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE VIEW monitoring.overview AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard('overview') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_statements(lines => 1) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_advice(3) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.overview IS 'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself. Panels: dashboard ''overview''.';
-
-CREATE VIEW monitoring.dashboard_operations AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard_health() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_alerts() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard('operations') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_sessions() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 5, d.* FROM monitoring.dashboard_waits(lines => 3) WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 6, d.* FROM monitoring.dashboard_objectives() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 7, d.* FROM monitoring.dashboard_delivery() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 8, d.* FROM monitoring.dashboard_workers() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_operations IS 'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries. Panels: dashboard ''operations''.';
-
-CREATE VIEW monitoring.dashboard_database AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard('database') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_statements() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_waits() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_advice() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_database IS 'For DBAs: load, log, replication, space, limits, statements, waits, advice. Panels: dashboard ''database''.';
-
-CREATE VIEW monitoring.dashboard_security AS
-SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
-FROM (
-	SELECT 1 AS part, d.* FROM monitoring.dashboard('security') WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 2, d.* FROM monitoring.dashboard_logins() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 3, d.* FROM monitoring.dashboard_changes() WITH ORDINALITY AS d
-	UNION ALL
-	SELECT 4, d.* FROM monitoring.dashboard_exposure() WITH ORDINALITY AS d
-) AS l
-ORDER BY l.part, l.ordinality;
-COMMENT ON VIEW monitoring.dashboard_security IS 'Log-ins, denied access, changes of roles and rights, exposure. Panels: dashboard ''security''.';
-
--- The columns are those of dashboard_line, and so are their comments.
+-- A view shows its parts one after the other.
 DO $$
 DECLARE
-	c record;
+	v record;
 BEGIN
-	FOR c IN
-		SELECT v.name, a.attname, col_description(a.attrelid, a.attnum) AS comment
-		FROM unnest(ARRAY['overview', 'dashboard_operations', 'dashboard_database', 'dashboard_security']) AS v (name)
-		CROSS JOIN pg_catalog.pg_attribute AS a
-		JOIN pg_catalog.pg_type AS t ON t.typrelid = a.attrelid
-		WHERE t.oid = 'monitoring.dashboard_line'::pg_catalog.regtype AND a.attnum > 0
+	FOR v IN SELECT * FROM (VALUES
+		('overview', $parts${dashboard_health(),dashboard_alerts(),dashboard('overview'),dashboard_statements(lines => 1),dashboard_advice(3),
+			dashboard_objectives(),dashboard_delivery(),dashboard_workers()}$parts$::text[],
+			'How everything is, a line for each thing: health, alerts, the server, the host, applications, statements, deliveries, the extension itself.'),
+		('dashboard_operations', $parts${dashboard_health(),dashboard_alerts(),dashboard('operations'),dashboard_sessions(),dashboard_waits(lines => 3),
+			dashboard_objectives(),dashboard_delivery(),dashboard_workers()}$parts$,
+			'For those on call: alerts, health checks, server, host, applications, problem sessions, deliveries.'),
+		('dashboard_database', $parts${dashboard('database'),dashboard_statements(),dashboard_waits(),dashboard_advice()}$parts$,
+			'For DBAs: load, log, replication, space, limits, statements, waits, advice.'),
+		('dashboard_security', $parts${dashboard('security'),dashboard_logins(),dashboard_changes(),dashboard_exposure()}$parts$,
+			'Log-ins, denied access, changes of roles and rights, exposure.')
+	) AS v (name, parts, comment)
 	LOOP
-		EXECUTE format('COMMENT ON COLUMN monitoring.%I.%I IS %L', c.name, c.attname, c.comment);
+		EXECUTE format(
+			'CREATE VIEW monitoring.%I AS
+				SELECT l.section, l.item, l.series_labels, l.value, l.unit, l.status, l.trend, l.day_before, l.description
+				FROM (%s) AS l
+				ORDER BY l.part, l.ordinality', v.name,
+			(SELECT string_agg(format('SELECT %s AS part, p.* FROM monitoring.%s WITH ORDINALITY AS p', p.ordinality, p.part), ' UNION ALL ')
+				FROM unnest(v.parts) WITH ORDINALITY AS p (part)));
+		EXECUTE format('COMMENT ON VIEW monitoring.%I IS %L', v.name,
+			format('%s Panels: dashboard ''%s''.', v.comment, replace(v.name, 'dashboard_', '')));
+		PERFORM monitoring.inherit_comments(format('monitoring.%I', v.name), 'monitoring.dashboard_line');
 	END LOOP;
 END $$;

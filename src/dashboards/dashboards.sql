@@ -53,24 +53,7 @@ FROM monitoring.dashboard_panel_defs AS p
 WHERE NOT p.builtin
 	OR NOT EXISTS (SELECT FROM monitoring.dashboard_panel_defs AS own WHERE own.dashboard = p.dashboard AND own.item = p.item AND NOT own.builtin);
 COMMENT ON VIEW monitoring.dashboard_panels IS 'What dashboard() shows, a row for each item; see set_dashboard_panel().';
-COMMENT ON COLUMN monitoring.dashboard_panels.dashboard IS 'Name of the dashboard: lower-case letters, digits and underscores.';
-COMMENT ON COLUMN monitoring.dashboard_panels.item IS 'What the line shows.';
-COMMENT ON COLUMN monitoring.dashboard_panels.sort_order IS 'Order within the dashboard.';
-COMMENT ON COLUMN monitoring.dashboard_panels.section IS 'Heading under which it stands.';
-COMMENT ON COLUMN monitoring.dashboard_panels.metric IS 'Metric that is read.';
-COMMENT ON COLUMN monitoring.dashboard_panels.fn IS 'Function over it, as in value().';
-COMMENT ON COLUMN monitoring.dashboard_panels.labels IS 'Selects series, as in value().';
-COMMENT ON COLUMN monitoring.dashboard_panels.of_labels IS 'If not null, the value is divided by that of the series that this selects: the share of requests that fail is the rate of {"status_class": "5xx"} of {}.';
-COMMENT ON COLUMN monitoring.dashboard_panels.by IS 'Names of labels: a line for each combination of them.';
-COMMENT ON COLUMN monitoring.dashboard_panels.step IS 'Window of the value; the trend shows twelve of them.';
-COMMENT ON COLUMN monitoring.dashboard_panels.unit IS 'Unit of the value: seconds, bytes, ratio (0..1), per second, ...';
-COMMENT ON COLUMN monitoring.dashboard_panels.warning IS 'From here on the status is warning; null: never.';
-COMMENT ON COLUMN monitoring.dashboard_panels.critical IS 'From here on the status is critical; null: never.';
-COMMENT ON COLUMN monitoring.dashboard_panels.low_is_bad IS 'Whether values at and below the thresholds are the bad ones, not those at and above.';
-COMMENT ON COLUMN monitoring.dashboard_panels.max_series IS 'At most so many lines, those with the worst values; 0 hides the panel.';
-COMMENT ON COLUMN monitoring.dashboard_panels.optional IS 'Whether nothing is shown while nothing is recorded.';
-COMMENT ON COLUMN monitoring.dashboard_panels.description IS 'What it means, and where to look next.';
-COMMENT ON COLUMN monitoring.dashboard_panels.builtin IS 'Whether it comes with the extension; one of the user''s stands in for one that does.';
+SELECT monitoring.inherit_comments('monitoring.dashboard_panels', 'monitoring.dashboard_panel_defs');
 
 CREATE FUNCTION monitoring.set_dashboard_panel(dashboard text, item text, metric text, fn text, labels jsonb DEFAULT '{}', by text[] DEFAULT '{}',
 	of_labels jsonb DEFAULT NULL, step interval DEFAULT '5 minutes', unit text DEFAULT '', warning float8 DEFAULT NULL, critical float8 DEFAULT NULL,
@@ -90,8 +73,12 @@ BEGIN
 		of_labels = excluded.of_labels, by = excluded.by, step = excluded.step, unit = excluded.unit, warning = excluded.warning, critical = excluded.critical,
 		low_is_bad = excluded.low_is_bad, section = excluded.section, sort_order = excluded.sort_order, max_series = excluded.max_series,
 		optional = excluded.optional, description = excluded.description;
+	-- what cannot be read would be an error of the whole dashboard
+	PERFORM FROM monitoring.read_values((SELECT array_agg(ROW(set_dashboard_panel.metric, set_dashboard_panel.fn, set_dashboard_panel.step, l.labels,
+		set_dashboard_panel.by, interval '0')::monitoring.value_request)
+		FROM unnest(ARRAY[set_dashboard_panel.labels, set_dashboard_panel.of_labels]) AS l (labels) WHERE l.labels IS NOT NULL), clock_timestamp());
 END $$;
-COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn (22023), a value that its column does not allow (23514, 23502).';
+COMMENT ON FUNCTION monitoring.set_dashboard_panel(text, text, text, text, jsonb, text[], jsonb, interval, text, float8, float8, boolean, text, integer, integer, boolean, text) IS 'Add a panel to a dashboard, which comes into being with its first one, or change the one of that name: in place of one that comes with the extension, which stays as it is. The parameters are the columns of dashboard_panels. Errors: unknown fn, labels or names that value() would not take (22023), a value that its column does not allow (23514, 23502).';
 
 CREATE FUNCTION monitoring.drop_dashboard_panel(dashboard text, item text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

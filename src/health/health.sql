@@ -128,6 +128,23 @@ COMMENT ON COLUMN monitoring.health_beats.message IS 'What it told.';
 COMMENT ON COLUMN monitoring.health_beats.reporter IS 'Role that reported it.';
 SELECT pg_catalog.pg_extension_config_dump('monitoring.health_beats', '');
 
+CREATE TABLE monitoring.check_secrets (
+	check_name text NOT NULL,
+	key text NOT NULL CHECK (key ~ '^[a-z][a-z0-9_]{0,62}$'),
+	source text NOT NULL CHECK (source IN ('value', 'file', 'environment')),
+	value text NOT NULL,
+	set_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (check_name, key)
+);
+COMMENT ON TABLE monitoring.check_secrets IS 'Secrets of health checks: granted to nobody. pg_dump takes along references to files and environment variables; the secrets that stand here themselves only with monitoring.dump_secrets = on in its session. See the view health_check_secrets.';
+COMMENT ON COLUMN monitoring.check_secrets.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.check_secrets.key IS 'Name of the secret, as in {{name}} in the check''s config.';
+COMMENT ON COLUMN monitoring.check_secrets.source IS 'value (it is in the next column), file or environment (that has the path, or the variable''s name).';
+COMMENT ON COLUMN monitoring.check_secrets.value IS 'The secret, path or name.';
+COMMENT ON COLUMN monitoring.check_secrets.set_at IS 'When it was set.';
+SELECT pg_catalog.pg_extension_config_dump('monitoring.check_secrets',
+	$$WHERE source <> 'value' OR pg_catalog.current_setting('monitoring.dump_secrets', true) = 'on'$$);
+
 CREATE TABLE monitoring.check_results (
 	at timestamptz NOT NULL,
 	check_name text NOT NULL,
@@ -174,36 +191,16 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 -- Checking definitions
 ----------------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION monitoring.health_kind_function(function text, arguments text) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	f regprocedure := to_regprocedure(format('%s(%s)', function, arguments));
-BEGIN
-	IF f IS NULL THEN
-		RAISE EXCEPTION 'function %(%) of a health check kind does not exist', function, arguments
-			USING ERRCODE = 'undefined_function', HINT = 'Name it with its schema in monitoring.health_check_kinds.';
-	END IF;
-	-- The workers have the rights of the extension's owner, which nobody else's code may have.
-	IF NOT EXISTS (SELECT FROM pg_proc AS p WHERE p.oid = f AND (p.prosecdef
-		OR p.proowner = (SELECT e.extowner FROM pg_extension AS e WHERE e.extname = 'monitoring'))) THEN
-		RAISE EXCEPTION 'function % of a health check kind must be SECURITY DEFINER', f
-			USING ERRCODE = 'insufficient_privilege', DETAIL = 'It does not belong to the owner of the extension.',
-				HINT = 'Use ALTER FUNCTION with SECURITY DEFINER and SET search_path.';
-	END IF;
-	RETURN f::regproc::text;
-END $$;
-COMMENT ON FUNCTION monitoring.health_kind_function(text, text) IS 'The quoted name of a health check kind''s function with these argument types. Errors: 42883 if it does not exist, 42501 if it would run with rights that are not its owner''s.';
-
 CREATE FUNCTION monitoring.health_kind_check() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF (SELECT p.prorettype FROM pg_proc AS p WHERE p.oid = to_regprocedure(
-		monitoring.health_kind_function(NEW.function, 'timestamptz, jsonb, jsonb') || '(timestamptz, jsonb, jsonb)')) <> 'jsonb'::regtype THEN
+		monitoring.kind_function('a health check kind', NEW.function, 'timestamptz, jsonb, jsonb') || '(timestamptz, jsonb, jsonb)')) <> 'jsonb'::regtype THEN
 		RAISE EXCEPTION 'function % of a health check kind does not return jsonb', NEW.function
 			USING ERRCODE = 'invalid_function_definition';
 	END IF;
 	IF NEW.check_function IS NOT NULL THEN
-		PERFORM monitoring.health_kind_function(NEW.check_function, 'jsonb');
+		PERFORM monitoring.kind_function('a health check kind', NEW.check_function, 'jsonb');
 	END IF;
 	RETURN NEW;
 END $$;
@@ -240,6 +237,64 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT need.n FROM need
 $$;
 COMMENT ON FUNCTION monitoring.health_check_needs(monitoring.health_check_defs) IS 'All checks that a check depends on or has as members, and those that these do.';
+
+CREATE FUNCTION monitoring.check_check_secrets(definition monitoring.health_check_defs) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	secrets jsonb := definition.config -> 'secrets';
+	places jsonb := CASE WHEN jsonb_typeof(definition.config -> 'steps') = 'array' THEN definition.config -> 'steps' ELSE '[]' END || definition.config;
+	bad text;
+BEGIN
+	IF coalesce(jsonb_typeof(secrets), 'object') <> 'object' OR (SELECT count(*) > 20 FROM jsonb_object_keys(secrets)) THEN
+		RAISE EXCEPTION 'key "secrets" of a health check is an object of at most 20 secrets' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT min(s.key) INTO bad FROM jsonb_each(secrets) AS s WHERE s.key !~ '^[a-z][a-z0-9_]{0,62}$' OR s.value IS DISTINCT FROM jsonb_build_object('secret', s.key);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'secret "%" of a health check has a name that is not allowed, or refers to another one', regexp_replace(left(bad, 100), '[^!-~]', '?', 'g')
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Names have up to 63 small letters, digits and underscores, the first of them a letter.';
+	END IF;
+	-- where it would be told: in the text of an error, in a query, in what the next step looks at
+	SELECT min(s) INTO bad FROM jsonb_object_keys(coalesce(secrets, '{}') || '{"basic_auth": 0}') AS s CROSS JOIN jsonb_array_elements(places) AS p
+	WHERE secrets IS NOT NULL AND jsonb_typeof(p) = 'object'
+		AND (p ->> 'query' LIKE '%{{' || s || '}}%' OR substring(p ->> 'url' FROM '^[^/]*//[^/?#]*') LIKE '%{{' || s || '}}%' OR p -> 'save' ? s);
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'secret "%" of a health check stands where no secret may be', bad
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Secrets go into headers, bodies, what is sent, and what follows the host of a url; steps save values under other names.';
+	END IF;
+	SELECT min(h.key) INTO bad FROM jsonb_array_elements(places) AS p CROSS JOIN jsonb_each(CASE WHEN jsonb_typeof(p -> 'headers') = 'object' THEN p -> 'headers' END) AS h
+	WHERE h.key ~* '^(authorization|cookie)$|token|api-?key|secret' AND h.value #>> '{}' !~ '{{';
+	IF bad IS NOT NULL THEN
+		RAISE WARNING 'header "%" of health check "%" is stored as it is', bad, definition.name
+			USING HINT = 'Put what is secret into "secrets", and {{name}} in its place.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_check_secrets(monitoring.health_check_defs) IS 'Raises 22023 for secrets of a check that have bad names or stand where they would be told; warns of headers that should be secrets.';
+
+CREATE FUNCTION monitoring.take_check_secrets(config jsonb, OUT stripped jsonb, OUT secrets jsonb)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	stripped := config;
+	secrets := '[]';
+	IF jsonb_typeof(config -> 'secrets') = 'object' THEN
+		PERFORM monitoring.hide_statement();
+		SELECT jsonb_set(config, '{secrets}', t.stripped), t.secrets INTO stripped, secrets
+		FROM monitoring.take_secrets(config -> 'secrets', ARRAY(SELECT k FROM jsonb_object_keys(config -> 'secrets') AS k)) AS t;
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.take_check_secrets(jsonb) IS 'A check''s config with {"secret": name} in place of its secrets, and these as take_secrets() has them.';
+
+CREATE FUNCTION monitoring.store_check_secrets(name text, secrets jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_secret(s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(secrets) AS s;
+	DELETE FROM monitoring.check_secrets AS s
+	WHERE s.check_name = store_check_secrets.name
+		AND NOT EXISTS (SELECT FROM monitoring.health_check_defs AS d WHERE d.name = s.check_name AND d.config -> 'secrets' ? s.key);
+	INSERT INTO monitoring.check_secrets AS s (check_name, key, source, value)
+	SELECT store_check_secrets.name, n ->> 'key', n ->> 'source', n ->> 'value' FROM jsonb_array_elements(secrets) AS n
+	ON CONFLICT ON CONSTRAINT check_secrets_pkey DO UPDATE SET source = excluded.source, value = excluded.value, set_at = excluded.set_at;
+END $$;
+COMMENT ON FUNCTION monitoring.store_check_secrets(text, jsonb) IS 'Store secrets of a check, and forget those that its config no longer has. Errors: 22023 for one that cannot be used.';
 
 CREATE FUNCTION monitoring.check_health_check(definition monitoring.health_check_defs) RETURNS monitoring.health_check_defs
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres' AS $$
@@ -280,6 +335,7 @@ BEGIN
 		RAISE EXCEPTION 'what is unhealthy must be degraded, too' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'With > the threshold of unhealthy is the higher one, with < the lower one.';
 	END IF;
+	PERFORM monitoring.check_check_secrets(definition);
 	definition.severity := monitoring.canonical_severity(definition.severity);
 	definition.labels := monitoring.check_text_map(definition.labels, 'labels', 4096);
 	IF definition.labels ?| '{check,check_severity,outcome}' THEN
@@ -301,7 +357,7 @@ BEGIN
 			USING ERRCODE = 'undefined_object', HINT = 'Make it with set_time_interval; the view monitoring.mute_times lists them.';
 	END IF;
 	IF kind.check_function IS NOT NULL THEN
-		EXECUTE format('SELECT %s($1)', monitoring.health_kind_function(kind.check_function, 'jsonb')) USING to_jsonb(definition);
+		EXECUTE format('SELECT %s($1)', monitoring.kind_function('a health check kind', kind.check_function, 'jsonb')) USING to_jsonb(definition);
 	END IF;
 	RETURN definition;
 END $$;
@@ -319,14 +375,17 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	d monitoring.health_check_defs;
+	taken record;
 BEGIN
-	d := ROW(name, kind, config, monitoring.calling_role(), every, timeout, retries, op, degraded, unhealthy, severity,
+	taken := monitoring.take_check_secrets(config);
+	d := ROW(name, kind, taken.stripped, monitoring.calling_role(), every, timeout, retries, op, degraded, unhealthy, severity,
 		coalesce(depends_on, '{}'), coalesce(maintenance, '{}'), labels, coalesce(description, ''), coalesce(enabled, true), at, false);
 	d := monitoring.check_health_check(d);
 	INSERT INTO monitoring.health_check_defs SELECT (d).* ON CONFLICT DO NOTHING;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'health check "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
+	PERFORM monitoring.store_check_secrets(name, taken.secrets);
 	INSERT INTO monitoring.health_check_states (check_name, since, next_at) VALUES (name, at, at)
 	ON CONFLICT ON CONSTRAINT health_check_states_pkey DO NOTHING;
 END $$;
@@ -338,8 +397,10 @@ DECLARE
 	keys CONSTANT text[] := '{config,every,timeout,retries,degraded,unhealthy,op,severity,depends_on,maintenance,labels,description,enabled}';
 	before monitoring.health_check_defs;
 	d monitoring.health_check_defs;
+	taken record;
 	bad text;
 BEGIN
+	taken := monitoring.take_check_secrets(CASE WHEN jsonb_typeof(changes) = 'object' THEN changes -> 'config' END);
 	SELECT * INTO before FROM monitoring.health_check_defs AS h WHERE h.name = alter_health_check.name FOR UPDATE;
 	IF NOT FOUND THEN
 		PERFORM monitoring.check_is_health_check(name);
@@ -358,13 +419,13 @@ BEGIN
 	EXCEPTION WHEN data_exception THEN
 		RAISE EXCEPTION 'a change of a health check has a value of the wrong type: %', SQLERRM USING ERRCODE = 'invalid_parameter_value';
 	END;
-	d.config := before.config || coalesce(changes -> 'config', '{}');
+	d.config := before.config || coalesce(taken.stripped, '{}');
 	d.config := d.config - ARRAY(SELECT c.key FROM jsonb_each(d.config) AS c WHERE c.value = 'null');
 	d.labels := coalesce(d.labels, '{}');
 	d.description := coalesce(d.description, '');
 	d.enabled := coalesce(d.enabled, true);
 	-- who says what runs answers for it
-	IF d.config <> before.config THEN
+	IF d.config <> before.config OR taken.secrets <> '[]' THEN
 		d.owner := monitoring.calling_role();
 	END IF;
 	d := monitoring.check_health_check(d);
@@ -373,6 +434,7 @@ BEGIN
 		unhealthy = d.unhealthy, severity = d.severity, depends_on = d.depends_on, maintenance = d.maintenance, labels = d.labels,
 		description = d.description, enabled = d.enabled
 	WHERE h.name = d.name;
+	PERFORM monitoring.store_check_secrets(name, taken.secrets);
 	UPDATE monitoring.health_check_states AS s SET next_at = alter_health_check.at, leased_until = NULL, bad_results = 0, failing_since = NULL
 	WHERE s.check_name = d.name;
 END $$;
@@ -391,10 +453,36 @@ BEGIN
 			DETAIL = format('Health check "%s" depends on it or has it as a member.', user_of_it);
 	END IF;
 	DELETE FROM monitoring.health_beats AS b WHERE b.check_name = drop_health_check.name;
+	DELETE FROM monitoring.check_secrets AS s WHERE s.check_name = drop_health_check.name;
 	DELETE FROM monitoring.health_check_states AS s WHERE s.check_name = drop_health_check.name;
 	DELETE FROM monitoring.health_check_defs AS d WHERE d.name = drop_health_check.name;
 END $$;
 COMMENT ON FUNCTION monitoring.drop_health_check(text) IS 'Drop a health check. Its results stay until retention drops them. Errors: 42704 if it does not exist, 2BP01 if another check depends on it or has it as a member.';
+
+CREATE FUNCTION monitoring.set_check_secret(name text, key text, value text DEFAULT NULL, file text DEFAULT NULL, environment text DEFAULT NULL,
+	at timestamptz DEFAULT clock_timestamp())
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	keys text[];
+BEGIN
+	PERFORM monitoring.hide_statement();
+	PERFORM monitoring.check_is_health_check(name);
+	IF num_nonnulls(value, file, environment) <> 1 THEN
+		RAISE EXCEPTION 'a secret is either a value, in a file, or in an environment variable' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	SELECT ARRAY(SELECT k FROM jsonb_object_keys(d.config -> 'secrets') AS k ORDER BY k) INTO keys
+	FROM monitoring.health_check_defs AS d WHERE d.name = set_check_secret.name FOR NO KEY UPDATE;
+	IF key IS NULL OR key <> ALL (keys) THEN
+		RAISE EXCEPTION 'health check "%" has no secret of that name', name USING ERRCODE = 'invalid_parameter_value',
+			HINT = CASE WHEN keys = '{}' THEN 'Its config has no "secrets".' ELSE 'Its secrets: ' || array_to_string(keys, ', ') || '.' END;
+	END IF;
+	PERFORM monitoring.store_check_secrets(name, jsonb_build_array(jsonb_build_object('key', key,
+		'source', CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END, 'value', coalesce(value, file, environment))));
+	UPDATE monitoring.health_check_defs AS d SET owner = monitoring.calling_role() WHERE d.name = set_check_secret.name;
+	UPDATE monitoring.health_check_states AS s SET next_at = set_check_secret.at WHERE s.check_name = set_check_secret.name;
+END $$;
+COMMENT ON FUNCTION monitoring.set_check_secret(text, text, text, text, text, timestamptz) IS 'Set or change a secret that a health check''s config names: its value, which should come as a bind parameter, or where the prober reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. The check is run soon, and the caller becomes its owner. Errors: 42704 for an unknown check, 22023 otherwise.';
 
 CREATE FUNCTION monitoring.report_heartbeat(name text, ok boolean DEFAULT true, message text DEFAULT '', at timestamptz DEFAULT clock_timestamp())
 RETURNS void
@@ -427,7 +515,8 @@ CREATE FUNCTION monitoring.shown_check_config(config jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce(jsonb_object_agg(c.key, CASE
 			WHEN c.key = 'headers' AND jsonb_typeof(c.value) = 'object' THEN (SELECT coalesce(jsonb_object_agg(h.key, '***'), '{}') FROM jsonb_each(c.value) AS h)
-			WHEN c.key = 'body' THEN '"***"'
+			WHEN c.key = 'secrets' AND jsonb_typeof(c.value) = 'object' THEN (SELECT coalesce(jsonb_object_agg(s, '***'), '{}') FROM jsonb_object_keys(c.value) AS s)
+			WHEN c.key IN ('body', 'send', 'send_hex') THEN '"***"'
 			WHEN c.key = 'url' THEN to_jsonb(regexp_replace(c.value #>> '{}', '[?#].*$', '?...'))
 			WHEN c.key = 'steps' AND jsonb_typeof(c.value) = 'array' THEN (SELECT jsonb_agg(CASE WHEN jsonb_typeof(s) = 'object' THEN monitoring.shown_check_config(s) ELSE s END)
 				FROM jsonb_array_elements(c.value) AS s)
@@ -443,20 +532,22 @@ CREATE VIEW monitoring.health_checks AS
 	FROM monitoring.health_check_defs AS d
 	LEFT JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind;
 COMMENT ON VIEW monitoring.health_checks IS 'Health checks as they are defined.';
-COMMENT ON COLUMN monitoring.health_checks.name IS 'Name of the check.';
-COMMENT ON COLUMN monitoring.health_checks.kind IS 'Its kind (health_check_kinds).';
 COMMENT ON COLUMN monitoring.health_checks.config IS 'What the kind needs to know; values of headers and bodies, and what follows the path of a url, are not shown.';
-COMMENT ON COLUMN monitoring.health_checks.owner IS 'Role whose rights its queries have.';
-COMMENT ON COLUMN monitoring.health_checks.every IS 'Time between two runs.';
-COMMENT ON COLUMN monitoring.health_checks.timeout IS 'Time a run may take.';
-COMMENT ON COLUMN monitoring.health_checks.retries IS 'Bad results in a row, after the first, until the status becomes worse.';
-COMMENT ON COLUMN monitoring.health_checks.op IS 'How the value compares with the thresholds.';
 COMMENT ON COLUMN monitoring.health_checks.degraded IS 'Threshold; null: none.';
 COMMENT ON COLUMN monitoring.health_checks.unhealthy IS 'Threshold; null: none.';
 COMMENT ON COLUMN monitoring.health_checks.severity IS 'What it takes off the score (health_weights), and the severity of its alert.';
-COMMENT ON COLUMN monitoring.health_checks.depends_on IS 'Checks without which it cannot succeed.';
 COMMENT ON COLUMN monitoring.health_checks.maintenance IS 'Named time intervals in which it does not count.';
 COMMENT ON COLUMN monitoring.health_checks.labels IS 'Labels of its metrics and alerts, besides check and check_severity.';
-COMMENT ON COLUMN monitoring.health_checks.description IS 'What it is for.';
-COMMENT ON COLUMN monitoring.health_checks.enabled IS 'False: it is not run.';
-COMMENT ON COLUMN monitoring.health_checks.created_at IS 'Since when there is this check.';
+SELECT monitoring.inherit_comments('monitoring.health_checks', 'monitoring.health_check_defs');
+
+CREATE VIEW monitoring.health_check_secrets AS
+	SELECT d.name AS check_name, k AS key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at
+	FROM monitoring.health_check_defs AS d
+	CROSS JOIN LATERAL jsonb_object_keys(CASE WHEN jsonb_typeof(d.config -> 'secrets') = 'object' THEN d.config -> 'secrets' END) AS k
+	LEFT JOIN monitoring.check_secrets AS s ON s.check_name = d.name AND s.key = k;
+COMMENT ON VIEW monitoring.health_check_secrets IS 'The secrets that health checks name, and where they are; the secrets themselves are shown to nobody.';
+COMMENT ON COLUMN monitoring.health_check_secrets.check_name IS 'The check.';
+COMMENT ON COLUMN monitoring.health_check_secrets.key IS 'Name of the secret, as for set_check_secret.';
+COMMENT ON COLUMN monitoring.health_check_secrets.source IS 'value, file or environment; null if it is not set: the check fails.';
+COMMENT ON COLUMN monitoring.health_check_secrets.reference IS 'Path of the file, or name of the environment variable.';
+COMMENT ON COLUMN monitoring.health_check_secrets.set_at IS 'When it was set.';

@@ -45,18 +45,14 @@ COMMENT ON COLUMN monitoring.health_status.name IS 'Name of the check.';
 COMMENT ON COLUMN monitoring.health_status.kind IS 'Its kind.';
 COMMENT ON COLUMN monitoring.health_status.severity IS 'Its severity.';
 COMMENT ON COLUMN monitoring.health_status.status IS 'healthy, degraded, unhealthy, unknown (no result yet), suppressed (what it depends on is unhealthy), maintenance or disabled.';
-COMMENT ON COLUMN monitoring.health_status.since IS 'Since when.';
 COMMENT ON COLUMN monitoring.health_status.latest IS 'What the latest result alone says, which may still have to be confirmed by retries.';
 COMMENT ON COLUMN monitoring.health_status.value IS 'The latest value, in the unit of the check.';
-COMMENT ON COLUMN monitoring.health_status.message IS 'What the latest run told.';
 COMMENT ON COLUMN monitoring.health_status.details IS 'More of that, such as the phases of a request in seconds.';
-COMMENT ON COLUMN monitoring.health_status.checked_at IS 'When the latest run began.';
 COMMENT ON COLUMN monitoring.health_status.duration IS 'Seconds that it took.';
-COMMENT ON COLUMN monitoring.health_status.next_at IS 'When the next run is due.';
 COMMENT ON COLUMN monitoring.health_status.bad_results IS 'Results in a row that are worse than the status and not confirmed yet.';
-COMMENT ON COLUMN monitoring.health_status.suppressed_by IS 'The unhealthy check that it depends on.';
 COMMENT ON COLUMN monitoring.health_status.overdue IS 'It has not run for two intervals, and a minute at least, after it was due.';
 COMMENT ON COLUMN monitoring.health_status.labels IS 'Labels of its metrics and alerts.';
+SELECT monitoring.inherit_comments('monitoring.health_status', 'monitoring.health_check_states');
 
 CREATE FUNCTION monitoring.health_deductions(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (check_name text, points integer, status text, severity text, since timestamptz, why text)
@@ -66,7 +62,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET j
 	JOIN monitoring.health_weights AS w ON w.severity = s.severity
 	WHERE s.status IN ('degraded', 'unhealthy')
 	UNION ALL
-	SELECT NULL, 20, 'unknown', 'high', min(s.next_at), format('%s checks have not run since they were due: is their worker running?', count(*))
+	SELECT NULL, 20, 'unknown', 'high', min(s.next_at), format('%s checks have not run since they were due: is their worker running? See monitoring.status.', count(*))
 	FROM monitoring.health_status_at(health_deductions.at) AS s
 	WHERE s.overdue
 	HAVING count(*) > 0

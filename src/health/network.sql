@@ -4,10 +4,14 @@
 
 CREATE FUNCTION monitoring.check_url(definition jsonb, url jsonb) RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	port text := substring(url #>> '{}' FROM '^https?://(?:\[[^]/?#]*\]|[^]:/?#\[]*)(:[^/?#]*)');
 BEGIN
 	IF coalesce(jsonb_typeof(url), '') <> 'string' OR (url #>> '{}') !~ '^https?://[^[:space:][:cntrl:]@/?#]+([/?#][^[:space:][:cntrl:]]*)?$' OR length(url #>> '{}') > 2000 THEN
 		RAISE EXCEPTION 'a health check of kind % needs "url", an http or https url without credentials', definition ->> 'kind'
 			USING ERRCODE = 'invalid_parameter_value';
+	ELSIF port !~ '^:[0-9]{1,5}$' OR substr(port, 2)::integer NOT BETWEEN 1 AND 65535 THEN
+		RAISE EXCEPTION 'the url of a health check has the port "%", which is none', substr(port, 2) USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.check_url(jsonb, jsonb) IS 'Raises 22023 unless it is text with a url that a check may have.';
@@ -25,6 +29,31 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_regex(jsonb, text) IS 'Raises 22023 unless a key of the config, if there, is text, and 2201B unless it is a regular expression without back references.';
 
+CREATE FUNCTION monitoring.check_config_boolean(definition jsonb, key text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF jsonb_typeof(definition -> 'config' -> key) <> 'boolean' THEN
+		RAISE EXCEPTION 'key "%" of a health check is true or false', key USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_boolean(jsonb, text) IS 'Raises 22023 if a key of a check''s config is there and neither true nor false.';
+
+CREATE FUNCTION monitoring.check_config_tls(definition jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	bad text;
+BEGIN
+	SELECT min(k) INTO bad FROM unnest('{ca_file,cert_file,key_file}'::text[]) AS k WHERE monitoring.check_config_text(definition, k) !~ '^/';
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'key "%" of a health check is an absolute path', bad USING ERRCODE = 'invalid_parameter_value';
+	ELSIF definition -> 'config' ? 'key_file' AND NOT definition -> 'config' ? 'cert_file' THEN
+		RAISE EXCEPTION 'key "key_file" of a health check needs "cert_file"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF monitoring.check_config_text(definition, 'min_tls') NOT IN ('1.2', '1.3') THEN
+		RAISE EXCEPTION 'key "min_tls" of a health check is "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_config_tls(jsonb) IS 'Raises 22023 unless what the config of a check says about TLS is valid: files are absolute paths, a key comes with a certificate, min_tls is 1.2 or 1.3.';
+
 CREATE FUNCTION monitoring.check_http_step(definition jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -36,21 +65,20 @@ BEGIN
 	PERFORM monitoring.check_regex(definition, 'match');
 	PERFORM monitoring.check_regex(definition, 'not_match');
 	PERFORM monitoring.check_config_text(definition, 'body', max_length => 32768);
+	PERFORM monitoring.check_config_boolean(definition, 'proxy');
+	PERFORM monitoring.check_config_tls(definition);
 	IF method !~ '^[A-Z]{3,10}$' THEN
 		RAISE EXCEPTION 'key "method" of a health check is such as GET, HEAD or POST' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF coalesce(jsonb_typeof(config -> 'headers'), 'object') <> 'object' OR jsonb_path_exists(config -> 'headers', '$.* ? (@.type() != "string")') THEN
 		RAISE EXCEPTION 'key "headers" of a health check is an object of text' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF config ? 'expect_status' AND (jsonb_typeof(config -> 'expect_status') <> 'array' OR EXISTS (
-			SELECT FROM jsonb_array_elements_text(config -> 'expect_status') AS e WHERE coalesce(e, '') !~ '^[1-9][0-9]{2}(-[1-9][0-9]{2})?$')) THEN
+	ELSIF EXISTS (SELECT FROM jsonb_each_text(config -> 'headers') AS h WHERE h.key !~ '^[!#$%&''*+.^_`|~0-9A-Za-z-]{1,200}$' OR h.value ~ '[[:cntrl:]]') THEN
+		RAISE EXCEPTION 'a header of a health check has a name that is none, or a control character' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'expect_status' AND (jsonb_typeof(config -> 'expect_status') <> 'array' OR config -> 'expect_status' = '[]' OR EXISTS (
+			SELECT FROM jsonb_array_elements_text(config -> 'expect_status') AS e
+			WHERE coalesce(e, '') !~ '^[1-9][0-9]{2}(-[1-9][0-9]{2})?$' OR left(e, 3) > right(e, 3))) THEN
 		RAISE EXCEPTION 'key "expect_status" of a health check is an array such as [200, "300-399"]' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF monitoring.check_config_text(definition, 'min_headers_grade') !~ '^[A-F]$' THEN
 		RAISE EXCEPTION 'key "min_headers_grade" of a health check is A to F' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'min_tls') NOT IN ('1.2', '1.3') THEN
-		RAISE EXCEPTION 'key "min_tls" of a health check is "1.2" or "1.3"' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'ca_file') !~ '^/' THEN
-		RAISE EXCEPTION 'key "ca_file" of a health check is an absolute path' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF coalesce(jsonb_typeof(config -> 'proxy'), 'boolean') <> 'boolean' THEN
-		RAISE EXCEPTION 'key "proxy" of a health check is true or false' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
 COMMENT ON FUNCTION monitoring.check_http_step(jsonb) IS 'Raises 22023 for a check of kind http, or a step that is a request, with bad keys; 2201B for a bad regular expression.';
@@ -65,24 +93,53 @@ BEGIN
 		RAISE EXCEPTION 'key "host" of a health check is a name or an address' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF port <> trunc(port) OR port IS NULL AND definition ->> 'kind' = 'tcp' THEN
 		RAISE EXCEPTION 'a health check of kind % needs "port", 1 to 65535', definition ->> 'kind' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF definition -> 'config' ? 'expect' AND (jsonb_typeof(definition -> 'config' -> 'expect') <> 'array'
+	END IF;
+	PERFORM monitoring.check_config_tls(definition);
+END $$;
+COMMENT ON FUNCTION monitoring.check_host_check(jsonb) IS 'Raises 22023 for a check of kind tcp, dns or tls without a host, without a port where it needs one, or with files that are no absolute paths.';
+
+CREATE FUNCTION monitoring.check_dns_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_host_check(definition);
+	IF definition -> 'config' ? 'expect' AND (jsonb_typeof(definition -> 'config' -> 'expect') <> 'array'
 		OR jsonb_path_exists(definition -> 'config' -> 'expect', '$[*] ? (@.type() != "string")')) THEN
 		RAISE EXCEPTION 'key "expect" of a health check is an array of addresses' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF monitoring.check_config_text(definition, 'ca_file') !~ '^/' THEN
-		RAISE EXCEPTION 'key "ca_file" of a health check is an absolute path' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.check_host_check(jsonb) IS 'Raises 22023 for a check of kind tcp, dns or tls without a host, without a port where it needs one, or with bad keys.';
+COMMENT ON FUNCTION monitoring.check_dns_check(jsonb) IS 'Raises 22023 for a check of kind dns without a host, or with bad keys.';
+
+CREATE FUNCTION monitoring.check_tcp_check(definition jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM monitoring.check_host_check(definition);
+	PERFORM monitoring.check_regex(definition, 'match');
+	PERFORM monitoring.check_regex(definition, 'not_match');
+	PERFORM monitoring.check_config_text(definition, 'expect', max_length => 1000);
+	PERFORM monitoring.check_config_boolean(definition, 'tls');
+	IF monitoring.check_config_text(definition, 'send', max_length => 4000) IS NOT NULL AND definition -> 'config' ? 'send_hex' THEN
+		RAISE EXCEPTION 'a health check has either "send" or "send_hex"' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF monitoring.check_config_text(definition, 'send_hex', max_length => 8000) !~* '^([0-9a-f]{2})+$' THEN
+		RAISE EXCEPTION 'key "send_hex" of a health check is bytes in hexadecimal' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END $$;
+COMMENT ON FUNCTION monitoring.check_tcp_check(jsonb) IS 'Raises 22023 for a check of kind tcp without host or port, or with bad keys; 2201B for a bad regular expression.';
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Answers
 ----------------------------------------------------------------------------------------------------------------------
 
+CREATE FUNCTION monitoring.tls_options(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(jsonb_object_agg(c.key, c.value), '{}') FROM jsonb_each(config) AS c WHERE c.key IN ('ca_file', 'cert_file', 'key_file', 'min_tls')
+$$;
+COMMENT ON FUNCTION monitoring.tls_options(jsonb) IS 'What a config says about TLS, as options of a request.';
+
 CREATE FUNCTION monitoring.host_request(sort text, config jsonb, port integer) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('request', jsonb_build_object('sort', sort, 'method', 'GET', 'url', format('%s://%s:%s/', CASE sort WHEN 's' THEN 'https' ELSE 'http' END,
 			CASE WHEN config ->> 'host' LIKE '%:%' THEN format('[%s]', config ->> 'host') ELSE config ->> 'host' END, coalesce((config ->> 'port')::integer, host_request.port)),
-		'options', jsonb_strip_nulls(jsonb_build_object('ca_file', config -> 'ca_file'))))
+		'options', monitoring.tls_options(config)))
 $$;
 COMMENT ON FUNCTION monitoring.host_request(text, jsonb, integer) IS 'What the prober is to do for a check with a host and a port: connect (t), do so with TLS (s), look the name up (d).';
 
@@ -145,7 +202,8 @@ BEGIN
 		WHEN (answer ->> 'body') ~ (config ->> 'not_match') THEN 'the body matches what it must not' END;
 	RETURN jsonb_build_object('value', answer -> 'seconds', 'details', details,
 		'status', CASE WHEN problem IS NOT NULL THEN 'unhealthy' WHEN weak THEN 'degraded' ELSE 'healthy' END,
-		'message', coalesce(problem, CASE WHEN weak THEN format('security headers have grade %s: %s are missing', grade, (SELECT string_agg(m, ', ') FROM jsonb_array_elements_text(missing) AS m))
+		'message', coalesce(problem, CASE WHEN weak THEN format('security headers have grade %s: %s are missing', grade,
+				(SELECT string_agg(m, ', ') FROM jsonb_array_elements_text(missing) AS m))
 			ELSE format('HTTP status %s in %s s', status, round((answer ->> 'seconds')::numeric, 3)) END));
 END $$;
 COMMENT ON FUNCTION monitoring.judge_http(timestamptz, jsonb, jsonb) IS 'What the answer to a request means, as a result of a check.';
@@ -153,26 +211,50 @@ COMMENT ON FUNCTION monitoring.judge_http(timestamptz, jsonb, jsonb) IS 'What th
 CREATE FUNCTION monitoring.http_request(config jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('sort', 'h', 'method', coalesce(config ->> 'method', 'GET'), 'url', config ->> 'url', 'body', coalesce(config ->> 'body', ''),
-		'headers', CASE WHEN config ->> 'body' ~ '^\s*[\[{]' THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb || coalesce(config -> 'headers', '{}'), 'redirects', coalesce(config -> 'max_redirects', '0'), 'proxy', coalesce(config -> 'proxy', 'true'),
-		'options', jsonb_strip_nulls(jsonb_build_object('ca_file', config -> 'ca_file', 'min_tls', config -> 'min_tls')))
+		'headers', CASE WHEN config ->> 'body' ~ '^\s*[\[{]' THEN '{"Content-Type": "application/json"}' ELSE '{}' END::jsonb
+			|| coalesce(config -> 'headers', '{}'),
+		'redirects', coalesce(config -> 'max_redirects', '0'), 'proxy', coalesce(config -> 'proxy', 'true'),
+		'options', monitoring.tls_options(config))
 $$;
 COMMENT ON FUNCTION monitoring.http_request(jsonb) IS 'What the prober is to do for a check of kind http.';
 
 CREATE FUNCTION monitoring.run_http_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.http_request(definition -> 'config'))
+	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(definition -> 'config', definition -> 'config' -> 'secrets')))
 		ELSE monitoring.judge_http(run_http_check.at, definition -> 'config', progress -> 'answer') END
 $$;
 COMMENT ON FUNCTION monitoring.run_http_check(timestamptz, jsonb, jsonb) IS 'Kind http: a request; its value is the seconds that it took.';
 
+CREATE FUNCTION monitoring.tcp_request(config jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_set(r || jsonb_build_object('url', CASE WHEN (config -> 'tls')::boolean THEN 'https' ELSE 'http' END || substr(r ->> 'url', 5),
+			'body', coalesce(monitoring.fill_values(config ->> 'send', coalesce(config -> 'secrets', '{}'), 'text'), '')),
+		'{options}', (r -> 'options') || jsonb_strip_nulls(jsonb_build_object('send_hex', config -> 'send_hex',
+			-- without anything that must come the first line is what the expressions look at
+			'until', coalesce(config ->> 'expect', CASE WHEN config ?| '{match,not_match}' THEN E'\n' END))))
+	FROM (SELECT monitoring.host_request('t', config, NULL) -> 'request') AS h (r)
+$$;
+COMMENT ON FUNCTION monitoring.tcp_request(jsonb) IS 'What the prober is to do for a check of kind tcp.';
+
 CREATE FUNCTION monitoring.run_tcp_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN progress IS NULL THEN monitoring.host_request('t', definition -> 'config', NULL)
-		WHEN a ->> 'kind' <> 'response' THEN jsonb_build_object('status', 'unhealthy', 'message', a ->> 'error', 'details', monitoring.probe_details(a))
-		ELSE jsonb_build_object('status', 'healthy', 'value', (a ->> 'dns')::float8 + (a ->> 'connect')::float8, 'message', 'connected', 'details', monitoring.probe_details(a)) END
-	FROM (SELECT progress -> 'answer') AS p (a)
+	SELECT CASE WHEN progress IS NULL THEN jsonb_build_object('request', monitoring.tcp_request(c))
+		ELSE jsonb_build_object('status', CASE WHEN problem IS NULL THEN 'healthy' ELSE 'unhealthy' END,
+			'value', CASE WHEN a ->> 'kind' <> 'response' THEN NULL
+				WHEN talks THEN (a ->> 'seconds')::float8
+				ELSE (a ->> 'dns')::float8 + (a ->> 'connect')::float8 + (a ->> 'tls')::float8 END,
+			'message', coalesce(problem, CASE WHEN talks THEN format('answered in %s s', round((a ->> 'seconds')::numeric, 3)) ELSE 'connected' END),
+			-- a peer may say again what it was told
+			'details', monitoring.probe_details(a) || CASE WHEN a ->> 'body' <> '' AND NOT c ? 'secrets'
+				THEN jsonb_build_object('answer', left(regexp_replace(a ->> 'body', '[[:cntrl:]]+', ' ', 'g'), 200)) ELSE '{}' END) END
+	FROM (SELECT progress -> 'answer', definition -> 'config') AS p (a, c)
+	CROSS JOIN LATERAL (SELECT c ?| '{send,send_hex,expect,match,not_match}',
+		CASE WHEN a ->> 'kind' <> 'response' THEN a ->> 'error'
+			WHEN position(c ->> 'expect' IN a ->> 'body') = 0 THEN 'what is expected is not in the answer'
+			WHEN (a ->> 'body') !~ (c ->> 'match') THEN 'the answer does not match'
+			WHEN (a ->> 'body') ~ (c ->> 'not_match') THEN 'the answer matches what it must not' END) AS j (talks, problem)
 $$;
-COMMENT ON FUNCTION monitoring.run_tcp_check(timestamptz, jsonb, jsonb) IS 'Kind tcp: a connection; its value is the seconds until there was one.';
+COMMENT ON FUNCTION monitoring.run_tcp_check(timestamptz, jsonb, jsonb) IS 'Kind tcp: a connection, and what is said and heard over it; its value is the seconds until there was one, or an answer.';
 
 CREATE FUNCTION monitoring.run_dns_check(at timestamptz, definition jsonb, progress jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -221,7 +303,7 @@ BEGIN
 	END IF;
 	FOR step IN SELECT s FROM jsonb_array_elements(steps) AS s LOOP
 		SELECT min(k) INTO bad FROM jsonb_object_keys(step) AS k
-		WHERE k <> ALL ('{name,url,query,save,method,headers,body,expect_status,match,not_match,max_redirects,ca_file,min_tls,proxy}'::text[]);
+		WHERE k <> ALL ('{name,url,query,save,method,headers,body,expect_status,match,not_match,max_redirects,ca_file,cert_file,key_file,min_tls,proxy}'::text[]);
 		IF bad IS NOT NULL THEN
 			RAISE EXCEPTION 'a step of a health check takes no key "%"', left(bad, 100) USING ERRCODE = 'invalid_parameter_value';
 		ELSIF (step ? 'url') = (step ? 'query') THEN
@@ -268,12 +350,12 @@ COMMENT ON FUNCTION monitoring.fill_values(text, jsonb, text) IS 'A text with sa
 
 CREATE FUNCTION monitoring.fill_step(step jsonb, vars jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT step || jsonb_strip_nulls(jsonb_build_object('url', monitoring.fill_values(step ->> 'url', vars, 'url'),
+	SELECT CASE WHEN vars IS NULL THEN step ELSE step || jsonb_strip_nulls(jsonb_build_object('url', monitoring.fill_values(step ->> 'url', vars, 'url'),
 		'body', monitoring.fill_values(step ->> 'body', vars, CASE WHEN step ->> 'body' ~ '^\s*[\[{]' THEN 'json'
 			WHEN step -> 'headers' ->> 'Content-Type' ~* 'urlencoded' THEN 'url' ELSE 'text' END),
-		'headers', (SELECT jsonb_object_agg(h.key, monitoring.fill_values(h.value, vars, 'text')) FROM jsonb_each_text(step -> 'headers') AS h)))
+		'headers', (SELECT jsonb_object_agg(h.key, monitoring.fill_values(h.value, vars, 'text')) FROM jsonb_each_text(step -> 'headers') AS h))) END
 $$;
-COMMENT ON FUNCTION monitoring.fill_step(jsonb, jsonb) IS 'A step with the values that earlier ones saved.';
+COMMENT ON FUNCTION monitoring.fill_step(jsonb, jsonb) IS 'A step, or a check, with the values that earlier ones saved, and with markers of secrets.';
 
 CREATE FUNCTION monitoring.saved_values(save jsonb, answer jsonb) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -318,7 +400,7 @@ BEGIN
 	LOOP
 		step := steps -> n;
 		IF answer IS NULL AND step ? 'url' THEN
-			RETURN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(step, vars)),
+			RETURN jsonb_build_object('request', monitoring.http_request(monitoring.fill_step(step, vars || coalesce(definition -> 'config' -> 'secrets', '{}'))),
 				'state', jsonb_build_object('step', n, 'vars', vars, 'done', done));
 		ELSIF step ? 'url' THEN
 			verdict := monitoring.judge_http(at, step, answer);
@@ -355,11 +437,12 @@ COMMENT ON FUNCTION monitoring.run_synthetic_check(timestamptz, jsonb, jsonb) IS
 
 INSERT INTO monitoring.health_check_kinds (kind, function, check_function, config_keys, network, op, degraded, unhealthy, description, builtin) VALUES
 	('http', 'monitoring.run_http_check', 'monitoring.check_http_step',
-		'{url,method,headers,body,expect_status,match,not_match,max_redirects,min_headers_grade,ca_file,min_tls,proxy}', true, '>', NULL, NULL, 'a request to a web server', true),
-	('tcp', 'monitoring.run_tcp_check', 'monitoring.check_host_check', '{host,port}', true, '>', NULL, NULL, 'a connection to a port', true),
-	('dns', 'monitoring.run_dns_check', 'monitoring.check_host_check', '{host,expect}', true, '>', NULL, NULL, 'the addresses of a name', true),
+		'{url,method,headers,body,expect_status,match,not_match,max_redirects,min_headers_grade,ca_file,cert_file,key_file,min_tls,proxy,secrets}', true, '>', NULL, NULL, 'a request to a web server', true),
+	('tcp', 'monitoring.run_tcp_check', 'monitoring.check_tcp_check', '{host,port,send,send_hex,expect,match,not_match,tls,ca_file,cert_file,key_file,min_tls,secrets}', true, '>', NULL, NULL,
+		'a connection to a port, and what is heard there', true),
+	('dns', 'monitoring.run_dns_check', 'monitoring.check_dns_check', '{host,expect}', true, '>', NULL, NULL, 'the addresses of a name', true),
 	('tls', 'monitoring.run_tls_check', 'monitoring.check_host_check', '{host,port,ca_file}', true, '<', 21, 7, 'the certificate of a server: days left', true),
-	('synthetic', 'monitoring.run_synthetic_check', 'monitoring.check_synthetic_check', '{steps}', true, '>', NULL, NULL, 'requests and queries in order', true);
+	('synthetic', 'monitoring.run_synthetic_check', 'monitoring.check_synthetic_check', '{steps,secrets}', true, '>', NULL, NULL, 'requests and queries in order', true);
 
 ----------------------------------------------------------------------------------------------------------------------
 -- For the prober
@@ -371,18 +454,38 @@ COMMENT ON FUNCTION monitoring.wake_prober() IS 'Wake the prober of this databas
 
 -- Columns rather than JSON, so that the prober need not take it apart.
 CREATE TYPE monitoring.probe AS (check_name text, state jsonb, began timestamptz, seconds float8, sort text, method text, url text, body text,
-	header_names text[], header_values text[], option_names text[], option_values text[], redirects integer, proxy boolean);
+	header_names text[], header_values text[], option_names text[], option_values text[], redirects integer, proxy boolean,
+	secret_keys text[], secret_markers text[], secret_sources text[], secret_values text[]);
 COMMENT ON TYPE monitoring.probe IS 'What the prober is to do for a check, within so many seconds.';
+
+-- A kind's function may be anybody's: it gets markers that stand for the secrets, new ones each time.
+CREATE FUNCTION monitoring.marked_check(definition monitoring.health_check_defs) RETURNS monitoring.health_check_defs
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF definition.config ? 'secrets' THEN
+		definition.config := jsonb_set(definition.config, '{secrets}', (
+			SELECT coalesce(jsonb_object_agg(k, replace(gen_random_uuid()::text, '-', '')), '{}')
+			FROM (SELECT jsonb_object_keys(definition.config -> 'secrets') UNION ALL
+				SELECT 'basic_auth' WHERE definition.config -> 'secrets' ?& '{username,password}') AS s (k)));
+	END IF;
+	RETURN definition;
+END $$;
+COMMENT ON FUNCTION monitoring.marked_check(monitoring.health_check_defs) IS 'A check with markers in place of its secrets, and with basic_auth if they have a username and a password.';
 
 CREATE FUNCTION monitoring.make_probe(definition monitoring.health_check_defs, outcome jsonb, began timestamptz, at timestamptz) RETURNS monitoring.probe
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT ROW(definition.name, outcome -> 'state', began, extract(epoch FROM definition.timeout - (make_probe.at - began))::float8, r ->> 'sort', r ->> 'method', r ->> 'url', coalesce(r ->> 'body', ''),
 		ARRAY(SELECT h.key FROM jsonb_each_text(r -> 'headers') AS h ORDER BY h.key), ARRAY(SELECT h.value FROM jsonb_each_text(r -> 'headers') AS h ORDER BY h.key),
 		ARRAY(SELECT h.key FROM jsonb_each_text(r -> 'options') AS h ORDER BY h.key), ARRAY(SELECT h.value FROM jsonb_each_text(r -> 'options') AS h ORDER BY h.key),
-		coalesce((r ->> 'redirects')::integer, 0), coalesce((r ->> 'proxy')::boolean, false))::monitoring.probe
+		coalesce((r ->> 'redirects')::integer, 0), coalesce((r ->> 'proxy')::boolean, false), s.keys, s.markers, s.sources, s.values)::monitoring.probe
 	FROM (SELECT outcome -> 'request') AS o (r)
+	-- basic_auth is made of the others
+	CROSS JOIN (SELECT array_agg(m.key ORDER BY m.key = 'basic_auth', m.key) AS keys, array_agg(m.value ORDER BY m.key = 'basic_auth', m.key) AS markers,
+			array_agg(c.source ORDER BY m.key = 'basic_auth', m.key) AS sources, array_agg(c.value ORDER BY m.key = 'basic_auth', m.key) AS values
+		FROM jsonb_each_text(definition.config -> 'secrets') AS m
+		LEFT JOIN monitoring.check_secrets AS c ON c.check_name = definition.name AND c.key = m.key) AS s
 $$;
-COMMENT ON FUNCTION monitoring.make_probe(monitoring.health_check_defs, jsonb, timestamptz, timestamptz) IS 'The request that a kind''s function wants, as the prober takes it.';
+COMMENT ON FUNCTION monitoring.make_probe(monitoring.health_check_defs, jsonb, timestamptz, timestamptz) IS 'The request that a kind''s function wants, as the prober takes it, for a check that has markers; with the secrets that they stand for.';
 
 CREATE FUNCTION monitoring.begin_probes(at timestamptz, most integer) RETURNS SETOF monitoring.probe
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -397,6 +500,7 @@ BEGIN
 		EXIT WHEN n >= most OR clock_timestamp() - at > interval '10 seconds';
 		PERFORM FROM monitoring.health_check_states AS s WHERE s.check_name = d.name FOR UPDATE SKIP LOCKED;
 		CONTINUE WHEN NOT FOUND;
+		d := monitoring.marked_check(d);
 		outcome := monitoring.call_health_kind(d, at, NULL);
 		IF outcome ? 'request' THEN
 			UPDATE monitoring.health_check_states AS s SET leased_until = begin_probes.at + d.timeout + interval '1 minute' WHERE s.check_name = d.name;
@@ -425,6 +529,7 @@ BEGIN
 	FOR one IN SELECT a FROM jsonb_array_elements(answers) AS a LOOP
 		SELECT * INTO d FROM monitoring.health_check_defs AS h WHERE h.name = one ->> 'check';
 		CONTINUE WHEN NOT FOUND;
+		d := monitoring.marked_check(d);
 		began := (one ->> 'began')::timestamptz;
 		outcome := CASE WHEN one -> 'answer' ->> 'kind' = 'lost' THEN jsonb_build_object('status', 'unknown', 'message', one -> 'answer' ->> 'error')
 			ELSE monitoring.call_health_kind(d, at, one) END;
@@ -445,7 +550,9 @@ COMMENT ON FUNCTION monitoring.answer_probes(jsonb, timestamptz) IS 'For the pro
 
 CREATE FUNCTION monitoring.next_probe_in(at timestamptz) RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT greatest(extract(epoch FROM min(s.next_at) - next_probe_in.at), 0)::float8
+	-- as due_health_checks() has it; greatest() knows no nulls
+	SELECT CASE WHEN count(*) > 0 THEN greatest(extract(epoch FROM min(CASE WHEN s.next_at > next_probe_in.at + d.every THEN next_probe_in.at
+			WHEN s.leased_until <= next_probe_in.at + interval '10 minutes' THEN greatest(s.next_at, s.leased_until) ELSE s.next_at END) - next_probe_in.at), 0)::float8 END
 	FROM monitoring.health_check_states AS s
 	JOIN monitoring.health_check_defs AS d ON d.name = s.check_name
 	JOIN monitoring.health_check_kinds AS k ON k.kind = d.kind

@@ -108,7 +108,7 @@ FROM pg_stat_archiver AS a$q$),
 	('dead_tuples', '10 minutes', 1, '>', 0.2, NULL, 'medium', '{}', 'dead rows of tables beyond twice the number at which autovacuum begins',
 $q$SELECT t.n_dead_tup::float8 / (t.n_live_tup + t.n_dead_tup) AS value, format('%I.%I has %s dead rows', t.schemaname, t.relname, t.n_dead_tup) AS message
 FROM pg_stat_all_tables AS t
-WHERE t.n_dead_tup > 10000 AND t.n_dead_tup > 2 * (current_setting('autovacuum_vacuum_threshold')::float8 + current_setting('autovacuum_vacuum_scale_factor')::float8 * t.n_live_tup)
+WHERE t.n_dead_tup > 10000 AND t.n_dead_tup > 2 * monitoring.vacuum_due_at(NULL, t.n_live_tup)
 ORDER BY t.n_dead_tup DESC LIMIT 20$q$),
 	('table_bloat', '1 hour', 0, '>', NULL, NULL, 'low', '{}', 'estimated space that tables take and do not need: 40 % of 100 MB, 60 % of 1 GB',
 $q$SELECT b.bloat_ratio AS value, CASE WHEN b.bloat_ratio > 0.6 AND b.bytes > 1073741824 THEN 'unhealthy' WHEN b.bloat_ratio > 0.4 THEN 'degraded' ELSE 'healthy' END AS status,

@@ -33,13 +33,14 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "outbound/outbound.h"
+#include "outbound/secrets.h"
 #include "worker/worker.h"
 
 #define MAX_PROBES 64
 #define POLL_MS 1000
 #define BUSY_MS 100
-#define MAX_IDLE_S 120 /* when the next check is later, another process will do it */
+#define MAX_IDLE_S 120     /* when the next check is later, another process will do it */
+#define MAX_SLEEP_MS 30000 /* who makes a check due wakes us; this is for clocks that jump */
 #define CONNECT_MS 5000
 #define ANSWER_PATIENCE_MS 15000 /* on top of all that a probe may take */
 #define MAX_FAILURES 20          /* then a new process tries */
@@ -250,14 +251,18 @@ typedef enum ProbeColumn
 	OPTION_NAMES,
 	OPTION_VALUES,
 	REDIRECTS,
-	PROXY
+	PROXY,
+	SECRET_KEYS, /* null: there are none */
+	SECRET_MARKERS,
+	SECRET_SOURCES, /* null: it is not set */
+	SECRET_VALUES
 } ProbeColumn;
 
 /* Requests go out as UTF-8, whatever the database's encoding. */
 static char *
 utf8_of(const char *s)
 {
-	return pg_server_to_any(s, strlen(s), PG_UTF8);
+	return mon_utf8_copy(s, strlen(s));
 }
 
 static List *
@@ -283,8 +288,66 @@ pairs_of(HeapTuple row, TupleDesc desc, int names_column, int values_column)
 	return pairs;
 }
 
-static void
-make_request(HeapTuple row, TupleDesc desc, MonRequest *request)
+static char **
+texts_of(HeapTuple row, TupleDesc desc, int column, int *n)
+{
+	Datum *values, array;
+	bool *nulls, isnull;
+	char **texts;
+
+	*n = 0;
+	array = SPI_getbinval(row, desc, column, &isnull);
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls,
+					  n);
+	texts = palloc(*n * sizeof(char *));
+	for (int i = 0; i < *n; i++)
+		texts[i] = nulls[i] ? NULL : TextDatumGetCString(values[i]);
+	return texts;
+}
+
+/* Put secrets where their markers stand; false with *error, which has none of them. */
+static bool
+add_secrets(HeapTuple row, TupleDesc desc, MonRequest *request, char **error)
+{
+	MonSecrets secrets = {0, NULL};
+	int n, m;
+	char **keys = texts_of(row, desc, SECRET_KEYS, &n);
+	char **markers = texts_of(row, desc, SECRET_MARKERS, &m);
+	char **sources = texts_of(row, desc, SECRET_SOURCES, &m);
+	char **values = texts_of(row, desc, SECRET_VALUES, &m);
+
+	for (int i = 0; i < n; i++)
+	{
+		if (strcmp(keys[i], "basic_auth") == 0)
+			mon_secrets_add_basic_auth(&secrets, NULL, markers[i]);
+		else if (!mon_secrets_add(&secrets, keys[i], markers[i], sources[i], values[i], error))
+			return false;
+	}
+	return mon_secrets_fill(&secrets, request, error);
+}
+
+/* The key of a certificate is as secret as what else the server's account can read. */
+static bool
+check_key_file(MonRequest *request, char **error)
+{
+	ListCell *cell;
+
+	foreach (cell, request->options)
+	{
+		MonPair *option = lfirst(cell);
+
+		if (strcmp(option->name, "key_file") == 0 &&
+			(option->value = mon_secrets_file(option->value, error)) == NULL)
+			return false;
+	}
+	return true;
+}
+
+/* False with *error, which has no secret, if it cannot be made. */
+static bool
+make_request(HeapTuple row, TupleDesc desc, MonRequest *request, char **error)
 {
 	bool isnull;
 
@@ -293,6 +356,8 @@ make_request(HeapTuple row, TupleDesc desc, MonRequest *request)
 	request->body = utf8_of(SPI_getvalue(row, desc, BODY));
 	request->headers = pairs_of(row, desc, HEADER_NAMES, HEADER_VALUES);
 	request->options = pairs_of(row, desc, OPTION_NAMES, OPTION_VALUES);
+	if (!check_key_file(request, error) || !add_secrets(row, desc, request, error))
+		return false;
 	if (DatumGetBool(SPI_getbinval(row, desc, PROXY, &isnull)) && mon_proxy && mon_proxy[0])
 	{
 		MonPair *pair = palloc(sizeof(MonPair));
@@ -301,6 +366,21 @@ make_request(HeapTuple row, TupleDesc desc, MonRequest *request)
 		pair->value = utf8_of(mon_proxy);
 		request->options = lappend(request->options, pair);
 	}
+	return true;
+}
+
+/* What never went out: why, as if the sender had refused it. */
+static void
+refuse(Probe *p, const char *why)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	appendStringInfoString(&json, "{\"kind\":\"refused\",\"error\":");
+	escape_json(&json, why);
+	appendStringInfoChar(&json, '}');
+	set_answer(p, json.data);
+	pfree(json.data);
 }
 
 static Probe *
@@ -339,9 +419,14 @@ queue_probes(void)
 		MonRequest request = {0};
 		StringInfoData frame;
 		char tail[2];
+		char *error = NULL;
 		bool isnull;
 
-		make_request(row, table->tupdesc, &request);
+		if (!make_request(row, table->tupdesc, &request, &error))
+		{
+			refuse(p, error);
+			continue;
+		}
 		initStringInfo(&frame);
 		mon_frame_begin(&frame, SENDER_PROBE, (uint64) p->serial << 32 | (p - probes),
 						Min(CONNECT_MS, p->total_ms), p->total_ms);
@@ -350,7 +435,7 @@ queue_probes(void)
 		tail[1] = (char) DatumGetInt32(SPI_getbinval(row, table->tupdesc, REDIRECTS, &isnull));
 		appendBinaryStringInfo(&frame, tail, 2);
 		if (frame.len > SENDER_MAX_FRAME)
-			set_answer(p, "{\"kind\":\"refused\",\"error\":\"the request is too long\"}");
+			refuse(p, "the request is too long");
 		else
 		{
 			mon_frame_u32(mon_link_frames(), frame.len);
@@ -456,6 +541,15 @@ database_step(Step *step)
 
 /* ---- the worker ---- */
 
+/* When to look again, if no answer comes and nobody wakes us before. */
+static int64
+look_in_ms(const Step *step)
+{
+	if (!mon_link_ready() || step->next_in < 0)
+		return POLL_MS;
+	return Min(Max((int64) (step->next_in * 1000) + 1, POLL_MS), MAX_SLEEP_MS);
+}
+
 static void
 probe(void)
 {
@@ -479,14 +573,19 @@ probe(void)
 				return;
 			if (result == STEP_DONE && mon_link_ready())
 				mon_companion_healthy();
-			next_look = mon_now_ms() + POLL_MS;
+			next_look = mon_now_ms() + look_in_ms(&step);
 			mon_link_write();
 			if (result == STEP_DONE && n_probes == 0 &&
 				(step.next_in < 0 || step.next_in > MAX_IDLE_S))
 				return;
 		}
 		now = mon_now_ms();
-		mon_link_wait(result == STEP_BUSY ? BUSY_MS : Max(Max(next_look, next_step) - now, 1));
+		if (result == STEP_BUSY)
+			mon_link_wait(BUSY_MS);
+		else if (n_probes > 0) /* a sender that is stuck is to be noticed */
+			mon_link_wait(Min(Max(Max(next_look, next_step) - now, 1), POLL_MS));
+		else
+			mon_link_wait(Max(Max(next_look, next_step) - now, 1));
 	}
 }
 
@@ -496,9 +595,7 @@ mon_prober_main(Datum arg)
 	Oid dboid = DatumGetObjectId(arg);
 	MemoryContext context;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	mon_worker_unblock_signals(die);
 
 	if (!mon_companion_claim(&prober_sort, dboid) || mon_worker_kept_out(dboid))
 		proc_exit(0);

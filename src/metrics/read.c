@@ -27,7 +27,7 @@
 #include "metrics/read.h"
 
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
+#include "core/labels_hash.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "metrics/lookup.h"
@@ -43,33 +43,6 @@
 #define MATCHES 3                          /* of these, begin with the catalog again */
 #define MAX_CELLS 500000                   /* buckets of all groups: bounds the memory of a read */
 #define MAX_SEEN_BYTES (128 * 1024 * 1024) /* of all series' bitmaps of buckets */
-
-typedef struct GroupEntry
-{
-	Jsonb *labels; /* hash key */
-	int group;
-	uint32 hash;
-	char status;
-} GroupEntry;
-
-static inline bool
-jsonb_same(const Jsonb *a, const Jsonb *b)
-{
-	return VARSIZE(a) == VARSIZE(b) && memcmp(a, b, VARSIZE(a)) == 0;
-}
-
-#define SH_PREFIX groups
-#define SH_ELEMENT_TYPE GroupEntry
-#define SH_KEY_TYPE Jsonb *
-#define SH_KEY labels
-#define SH_HASH_KEY(tb, k) hash_bytes((const unsigned char *) (k), VARSIZE(k))
-#define SH_EQUAL(tb, a, b) jsonb_same(a, b)
-#define SH_STORE_HASH
-#define SH_GET_HASH(tb, e) (e)->hash
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
 
 /* Lookups by what they ask for. */
 typedef struct LookupKey
@@ -98,7 +71,7 @@ lookup_hash(LookupKey k)
 #define SH_KEY_TYPE LookupKey
 #define SH_KEY key
 #define SH_HASH_KEY(tb, k) lookup_hash(k)
-#define SH_EQUAL(tb, a, b) ((a).metric == (b).metric && jsonb_same((a).equal, (b).equal))
+#define SH_EQUAL(tb, a, b) ((a).metric == (b).metric && labels_same((a).equal, (b).equal))
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, e) (e)->hash
 #define SH_SCOPE static inline
@@ -223,19 +196,19 @@ static int
 find_or_add_group(ReadState *state, Jsonb *labels)
 {
 	bool found;
-	GroupEntry *entry;
+	LabelsEntry *entry;
 
 	if (state->nby == 0)
 		return state->ngroups > 0 ? 0 : add_group(state, group_labels(state, labels));
 	if (!state->group_index)
-		state->group_index = groups_create(state->batch->cxt, 8, NULL);
-	entry = groups_insert(state->group_index, group_labels(state, labels), &found);
+		state->group_index = labels_create(state->batch->cxt, 8, NULL);
+	entry = labels_insert(state->group_index, group_labels(state, labels), &found);
 	if (!found)
 	{
-		entry->group = add_group(state, entry->labels);
-		entry->labels = state->groups[entry->group].labels;
+		entry->no = add_group(state, entry->labels);
+		entry->labels = state->groups[entry->no].labels;
 	}
-	return entry->group;
+	return entry->no;
 }
 
 static MonPoint *

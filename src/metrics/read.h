@@ -94,7 +94,7 @@ typedef struct ReadGroup
 typedef struct ReadState ReadState;
 typedef struct ReadBatch ReadBatch;
 typedef struct ReadWindow ReadWindow;
-struct groups_hash;
+struct labels_hash;
 struct lookups_hash;
 
 /* Reads of one metric that ask for the same labels. */
@@ -157,7 +157,7 @@ struct ReadState
 	Datum *by_names;
 	int nby;
 	bool by_all;                     /* one group per series */
-	struct groups_hash *group_index; /* NULL when nothing is grouped by */
+	struct labels_hash *group_index; /* NULL when nothing is grouped by */
 	ReadGroup *groups;
 	int ngroups;
 	int maxgroups;

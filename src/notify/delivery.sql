@@ -45,7 +45,9 @@ COMMENT ON FUNCTION monitoring.breaker_failures(jsonb) IS 'After how many failur
 
 CREATE FUNCTION monitoring.receiver_allowances(at timestamptz, per_receiver integer, with_sender boolean DEFAULT true)
 RETURNS TABLE (receiver text, sending bigint, allowed bigint, tokens float8)
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+	-- notify_claim, which calls it, goes without
+	SET enable_hashjoin = on AS $$
 	SELECT r.name, b.sending, greatest(least(coalesce(floor(k.tokens)::bigint, per_receiver), n.most - b.sending), 0), k.tokens
 	FROM monitoring.receiver_defs AS r
 	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
@@ -78,12 +80,13 @@ CREATE VIEW monitoring.receiver_health AS
 			ELSE 'ok' END AS state,
 		coalesce(s.failures, 0) AS failures, s.failing_since,
 		CASE WHEN s.paused_until > clock_timestamp() THEN s.paused_until END AS paused_until,
-		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback, s.lost_id, s.lost_at
+		w.waiting, w.waiting_since, r.config ->> 'fallback' AS fallback, s.lost_id, s.lost_at, p.problem
 	FROM monitoring.receiver_defs AS r
 	LEFT JOIN monitoring.receiver_states AS s ON s.receiver = r.name AND s.changed_at = r.changed_at
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS waiting, min(o.created_at) AS waiting_since FROM monitoring.outbox AS o
-		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w;
+		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed')) AS w
+	LEFT JOIN (SELECT q.name, min(q.problem) AS problem FROM monitoring.secret_problems() AS q GROUP BY q.name) AS p ON p.name = r.name;
 COMMENT ON VIEW monitoring.receiver_health IS 'How delivery to each receiver fares.';
 COMMENT ON COLUMN monitoring.receiver_health.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.receiver_health.state IS 'ok; failing; broken (breaker_failures failures in a row: it is tried with one notification after ever longer pauses); paused (it asked for that by Retry-After); disabled.';
@@ -95,6 +98,7 @@ COMMENT ON COLUMN monitoring.receiver_health.waiting_since IS 'When the oldest o
 COMMENT ON COLUMN monitoring.receiver_health.fallback IS 'Receiver that is told instead.';
 COMMENT ON COLUMN monitoring.receiver_health.lost_id IS 'The notification (notifications.id) that was given up last, no fallback getting it; null: none, or one has arrived since. Heartbeats stop for it.';
 COMMENT ON COLUMN monitoring.receiver_health.lost_at IS 'When it was given up.';
+COMMENT ON COLUMN monitoring.receiver_health.problem IS 'Why nothing can be sent to it now, such as a secret that is not set or whose file cannot be read; null: nothing is known to be missing.';
 
 CREATE FUNCTION monitoring.note_receiver_outcomes(at timestamptz, receivers text[], answered bigint[], arrived bigint[], failed bigint[], pauses float8[])
 RETURNS void
@@ -148,7 +152,7 @@ BEGIN
 		FROM unnest(days, firsts) AS k (created_at, id)
 		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		FOR NO KEY UPDATE OF o SKIP LOCKED
 	), crowds AS MATERIALIZED (
 		SELECT o.receiver, o.group_key, array_agg(o.id ORDER BY o.id) AS ids, max(o.id) AS last_id,
@@ -156,7 +160,7 @@ BEGIN
 		FROM unnest(days, firsts) AS k (created_at, id)
 		JOIN monitoring.outbox AS f ON f.created_at = k.created_at AND f.id = k.id
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = f.receiver || E'\n' || f.group_key AND o.id >= f.id
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		GROUP BY o.receiver, o.group_key
 		HAVING count(*) > 1 AND bool_and(o.status IN ('firing', 'resolved') AND NOT o.payload ?| '{digest,escalation}'::text[]
 			AND o.id IN (SELECT h.id FROM held AS h))
@@ -166,7 +170,7 @@ BEGIN
 			row_number() OVER (PARTITION BY c.last_id, a.value ->> 'fingerprint' ORDER BY o.id DESC) AS from_last
 		FROM crowds AS c
 		JOIN monitoring.outbox AS o ON o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids)
-			AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > notify_collapse.at - interval '2 days'
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		CROSS JOIN LATERAL jsonb_array_elements(o.payload -> 'alerts') WITH ORDINALITY AS a
 	), kept AS (
 		SELECT m.last_id, count(*) FILTER (WHERE m.document ->> 'status' = 'firing') AS firing,
@@ -179,8 +183,8 @@ BEGIN
 		UPDATE monitoring.outbox AS o
 		SET state = 'superseded', lease_until = NULL, error = format('superseded by notification %s', c.last_id)
 		FROM crowds AS c
-		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id AND o.state IN ('queued', 'sending', 'failed')
-			AND o.created_at > notify_collapse.at - interval '2 days'
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = ANY (c.ids) AND o.id <> c.last_id
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 	), merged AS (
 		UPDATE monitoring.outbox AS o
 		SET state = CASE WHEN k.alerts IS NULL THEN 'superseded' ELSE o.state END,
@@ -191,11 +195,12 @@ BEGIN
 				o.payload - '{receiver,groupKey,status,groupLabels,commonLabels,commonAnnotations,alerts}'::text[]),
 			alert_ids = (SELECT coalesce(array_agg(DISTINCT i ORDER BY i), '{}')
 				FROM monitoring.outbox AS e CROSS JOIN LATERAL unnest(e.alert_ids) AS i
-				WHERE e.receiver || E'\n' || e.group_key = c.receiver || E'\n' || c.group_key AND e.id = ANY (c.ids) AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_collapse.at - interval '2 days')
+				WHERE e.receiver || E'\n' || e.group_key = c.receiver || E'\n' || c.group_key AND e.id = ANY (c.ids)
+					AND monitoring.is_unfinished(e.state, e.created_at, notify_collapse.at))
 		FROM crowds AS c
 		LEFT JOIN kept AS k ON k.last_id = c.last_id
-		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = c.last_id AND o.state IN ('queued', 'sending', 'failed')
-			AND o.created_at > notify_collapse.at - interval '2 days'
+		WHERE o.receiver || E'\n' || o.group_key = c.receiver || E'\n' || c.group_key AND o.id = c.last_id
+			AND monitoring.is_unfinished(o.state, o.created_at, notify_collapse.at)
 		RETURNING o.created_at, o.id, o.state
 	)
 	SELECT m.created_at, m.id FROM merged AS m WHERE m.state <> 'superseded'
@@ -242,15 +247,18 @@ COMMENT ON FUNCTION monitoring.notify_fall_back(timestamptz, timestamptz[], bigi
 CREATE FUNCTION monitoring.notify_has_work(at timestamptz, running boolean DEFAULT true) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+	-- mostly there is nothing, however many receivers there are
 	RETURN EXISTS (
+			SELECT FROM monitoring.outbox AS o
+			WHERE monitoring.is_unfinished(o.state, o.created_at, notify_has_work.at))
+		AND EXISTS (
 			SELECT FROM monitoring.receiver_allowances(notify_has_work.at, 64) AS r
 			CROSS JOIN LATERAL (
 				SELECT FROM monitoring.outbox AS o
-				WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_has_work.at
-					AND o.created_at > notify_has_work.at - interval '2 days'
+				WHERE o.receiver = r.receiver AND monitoring.is_due(o.state, o.created_at, o.next_attempt_at, notify_has_work.at)
 					AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 						WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
-							AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_has_work.at - interval '2 days' OFFSET 0)
+							AND monitoring.is_unfinished(e.state, e.created_at, notify_has_work.at) OFFSET 0)
 				LIMIT 1) AS due
 			WHERE r.allowed > 0)
 		OR EXISTS (
@@ -332,26 +340,29 @@ DECLARE
 BEGIN
 	PERFORM monitoring.notify_give_up(at);
 
-	-- Nothing lives for more than a day (max_age_seconds): two days of partitions hold all that is unfinished. The
-	-- receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
+	-- The receivers take turns, so that those whose requests hang do not keep the others from what is left of max_rows.
 	-- OFFSET 0 keeps the planner from joining a backlog with itself when it does not know how long that is.
 	WITH due AS MATERIALIZED (
 		SELECT r.receiver, r.tokens, d.created_at, d.id, d.crowded
-		FROM monitoring.receiver_allowances(notify_claim.at, per_receiver, with_sender) AS r
+		FROM (
+			-- of thousands of receivers some, so that not a row of each is locked for the few that get something
+			SELECT a.* FROM monitoring.receiver_allowances(notify_claim.at, per_receiver, with_sender) AS a
+			WHERE a.allowed > 0 AND EXISTS (SELECT FROM monitoring.outbox AS f
+				WHERE f.receiver = a.receiver AND monitoring.is_due(f.state, f.created_at, f.next_attempt_at, notify_claim.at) OFFSET 0)
+			ORDER BY a.sending, random()
+			LIMIT greatest(max_rows, 500)) AS r
 		CROSS JOIN LATERAL (
 			SELECT o.created_at, o.id, EXISTS (SELECT FROM monitoring.outbox AS l
 					WHERE l.receiver || E'\n' || l.group_key = o.receiver || E'\n' || o.group_key AND l.id > o.id
-						AND l.state IN ('queued', 'sending', 'failed') AND l.created_at > notify_claim.at - interval '2 days') AS crowded
+						AND monitoring.is_unfinished(l.state, l.created_at, notify_claim.at)) AS crowded
 			FROM monitoring.outbox AS o
-			WHERE o.receiver = r.receiver AND o.state IN ('queued', 'sending', 'failed') AND o.next_attempt_at <= notify_claim.at
-				AND o.created_at > notify_claim.at - interval '2 days'
+			WHERE o.receiver = r.receiver AND monitoring.is_due(o.state, o.created_at, o.next_attempt_at, notify_claim.at)
 				AND NOT EXISTS (SELECT FROM monitoring.outbox AS e
 					WHERE e.receiver || E'\n' || e.group_key = o.receiver || E'\n' || o.group_key AND e.id < o.id
-						AND e.state IN ('queued', 'sending', 'failed') AND e.created_at > notify_claim.at - interval '2 days' OFFSET 0)
+						AND monitoring.is_unfinished(e.state, e.created_at, notify_claim.at) OFFSET 0)
 			ORDER BY o.id
 			LIMIT r.allowed
 			FOR UPDATE OF o SKIP LOCKED) AS d
-		WHERE r.allowed > 0
 		ORDER BY r.sending + row_number() OVER (PARTITION BY r.receiver ORDER BY d.id), d.id
 		LIMIT max_rows
 	)

@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/fd.h"
@@ -159,7 +160,9 @@ in_transaction(void (*body)(void *arg), void *arg, bool keep, Finding *finding)
 	if (error == NULL)
 		return true;
 	strlcpy(finding->cause, unpack_sql_state(error->sqlerrcode), sizeof(finding->cause));
-	strlcpy(finding->reason, error->message, sizeof(finding->reason));
+	snprintf(finding->reason, sizeof(finding->reason), "%.*s",
+			 pg_mbcliplen(error->message, strlen(error->message), sizeof(finding->reason) - 1),
+			 error->message);
 	return false;
 }
 
@@ -227,8 +230,21 @@ typedef struct Making
 	int n;
 	const char *key; /* stands for the idempotency key in them */
 	bool ending;     /* the message of the end, for those who know of the beginning */
-	bool told;       /* do not log again what cannot be made */
+	bool quiet;      /* do not log again what cannot be made */
+	char *told_of;   /* the receiver that was logged last */
 } Making;
+
+/* Once for each receiver: they come one after the other. */
+static bool
+is_news(Making *making, const char *receiver)
+{
+	bool news = !making->quiet &&
+		(making->told_of == NULL || strcmp(making->told_of, receiver) != 0);
+
+	if (news)
+		making->told_of = pstrdup(receiver);
+	return news;
+}
 
 static uint32
 column_ms(HeapTuple row, TupleDesc desc, int column)
@@ -257,11 +273,11 @@ make_message(Making *making, HeapTuple row, TupleDesc desc)
 		return;
 	if (target == NULL && making->n >= MAX_TARGETS)
 	{
-		if (!making->told)
+		if (!making->quiet)
 			ereport(LOG,
 					(errmsg("monitoring can tell no more than %d receivers of emergencies",
 							MAX_TARGETS)));
-		making->told = true;
+		making->quiet = true;
 		return;
 	}
 	function = SPI_getbinval(row, desc, 4, &isnull);
@@ -274,12 +290,11 @@ make_message(Making *making, HeapTuple row, TupleDesc desc)
 	if (mon_request_make(&source, &request, &error) != MON_REQUEST_MADE ||
 		strcmp(request.method, "NOTIFY") == 0 || strcmp(request.method, "SQL") == 0)
 	{
-		if (!making->told)
+		if (is_news(making, receiver))
 			ereport(LOG,
 					(errmsg("monitoring could not make the message about emergencies for "
 							"receiver \"%s\": %s",
 							receiver, error)));
-		making->told = true;
 		return;
 	}
 
@@ -311,7 +326,7 @@ make_messages(void *arg)
 					 0, 0};
 	char nulls[5] = "  nn";
 	SPITupleTable *table;
-	uint64 n;
+	uint64 n, made;
 	int64 budget;
 
 	if (making->ending)
@@ -330,8 +345,17 @@ make_messages(void *arg)
 	/* Each formatter has a timeout of its own. */
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	budget = mon_now_ms() + RENEW_BUDGET_MS;
-	for (uint64 i = 0; i < n && mon_now_ms() < budget && !ShutdownRequestPending; i++)
-		make_message(making, table->vals[i], table->tupdesc);
+	for (made = 0; made < n && mon_now_ms() < budget && !ShutdownRequestPending; made++)
+		make_message(making, table->vals[made], table->tupdesc);
+	if (made < n && !making->quiet && !ShutdownRequestPending)
+		ereport(
+			LOG,
+			(errmsg("monitoring made only " UINT64_FORMAT " of " UINT64_FORMAT
+					" messages about emergencies within %d s",
+					made, n, RENEW_BUDGET_MS / 1000),
+			 errdetail("From receiver \"%s\" on there are none.",
+					   SPI_getvalue(table->vals[made], table->tupdesc, 1)),
+			 errhint("A formatter takes long, or there are too many receivers for emergencies.")));
 }
 
 /* Make the messages for all causes; what there was is kept if that fails. */
@@ -349,7 +373,7 @@ renew(const char *new_version)
 	old = MemoryContextSwitchTo(making.cxt);
 	making.targets = palloc0(MAX_TARGETS * sizeof(Target));
 	MemoryContextSwitchTo(old);
-	making.told = strcmp(version, new_version) == 0;
+	making.quiet = strcmp(version, new_version) == 0;
 	renewed_at = mon_now_ms();
 	make_key(new_key);
 	if (!in_transaction(make_messages, &making, false, &finding) || finding.busy)

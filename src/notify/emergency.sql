@@ -36,6 +36,8 @@ COMMENT ON COLUMN monitoring.emergency_log.until IS 'When it could write again.'
 COMMENT ON COLUMN monitoring.emergency_log.cause IS 'The first cause, one of emergency_causes.';
 COMMENT ON COLUMN monitoring.emergency_log.error IS 'What was noticed.';
 COMMENT ON COLUMN monitoring.emergency_log.told IS 'An object for each receiver: receiver, delivered, failed, error.';
+-- Has no key, and old rows go, also where all tables are published.
+ALTER TABLE monitoring.emergency_log REPLICA IDENTITY FULL;
 SELECT pg_catalog.pg_extension_config_dump('monitoring.emergency_log', '');
 
 CREATE VIEW monitoring.emergencies AS

@@ -37,17 +37,18 @@ COMMENT ON FUNCTION monitoring.base_url(jsonb, text) IS 'The receiver''s url, or
 
 CREATE FUNCTION monitoring.group_hash(notification jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(coalesce(notification ->> 'groupKey', ''), 'UTF8')), 'hex');
+RETURN pg_catalog.encode(pg_catalog.sha256(monitoring.utf8_bytes(coalesce(notification ->> 'groupKey', ''))), 'hex');
 COMMENT ON FUNCTION monitoring.group_hash(jsonb) IS 'The group of a notification as 64 hexadecimal digits, for receivers that bound the length of keys.';
 
 CREATE FUNCTION monitoring.form_encode(fields jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT string_agg(f.key || '=' || coalesce(v.encoded, ''), '&' ORDER BY f.key)
 	FROM jsonb_each_text(fields) AS f
+	CROSS JOIN LATERAL monitoring.utf8_bytes(f.value) AS u (bytes)
 	CROSS JOIN LATERAL (
-		SELECT string_agg(CASE WHEN c.ch ~ '^[A-Za-z0-9._~-]$' THEN c.ch
-			ELSE regexp_replace(upper(encode(convert_to(c.ch, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, '' ORDER BY c.n) AS encoded
-		FROM string_to_table(f.value, NULL) WITH ORDINALITY AS c (ch, n)) AS v
+		SELECT string_agg(CASE WHEN b.byte < 128 AND chr(b.low) ~ '^[A-Za-z0-9._~-]$' THEN chr(b.low) ELSE '%' || upper(lpad(to_hex(b.byte), 2, '0')) END, '' ORDER BY n.n) AS encoded
+		FROM generate_series(0, length(u.bytes) - 1) AS n (n)
+		CROSS JOIN LATERAL (SELECT greatest(get_byte(u.bytes, n.n) & 127, 1) AS low, get_byte(u.bytes, n.n) AS byte) AS b) AS v
 	WHERE f.value IS NOT NULL
 $$;
 COMMENT ON FUNCTION monitoring.form_encode(jsonb) IS 'An object of texts as the body of a form (application/x-www-form-urlencoded).';

@@ -194,8 +194,7 @@ BEGIN
 	JOIN monitoring.receiver_kinds AS k ON k.kind = r.kind AND k.takes_alerts
 	CROSS JOIN LATERAL (
 		SELECT o.receiver, o.created_at FROM monitoring.outbox AS o
-		WHERE o.receiver = r.name AND o.state IN ('queued', 'sending', 'failed') AND o.status <> 'test'
-			AND o.created_at > heartbeat_lag.at - interval '2 days'
+		WHERE o.receiver = r.name AND monitoring.is_unfinished(o.state, o.created_at, heartbeat_lag.at) AND o.status <> 'test'
 		ORDER BY o.id LIMIT 1) AS o
 	WHERE r.enabled AND heartbeat_lag.at - o.created_at > make_interval(secs => monitoring.heartbeat_seconds(heartbeat_lag.config, 'max_delivery_lag_seconds'))
 	ORDER BY o.created_at, o.receiver LIMIT 1;
@@ -230,7 +229,7 @@ BEGIN
 	-- A late sign would say that all is well now. Of those that arrived only the last is worth keeping.
 	WITH late AS MATERIALIZED (
 		SELECT o.created_at, o.id FROM monitoring.outbox AS o
-		WHERE o.receiver = heartbeat AND o.state IN ('queued', 'sending', 'failed') AND o.created_at > now_at - interval '2 days'
+		WHERE o.receiver = heartbeat AND monitoring.is_unfinished(o.state, o.created_at, now_at)
 		FOR NO KEY UPDATE OF o SKIP LOCKED
 	)
 	UPDATE monitoring.outbox AS o SET state = 'superseded', lease_until = NULL, error = coalesce(o.error || '; ', '') || 'superseded by the next one'

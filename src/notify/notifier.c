@@ -556,6 +556,7 @@ take_last_answers(void)
 		if (mon_n_in_flight > 0)
 			mon_link_wait(until - mon_now_ms());
 	}
+	move_outcomes(&mon_outcomes, &locked_outcomes);
 	if (mon_outcomes.len > 0)
 		(void) database_step(false, 0, &worked);
 }
@@ -566,9 +567,7 @@ mon_notifier_main(Datum arg)
 	Oid dboid = DatumGetObjectId(arg);
 	MemoryContext context;
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	mon_worker_unblock_signals(die);
 
 	if (!mon_companion_claim(&mon_notifier_sort, dboid) || mon_worker_kept_out(dboid))
 		proc_exit(0);

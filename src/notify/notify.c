@@ -22,7 +22,6 @@ void
 mon_notify_init(void)
 {
 	mon_companion_register(&mon_notifier_sort);
-	mon_secrets_init();
 }
 
 Datum

@@ -82,6 +82,20 @@ INSERT INTO monitoring.retention_policies (relation, partition_step, premake, ke
 		$$(lease_until) WHERE state = 'sending'$$]),
 	('delivery_attempts', '1 day', 2, '30 days', '{(notification_id)}');
 
+-- The planner puts the bodies of these two in place of the calls, so that partial indexes and partitions serve.
+CREATE FUNCTION monitoring.is_unfinished(state text, created_at timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+-- nothing lives for more than a day (max_age_seconds)
+RETURN state IN ('queued', 'sending', 'failed') AND created_at > at - interval '2 days';
+COMMENT ON FUNCTION monitoring.is_unfinished(text, timestamptz, timestamptz) IS 'Is a notification in this state, enqueued at that time, still to be sent? Two days of partitions hold all that are.';
+
+CREATE FUNCTION monitoring.is_due(state text, created_at timestamptz, next_attempt_at timestamptz, at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+-- what was enqueued in the future is due: the clock has stepped back, and nobody is to wait until it has caught up
+RETURN monitoring.is_unfinished(state, created_at, at)
+	AND (next_attempt_at <= at OR created_at > at + interval '1 minute' AND state <> 'sending');
+COMMENT ON FUNCTION monitoring.is_due(text, timestamptz, timestamptz, timestamptz) IS 'Is a notification to be sent at a time, once those before it in its group are finished?';
+
 CREATE VIEW monitoring.notifications AS
 	SELECT o.id, o.receiver, o.alert, o.status, o.state, o.attempts, o.http_status, o.error, o.created_at, o.sent_at,
 		o.latency, CASE WHEN o.state IN ('queued', 'failed') THEN o.next_attempt_at END AS next_attempt_at,
@@ -89,22 +103,14 @@ CREATE VIEW monitoring.notifications AS
 	FROM monitoring.outbox AS o;
 COMMENT ON VIEW monitoring.notifications IS 'Notifications with the state of their delivery, kept as long as retention_policies says (30 days).';
 COMMENT ON COLUMN monitoring.notifications.id IS 'Number of the notification, as test_receiver returns it.';
-COMMENT ON COLUMN monitoring.notifications.receiver IS 'Name of the receiver.';
-COMMENT ON COLUMN monitoring.notifications.alert IS 'Name of the alert rule; of the route where it tells of several.';
-COMMENT ON COLUMN monitoring.notifications.status IS 'firing, resolved, acknowledged, still firing (told again to a receiver that would take silence for the end), also resolved (what such a receiver''s notification had no room for), message, heartbeat or test.';
 COMMENT ON COLUMN monitoring.notifications.state IS 'queued, sending, sent, failed (will be tried again), dead (given up), superseded (a later one of its group says it all) or cancelled.';
-COMMENT ON COLUMN monitoring.notifications.attempts IS 'Attempts begun.';
 COMMENT ON COLUMN monitoring.notifications.http_status IS 'HTTP status of the last response, of a mail server its last reply; null if none came.';
-COMMENT ON COLUMN monitoring.notifications.error IS 'Why the last attempt failed.';
-COMMENT ON COLUMN monitoring.notifications.created_at IS 'When it was enqueued.';
-COMMENT ON COLUMN monitoring.notifications.sent_at IS 'When it was delivered.';
-COMMENT ON COLUMN monitoring.notifications.latency IS 'Seconds the last attempt took.';
 COMMENT ON COLUMN monitoring.notifications.next_attempt_at IS 'When it is tried next; null if it is being sent or finished.';
 COMMENT ON COLUMN monitoring.notifications.idempotency_key IS 'Key that the receiver sees in every attempt.';
 COMMENT ON COLUMN monitoring.notifications.alert_ids IS 'The alerts that it lists.';
-COMMENT ON COLUMN monitoring.notifications.at IS 'Time of the evaluation that made it; null for a test.';
 COMMENT ON COLUMN monitoring.notifications.group_key IS 'Group of alerts that it tells of.';
 COMMENT ON COLUMN monitoring.notifications.reason IS 'Why the group was told of, such as first notification or repeat interval elapsed.';
+SELECT monitoring.inherit_comments('monitoring.notifications', 'monitoring.outbox');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- Enqueueing
@@ -139,37 +145,40 @@ RETURN pg_catalog.jsonb_build_object('receiver', receiver, 'groupKey', group_key
 	'truncatedAlerts', 0, 'alerts', alerts) || more;
 COMMENT ON FUNCTION monitoring.make_payload(text, text, text, jsonb, jsonb, jsonb) IS 'What formatters get as notification: receiver, groupKey, status, groupLabels, commonLabels, commonAnnotations, truncatedAlerts (how many more there are) and alerts, each with status, labels, annotations, startsAt, endsAt, fingerprint, value, threshold, op; and what more holds: the reason, as send_reason gives it, and of a digest, digest with route, since and until. The idempotencyKey is added when it is sent.';
 
-CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz) RETURNS jsonb
+CREATE FUNCTION monitoring.test_notification(receiver text, id bigint, at timestamptz, status text DEFAULT 'firing') RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), 'firing', '{"alertname": "TestNotification"}',
-		jsonb_build_array(jsonb_build_object('status', 'firing', 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
+	SELECT monitoring.make_payload(receiver, format('{}:{alertname="TestNotification",test="%s"}', id), status, '{"alertname": "TestNotification"}',
+		jsonb_build_array(jsonb_build_object('status', status, 'labels', '{"alertname": "TestNotification", "severity": "info"}'::jsonb,
 			'annotations', '{"summary": "Test notification of monitoring: this receiver works."}'::jsonb,
-			'startsAt', monitoring.format_time(at), 'endsAt', '0001-01-01T00:00:00Z', 'fingerprint', '5f24dd0f417d744d')))
+			'startsAt', monitoring.format_time(at), 'endsAt', CASE status WHEN 'firing' THEN '0001-01-01T00:00:00Z' ELSE monitoring.format_time(at) END,
+			'fingerprint', '5f24dd0f417d744d')))
 $$;
-COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz) IS 'The notification with which a receiver is tested.';
+COMMENT ON FUNCTION monitoring.test_notification(text, bigint, timestamptz, text) IS 'The notification with which a receiver is tested, or (status resolved) is told that the test is over.';
 
 CREATE FUNCTION monitoring.test_receiver(name text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	now_at timestamptz := clock_timestamp();
 	new_id bigint := nextval('monitoring.outbox_id_seq');
-	max_age interval;
-	is_enabled boolean;
-	payload jsonb := monitoring.test_notification(name, new_id, now_at);
+	r monitoring.receiver_defs;
 BEGIN
-	SELECT monitoring.max_age(r.config), r.enabled INTO max_age, is_enabled
-	FROM monitoring.receiver_defs AS r WHERE r.name = test_receiver.name;
+	SELECT * INTO r FROM monitoring.receiver_defs AS d WHERE d.name = test_receiver.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'receiver "%" does not exist', name
 			USING ERRCODE = 'undefined_object', HINT = 'The view monitoring.receivers lists them.';
-	ELSIF NOT is_enabled THEN
+	ELSIF NOT r.enabled THEN
 		RAISE EXCEPTION 'receiver "%" is disabled', name
 			USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Enable it with monitoring.enable_receiver.';
 	END IF;
 	PERFORM monitoring.ensure_partition('outbox', now_at);
+	-- The end comes a minute later: a page that is over at once may ring nowhere.
 	INSERT INTO monitoring.outbox (id, created_at, receiver, group_key, alert, status, payload, next_attempt_at, expires_at)
-	VALUES (new_id, now_at, name, payload ->> 'groupKey', 'TestNotification', 'test', payload,
-		now_at, now_at + max_age);
+	SELECT CASE t.status WHEN 'firing' THEN new_id ELSE nextval('monitoring.outbox_id_seq') END, now_at, r.name, p.payload ->> 'groupKey',
+		'TestNotification', 'test', p.payload, now_at + t.after, now_at + t.after + monitoring.max_age(r.config)
+	FROM (VALUES (1, 'firing', interval '0', true), (2, 'resolved', interval '1 minute', false)) AS t (n, status, after, always)
+	CROSS JOIN LATERAL monitoring.test_notification(r.name, new_id, now_at, t.status) AS p (payload)
+	WHERE t.always OR (SELECT k.end_tests FROM monitoring.receiver_kinds AS k WHERE k.kind = r.kind)
+	ORDER BY t.n;
 	RETURN new_id;
 END $$;
-COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';
+COMMENT ON FUNCTION monitoring.test_receiver(text) IS 'Enqueue a test notification and return its id; the notifier sends it about a second after commit, and notifications shows the outcome. Receivers that would keep it open (kinds pagerduty, opsgenie, alertmanager; receiver_kinds.end_tests) are told a minute later that it is over, by a second notification. Errors: 42704 if the receiver does not exist, 55000 if it is disabled.';

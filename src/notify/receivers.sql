@@ -14,6 +14,7 @@ CREATE TABLE monitoring.receiver_kinds (
 	config_check text,
 	ambiguous text NOT NULL DEFAULT 'repeat' CHECK (ambiguous IN ('repeat', 'never')),
 	tell_acknowledged boolean NOT NULL DEFAULT false,
+	end_tests boolean NOT NULL DEFAULT false,
 	keep_alive interval CHECK (keep_alive > '0'),
 	timeout_seconds float8 NOT NULL DEFAULT 15 CHECK (timeout_seconds BETWEEN 0.01 AND 60),
 	takes_alerts boolean NOT NULL DEFAULT true,
@@ -32,6 +33,7 @@ COMMENT ON COLUMN monitoring.receiver_kinds.schemes IS 'Schemes that a receiver'
 COMMENT ON COLUMN monitoring.receiver_kinds.config_check IS 'Schema-qualified name of a function(config jsonb) that raises an error for a config that will not do, with the url as a member and secrets replaced by ***; it runs with the rights of the row''s owner. Null: none.';
 COMMENT ON COLUMN monitoring.receiver_kinds.ambiguous IS 'What to do when nobody knows whether a notification arrived: repeat it, or never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.tell_acknowledged IS 'Whether such receivers are told that all alerts of a group have been acknowledged.';
+COMMENT ON COLUMN monitoring.receiver_kinds.end_tests IS 'Whether such receivers keep open what they are told of, and so are told of the end of a test.';
 COMMENT ON COLUMN monitoring.receiver_kinds.keep_alive IS 'How often such receivers are told again what is firing, whatever the routes say, because they would take silence for its end; config key keep_alive_seconds overrides it. Null: never.';
 COMMENT ON COLUMN monitoring.receiver_kinds.timeout_seconds IS 'How long an attempt may take unless the receiver''s config says.';
 COMMENT ON COLUMN monitoring.receiver_kinds.takes_alerts IS 'Whether alerts go to such receivers. When false, routes and rules cannot name them.';
@@ -102,7 +104,8 @@ CREATE VIEW monitoring.receivers AS
 				|| CASE WHEN r.url ~ '^smtp' THEN '' ELSE '/...' END
 		END AS url,
 		(SELECT coalesce(jsonb_object_agg(e.key, CASE
-				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
+				WHEN e.key = ANY ('{timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,
+						min_tls,http2,starttls,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[])
 					OR jsonb_typeof(e.value) = 'object' AND jsonb_typeof(e.value -> 'secret') = 'string' AND e.value - 'secret' = '{}'
 					OR k.builtin AND e.key = ANY (k.config_keys)
 					THEN e.value ELSE '"***"'::jsonb END), '{}')
@@ -156,7 +159,8 @@ COMMENT ON FUNCTION monitoring.check_receiver_url(text, text[]) IS 'Raises 22023
 CREATE FUNCTION monitoring.check_receiver_config(config jsonb, kind_keys text[]) RETURNS void
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[] || kind_keys;
+	known text[] := '{headers,timeout_seconds,connect_timeout_seconds,max_attempts,max_age_seconds,send_resolved,ca_file,cert_file,key_file,
+		min_tls,http2,rate_per_second,burst,breaker_failures,fallback,fallback_after_seconds,emergency}'::text[] || kind_keys;
 	bad text;
 BEGIN
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' THEN
@@ -227,7 +231,7 @@ COMMENT ON FUNCTION monitoring.check_receiver_config(jsonb, text[]) IS 'Raises 2
 
 CREATE FUNCTION monitoring.run_config_check(function text, owner name, config jsonb) RETURNS void
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_run_config_check';
-COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most a second; what it raises is raised; 42501 if the caller has not the rights of that owner.';
+COMMENT ON FUNCTION monitoring.run_config_check(text, name, jsonb) IS 'Call a kind''s config_check as the kind''s owner, for at most ten seconds; what it raises is raised; 42501 if the caller has not the rights of that owner.';
 
 CREATE FUNCTION monitoring.check_receiver(kind text, url text, config jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -293,6 +297,7 @@ BEGIN
 	END IF;
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	PERFORM monitoring.request_routing('wake');
+	PERFORM monitoring.warn_of_secrets(name);
 	BEGIN
 		PERFORM monitoring.preview_notification(name) FROM monitoring.receiver_kinds AS k
 		WHERE k.kind = create_receiver.kind AND k.builtin AND k.secret_keys <> '{}';
@@ -304,7 +309,7 @@ BEGIN
 	END;
 	RETURN name;
 END $$;
-COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. A notice says if a secret is missing without which nothing can be sent. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
+COMMENT ON FUNCTION monitoring.create_receiver(text, text, text, jsonb) IS 'Create a receiver of notifications and return its name. A notice says if a secret is missing without which nothing can be sent, a warning if one is in a file or variable that cannot be used now. Every enabled receiver gets the alerts of routes that name none; of what is firing already it is told when its groups are looked at next. The url''s host must be in monitoring.allowed_hosts when something is sent. Config keys of every kind, with defaults: headers (object of text), timeout_seconds (15, of a function 5) and connect_timeout_seconds (5) of one attempt, 0.01 to 60, max_attempts (10), 1 to 100, max_age_seconds (3600) after which a notification is given up, 1 to 86400, send_resolved (true), ca_file (instead of the system''s certificate authorities), cert_file and key_file (client certificate; the key in monitoring.secrets_directory), min_tls ("1.2" or "1.3"), http2 (true), rate_per_second (no limit), 0.001 to 10000, and burst (a second''s, at least 1), 1 to 10000, breaker_failures (5): after so many failures in a row it is paused, at first for a second, then for up to five minutes, and tried with one notification; 0 to 1000, 0: never; emergency (false): it is told, from the notifier''s memory, when the database cannot write, and when it can again; fallback (none): a receiver that gets what could not be delivered, and after fallback_after_seconds (300) of failing, 0 to 86400, all that waits. Each kind''s own keys are in docs/receivers.md. Secrets can be: the kind''s secret_keys, headers, and url in place of the argument; each is {"file": path}, {"environment": name}, {"value": text}, or {"secret": key} to be given to set_receiver_secret; text is a value where it cannot be anything else. The url is http or https (of e-mail smtp or smtps) without credentials; kinds with a fixed address need none. Errors: 22023 for a bad name, kind, url or config, 42704 if the fallback does not exist, 42809 if that takes no alerts or if routes or rules name a heartbeat, 42710 if it exists.';
 
 CREATE FUNCTION monitoring.alter_receiver(name text, config jsonb DEFAULT '{}', url text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -339,6 +344,7 @@ BEGIN
 	PERFORM monitoring.store_secret(name, s ->> 'key', s ->> 'source', s ->> 'value') FROM jsonb_array_elements(taken.secrets) AS s;
 	DELETE FROM monitoring.receiver_secrets AS s
 	WHERE s.receiver = alter_receiver.name AND s.key NOT IN (SELECT k FROM monitoring.secret_keys(taken.stripped) AS k);
+	PERFORM monitoring.warn_of_secrets(name);
 	PERFORM monitoring.request_routing('wake');
 END $$;
 COMMENT ON FUNCTION monitoring.alter_receiver(text, jsonb, text) IS 'Change keys of a receiver''s config (those that are null go) and, unless it is null, its url. What is queued goes out as the receiver is then, and at once if it was paused for failing. Who changes the url, the headers or a key of the receiver''s kind becomes its owner. Errors: 42704 if it does not exist, and those of create_receiver.';

@@ -30,21 +30,12 @@ static const char *const config_options[] = {"ca_file", "cert_file", "min_tls", 
 
 /* ---- the formatter ---- */
 
-/* Requests go out as UTF-8, whatever the database's encoding. */
-static char *
-utf8_copy(const char *s, int len)
-{
-	char *utf8 = pg_server_to_any(s, len, PG_UTF8);
-
-	return utf8 == s ? pnstrdup(s, len) : utf8;
-}
-
 static char *
 column_text(int column)
 {
 	char *s = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column);
 
-	return s == NULL ? NULL : utf8_copy(s, strlen(s));
+	return s == NULL ? NULL : mon_utf8_copy(s, strlen(s));
 }
 
 static char *
@@ -64,8 +55,8 @@ add_pair(List **to, const char *name, int name_len, const char *value, int value
 {
 	MonPair *pair = palloc(sizeof(MonPair));
 
-	pair->name = utf8_copy(name, name_len);
-	pair->value = utf8_copy(value, value_len);
+	pair->name = mon_utf8_copy(name, name_len);
+	pair->value = mon_utf8_copy(value, value_len);
 	*to = lappend(*to, pair);
 }
 
@@ -283,7 +274,8 @@ config_value(Jsonb *receiver, const char *key)
 		return NULL;
 	if (value.type == jbvBool)
 		return pstrdup(value.val.boolean ? "true" : "false");
-	return value.type == jbvString ? utf8_copy(value.val.string.val, value.val.string.len) : NULL;
+	return value.type == jbvString ? mon_utf8_copy(value.val.string.val, value.val.string.len)
+								   : NULL;
 }
 
 static void

@@ -15,6 +15,7 @@
 #include "notify/notify_internal.h"
 
 #include "nodes/pg_list.h"
+#include "outbound/secrets.h"
 
 /* What the claim says about one notification. */
 typedef struct MonRequestSource
@@ -71,20 +72,7 @@ extern void mon_local_free(MonLocal *local);
  */
 extern const char *mon_local_deliver(MonLocal *local, char **error);
 
-/* ---- secrets (secrets.c) ---- */
-
-typedef struct MonSecret
-{
-	char *key;
-	char marker[33]; /* stands for it until the formatter is done */
-	char *value;     /* UTF-8 */
-} MonSecret;
-
-typedef struct MonSecrets
-{
-	int n;
-	MonSecret *secrets;
-} MonSecrets;
+/* ---- secrets (receiver_secrets.c) ---- */
 
 /*
  * Read the secrets that a receiver refers to, and give each a new marker.
@@ -95,16 +83,5 @@ extern bool mon_secrets_read(Jsonb *receiver, MonSecrets *secrets, char **error)
 
 /* The receiver with markers in place of its secrets: what the formatter gets. */
 extern Jsonb *mon_secrets_place(Jsonb *receiver, const MonSecrets *secrets);
-
-/* Put the secrets into a request; false with *error if the result would be too long. */
-extern bool mon_secrets_fill(const MonSecrets *secrets, MonRequest *request, char **error);
-
-/* The secret of that key; NULL if there is none. */
-extern const char *mon_secrets_get(const MonSecrets *secrets, const char *key);
-
-/* Is the file, a palloc'd real path of which is returned, in monitoring.secrets_directory?  NULL with *error if not. */
-extern char *mon_secrets_file(const char *path, char **error);
-
-extern void mon_secrets_init(void);
 
 #endif /* MONITORING_NOTIFY_REQUEST_H */

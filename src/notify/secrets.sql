@@ -1,5 +1,5 @@
--- secrets: what receivers authenticate with. Formatters get markers in their place; the notifier (secrets.c) puts in the
--- secrets when the request is ready, and reads those that are in files or in its environment.
+-- secrets: what receivers authenticate with. Formatters get markers in their place; the notifier (outbound/secrets.c) puts in
+-- the secrets when the request is ready, and reads those that are in files or in its environment.
 
 CREATE TABLE monitoring.receiver_secrets (
 	receiver text NOT NULL,
@@ -30,10 +30,6 @@ COMMENT ON FUNCTION monitoring.forget_secrets() IS 'Trigger of receiver_defs: se
 CREATE TRIGGER forget_secrets AFTER DELETE ON monitoring.receiver_defs
 	FOR EACH ROW EXECUTE FUNCTION monitoring.forget_secrets();
 COMMENT ON TRIGGER forget_secrets ON monitoring.receiver_defs IS 'Secrets go with their receiver.';
-
-CREATE FUNCTION monitoring.hide_statement() RETURNS void
-LANGUAGE C AS 'MODULE_PATHNAME', 'mon_hide_statement';
-COMMENT ON FUNCTION monitoring.hide_statement() IS 'Take the text of the statement under way, which may hold a secret, out of pg_stat_activity and of what is logged of it from now on. Functions that take secrets call it.';
 
 -- What a config names: a kind's secret keys, the url, headers.
 CREATE FUNCTION monitoring.secret_keys(config jsonb) RETURNS SETOF text
@@ -71,68 +67,46 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION monitoring.redacted_receiver(text) IS 'The receiver as formatters get it, secrets redacted; null if there is none.';
 
-CREATE FUNCTION monitoring.take_secrets(config jsonb, secret_keys text[], OUT stripped jsonb, OUT secrets jsonb)
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	spec record;
-	key text;
-	source text;
-BEGIN
-	stripped := config;
-	secrets := '[]';
-	IF jsonb_typeof(config) IS DISTINCT FROM 'object' THEN
-		RETURN;
-	END IF;
-	FOR spec IN
-		SELECT ARRAY[e.key] AS path, e.value, e.key AS name, jsonb_typeof(e.value) = 'string' AS plain
-		FROM jsonb_each(config) AS e WHERE e.key = ANY (secret_keys || 'url'::text)
+CREATE FUNCTION monitoring.secret_problem(key text, source text, value text) RETURNS text
+LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'mon_secret_problem';
+COMMENT ON FUNCTION monitoring.secret_problem(text, text, text) IS 'Why the notifier could not use a secret now (source null: it is not set; path: a file that only has to be in monitoring.secrets_directory); null: it could.';
+
+CREATE FUNCTION monitoring.secret_problems(receiver text DEFAULT NULL) RETURNS TABLE (name text, key text, source text, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT d.name, k.key, k.source, p.problem
+	FROM monitoring.receiver_defs AS d
+	CROSS JOIN LATERAL (
+		SELECT n.key, s.source, s.value
+		FROM monitoring.secret_keys(d.config) AS n (key)
+		LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = n.key
 		UNION ALL
-		SELECT ARRAY['headers', h.key], h.value, 'header.' || h.key, false
-		FROM jsonb_each(CASE WHEN jsonb_typeof(config -> 'headers') = 'object' THEN config -> 'headers' END) AS h
-		WHERE jsonb_typeof(h.value) = 'object'
+		SELECT 'key_file', 'path', d.config ->> 'key_file' WHERE d.config ? 'key_file') AS k
+	CROSS JOIN LATERAL monitoring.secret_problem(k.key, k.source, k.value) AS p (problem)
+	WHERE d.name = coalesce(secret_problems.receiver, d.name) AND k.source IS DISTINCT FROM 'value' AND p.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION monitoring.secret_problems(text) IS 'Secrets and key files of a receiver, or of all (null), that the notifier could not use now, and why; nothing is sent to their receivers until that is mended. source is value, file, environment, path (a key_file), or null for one that is not set.';
+
+CREATE FUNCTION monitoring.warn_of_secrets(receiver text, key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	problem text;
+BEGIN
+	FOR problem IN
+		SELECT p.problem FROM monitoring.secret_problems(receiver) AS p
+		WHERE p.source IS NOT NULL AND p.key = coalesce(warn_of_secrets.key, p.key)
+		ORDER BY p.key
 	LOOP
-		IF spec.plain THEN
-			source := 'value';
-		ELSE
-			SELECT min(k) INTO source FROM jsonb_object_keys(CASE WHEN jsonb_typeof(spec.value) = 'object' THEN spec.value END) AS k;
-			IF source IS NULL OR source <> ALL ('{value,file,environment,secret}'::text[]) OR spec.value - source <> '{}'
-				OR jsonb_typeof(spec.value -> source) <> 'string'
-			THEN
-				RAISE EXCEPTION 'secret "%" in the receiver''s config is malformed', regexp_replace(left(spec.name, 128), '[^!-~]', '?', 'g')
-					USING ERRCODE = 'invalid_parameter_value',
-						HINT = 'It is one of {"file": path}, {"environment": name}, {"value": text} and {"secret": key}.';
-			END IF;
-		END IF;
-		key := CASE source WHEN 'secret' THEN spec.value ->> 'secret' ELSE spec.name END;
-		IF key !~ '^[A-Za-z][A-Za-z0-9_.-]{0,199}$' OR key = 'basic_auth' THEN
-			RAISE EXCEPTION 'key "%" of a secret is not allowed', regexp_replace(left(key, 128), '[^!-~]', '?', 'g')
-				USING ERRCODE = 'invalid_parameter_value',
-					HINT = 'A key has up to 200 letters, digits, underscores, dots and hyphens, the first of them a letter.';
-		END IF;
-		stripped := jsonb_set(stripped, spec.path, jsonb_build_object('secret', key));
-		IF source <> 'secret' THEN
-			secrets := secrets || jsonb_build_object('key', key, 'source', source,
-				'value', CASE WHEN spec.plain THEN spec.value #>> '{}' ELSE spec.value ->> source END);
-		END IF;
+		RAISE WARNING '%', problem USING HINT = 'Nothing can be sent until that is mended; the view monitoring.secrets shows when it is.';
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION monitoring.take_secrets(jsonb, text[]) IS 'A receiver''s config with {"secret": key} in place of its secrets, and these as an array of objects with key, source and value. Errors: 22023 for a malformed secret.';
+COMMENT ON FUNCTION monitoring.warn_of_secrets(text, text) IS 'Warn whoever has just saved a receiver, or its secret of that key, of what the notifier could not read now.';
 
 CREATE FUNCTION monitoring.store_secret(receiver text, key text, source text, value text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	def monitoring.receiver_defs;
 BEGIN
-	IF source = 'value' AND (value = '' OR octet_length(value) > 8192 OR value ~ '[\x01-\x1f\x7f]') THEN
-		RAISE EXCEPTION 'secret "%" must have 1 to 8192 bytes, none of them a control character', key
-			USING ERRCODE = 'invalid_parameter_value';
-	ELSIF source = 'file' AND (value !~ '^/[^[:cntrl:]]+$' OR octet_length(value) > 1000) THEN
-		RAISE EXCEPTION 'the file of secret "%" must be an absolute path without control characters', key
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'It has to be in monitoring.secrets_directory.';
-	ELSIF source = 'environment' AND value !~ '^MONITORING_SECRET_[A-Za-z0-9_]{1,100}$' THEN
-		RAISE EXCEPTION 'the environment variable of secret "%" must have a name that starts with MONITORING_SECRET_', key
-			USING ERRCODE = 'invalid_parameter_value';
-	END IF;
+	PERFORM monitoring.check_secret(key, source, value);
 	SELECT d.* INTO def FROM monitoring.receiver_defs AS d WHERE d.name = store_secret.receiver;
 	IF source = 'value' AND key = ANY (ARRAY[def.config -> 'url' ->> 'secret', def.config -> 'fail_url' ->> 'secret']) THEN
 		PERFORM monitoring.check_receiver_url(value, (SELECT k.schemes FROM monitoring.receiver_kinds AS k WHERE k.kind = def.kind));
@@ -175,8 +149,9 @@ BEGIN
 	PERFORM monitoring.store_secret(receiver, key,
 		CASE WHEN value IS NOT NULL THEN 'value' WHEN file IS NOT NULL THEN 'file' ELSE 'environment' END,
 		coalesce(value, file, environment));
+	PERFORM monitoring.warn_of_secrets(receiver, key);
 END $$;
-COMMENT ON FUNCTION monitoring.set_receiver_secret(text, text, text, text, text) IS 'Set or change a secret of a receiver: its value, which should come as a bind parameter, or where the notifier reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. The key is one that the receiver''s config refers to, or one of its kind''s secret_keys. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. Errors: 42704 for an unknown receiver, 22023 otherwise.';
+COMMENT ON FUNCTION monitoring.set_receiver_secret(text, text, text, text, text) IS 'Set or change a secret of a receiver: its value, which should come as a bind parameter, or where the notifier reads it at each use: a file in monitoring.secrets_directory, or an environment variable of the server whose name starts with MONITORING_SECRET_. The key is one that the receiver''s config refers to, or one of its kind''s secret_keys. A secret has up to 8192 bytes and no control character; a line break at the end of a file does not count. A warning says if a file or variable cannot be used now. Errors: 42704 for an unknown receiver, 22023 otherwise.';
 
 CREATE FUNCTION monitoring.drop_receiver_secret(receiver text, key text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -190,17 +165,19 @@ END $$;
 COMMENT ON FUNCTION monitoring.drop_receiver_secret(text, text) IS 'Forget a secret. What the receiver''s config still refers to it for cannot be sent until it is set again. Error 42704 if it is not set.';
 
 CREATE VIEW monitoring.secrets AS
-	SELECT d.name AS receiver, k.key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at
+	SELECT d.name AS receiver, k.key, s.source, CASE WHEN s.source <> 'value' THEN s.value END AS reference, s.set_at, p.problem
 	FROM monitoring.receiver_defs AS d
 	CROSS JOIN LATERAL (
 		SELECT e.value ->> 'secret' AS key FROM jsonb_each(d.config) AS e
 		WHERE e.key <> 'headers' AND jsonb_typeof(e.value) = 'object' AND e.value ->> 'secret' IS NOT NULL
 		UNION
 		SELECT h.value ->> 'secret' FROM jsonb_each(d.config -> 'headers') AS h WHERE jsonb_typeof(h.value) = 'object') AS k
-	LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = k.key;
+	LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = d.name AND s.key = k.key
+	LEFT JOIN monitoring.secret_problems() AS p ON p.name = d.name AND p.key = k.key;
 COMMENT ON VIEW monitoring.secrets IS 'The secrets that receivers refer to, and where they are; the secrets themselves are shown to nobody.';
 COMMENT ON COLUMN monitoring.secrets.receiver IS 'Name of the receiver.';
 COMMENT ON COLUMN monitoring.secrets.key IS 'Key of the secret, as for set_receiver_secret.';
 COMMENT ON COLUMN monitoring.secrets.source IS 'value, file or environment; null if it is not set: nothing can be sent.';
 COMMENT ON COLUMN monitoring.secrets.reference IS 'Path of the file, or name of the environment variable.';
 COMMENT ON COLUMN monitoring.secrets.set_at IS 'When it was set.';
+COMMENT ON COLUMN monitoring.secrets.problem IS 'Why the notifier could not use it now, so that nothing can be sent; null: it could.';

@@ -94,8 +94,8 @@ BEGIN
 		'summary', coalesce(notes ->> 'summary', notes ->> 'description', labels ->> 'alertname'),
 		'description', CASE WHEN notes ? 'summary' THEN notes ->> 'description' END,
 		'value', alert ->> 'value', 'threshold', alert ->> 'threshold', 'op', alert ->> 'op',
-		'reading', CASE WHEN alert ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', alert ->> 'value',
-			'(threshold ' || (alert ->> 'op') || ' ' || (alert ->> 'threshold') || ')') END,
+		'reading', coalesce(left(alert ->> 'reading', 1000), CASE WHEN alert ->> 'value' IS NOT NULL THEN concat_ws(' ', 'value', alert ->> 'value',
+			'(threshold ' || (alert ->> 'op') || ' ' || (alert ->> 'threshold') || ')') END),
 		'impact', CASE jsonb_typeof(alert -> 'impact') WHEN 'object' THEN monitoring.plain_pairs(alert -> 'impact', ' ')
 			ELSE left(alert ->> 'impact', 2000) END,
 		'labels', monitoring.plain_pairs(labels, '=', '{alertname}'),

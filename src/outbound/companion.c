@@ -13,12 +13,16 @@
 
 #include <signal.h>
 
+#include "fmgr.h"
+#include "funcapi.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/shmem.h"
+#include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 #include "core/core.h"
 #include "worker/worker.h"
@@ -26,6 +30,8 @@
 #define SHMEM_NAME "monitoring companions"
 #define MAX_SORTS 4
 #define START_PATIENCE_MS 10000 /* a started worker claims its slot by then */
+#define RETRY_MS 5000           /* after there was no free background worker */
+#define TELL_LACK_S 60          /* for so long after the last attempt that failed */
 #define MAX_BACKOFF_S 60
 
 typedef struct CompanionSlot
@@ -34,7 +40,9 @@ typedef struct CompanionSlot
 	pid_t pid; /* 0: none, or still starting */
 	Latch *latch;
 	TimestampTz not_before; /* start none before this time */
+	TimestampTz since;      /* start of the process */
 	int failures;           /* exits with an error in a row */
+	bool no_worker;         /* there was no free background worker for it */
 } CompanionSlot;
 
 typedef struct CompanionSlots
@@ -49,6 +57,8 @@ static int nsorts = 0;
 static CompanionSlots *shared = NULL;
 static LWLock *lock = NULL;
 static CompanionSlot *my_slot = NULL;
+
+PG_FUNCTION_INFO_V1(mon_companion_status);
 
 /* ---- shared memory ---- */
 
@@ -183,6 +193,8 @@ mon_companion_claim(const MonCompanionSort *sort, Oid dboid)
 	if (slot && slot->pid == 0)
 	{
 		slot->pid = MyProcPid;
+		slot->since = GetCurrentTimestamp();
+		slot->no_worker = false;
 		slot->latch = MyLatch;
 		my_slot = slot;
 	}
@@ -249,16 +261,73 @@ mon_companion_wake(const MonCompanionSort *sort, Oid dboid)
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	tell = !start && !shared->told_no_worker[number];
 	shared->told_no_worker[number] = !start;
-	if (!start && (slot = find_slot(sort, dboid, now)) != NULL)
-		slot->not_before = 0;
+	if (!start && (slot = find_slot(sort, dboid, now)) != NULL && slot->pid == 0)
+	{
+		slot->no_worker = true;
+		slot->not_before = now + RETRY_MS * INT64CONST(1000);
+	}
 	LWLockRelease(lock);
 
-	/* Once, not every second: the next dispatch tries again anyway. */
+	/* Once, not with every attempt. */
 	if (tell)
 		ereport(LOG,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not start the %s: no free background worker", sort->name),
 				 errhint("Consider increasing max_worker_processes.")));
+}
+
+/* ---- status ---- */
+
+/* What status says about a slot; NULL: nothing. */
+static const char *
+slot_state(const CompanionSlot *s, TimestampTz now)
+{
+	if (s->dboid == InvalidOid)
+		return NULL;
+	if (s->pid != 0)
+		return "running";
+	if (s->no_worker)
+		return now - s->not_before < TELL_LACK_S * USECS_PER_SEC ? "no free background worker"
+																 : NULL;
+	if (s->not_before <= now)
+		return NULL;
+	return s->failures > 0 ? "restarting" : "starting";
+}
+
+/* companion_status(): those that run, or should.  Works on a copy, so that no lock is held while rows are formed. */
+Datum
+mon_companion_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	TimestampTz now = GetCurrentTimestamp();
+	CompanionSlot *slots;
+	int n;
+
+	mon_require_preload();
+	InitMaterializedSRF(fcinfo, 0);
+	if (shared == NULL)
+		return (Datum) 0;
+	n = nsorts * shared->nslots;
+	slots = palloc(n * sizeof(CompanionSlot));
+	LWLockAcquire(lock, LW_SHARED);
+	memcpy(slots, shared->slots, n * sizeof(CompanionSlot));
+	LWLockRelease(lock);
+
+	for (int i = 0; i < n; i++)
+	{
+		const char *state = slot_state(&slots[i], now);
+		const char *name = sorts[i / shared->nslots]->name;
+		Datum values[5] = {CStringGetTextDatum(name + strcspn(name, " ") + 1),
+						   ObjectIdGetDatum(slots[i].dboid), Int32GetDatum(slots[i].pid)};
+		bool nulls[5] = {false, false, slots[i].pid == 0, false, slots[i].pid == 0};
+
+		if (state == NULL)
+			continue;
+		values[3] = CStringGetTextDatum(state);
+		values[4] = TimestampTzGetDatum(slots[i].since);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
 }
 
 bool

@@ -230,9 +230,7 @@ take_sample(void)
 static void
 sampler_start(void)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
-	BackgroundWorkerUnblockSignals();
+	mon_worker_unblock_signals(SignalHandlerForShutdownRequest);
 	/* Without a status of its own it would neither find that of others nor be seen. */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 

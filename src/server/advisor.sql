@@ -40,20 +40,9 @@ COMMENT ON COLUMN monitoring.advisors.builtin IS 'True for the rows that CREATE 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.advisors', '');
 
 -- pg_dump carries all advisors; those that CREATE EXTENSION has just made take over when and how they run.
-CREATE FUNCTION monitoring.restore_advisor() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.advisors AS a
-	SET every = NEW.every, enabled = NEW.enabled, thresholds = a.thresholds || NEW.thresholds, timeout = NEW.timeout,
-		max_findings = NEW.max_findings
-	WHERE a.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_advisor() IS 'Trigger: an advisor that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.advisors
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_advisor();
+	EXECUTE FUNCTION monitoring.take_over('name', 'every', 'enabled', 'thresholds', 'timeout', 'max_findings');
 COMMENT ON TRIGGER restore ON monitoring.advisors IS 'Takes over changed advisors when a dump is restored.';
 
 CREATE TABLE monitoring.advisor_runs (
@@ -481,27 +470,13 @@ CREATE VIEW monitoring.findings AS
 COMMENT ON VIEW monitoring.findings IS 'All findings of advisors, also those that are done or ignored.';
 COMMENT ON COLUMN monitoring.findings.finding IS 'Number of the finding, for ignore_finding().';
 COMMENT ON COLUMN monitoring.findings.category IS 'What its advisor is about; null: the advisor is not there any more.';
-COMMENT ON COLUMN monitoring.findings.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.findings.object_type IS 'What it is about: index, table, setting, statement, ...';
 COMMENT ON COLUMN monitoring.findings.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
 COMMENT ON COLUMN monitoring.findings.state IS 'open, done (noticed as fixed) or ignored.';
-COMMENT ON COLUMN monitoring.findings.severity IS 'critical, high, medium, low or info.';
 COMMENT ON COLUMN monitoring.findings.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.findings.summary IS 'What is wrong, in a sentence.';
-COMMENT ON COLUMN monitoring.findings.evidence IS 'The figures it rests on.';
 COMMENT ON COLUMN monitoring.findings.gain IS 'Estimated gain, where there is an estimate.';
 COMMENT ON COLUMN monitoring.findings.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
 COMMENT ON COLUMN monitoring.findings.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.findings.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.findings.first_seen IS 'When it was first found.';
-COMMENT ON COLUMN monitoring.findings.last_seen IS 'When it was found last.';
-COMMENT ON COLUMN monitoring.findings.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.findings.done_at IS 'When it was noticed that it is fixed.';
-COMMENT ON COLUMN monitoring.findings.reopened IS 'How often it came back.';
-COMMENT ON COLUMN monitoring.findings.ignored_by IS 'Who ignored it.';
-COMMENT ON COLUMN monitoring.findings.ignored_at IS 'When.';
-COMMENT ON COLUMN monitoring.findings.ignored_until IS 'Until when; null: for good.';
-COMMENT ON COLUMN monitoring.findings.ignore_reason IS 'Why.';
+SELECT monitoring.inherit_comments('monitoring.findings', 'monitoring.advisor_findings');
 
 CREATE VIEW monitoring.advice AS
 	SELECT row_number() OVER (ORDER BY s.place, f.impact DESC, f.finding) AS place, f.finding, f.severity, f.category, f.advisor,
@@ -521,22 +496,8 @@ CREATE VIEW monitoring.advice AS
 	ORDER BY place;
 COMMENT ON VIEW monitoring.advice IS 'What could be better: the open findings of enabled advisors, the weightiest first.';
 COMMENT ON COLUMN monitoring.advice.place IS 'Rank: by severity, then by impact.';
-COMMENT ON COLUMN monitoring.advice.finding IS 'Number of the finding, for ignore_finding().';
-COMMENT ON COLUMN monitoring.advice.severity IS 'critical, high, medium, low or info.';
-COMMENT ON COLUMN monitoring.advice.category IS 'What its advisor is about.';
-COMMENT ON COLUMN monitoring.advice.advisor IS 'Name of the advisor.';
-COMMENT ON COLUMN monitoring.advice.object_type IS 'What it is about: index, table, setting, statement, ...';
-COMMENT ON COLUMN monitoring.advice.object_name IS 'Which, qualified and quoted; the queryid of a statement.';
-COMMENT ON COLUMN monitoring.advice.summary IS 'What is wrong, in a sentence.';
 COMMENT ON COLUMN monitoring.advice.query IS 'Text of the statement, if it is about one, as far as you may see it (statement_queries).';
-COMMENT ON COLUMN monitoring.advice.evidence IS 'The figures it rests on.';
-COMMENT ON COLUMN monitoring.advice.impact IS 'Ratio 0..1 of what it is about: of the database''s bytes, of the time of all statements, of a limit.';
-COMMENT ON COLUMN monitoring.advice.gain IS 'Estimated gain, where there is an estimate.';
-COMMENT ON COLUMN monitoring.advice.gain_unit IS 'Its unit: bytes, seconds_per_day, ...';
-COMMENT ON COLUMN monitoring.advice.fix_sql IS 'What to run; several statements are to be sent one by one, since CONCURRENTLY and ALTER SYSTEM want no transaction around them.';
-COMMENT ON COLUMN monitoring.advice.verify_sql IS 'A query that gives true once it is fixed.';
-COMMENT ON COLUMN monitoring.advice.opened_at IS 'When it was found first, or again after it had been done.';
-COMMENT ON COLUMN monitoring.advice.last_seen IS 'When it was found last.';
+SELECT monitoring.inherit_comments('monitoring.advice', 'monitoring.findings');
 
 CREATE VIEW monitoring.advisor_status AS
 	SELECT a.name AS advisor, a.category, a.enabled, a.every, r.run_at, r.run_seconds, r.run_error,

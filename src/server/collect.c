@@ -42,6 +42,25 @@
 PG_FUNCTION_INFO_V1(mon_collect);
 PG_FUNCTION_INFO_V1(mon_is_home);
 
+/* Readings by what they are of. */
+typedef struct PositionEntry
+{
+	uint64 id;
+	int position;
+	char status;
+} PositionEntry;
+
+#define SH_PREFIX positions
+#define SH_ELEMENT_TYPE PositionEntry
+#define SH_KEY_TYPE uint64
+#define SH_KEY id
+#define SH_HASH_KEY(tb, k) ((uint32) (k))
+#define SH_EQUAL(tb, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
 /* ---- calling a collector's function ---- */
 
 typedef struct Call
@@ -115,32 +134,23 @@ reading_kind(const text *kind)
 
 /* Names of tables and the like may hold anything; labels may not. */
 static Jsonb *
-clean_labels(Jsonb *labels)
+clean_labels(Jsonb *labels, bool *cleaned)
 {
 	MonJsonbState clean = {0};
 	JsonbIterator *it = JsonbIteratorInit(&labels->root);
 	JsonbIteratorToken token;
 	JsonbValue v;
-	bool dirty = false;
 
 	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
 	{
 		if (token == WJB_VALUE && v.type == jbvString)
 		{
 			v.val.string.val = pnstrdup(v.val.string.val, v.val.string.len);
-			for (int i = 0; i < v.val.string.len; i++)
-			{
-				unsigned char *c = (unsigned char *) &v.val.string.val[i];
-
-				if (*c >= 0x20 && *c != 0x7f)
-					continue;
-				*c = '?';
-				dirty = true;
-			}
+			*cleaned |= mon_clean_label(v.val.string.val, v.val.string.len);
 		}
 		mon_push_jsonb(&clean, token, token < WJB_BEGIN_ARRAY ? &v : NULL);
 	}
-	return dirty ? JsonbValueToJsonb(clean.result) : labels;
+	return *cleaned ? JsonbValueToJsonb(clean.result) : labels;
 }
 
 /* Readings without a value are left out; what a counter starts from is not known for all. */
@@ -159,13 +169,49 @@ take_row(Readings *readings, HeapTuple tuple)
 	r->metric = text_to_cstring(DatumGetTextPP(value));
 	r->kind = reading_kind(DatumGetTextPP(column(tuple, 2, "kind", false, &isnull)));
 	value = column(tuple, 3, "labels", true, &isnull);
+	r->cleaned = false;
 	r->labels = mon_labels_canonical(
 		isnull ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")))
-			   : clean_labels(DatumGetJsonbPCopy(value)));
+			   : clean_labels(DatumGetJsonbPCopy(value), &r->cleaned));
+	readings->has_cleaned |= r->cleaned;
 	value = column(tuple, 5, "since", true, &isnull);
 	r->since = isnull ? 0 : DatumGetTimestampTz(value);
 	readings->has_since |= !isnull;
 	readings->n++;
+}
+
+static uint64
+reading_id(const char *metric, const Jsonb *labels)
+{
+	return hash_combine64(hash_bytes_extended((const unsigned char *) metric, strlen(metric), 0),
+						  hash_bytes_extended((const unsigned char *) labels, VARSIZE(labels), 0));
+}
+
+/*
+ * Two names may be the same once they are cleaned: what is called so counts, or
+ * else the first.  Whoever names tables must not be able to stop a collector.
+ */
+static void
+leave_out_namesakes(Readings *readings)
+{
+	positions_hash *seen = positions_create(CurrentMemoryContext, readings->n + 16, NULL);
+	bool found;
+	int n = 0;
+
+	for (int pass = 0; pass < 2; pass++)
+		for (int i = 0; i < readings->n; i++)
+		{
+			Reading *r = &readings->rows[i];
+
+			if (r->cleaned != (pass == 1))
+				continue;
+			(void) positions_insert(seen, reading_id(r->metric, r->labels), &found);
+			r->left_out = r->cleaned && found;
+		}
+	for (int i = 0; i < readings->n; i++)
+		if (!readings->rows[i].left_out)
+			readings->rows[n++] = readings->rows[i];
+	readings->n = n;
 }
 
 static void
@@ -189,6 +235,8 @@ call_function(void *arg)
 	call->readings->rows = palloc(sizeof(Reading) * Max(SPI_processed, 1));
 	for (uint64 i = 0; i < SPI_processed; i++)
 		take_row(call->readings, SPI_tuptable->vals[i]);
+	if (call->readings->has_cleaned)
+		leave_out_namesakes(call->readings);
 	MemoryContextSwitchTo(old);
 	SPI_finish();
 }
@@ -214,13 +262,6 @@ mon_collector_read(const Collector *collector, TimestampTz at, Readings *reading
 
 /* ---- what was read before ---- */
 
-uint64
-mon_reading_id(const char *metric, const Jsonb *labels)
-{
-	return hash_combine64(hash_bytes_extended((const unsigned char *) metric, strlen(metric), 0),
-						  hash_bytes_extended((const unsigned char *) labels, VARSIZE(labels), 0));
-}
-
 /* Of all readings in their order, with their kinds. */
 static int64
 layout_of(const Readings *readings)
@@ -229,7 +270,7 @@ layout_of(const Readings *readings)
 
 	for (int i = 0; i < readings->n; i++)
 		layout = hash_combine64(layout,
-								mon_reading_id(readings->rows[i].metric, readings->rows[i].labels) +
+								reading_id(readings->rows[i].metric, readings->rows[i].labels) +
 									readings->rows[i].kind);
 	return (int64) layout;
 }
@@ -244,24 +285,6 @@ typedef struct Previous
 	TimestampTz *since; /* NULL: of none is it known */
 	TimestampTz at;
 } Previous;
-
-typedef struct PositionEntry
-{
-	uint64 id;
-	int position;
-	char status;
-} PositionEntry;
-
-#define SH_PREFIX positions
-#define SH_ELEMENT_TYPE PositionEntry
-#define SH_KEY_TYPE uint64
-#define SH_KEY id
-#define SH_HASH_KEY(tb, k) ((uint32) (k))
-#define SH_EQUAL(tb, a, b) ((a) == (b))
-#define SH_SCOPE static inline
-#define SH_DECLARE
-#define SH_DEFINE
-#include "lib/simplehash.h"
 
 static Datum
 spi_column(int number, bool *isnull)
@@ -339,7 +362,7 @@ load_positions(const char *name, int n)
 					  &labels, NULL, &nlabels);
 	for (int i = 0; i < Min(Min(nmetrics, nlabels), n); i++)
 		positions_insert(positions,
-						 mon_reading_id(TextDatumGetCString(metrics[i]), DatumGetJsonbP(labels[i])),
+						 reading_id(TextDatumGetCString(metrics[i]), DatumGetJsonbP(labels[i])),
 						 &found)
 			->position = i;
 	return positions;
@@ -379,7 +402,7 @@ check_twice(const Readings *readings)
 	{
 		const Reading *r = &readings->rows[i];
 
-		(void) positions_insert(seen, mon_reading_id(r->metric, r->labels), &found);
+		(void) positions_insert(seen, reading_id(r->metric, r->labels), &found);
 		if (found)
 			ereport(
 				ERROR,
@@ -406,7 +429,7 @@ record_readings(const Readings *readings, const Previous *p, positions_hash *pos
 			if (positions)
 			{
 				PositionEntry *known = positions_lookup(positions,
-														mon_reading_id(r->metric, r->labels));
+														reading_id(r->metric, r->labels));
 
 				position = known ? known->position : -1;
 			}
@@ -579,17 +602,23 @@ note_outcome(const Run *run, const ErrorData *error)
 	SPI_finish();
 }
 
-static void
-observe_run(const Run *run, bool success)
+Jsonb *
+mon_collector_labels(const char *collector)
 {
 	StringInfoData text;
-	Jsonb *labels;
 
 	initStringInfo(&text);
 	appendStringInfoString(&text, "{\"collector\": ");
-	escape_json(&text, run->collector->name);
+	escape_json(&text, collector);
 	appendStringInfoChar(&text, '}');
-	labels = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text.data)));
+	return DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text.data)));
+}
+
+static void
+observe_run(const Run *run, bool success)
+{
+	Jsonb *labels = mon_collector_labels(run->collector->name);
+
 	mon_observe("pg_scrape_collector_duration_seconds", labels, MON_GAUGE, run->at, run->seconds);
 	mon_observe("pg_scrape_collector_success", labels, MON_GAUGE, run->at, success);
 }
@@ -648,6 +677,24 @@ mon_collectors_found(Collector **collectors, MemoryContext cxt)
 	return n;
 }
 
+static void
+refuse_unknown_collectors(Datum names)
+{
+	Oid argtype = TEXTARRAYOID;
+
+	if (SPI_execute_with_args(
+			"SELECT n.name FROM unnest($1) AS n (name)"
+			" WHERE n.name NOT IN (SELECT c.name FROM monitoring.collectors AS c)",
+			1, &argtype, &names, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the collectors");
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("collector \"%s\" does not exist",
+						SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1)),
+				 errhint("The view monitoring.collector_status lists them.")));
+}
+
 Datum
 mon_collect(PG_FUNCTION_ARGS)
 {
@@ -671,6 +718,8 @@ mon_collect(PG_FUNCTION_ARGS)
 	values[0] = PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0);
 	values[1] = TimestampTzGetDatum(at);
 	SPI_connect();
+	if (!PG_ARGISNULL(0))
+		refuse_unknown_collectors(values[0]);
 	if (SPI_execute_with_args("SELECT name, call, owner, cost_limit, refused"
 							  "  FROM monitoring.due_collectors($1, $2)",
 							  2, argtypes, values, nulls, false, 0) != SPI_OK_SELECT)

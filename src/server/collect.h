@@ -22,6 +22,8 @@ typedef struct Reading
 	Jsonb *labels;
 	double value;
 	TimestampTz since; /* of a counter: when it began; 0: unknown */
+	bool cleaned;      /* a label is not what the function gave */
+	bool left_out;     /* another one has its labels */
 } Reading;
 
 /* A row of monitoring.collectors. */
@@ -39,6 +41,7 @@ typedef struct Readings
 	Reading *rows;
 	int n;
 	bool has_since;
+	bool has_cleaned;
 } Readings;
 
 /*
@@ -51,7 +54,7 @@ extern ErrorData *mon_collector_read(const Collector *collector, TimestampTz at,
 /* The enabled collectors that a query for (name, call, owner, cost_limit, refused) gives; SPI is connected. */
 extern int mon_collectors_found(Collector **collectors, MemoryContext cxt);
 
-/* Identity of what is read, and of all in their order. */
-extern uint64 mon_reading_id(const char *metric, const Jsonb *labels);
+/* {"collector": name} */
+extern Jsonb *mon_collector_labels(const char *collector);
 
 #endif /* SERVER_COLLECT_H */

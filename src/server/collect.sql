@@ -100,18 +100,9 @@ CREATE TRIGGER collector_row AFTER INSERT OR UPDATE OR DELETE ON monitoring.coll
 	FOR EACH ROW EXECUTE FUNCTION monitoring.collector_row();
 COMMENT ON TRIGGER collector_row ON monitoring.collectors IS 'Keeps collector_runs in step.';
 
-CREATE FUNCTION monitoring.restore_collector() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.collectors AS c
-	SET every = NEW.every, cost_limit = NEW.cost_limit, enabled = NEW.enabled
-	WHERE c.name = NEW.name;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_collector() IS 'Trigger: a collector that a dump brings and that exists is changed to what the dump says.';
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.collectors
 	FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-	EXECUTE FUNCTION monitoring.restore_collector();
+	EXECUTE FUNCTION monitoring.take_over('name', 'every', 'cost_limit', 'enabled');
 COMMENT ON TRIGGER restore ON monitoring.collectors IS 'Takes over changed collectors when a dump is restored.';
 
 ----------------------------------------------------------------------------------------------------------------------
@@ -182,9 +173,9 @@ END $$;
 COMMENT ON FUNCTION monitoring.note_collector(text, timestamptz, text, text, float8, int) IS 'Note how a run of a collector went, and when the next one is.';
 
 CREATE FUNCTION monitoring.collect(names text[] DEFAULT NULL, at timestamptz DEFAULT clock_timestamp()) RETURNS bigint
-LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp SET monitoring.transactional = on SET lock_timeout = '200ms'
 AS 'MODULE_PATHNAME', 'mon_collect';
-COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: the time is null (22004), library not preloaded (55000).';
+COMMENT ON FUNCTION monitoring.collect(text[], timestamptz) IS 'Run collectors, those that are due or those named, and record what they give as of a time. The worker does this every few seconds. Returns the number of readings. What one collector does wrong is noted in collector_status and leaves the others alone. Errors: no such collector (42704), the time is null (22004), library not preloaded (55000), a catalog that all of them need is locked (55P03): it does not queue behind that.';
 
 CREATE FUNCTION monitoring.collect_job(at timestamptz) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$

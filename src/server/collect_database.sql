@@ -7,12 +7,18 @@ CREATE FUNCTION monitoring.relation_sizes(relations oid[], OUT relation oid, OUT
 LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_relation_sizes';
 COMMENT ON FUNCTION monitoring.relation_sizes(oid[]) IS 'Sizes of tables (with what is stored out of line) and of their indexes, or of indexes themselves, of those that nobody holds exclusively; the others, and what does not exist, are left out.';
 
+CREATE FUNCTION monitoring.relation_label(schemaname text, relname text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN schemaname ~ '[."]' THEN quote_ident(schemaname) ELSE schemaname END || '.'
+	|| CASE WHEN relname ~ '[."]' THEN quote_ident(relname) ELSE relname END;
+COMMENT ON FUNCTION monitoring.relation_label(text, text) IS 'schema.name, as a label has it: as they are, but in double quotes where one holds a dot or a double quote, so that no two relations have the same.';
+
 CREATE FUNCTION monitoring.sequence_position(sequence oid) RETURNS bigint
 LANGUAGE c STRICT VOLATILE AS 'MODULE_PATHNAME', 'mon_sequence_position';
 COMMENT ON FUNCTION monitoring.sequence_position(oid) IS 'The last value of a sequence; null when it has none yet or somebody holds it exclusively. Errors: no privilege on the sequence (42501).';
 
 CREATE FUNCTION monitoring.collect_tables(at timestamptz) RETURNS SETOF monitoring.reading
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET stats_fetch_consistency = none SET work_mem = '32MB' AS $$
 DECLARE
 	here name := current_database();
 	block float8 := current_setting('block_size')::float8;
@@ -22,39 +28,48 @@ BEGIN
 	-- One look at all tables, by the catalog and the shared statistics alone.
 	WITH limits AS (
 		SELECT current_setting('autovacuum_vacuum_threshold')::float8 AS vacuum, current_setting('autovacuum_vacuum_scale_factor')::float8 AS vacuum_scale,
+			-- since 18; below zero: no limit
+			current_setting('autovacuum_vacuum_max_threshold', true)::float8 AS vacuum_most,
 			current_setting('autovacuum_analyze_threshold')::float8 AS analyze_rows, current_setting('autovacuum_analyze_scale_factor')::float8 AS analyze_scale,
-			current_setting('autovacuum_freeze_max_age')::float8 AS freeze, current_setting('monitoring.collected_tables')::int AS kept
+			current_setting('autovacuum_freeze_max_age')::int AS freeze
 	), tables AS MATERIALIZED (
-		SELECT c.oid, c.relpages, greatest(c.reltuples, 0) AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
+		SELECT c.oid, c.relpages, greatest(c.reltuples, 0)::float8 AS rows, age(c.relfrozenxid) AS xid_age, c.reloptions,
 			-- ours are in the sums only: there are many, and partitions come and go every hour
 			c.relnamespace = 'monitoring'::regnamespace AS ours,
-			pg_stat_get_live_tuples(c.oid) AS live, pg_stat_get_dead_tuples(c.oid) AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
+			pg_stat_get_live_tuples(c.oid)::float8 AS live, pg_stat_get_dead_tuples(c.oid)::float8 AS dead, pg_stat_get_mod_since_analyze(c.oid) AS changed,
 			pg_stat_get_tuples_inserted(c.oid) + pg_stat_get_tuples_updated(c.oid) + pg_stat_get_tuples_deleted(c.oid) AS written
 		FROM pg_class AS c
 		WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
-	), ranked AS (
-		SELECT t.*, CASE WHEN NOT t.ours THEN least(row_number() OVER (ORDER BY t.ours, t.relpages DESC, t.oid), row_number() OVER (ORDER BY t.ours, t.written DESC, t.oid)) END AS place
-		FROM tables AS t
-	)
-	SELECT count(*) AS n, coalesce(sum(r.live), 0) AS live, coalesce(sum(r.dead), 0) AS dead, coalesce(max(r.xid_age), 0) AS oldest,
-		coalesce(sum(r.relpages) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_pages, coalesce(sum(r.dead) FILTER (WHERE r.place > h.kept OR r.ours), 0) AS others_dead,
-		count(*) FILTER (WHERE r.dead > coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * r.rows) AS vacuum,
-		count(*) FILTER (WHERE r.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * r.rows) AS analyze_due,
-		count(*) FILTER (WHERE r.xid_age > least(o.freeze, h.freeze)) AS freeze,
-		array_agg(r.oid) FILTER (WHERE r.place <= h.kept) AS chosen
-	INTO sums
-	FROM ranked AS r CROSS JOIN limits AS h
-	LEFT JOIN LATERAL (
-		SELECT max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
+	), options AS (
+		SELECT t.oid, max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_threshold') AS vacuum,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_scale_factor') AS vacuum_scale,
+			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_vacuum_max_threshold') AS vacuum_most,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_threshold') AS analyze_rows,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_analyze_scale_factor') AS analyze_scale,
 			max(p.option_value::float8) FILTER (WHERE p.option_name = 'autovacuum_freeze_max_age') AS freeze
-		FROM pg_options_to_table(r.reloptions) AS p WHERE p.option_value ~ '^[0-9.]+$') AS o ON r.reloptions IS NOT NULL;
+		FROM tables AS t CROSS JOIN LATERAL pg_options_to_table(t.reloptions) AS p
+		WHERE t.reloptions IS NOT NULL AND p.option_value ~ '^-?[0-9.]+$'
+		GROUP BY t.oid
+	), named AS MATERIALIZED (
+		(SELECT t.oid, t.relpages, t.dead FROM tables AS t WHERE NOT t.ours ORDER BY t.relpages DESC, t.oid LIMIT current_setting('monitoring.collected_tables')::int)
+		UNION
+		(SELECT t.oid, t.relpages, t.dead FROM tables AS t WHERE NOT t.ours ORDER BY t.written DESC, t.oid LIMIT current_setting('monitoring.collected_tables')::int)
+	), of_named AS (
+		SELECT coalesce(sum(k.relpages), 0)::float8 AS pages, coalesce(sum(k.dead), 0) AS dead, array_agg(k.oid) AS oids FROM named AS k
+	), of_all AS (
+		SELECT count(*)::float8 AS n, coalesce(sum(t.live), 0) AS live, coalesce(sum(t.dead), 0) AS dead, coalesce(max(t.xid_age), 0)::float8 AS oldest,
+			coalesce(sum(t.relpages), 0)::float8 AS pages,
+			count(*) FILTER (WHERE t.dead > least(coalesce(o.vacuum, h.vacuum) + coalesce(o.vacuum_scale, h.vacuum_scale) * t.rows,
+				CASE WHEN coalesce(o.vacuum_most, h.vacuum_most) >= 0 THEN coalesce(o.vacuum_most, h.vacuum_most) END))::float8 AS vacuum,
+			count(*) FILTER (WHERE t.changed > coalesce(o.analyze_rows, h.analyze_rows) + coalesce(o.analyze_scale, h.analyze_scale) * t.rows)::float8 AS analyze_due,
+			count(*) FILTER (WHERE t.xid_age > least(o.freeze, h.freeze))::float8 AS freeze
+		FROM tables AS t CROSS JOIN limits AS h LEFT JOIN options AS o ON o.oid = t.oid
+	)
+	SELECT a.*, a.pages - k.pages AS others_pages, a.dead - k.dead AS others_dead, k.oids AS chosen INTO sums FROM of_all AS a CROSS JOIN of_named AS k;
 	chosen := coalesce(sums.chosen, '{}');
 	RETURN QUERY
 	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL::timestamptz
-	FROM (VALUES ('pg_tables', sums.n::float8), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
+	FROM (VALUES ('pg_tables', sums.n), ('pg_tables_live_tuples', sums.live), ('pg_tables_dead_tuples', sums.dead),
 		('pg_tables_oldest_xid_age', sums.oldest), ('pg_tables_others_bytes', sums.others_pages * block), ('pg_tables_others_dead_tuples', sums.others_dead),
 		('pg_tables_due_for_vacuum', sums.vacuum), ('pg_tables_due_for_analyze', sums.analyze_due), ('pg_tables_due_for_freeze', sums.freeze)) AS v (metric, value);
 
@@ -65,8 +80,9 @@ BEGIN
 		SELECT z.* FROM monitoring.relation_sizes(chosen) AS z
 	)
 	SELECT 'pg_stat_user_tables_' || f.key, CASE WHEN f.key LIKE 'n\_live%' OR f.key LIKE 'n\_dead%' OR f.key LIKE 'n\_%\_since\_%' THEN 'gauge' ELSE 'counter' END,
-		s.labels, f.value::float8, NULL::timestamptz
-	FROM stats AS s CROSS JOIN LATERAL jsonb_each(to_jsonb(s) - '{relid,labels}'::text[]) AS f WHERE jsonb_typeof(f.value) = 'number'
+		s.labels, f.value::float8, (r.fields ->> 'stats_reset')::timestamptz
+	FROM stats AS s CROSS JOIN LATERAL (SELECT to_jsonb(s) - '{relid,labels}'::text[] AS fields OFFSET 0) AS r CROSS JOIN LATERAL jsonb_each(r.fields) AS f
+	WHERE jsonb_typeof(f.value) = 'number'
 	UNION ALL
 	SELECT 'pg_stat_user_tables_' || v.name, 'gauge', s.labels, v.value, NULL
 	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
@@ -74,7 +90,7 @@ BEGIN
 		('last_vacuum', extract(epoch FROM s.last_vacuum)), ('last_autovacuum', extract(epoch FROM s.last_autovacuum)),
 		('last_analyze', extract(epoch FROM s.last_analyze)), ('last_autoanalyze', extract(epoch FROM s.last_autoanalyze))) AS v (name, value)
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', s.schemaname || '.' || s.relname), v.value, NULL
+	SELECT v.metric, 'gauge', jsonb_build_object('database', here, 'table', monitoring.relation_label(s.schemaname, s.relname)), v.value, NULL
 	FROM stats AS s LEFT JOIN sizes AS z ON z.relation = s.relid
 	CROSS JOIN LATERAL (VALUES ('pg_table_bytes', (z.own_bytes + z.index_bytes)::float8),
 		-- of small tables the share means nothing
@@ -113,10 +129,12 @@ BEGIN
 	UNION ALL
 	SELECT 'pg_index_size_bytes', 'gauge', x.labels, z.own_bytes, NULL FROM named AS x JOIN monitoring.relation_sizes(chosen) AS z ON z.relation = x.oid
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', here), v.value, NULL
-	FROM (SELECT count(*) AS n, count(*) FILTER (WHERE NOT i.indisvalid) AS invalid FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-		WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)) AS k
-	CROSS JOIN LATERAL (VALUES ('pg_indexes', k.n::float8), ('pg_invalid_indexes', k.invalid)) AS v (metric, value);
+	SELECT 'pg_indexes', 'gauge', jsonb_build_object('datname', here), count(*), NULL
+	FROM pg_class AS c WHERE c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace)
+	UNION ALL
+	SELECT 'pg_invalid_indexes', 'gauge', jsonb_build_object('datname', here), count(*), NULL
+	FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+	WHERE NOT i.indisvalid AND c.relkind = 'i' AND c.relpersistence <> 't' AND c.relnamespace NOT IN ('pg_catalog'::regnamespace, 'pg_toast'::regnamespace);
 END $$;
 COMMENT ON FUNCTION monitoring.collect_indexes(timestamptz) IS 'Collector: scans, I/O and size of the largest indexes; how many indexes there are and how many are invalid.';
 
@@ -129,7 +147,7 @@ DECLARE
 BEGIN
 	RETURN QUERY
 	WITH positions AS MATERIALIZED (
-		SELECT n.nspname || '.' || c.relname AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
+		SELECT monitoring.relation_label(n.nspname, c.relname) AS sequence, s.seqincrement > 0 AS ascends, s.seqmin::float8 AS lowest, s.seqmax::float8 AS highest,
 			l.lowest AS column_lowest, l.highest AS column_highest, CASE WHEN c.relkind = 'S' THEN monitoring.sequence_position(c.oid) END::float8 AS position
 		FROM pg_class AS c
 		JOIN pg_sequence AS s ON s.seqrelid = c.oid

@@ -71,7 +71,8 @@ BEGIN
 	FROM states AS st CROSS JOIN unnest(ARRAY['pg_stat_activity_count', 'pg_stat_activity_max_tx_duration']) AS v (metric)
 	WHERE NOT EXISTS (SELECT FROM sessions AS s WHERE s.datname = st.datname AND s.state = st.state)
 	UNION ALL
-	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state), (SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
+	SELECT 'pg_connections', 'gauge', jsonb_build_object('database', st.datname, 'state', st.state),
+		(SELECT count(*) FROM sessions AS s WHERE s.client AND s.datname = st.datname AND s.state = st.state), NULL
 	FROM states AS st
 	UNION ALL
 	SELECT 'pg_connections_used_ratio', 'gauge', '{}', (SELECT count(*) FROM sessions AS s WHERE s.client) / l.connections, NULL FROM limits AS l
@@ -92,6 +93,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.collect_sessions(timestamptz) IS 'Collector: sessions by state, their share of the limit, the longest transactions, prepared transactions, workers of autovacuum. At most 200 groups of sessions have series of their own.';
 
+CREATE FUNCTION monitoring.listed_databases() RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT s.datid FROM pg_stat_database AS s ORDER BY s.datid <> 0, s.xact_commit + s.xact_rollback DESC, s.datid LIMIT 101
+$$;
+COMMENT ON FUNCTION monitoring.listed_databases() IS 'Databases that have counters of their own among the metrics: the 100 with the most transactions, and 0 for what all have in common.';
+
 CREATE FUNCTION monitoring.collect_databases(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -101,7 +108,10 @@ BEGIN
 			s.numbackends, s.stats_reset, s.xact_commit, s.xact_rollback, s.blks_hit, s.blks_read, s.temp_bytes, s.deadlocks,
 			to_jsonb(s) - '{datid,datname,numbackends,stats_reset,checksum_last_failure,session_time,active_time,idle_in_transaction_time}'::text[] AS fields,
 			s.session_time / 1000 AS session_seconds, s.active_time / 1000 AS active_seconds, s.idle_in_transaction_time / 1000 AS idle_seconds
-		FROM pg_stat_database AS s
+		FROM pg_stat_database AS s WHERE s.datid IN (SELECT monitoring.listed_databases())
+	), oldest AS MATERIALIZED (
+		SELECT d.datname, d.datconnlimit, age(d.datfrozenxid) AS xids, mxid_age(d.datminmxid) AS multixacts
+		FROM pg_database AS d WHERE d.datallowconn ORDER BY greatest(age(d.datfrozenxid), mxid_age(d.datminmxid)) DESC, d.oid LIMIT 500
 	)
 	SELECT r.* FROM stats AS s CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_', s.fields, '', 'counter', s.labels, s.stats_reset) AS r
 	UNION ALL
@@ -124,42 +134,42 @@ BEGIN
 	WHERE s.datid <> 0
 	UNION ALL
 	SELECT r.metric, 'counter', r.labels, r.value, r.since
-	FROM pg_stat_database_conflicts AS c
-	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', to_jsonb(c) - 'datid', '', 'counter',
-		jsonb_build_object('datid', c.datid::text, 'datname', c.datname)) AS r
+	FROM (SELECT x.datid, x.datname, to_jsonb(x) - 'datid' AS fields FROM pg_stat_database_conflicts AS x) AS c
+	CROSS JOIN LATERAL monitoring.row_readings('pg_stat_database_conflicts_', c.fields, '', 'counter',
+		jsonb_build_object('datid', c.datid::text, 'datname', c.datname), (c.fields ->> 'stats_reset')::timestamptz) AS r
+	WHERE c.datid IN (SELECT monitoring.listed_databases())
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('datname', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES
-		('pg_database_connection_limit', d.datconnlimit::float8),
-		('pg_database_wraparound_age_datfrozenxid_seconds', age(d.datfrozenxid)),
-		('pg_database_wraparound_age_datminmxid_seconds', mxid_age(d.datminmxid))) AS v (metric, value)
-	WHERE d.datallowconn
+	SELECT v.metric, 'gauge', jsonb_build_object('datname', o.datname), v.value, NULL
+	FROM oldest AS o CROSS JOIN LATERAL (VALUES
+		('pg_database_connection_limit', o.datconnlimit::float8),
+		('pg_database_wraparound_age_datfrozenxid_seconds', o.xids),
+		('pg_database_wraparound_age_datminmxid_seconds', o.multixacts)) AS v (metric, value)
 	UNION ALL
-	SELECT v.metric, 'gauge', jsonb_build_object('database', d.datname), v.value, NULL
-	FROM pg_database AS d CROSS JOIN LATERAL (VALUES ('pg_xid_age', age(d.datfrozenxid)::float8), ('pg_multixact_age', mxid_age(d.datminmxid)::float8)) AS v (metric, value)
-	WHERE d.datallowconn
+	SELECT v.metric, 'gauge', jsonb_build_object('database', o.datname), v.value, NULL
+	FROM oldest AS o CROSS JOIN LATERAL (VALUES ('pg_xid_age', o.xids::float8), ('pg_multixact_age', o.multixacts::float8)) AS v (metric, value)
 	UNION ALL
 	SELECT 'pg_roles_connection_limit', 'gauge', jsonb_build_object('rolname', a.rolname), a.rolconnlimit, NULL
 	FROM pg_roles AS a WHERE a.rolcanlogin AND a.rolconnlimit >= 0;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns; ages of transaction ids and multixacts; limits of connections. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
+COMMENT ON FUNCTION monitoring.collect_databases(timestamptz) IS 'Collector: pg_stat_database and pg_stat_database_conflicts, all columns, of the listed databases; ages of transaction ids and multixacts, and limits of connections, of the 500 oldest; limits of roles. Times are in milliseconds where the name does not say seconds, as in postgres_exporter.';
 
 CREATE FUNCTION monitoring.collect_locks(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN QUERY
 	WITH held AS MATERIALIZED (
-		SELECT l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
+		SELECT l.pid, l.database, l.mode, l.granted, l.waitstart, l.fastpath FROM pg_lock_status() AS l
 		WHERE l.pid IS DISTINCT FROM pg_backend_pid()
 	), counted AS (
 		SELECT h.database, h.mode, count(*) AS n FROM held AS h GROUP BY 1, 2
 	), waiting AS MATERIALIZED (
 		-- locks on transactions belong to no database: their waiters do
-		SELECT a.datid, count(DISTINCT l.pid) AS n, max(extract(epoch FROM collect_locks.at - l.waitstart)) AS longest
-		FROM pg_lock_status() AS l JOIN pg_stat_get_activity(NULL) AS a ON a.pid = l.pid
-		WHERE NOT l.granted GROUP BY 1
+		SELECT a.datid, count(DISTINCT h.pid) AS n, max(extract(epoch FROM collect_locks.at - h.waitstart)) AS longest
+		FROM held AS h JOIN pg_stat_get_activity(NULL) AS a ON a.pid = h.pid
+		WHERE NOT h.granted GROUP BY 1
 	), databases AS MATERIALIZED (
-		SELECT d.oid, d.datname FROM pg_database AS d WHERE d.datallowconn AND NOT d.datistemplate
+		SELECT d.oid, d.datname FROM pg_database AS d
+		WHERE d.datallowconn AND NOT d.datistemplate AND d.oid IN (SELECT monitoring.listed_databases())
 	)
 	SELECT 'pg_locks_count', 'gauge', jsonb_build_object('datname', d.datname, 'mode', lower(m.mode)), coalesce(c.n, 0)::float8, NULL::timestamptz
 	FROM databases AS d
@@ -173,8 +183,17 @@ BEGIN
 	UNION ALL
 	SELECT 'pg_locks_used_ratio', 'gauge', '{}', (SELECT count(*) FROM held AS h WHERE NOT h.fastpath)
 		/ (current_setting('max_locks_per_transaction')::float8 * (current_setting('max_connections')::int + current_setting('max_prepared_transactions')::int)), NULL;
+
+	IF to_regclass('pg_catalog.pg_stat_lock') IS NOT NULL THEN
+		RETURN QUERY EXECUTE $query$
+			SELECT r.metric, r.kind, r.labels, r.value, r.since
+			FROM pg_catalog.pg_stat_lock AS s
+			CROSS JOIN LATERAL monitoring.row_readings('pg_stat_lock_', pg_catalog.to_jsonb(s) - 'locktype', '_total', 'counter',
+				pg_catalog.jsonb_build_object('locktype', s.locktype), s.stats_reset) AS r
+		$query$;
+	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long.';
+COMMENT ON FUNCTION monitoring.collect_locks(timestamptz) IS 'Collector: locks by mode and their share of the lock table, sessions that wait for one, and how long; pg_stat_lock (19 and later), all columns (times in milliseconds).';
 
 -- pg_stat_bgwriter lost most of its columns to pg_stat_checkpointer in 17. Both families are there then.
 CREATE FUNCTION monitoring.collect_checkpoints(at timestamptz) RETURNS SETOF monitoring.reading
@@ -288,7 +307,8 @@ BEGIN
 	UNION ALL
 	SELECT v.metric, 'gauge', v.labels, v.value, NULL
 	FROM pg_replication_slots AS l
-	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels) AS t
+	-- inactive_since and invalidation_reason: since 17
+	CROSS JOIN LATERAL (SELECT jsonb_build_object('slot_name', l.slot_name, 'slot_type', l.slot_type) AS labels, to_jsonb(l) AS fields) AS t
 	CROSS JOIN LATERAL (VALUES
 		('pg_replication_slots_active', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), l.active::int::float8),
 		('pg_replication_slots_pg_wal_lsn_diff', jsonb_build_object('slot_name', l.slot_name, 'database', coalesce(l.database, '')), (here - l.restart_lsn)::float8),
@@ -296,6 +316,8 @@ BEGIN
 		('pg_replication_slots_slot_confirmed_flush_lsn', t.labels, (l.confirmed_flush_lsn - '0/0')::float8),
 		('pg_replication_slots_slot_is_active', t.labels, l.active::int),
 		('pg_replication_slots_safe_wal_size_bytes', t.labels, l.safe_wal_size),
+		('pg_replication_slots_inactive_seconds', t.labels, greatest(extract(epoch FROM collect_replication.at - (t.fields ->> 'inactive_since')::timestamptz), 0)),
+		('pg_replication_slots_invalidated', t.labels || jsonb_build_object('reason', t.fields -> 'invalidation_reason'), CASE WHEN t.fields ->> 'invalidation_reason' IS NOT NULL THEN 1 END),
 		('pg_replication_slots_wal_status', t.labels || jsonb_build_object('wal_status', l.wal_status), 1),
 		('pg_replication_slot_retained_bytes', jsonb_build_object('slot', l.slot_name), greatest(here - l.restart_lsn, 0)::float8)) AS v (metric, labels, value)
 	UNION ALL
@@ -354,18 +376,29 @@ BEGIN
 			pg_catalog.jsonb_build_object('backend_type', s.backend_type, 'object', s.object, 'context', s.context), s.stats_reset) AS r
 		WHERE r.value > 0
 	$query$;
+	IF to_regclass('pg_catalog.pg_aios') IS NOT NULL THEN
+		RETURN QUERY EXECUTE $query$
+			SELECT 'pg_aios', 'gauge', pg_catalog.jsonb_build_object('operation', coalesce(a.operation, ''), 'state', pg_catalog.lower(a.state)),
+				pg_catalog.count(*)::float8, NULL::timestamptz
+			FROM pg_catalog.pg_aios AS a GROUP BY 3
+		$query$;
+	END IF;
 END $$;
-COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero; times are in milliseconds.';
+COMMENT ON FUNCTION monitoring.collect_io(timestamptz) IS 'Collector: pg_stat_io (16 and later), all columns that are not zero, times in milliseconds; asynchronous reads and writes under way (18 and later).';
 
 CREATE FUNCTION monitoring.collect_database_sizes(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN QUERY
 	SELECT v.metric, 'gauge', v.labels, s.bytes, NULL::timestamptz
-	FROM (SELECT d.datname, pg_database_size(d.oid)::float8 AS bytes FROM pg_database AS d WHERE d.datallowconn) AS s
+	FROM (
+		-- one that is dropped meanwhile has no description
+		SELECT d.datname, CASE WHEN pg_describe_object('pg_database'::regclass, d.oid, 0) IS NOT NULL AND has_database_privilege(d.oid, 'CONNECT')
+			THEN pg_database_size(d.oid) END::float8 AS bytes
+		FROM pg_database AS d WHERE d.datallowconn) AS s
 	CROSS JOIN LATERAL (VALUES ('pg_database_size_bytes', jsonb_build_object('datname', s.datname)), ('pg_database_bytes', jsonb_build_object('database', s.datname))) AS v (metric, labels);
 END $$;
-COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at, so it takes long where there are 100,000 tables.';
+COMMENT ON FUNCTION monitoring.collect_database_sizes(timestamptz) IS 'Collector: sizes of databases. Every file of a database is looked at: a second or so for 100,000 tables.';
 
 CREATE FUNCTION monitoring.collect_horizon(at timestamptz) RETURNS SETOF monitoring.reading
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -416,7 +449,8 @@ INSERT INTO monitoring.collectors (name, function, scope, every, description) VA
 	('replication', 'monitoring.collect_replication', 'server', '10 seconds', 'standbys, slots, lag'),
 	('slru', 'monitoring.collect_slru', 'server', '1 minute', 'caches of transaction states'),
 	('io', 'monitoring.collect_io', 'server', '1 minute', 'pg_stat_io'),
-	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', 'sizes of databases'),
 	('horizon', 'monitoring.collect_horizon', 'server', '30 seconds', 'what keeps vacuum from removing rows'),
 	('settings', 'monitoring.collect_settings', 'server', '5 minutes', 'settings'),
 	('subscriptions', 'monitoring.collect_subscriptions', 'database', '30 seconds', 'subscriptions of logical replication');
+INSERT INTO monitoring.collectors (name, function, scope, every, cost_limit, description) VALUES
+	('database_sizes', 'monitoring.collect_database_sizes', 'server', '5 minutes', '3 seconds', 'sizes of databases');

@@ -7,6 +7,10 @@
  * Counters are the totals of their sources, as exporters give them.  On a
  * standby nothing is collected; there the collectors are run for the answer.
  *
+ * One line that Prometheus does not take costs the whole scrape, so there is
+ * none: names are made those that it allows, no series is there twice, and
+ * texts are valid in the encoding (mon_clean_label).
+ *
  *-------------------------------------------------------------------------
  */
 #include "server/collect.h"
@@ -18,10 +22,13 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+
+#include "core/confined.h"
 
 PG_FUNCTION_INFO_V1(mon_prometheus_exposition);
 
@@ -32,6 +39,7 @@ typedef struct Line
 	const char *help;
 	bool counter;
 	double value;
+	int number; /* of those of the same name and labels the first counts */
 } Line;
 
 typedef struct Lines
@@ -44,13 +52,44 @@ typedef struct Lines
 
 /* ---- text ---- */
 
-static void
-append_label_name(StringInfo buf, const char *name, int len)
+/* Not those of the locale. */
+static bool
+is_letter(char c)
 {
-	if (len == 0 || isdigit((unsigned char) name[0]))
-		appendStringInfoChar(buf, '_');
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+}
+
+static bool
+is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+/* The name as Prometheus takes it, another than those before it. */
+static char *
+label_name(const JsonbValue *key, char **before, int n)
+{
+	const char *given = key->val.string.val;
+	int len = key->val.string.len;
+	char *name = palloc(len + n + 8);
+	char *end = name;
+
+	/* What begins with two underscores is Prometheus' own. */
+	if (len > 1 && given[0] == '_' && given[1] == '_')
+		end = stpcpy(end, "label");
+	else if (len == 0 || !is_letter(given[0]))
+		*end++ = '_';
 	for (int i = 0; i < len; i++)
-		appendStringInfoChar(buf, isalnum((unsigned char) name[i]) ? name[i] : '_');
+		*end++ = is_letter(given[i]) || is_digit(given[i]) ? given[i] : '_';
+	*end = '\0';
+	for (int i = 0; i < n; i++)
+		if (strcmp(before[i], name) == 0)
+		{
+			/* at most once for each of them */
+			end = stpcpy(end, "_");
+			i = -1;
+		}
+	return name;
 }
 
 static void
@@ -69,54 +108,77 @@ append_escaped(StringInfo buf, const char *text, int len, bool quotes)
 	}
 }
 
+/* A label without a value is none to Prometheus: two series may differ by less than it seems. */
 static const char *
-labels_text(Jsonb *labels)
+labels_text(Jsonb *labels, MemoryContext cxt)
 {
-	StringInfoData buf;
+	char **names = palloc(sizeof(char *) * (JB_ROOT_COUNT(labels) + 1));
 	JsonbIterator *it = JsonbIteratorInit(&labels->root);
-	JsonbIteratorToken token;
-	JsonbValue v;
+	JsonbValue key, v;
+	StringInfoData buf;
+	const char *text;
+	int n = 0;
 
 	initStringInfo(&buf);
-	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	(void) JsonbIteratorNext(&it, &v, true);
+	while (JsonbIteratorNext(&it, &key, true) == WJB_KEY)
 	{
-		if (token == WJB_KEY)
-		{
-			appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
-			append_label_name(&buf, v.val.string.val, v.val.string.len);
-		}
-		else if (token == WJB_VALUE && v.type == jbvString)
-		{
-			appendStringInfoString(&buf, "=\"");
-			append_escaped(&buf, v.val.string.val, v.val.string.len, true);
-			appendStringInfoChar(&buf, '"');
-		}
+		(void) JsonbIteratorNext(&it, &v, true);
+		if (v.type != jbvString || v.val.string.len == 0)
+			continue;
+		names[n] = label_name(&key, names, n);
+		appendStringInfo(&buf, "%c%s=\"", n == 0 ? '{' : ',', names[n]);
+		append_escaped(&buf, v.val.string.val, v.val.string.len, true);
+		appendStringInfoChar(&buf, '"');
+		n++;
 	}
-	if (buf.len > 0)
+	if (n > 0)
 		appendStringInfoChar(&buf, '}');
-	return buf.data;
+	text = MemoryContextStrdup(cxt, buf.data);
+	pfree(buf.data);
+	return text;
+}
+
+/* What a metric is about, as it stands in the text. */
+static const char *
+help_text(const char *description, MemoryContext cxt)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	append_escaped(&buf, description, strlen(description), false);
+	(void) mon_clean_label(buf.data, buf.len);
+	return MemoryContextStrdup(cxt, buf.data);
 }
 
 static void
 add_line(Lines *lines, const char *metric, Jsonb *labels, const char *help, bool counter,
 		 double value)
 {
-	MemoryContext old = MemoryContextSwitchTo(lines->cxt);
 	Line *line;
 
 	if (lines->n == lines->capacity)
 	{
 		lines->capacity = Max(lines->capacity * 2, 1024);
-		lines->items = lines->items ? repalloc(lines->items, sizeof(Line) * lines->capacity)
-									: palloc(sizeof(Line) * lines->capacity);
+		lines->items = lines->items
+			? repalloc(lines->items, sizeof(Line) * lines->capacity)
+			: MemoryContextAlloc(lines->cxt, sizeof(Line) * lines->capacity);
 	}
 	line = &lines->items[lines->n++];
-	line->metric = pstrdup(metric);
-	line->labels = labels_text(labels);
+	line->metric = MemoryContextStrdup(lines->cxt, metric);
+	line->labels = labels_text(labels, lines->cxt);
 	line->help = help;
 	line->counter = counter;
 	line->value = value;
-	MemoryContextSwitchTo(old);
+	line->number = lines->n;
+}
+
+static int
+compare_series(const Line *x, const Line *y)
+{
+	int order = strcmp(x->metric, y->metric);
+
+	return order != 0 ? order : strcmp(x->labels, y->labels);
 }
 
 static int
@@ -124,9 +186,9 @@ compare_lines(const void *a, const void *b)
 {
 	const Line *x = a;
 	const Line *y = b;
-	int order = strcmp(x->metric, y->metric);
+	int order = compare_series(x, y);
 
-	return order != 0 ? order : strcmp(x->labels, y->labels);
+	return order != 0 ? order : x->number - y->number;
 }
 
 /* A metric's lines stand together, below what it is; no series is there twice. */
@@ -140,21 +202,29 @@ append_lines(StringInfo out, Lines *lines)
 		const Line *line = &lines->items[i];
 		const Line *before = i > 0 ? line - 1 : NULL;
 
-		if (before && compare_lines(before, line) == 0)
+		if (before && compare_series(before, line) == 0)
 			continue;
 		if (!before || strcmp(before->metric, line->metric) != 0)
-		{
-			appendStringInfo(out, "# HELP %s ", line->metric);
-			append_escaped(out, line->help, strlen(line->help), false);
-			appendStringInfo(out, "\n# TYPE %s %s\n", line->metric,
-							 line->counter ? "counter" : "gauge");
-		}
+			appendStringInfo(out, "# HELP %s %s\n# TYPE %s %s\n", line->metric, line->help,
+							 line->metric, line->counter ? "counter" : "gauge");
 		appendStringInfo(out, "%s%s ", line->metric, line->labels);
 		if (line->value == rint(line->value) && fabs(line->value) < 1e15)
 			appendStringInfo(out, INT64_FORMAT "\n", (int64) line->value);
 		else
 			appendStringInfo(out, "%.17g\n", line->value);
 	}
+}
+
+/* Also of those that gave nothing: how a collector's run went. */
+static void
+add_run(Lines *lines, const char *collector, double seconds, bool success)
+{
+	Jsonb *labels = mon_collector_labels(collector);
+
+	add_line(lines, "pg_scrape_collector_duration_seconds", labels,
+			 "how long the latest run of a collector took", false, seconds);
+	add_line(lines, "pg_scrape_collector_success", labels,
+			 "whether the latest run of a collector gave anything", false, success);
 }
 
 /* ---- what was read last ---- */
@@ -174,11 +244,10 @@ array_column(HeapTuple tuple, int number, Oid type, int16 len, bool byval, char 
 static void
 add_stored(Lines *lines, HeapTuple tuple)
 {
-	char *help = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
+	const char *help = help_text(SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1), lines->cxt);
 	Datum *metrics, *counters, *labels, *values;
 	int n[4];
 
-	help = MemoryContextStrdup(lines->cxt, help ? help : "");
 	array_column(tuple, 2, TEXTOID, -1, false, TYPALIGN_INT, &metrics, &n[0]);
 	array_column(tuple, 3, BOOLOID, 1, true, TYPALIGN_CHAR, &counters, &n[1]);
 	array_column(tuple, 4, JSONBOID, -1, false, TYPALIGN_INT, &labels, &n[2]);
@@ -188,7 +257,10 @@ add_stored(Lines *lines, HeapTuple tuple)
 				 DatumGetBool(counters[i]), DatumGetFloat8(values[i]));
 }
 
-/* What is older than a few of its intervals is no longer so. */
+/*
+ * What is older than a few of its intervals is no longer so.  How a run went is
+ * told until the next one is due: of those that are left out for long, too.
+ */
 static void
 add_all_stored(Lines *lines, TimestampTz at)
 {
@@ -198,18 +270,35 @@ add_all_stored(Lines *lines, TimestampTz at)
 
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("SELECT c.description, s.metrics, s.counters, s.labels, r.readings"
-						   "  FROM monitoring.collectors AS c"
-						   "  JOIN monitoring.collector_runs AS r ON r.name = c.name"
-						   "  JOIN monitoring.collector_series AS s ON s.name = c.name"
-						   " WHERE r.read_at > $1 - greatest(c.every * 3, interval '1 minute')",
-						   1, argtypes);
+		plan = SPI_prepare(
+			"SELECT c.description, s.metrics, s.counters, s.labels, r.readings,"
+			"       c.name, r.seconds, r.last_error_at IS DISTINCT FROM r.ran_at,"
+			"       coalesce(r.read_at > $1 - a.age, false), r.ran_at > $1 - a.age OR r.due_at > $1"
+			"  FROM monitoring.collectors AS c"
+			"  JOIN monitoring.collector_runs AS r ON r.name = c.name"
+			"  LEFT JOIN monitoring.collector_series AS s ON s.name = c.name"
+			" CROSS JOIN LATERAL (SELECT greatest(c.every * 3, interval '1 minute') AS age) AS a"
+			" WHERE r.ran_at IS NOT NULL AND c.enabled"
+			"   AND (c.scope = 'database' OR monitoring.is_home())"
+			" ORDER BY c.name",
+			1, argtypes);
 		SPI_keepplan(plan);
 	}
 	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what collectors have read");
 	for (uint64 i = 0; i < SPI_processed; i++)
-		add_stored(lines, SPI_tuptable->vals[i]);
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
+
+		if (DatumGetBool(SPI_getbinval(tuple, desc, 9, &isnull)))
+			add_stored(lines, tuple);
+		if (DatumGetBool(SPI_getbinval(tuple, desc, 10, &isnull)))
+			add_run(lines, SPI_getvalue(tuple, desc, 6),
+					DatumGetFloat8(SPI_getbinval(tuple, desc, 7, &isnull)),
+					DatumGetBool(SPI_getbinval(tuple, desc, 8, &isnull)));
+	}
 }
 
 /* ---- what is read now ---- */
@@ -231,12 +320,18 @@ add_fresh(Lines *lines, TimestampTz at)
 	for (int i = 0; i < n; i++)
 	{
 		Readings readings = {0};
+		instr_time began, taken;
 		ErrorData *error;
 
 		CHECK_FOR_INTERRUPTS();
+		INSTR_TIME_SET_CURRENT(began);
 		error = mon_collector_read(&collectors[i], at, &readings);
-		if (error != NULL)
-			continue;
+		INSTR_TIME_SET_CURRENT(taken);
+		INSTR_TIME_SUBTRACT(taken, began);
+		add_run(lines, collectors[i].name, INSTR_TIME_GET_DOUBLE(taken), error == NULL);
+		/* The session is to end what it does: the rest is of no use. */
+		if (error && mon_error_is_cancel(error))
+			ReThrowError(error);
 		for (int k = 0; k < readings.n; k++)
 			add_line(lines, readings.rows[k].metric, readings.rows[k].labels, collectors[i].name,
 					 readings.rows[k].kind == MON_COUNTER, readings.rows[k].value);

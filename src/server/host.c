@@ -63,12 +63,9 @@ push_label(MonJsonbState *state, const char *name, const char *text)
 	v.val.string.val = unconstify(char *, name);
 	v.val.string.len = strlen(name);
 	mon_push_jsonb(state, WJB_KEY, &v);
-	/* Names of devices and mounts may be in any encoding. */
-	v.val.string.val = pnstrdup(text, strlen(text));
-	for (char *c = v.val.string.val; *c; c++)
-		if ((unsigned char) *c < 0x20 || (unsigned char) *c > 0x7e)
-			*c = '?';
-	v.val.string.len = strlen(v.val.string.val);
+	v.val.string.len = strlen(text);
+	v.val.string.val = pnstrdup(text, v.val.string.len);
+	(void) mon_clean_label(v.val.string.val, v.val.string.len);
 	mon_push_jsonb(state, WJB_VALUE, &v);
 }
 

@@ -75,7 +75,9 @@ emit(HostSink *sink, const char *metric, bool counter, double value, const char 
 {
 	HostSample sample = {.counter = counter, .value = value, .labels = {label1, label2}};
 
-	if (snprintf(sample.metric, sizeof(sample.metric), "%s", metric) >= (int) sizeof(sample.metric))
+	/* In its unit it may be beyond what a number holds. */
+	if (!isfinite(value) ||
+		snprintf(sample.metric, sizeof(sample.metric), "%s", metric) >= (int) sizeof(sample.metric))
 		return;
 	snprintf(sample.values[0], HOST_VALUE_BYTES, "%s", value1 ? value1 : "");
 	snprintf(sample.values[1], HOST_VALUE_BYTES, "%s", value2 ? value2 : "");
@@ -239,6 +241,8 @@ host_parse_meminfo(const char *text, double ticks, HostSink *sink)
 		kilobytes = read_word(&at, unit, sizeof(unit)) && strcmp(unit, "kB") == 0;
 		if (kilobytes)
 			value *= 1024;
+		if (!isfinite(value))
+			continue;
 		snprintf(metric, sizeof(metric), "node_memory_%s%s", name, kilobytes ? "_bytes" : "");
 		emit_plain(sink, metric, false, value);
 		if (strcmp(name, "MemTotal") == 0)
@@ -528,11 +532,13 @@ host_find_cgroup(const char *text, const char *controller, char *path, size_t si
 		if (!*v2 && !has_controller(list, colon - list, controller))
 			continue;
 		len = strcspn(colon + 1, "\n");
-		if (len == 0 || len >= size || colon[1] != '/' || strstr(colon, ".."))
+		if (len == 0 || len >= size || colon[1] != '/')
 			continue;
 		memcpy(path, colon + 1, len);
 		path[len] = '\0';
-		return true;
+		/* As a group outside of ours is shown to us, which must not lead anywhere. */
+		if (!strstr(path, ".."))
+			return true;
 	}
 	return false;
 }
@@ -572,7 +578,10 @@ host_parse_process(const char *text, HostProcess *process)
 	char state[8];
 	double fields[22];
 
-	if (!at++ || !read_word(&at, state, sizeof(state)))
+	if (!at)
+		return false;
+	at++;
+	if (!read_word(&at, state, sizeof(state)))
 		return false;
 	for (int i = 0; i < 21; i++)
 	{
@@ -586,7 +595,7 @@ host_parse_process(const char *text, HostProcess *process)
 	process->user_ticks = fields[10];
 	process->system_ticks = fields[11];
 	process->dead_children_ticks = fields[12] + fields[13];
-	process->start = (unsigned long long) fields[18];
+	process->start = fields[18];
 	process->resident_pages = fields[20];
 	return true;
 }

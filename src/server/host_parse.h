@@ -76,7 +76,7 @@ typedef struct HostProcess
 	double user_ticks;
 	double system_ticks;
 	double dead_children_ticks; /* both, of those it has waited for */
-	unsigned long long start;
+	double start;
 	double resident_pages;
 } HostProcess;
 

@@ -236,12 +236,8 @@ CREATE VIEW monitoring.kill_rules AS
 	FROM monitoring.kill_rule_defs AS k;
 COMMENT ON VIEW monitoring.kill_rules IS 'Sessions that kill_advice warns of: insert rows of your own. A row speaks of the sessions that match all of its patterns that are not null (regular expressions, upper and lower case alike); of several that do, the one with the lowest position counts.';
 COMMENT ON COLUMN monitoring.kill_rules.position IS 'Order; those that came with the extension have 100 and above.';
-COMMENT ON COLUMN monitoring.kill_rules.backend_type IS 'Pattern for the backend type.';
-COMMENT ON COLUMN monitoring.kill_rules.application IS 'Pattern for application_name.';
-COMMENT ON COLUMN monitoring.kill_rules.query IS 'Pattern for the text of the statement.';
 COMMENT ON COLUMN monitoring.kill_rules.verdict IS 'never: no command is suggested; unsafe: it is, but marked.';
-COMMENT ON COLUMN monitoring.kill_rules.reason IS 'Why, as a sentence.';
-COMMENT ON COLUMN monitoring.kill_rules.builtin IS 'Came with the extension.';
+SELECT monitoring.inherit_comments('monitoring.kill_rules', 'monitoring.kill_rule_defs');
 
 CREATE FUNCTION monitoring.kill_advice_at(at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (rank integer, pid integer, gid text, action text, safe boolean, frees integer, frees_wait_seconds float8, command text,

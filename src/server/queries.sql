@@ -17,7 +17,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 	SELECT w.queryid, array_agg(w.username ORDER BY w.username), min(w.query), f.first_seen, sum(w.calls)::bigint, sum(w.errors)::bigint,
 		sum(w.total_seconds) / nullif(sum(w.calls), 0), max(w.p95_seconds), max(w.max_seconds), sum(w.total_seconds), sum(w.share_of_total_time)
 	FROM firsts AS f
-	JOIN monitoring.statements_over(new_queries.over, new_queries.at) AS w ON w.queryid = f.queryid
+	JOIN monitoring.statements_over(new_queries.over, new_queries.at, ARRAY(SELECT n.queryid FROM firsts AS n)) AS w ON w.queryid = f.queryid
 	GROUP BY w.queryid, f.first_seen
 	ORDER BY sum(w.total_seconds) DESC NULLS LAST, w.queryid
 $$;
@@ -30,12 +30,19 @@ RETURNS TABLE (queryid bigint, username name, query text, reasons text[], p95_ra
 	baseline_calls bigint, p95_seconds float8, baseline_p95_seconds float8, mean_seconds float8, baseline_mean_seconds float8,
 	calls_per_hour float8, baseline_max_calls_per_hour float8, bytes_per_call float8, baseline_bytes_per_call float8, plan_changed boolean)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
-	WITH latest AS MATERIALIZED (
+	WITH candidates AS MATERIALIZED (
+		SELECT c.queryid, c.userid
+		FROM monitoring.statement_sums(regressed_queries.over, regressed_queries.at) AS c
+		CROSS JOIN (SELECT extract(epoch FROM regressed_queries.min_duration)::float8 AS floor) AS f
+		WHERE c.calls >= regressed_queries.min_calls AND c.calls > 0 AND c.queryid <> 0
+			-- no reason can hold for the others, whatever they did before: most statements, whose hours need not be read
+			AND (c.max_seconds >= f.floor OR c.total_seconds >= f.floor * regressed_queries.min_calls OR c.shared_bytes >= 1048576 * c.calls)
+	), latest AS MATERIALIZED (
 		SELECT s.queryid, s.username, s.query, s.calls, s.p95_seconds, s.mean_seconds, s.total_seconds,
 			s.calls * 3600 / extract(epoch FROM regressed_queries.over)::float8 AS calls_per_hour,
 			(s.shared_hit_bytes + s.shared_read_bytes)::float8 / s.calls AS bytes_per_call
-		FROM monitoring.statements_over(regressed_queries.over, regressed_queries.at) AS s
-		WHERE s.calls >= regressed_queries.min_calls AND s.calls > 0 AND s.queryid <> 0
+		FROM monitoring.statements_over(regressed_queries.over, regressed_queries.at, ARRAY(SELECT c.queryid FROM candidates AS c)) AS s
+		JOIN candidates AS c ON c.queryid = s.queryid AND pg_get_userbyid(c.userid) = s.username
 	), hours AS (
 		SELECT h.queryid, h.username, h.bucket, sum(h.calls) AS calls, monitoring.merge(h.latency) AS latency,
 			sum(h.total_seconds) AS total_seconds, sum(h.shared_hit_bytes + h.shared_read_bytes) AS bytes

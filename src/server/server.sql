@@ -82,36 +82,7 @@ COMMENT ON COLUMN monitoring.statement_deltas.io_write_seconds IS 'Time spent wr
 COMMENT ON COLUMN monitoring.statement_deltas.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.statement_hours.bucket IS 'End of the hour.';
 COMMENT ON COLUMN monitoring.statement_hours.since IS 'Start of the hour.';
-COMMENT ON COLUMN monitoring.statement_hours.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_hours.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_hours.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_hours.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_hours.latency IS 'Sketch of the execution times (seconds).';
-COMMENT ON COLUMN monitoring.statement_hours.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hours.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_hours.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_hours.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_hours.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hours.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_hours.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_hours.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_hours.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hours.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_hours.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_hours.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_hours.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hours.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_hours.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hours.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_hours.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_hours.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hours.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hours.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_hours', 'monitoring.statement_deltas');
 
 -- Equal buckets share one entry of the index; alert rules ask every second for what took 0.1 seconds or more.
 INSERT INTO monitoring.retention_policies (relation, partition_step, keep, indexes)
@@ -183,7 +154,7 @@ RETURNS TABLE (queryid bigint, userid oid, toplevel boolean, calls bigint, error
 	jit_functions bigint, total_seconds float8, failed_seconds float8, planning_seconds float8,
 	io_read_seconds float8, io_write_seconds float8, jit_seconds float8,
 	latency monitoring.sketch, query text)
-LANGUAGE c VOLATILE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_live_statements';
+LANGUAGE c STABLE STRICT ROWS 5000 AS 'MODULE_PATHNAME', 'mon_live_statements';
 COMMENT ON FUNCTION monitoring.live_statements(bigint) IS 'What was counted of statements of this database and is in no snapshot up to the number `stored`, as take_statements() would give it; changes nothing. Texts of other roles'' statements are null without the rights of pg_read_all_stats. Without the library preloaded there are no rows.';
 
 CREATE FUNCTION monitoring.forget_statements() RETURNS void
@@ -389,111 +360,35 @@ COMMENT ON COLUMN monitoring.statement_queries.username IS 'Name of that role.';
 COMMENT ON COLUMN monitoring.statement_queries.query IS 'Text without literals, at most 8192 bytes; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.statement_queries.first_seen IS 'Snapshot that stored it.';
 
-CREATE VIEW monitoring.statement_history AS
-	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
-		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
-		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
-		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
-		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
-		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
-		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
-		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
-		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
-		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
-		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
-		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
-		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
-		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
-		coalesce(d.jit_seconds, 0) AS jit_seconds
-	FROM monitoring.statement_deltas AS d;
+-- The columns of both are those of their tables, with zero for what is stored as null.
+DO $$
+DECLARE
+	counters text := (
+		SELECT string_agg(format('coalesce(d.%1$I, 0) AS %1$I', a.attname), ', ' ORDER BY a.attnum)
+		FROM pg_catalog.pg_attribute AS a
+		WHERE a.attrelid = 'monitoring.statement_deltas'::pg_catalog.regclass AND a.attnum > 0
+			AND a.attname NOT IN ('bucket', 'since', 'queryid', 'userid', 'toplevel', 'max_seconds', 'latency'));
+	v record;
+BEGIN
+	FOR v IN SELECT * FROM (VALUES ('statement_history', 'statement_deltas'), ('statement_hourly', 'statement_hours')) AS v (name, source)
+	LOOP
+		EXECUTE format(
+			'CREATE VIEW monitoring.%I AS
+				SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
+					d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency, %s
+				FROM monitoring.%I AS d', v.name, counters, v.source);
+	END LOOP;
+END $$;
 COMMENT ON VIEW monitoring.statement_history IS 'What every statement that ran did between two snapshots, a minute apart by default, for 7 days. What came after the latest snapshot is in statement_live.';
-COMMENT ON COLUMN monitoring.statement_history.bucket IS 'End of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.since IS 'Start of the interval.';
-COMMENT ON COLUMN monitoring.statement_history.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_history.userid IS 'Role that ran it.';
 COMMENT ON COLUMN monitoring.statement_history.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_history.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
 COMMENT ON COLUMN monitoring.statement_history.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.max_seconds IS 'Longest execution.';
 COMMENT ON COLUMN monitoring.statement_history.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
-COMMENT ON COLUMN monitoring.statement_history.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_history.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_history.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_history.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_history.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_history.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_history.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_history.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_history.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_history.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_history.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_history.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_history.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_history.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_history.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_history.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_history.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_history.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_history.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_history.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_history.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_history', 'monitoring.statement_deltas');
 
-CREATE VIEW monitoring.statement_hourly AS
-	SELECT d.bucket, d.since, d.queryid, d.userid, pg_catalog.pg_get_userbyid(d.userid) AS username, d.toplevel,
-		d.total_seconds / nullif(d.calls, 0) AS mean_seconds, d.max_seconds, d.latency,
-		coalesce(d.calls, 0) AS calls, coalesce(d.errors, 0) AS errors, coalesce(d.cancels, 0) AS cancels,
-		coalesce(d.plans, 0) AS plans, coalesce(d.rows, 0) AS rows, coalesce(d.shared_hit_bytes, 0) AS shared_hit_bytes,
-		coalesce(d.shared_read_bytes, 0) AS shared_read_bytes,
-		coalesce(d.shared_dirtied_bytes, 0) AS shared_dirtied_bytes,
-		coalesce(d.shared_written_bytes, 0) AS shared_written_bytes, coalesce(d.local_hit_bytes, 0) AS local_hit_bytes,
-		coalesce(d.local_read_bytes, 0) AS local_read_bytes, coalesce(d.local_dirtied_bytes, 0) AS local_dirtied_bytes,
-		coalesce(d.local_written_bytes, 0) AS local_written_bytes, coalesce(d.temp_read_bytes, 0) AS temp_read_bytes,
-		coalesce(d.temp_written_bytes, 0) AS temp_written_bytes, coalesce(d.wal_records, 0) AS wal_records,
-		coalesce(d.wal_full_page_images, 0) AS wal_full_page_images, coalesce(d.wal_bytes, 0) AS wal_bytes,
-		coalesce(d.jit_functions, 0) AS jit_functions, coalesce(d.total_seconds, 0) AS total_seconds,
-		coalesce(d.failed_seconds, 0) AS failed_seconds, coalesce(d.planning_seconds, 0) AS planning_seconds,
-		coalesce(d.io_read_seconds, 0) AS io_read_seconds, coalesce(d.io_write_seconds, 0) AS io_write_seconds,
-		coalesce(d.jit_seconds, 0) AS jit_seconds
-	FROM monitoring.statement_hours AS d;
 COMMENT ON VIEW monitoring.statement_hourly IS 'What every statement that ran did in an hour, for 60 days.';
 COMMENT ON COLUMN monitoring.statement_hourly.bucket IS 'End of the hour.';
 COMMENT ON COLUMN monitoring.statement_hourly.since IS 'Start of the hour.';
-COMMENT ON COLUMN monitoring.statement_hourly.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_hourly.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_hourly.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_hourly.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_hourly.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_hourly.latency IS 'Sketch of the execution times (seconds): percentile(latency, 0.95), merge(latency).';
-COMMENT ON COLUMN monitoring.statement_hourly.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_hourly.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_hourly.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_hourly.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hourly.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_hourly.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_hourly.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_hourly.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_hourly.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_hourly.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_hourly.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_hourly.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_hourly.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_hourly.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hourly.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_hourly.jit_seconds IS 'Time spent in just-in-time compilation.';
+SELECT monitoring.inherit_comments('monitoring.statement_hourly', 'monitoring.statement_history');
 
 CREATE VIEW monitoring.statement_live AS
 	SELECT statement_timestamp() AS bucket,
@@ -509,39 +404,8 @@ CREATE VIEW monitoring.statement_live AS
 COMMENT ON VIEW monitoring.statement_live IS 'What statements did since the latest snapshot, from memory, in the shape of statement_history.';
 COMMENT ON COLUMN monitoring.statement_live.bucket IS 'Now.';
 COMMENT ON COLUMN monitoring.statement_live.since IS 'Time of the latest snapshot.';
-COMMENT ON COLUMN monitoring.statement_live.queryid IS 'Identity of the normalised statement, as in pg_stat_activity; 0: statements that had no room of their own.';
-COMMENT ON COLUMN monitoring.statement_live.userid IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.statement_live.username IS 'Name of that role.';
-COMMENT ON COLUMN monitoring.statement_live.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.statement_live.mean_seconds IS 'Mean time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.statement_live.latency IS 'Sketch of the execution times (seconds).';
-COMMENT ON COLUMN monitoring.statement_live.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statement_live.cancels IS 'Executions that were cancelled, or ran into a timeout.';
-COMMENT ON COLUMN monitoring.statement_live.plans IS 'Times it was planned.';
-COMMENT ON COLUMN monitoring.statement_live.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.statement_live.shared_hit_bytes IS 'Bytes found in shared buffers.';
-COMMENT ON COLUMN monitoring.statement_live.shared_read_bytes IS 'Bytes read into shared buffers.';
-COMMENT ON COLUMN monitoring.statement_live.shared_dirtied_bytes IS 'Bytes of shared buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_live.shared_written_bytes IS 'Bytes of shared buffers that the statement itself had to write.';
-COMMENT ON COLUMN monitoring.statement_live.local_hit_bytes IS 'Bytes of temporary tables found in local buffers.';
-COMMENT ON COLUMN monitoring.statement_live.local_read_bytes IS 'Bytes of temporary tables read.';
-COMMENT ON COLUMN monitoring.statement_live.local_dirtied_bytes IS 'Bytes of local buffers dirtied.';
-COMMENT ON COLUMN monitoring.statement_live.local_written_bytes IS 'Bytes of temporary tables written.';
-COMMENT ON COLUMN monitoring.statement_live.temp_read_bytes IS 'Bytes read from temporary files.';
-COMMENT ON COLUMN monitoring.statement_live.temp_written_bytes IS 'Bytes written to temporary files.';
-COMMENT ON COLUMN monitoring.statement_live.wal_records IS 'Records of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_live.wal_full_page_images IS 'Full page images in it.';
-COMMENT ON COLUMN monitoring.statement_live.wal_bytes IS 'Bytes of write-ahead log.';
-COMMENT ON COLUMN monitoring.statement_live.jit_functions IS 'Functions compiled just in time.';
-COMMENT ON COLUMN monitoring.statement_live.total_seconds IS 'Time of the executions that ended well.';
-COMMENT ON COLUMN monitoring.statement_live.failed_seconds IS 'Time of those that did not.';
-COMMENT ON COLUMN monitoring.statement_live.planning_seconds IS 'Time of planning.';
-COMMENT ON COLUMN monitoring.statement_live.io_read_seconds IS 'Time spent reading blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_live.io_write_seconds IS 'Time spent writing blocks; needs track_io_timing.';
-COMMENT ON COLUMN monitoring.statement_live.jit_seconds IS 'Time spent in just-in-time compilation.';
 COMMENT ON COLUMN monitoring.statement_live.query IS 'Text of a statement that has none in statement_queries yet; null otherwise, and for other roles'' statements without the rights of pg_read_all_stats.';
+SELECT monitoring.inherit_comments('monitoring.statement_live', 'monitoring.statement_history');
 
 CREATE VIEW monitoring.statement_clock AS
 	SELECT s.snapshot_at, s.rolled_up_to, r.keep AS intervals_kept
@@ -552,63 +416,89 @@ COMMENT ON COLUMN monitoring.statement_clock.snapshot_at IS 'Latest snapshot; nu
 COMMENT ON COLUMN monitoring.statement_clock.rolled_up_to IS 'Hours that ended by then are in statement_hourly.';
 COMMENT ON COLUMN monitoring.statement_clock.intervals_kept IS 'How long statement_history goes back.';
 
-CREATE FUNCTION monitoring.statements_over(over interval, at timestamptz DEFAULT clock_timestamp())
+-- Part of the query that calls it: what that does not ask for, sketches above all, is not read.
+CREATE FUNCTION monitoring.statement_intervals(over interval, at timestamptz)
+RETURNS TABLE (bucket timestamptz, queryid bigint, userid oid, calls bigint, errors bigint, cancels bigint, max_seconds float8,
+	latency monitoring.sketch, total_seconds float8, planning_seconds float8, rows bigint, shared_hit_bytes bigint, shared_read_bytes bigint,
+	temp_written_bytes bigint, wal_bytes bigint, io_read_seconds float8, io_write_seconds float8, query text)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+	-- full hours come from statement_hourly so far as it goes, and where the intervals are not kept any more
+	WITH bounds AS (
+		SELECT b.since,
+			CASE WHEN b.since < statement_intervals.at - s.intervals_kept THEN date_trunc('hour', b.since, 'UTC')
+				ELSE date_trunc('hour', b.since - interval '1 microsecond', 'UTC') + interval '1 hour' END AS hours_from,
+			least(date_trunc('hour', statement_intervals.at, 'UTC'), s.rolled_up_to) AS hours_to
+		FROM monitoring.statement_clock AS s
+		CROSS JOIN (SELECT greatest(statement_intervals.at - statement_intervals.over, '2000-01-01 00:00Z') AS since) AS b
+		WHERE statement_intervals.over IS NOT NULL
+		-- there is one row, which the planner would not know
+		LIMIT 1
+	)
+	SELECT h.bucket, h.queryid, h.userid, h.calls, h.errors, h.cancels, h.max_seconds, h.latency, h.total_seconds, h.planning_seconds, h.rows,
+		h.shared_hit_bytes, h.shared_read_bytes, h.temp_written_bytes, h.wal_bytes, h.io_read_seconds, h.io_write_seconds, NULL
+	FROM bounds AS b
+	JOIN monitoring.statement_hourly AS h ON h.bucket > b.hours_from AND h.bucket <= b.hours_to
+	UNION ALL
+	SELECT d.bucket, d.queryid, d.userid, d.calls, d.errors, d.cancels, d.max_seconds, d.latency, d.total_seconds, d.planning_seconds, d.rows,
+		d.shared_hit_bytes, d.shared_read_bytes, d.temp_written_bytes, d.wal_bytes, d.io_read_seconds, d.io_write_seconds, NULL
+	FROM bounds AS b
+	JOIN monitoring.statement_history AS d ON d.bucket > b.since AND d.bucket <= statement_intervals.at
+		AND (b.hours_from < b.hours_to AND d.bucket > b.hours_from AND d.bucket <= b.hours_to) IS NOT TRUE
+	UNION ALL
+	SELECT statement_intervals.at, l.queryid, l.userid, l.calls, l.errors, l.cancels, l.max_seconds, l.latency, l.total_seconds, l.planning_seconds, l.rows,
+		l.shared_hit_bytes, l.shared_read_bytes, l.temp_written_bytes, l.wal_bytes, l.io_read_seconds, l.io_write_seconds, l.query
+	FROM bounds AS b
+	-- the clock goes on between the caller's look at it and ours
+	JOIN monitoring.statement_live AS l ON l.since < statement_intervals.at AND l.bucket > b.since
+		AND l.bucket <= statement_intervals.at + interval '1 minute';
+END;
+COMMENT ON FUNCTION monitoring.statement_intervals(interval, timestamptz) IS 'What statements did in the window (at - over, at], a row for each hour, interval between snapshots, or what came since, that statements_over() adds up.';
+
+CREATE FUNCTION monitoring.statement_sums(over interval, at timestamptz)
+RETURNS TABLE (queryid bigint, userid oid, calls bigint, errors bigint, cancels bigint, max_seconds float8, total_seconds float8, shared_bytes bigint,
+	temp_written_bytes bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT i.queryid, i.userid, sum(i.calls)::bigint, sum(i.errors)::bigint, sum(i.cancels)::bigint, max(i.max_seconds), sum(i.total_seconds),
+		sum(i.shared_hit_bytes + i.shared_read_bytes)::bigint, sum(i.temp_written_bytes)::bigint
+	FROM monitoring.statement_intervals(statement_sums.over, statement_sums.at) AS i
+	GROUP BY i.queryid, i.userid
+$$;
+COMMENT ON FUNCTION monitoring.statement_sums(interval, timestamptz) IS 'What of statements_over() costs little: neither percentiles nor texts. To find the statements for which to ask that function.';
+
+CREATE FUNCTION monitoring.statements_over(over interval, at timestamptz DEFAULT clock_timestamp(), queryids bigint[] DEFAULT NULL)
 RETURNS TABLE (queryid bigint, username name, query text, calls bigint, errors bigint, cancels bigint, mean_seconds float8,
 	p50_seconds float8, p95_seconds float8, p99_seconds float8, max_seconds float8, total_seconds float8, share_of_total_time float8,
 	planning_seconds float8, rows bigint, shared_hit_bytes bigint, shared_read_bytes bigint, temp_written_bytes bigint,
 	wal_bytes bigint, io_read_seconds float8, io_write_seconds float8, last_seen timestamptz, slowest_at timestamptz)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$
-	-- full hours come from statement_hourly so far as it goes, and where the intervals are not kept any more
-	WITH bounds AS (
-		SELECT b.since,
-			CASE WHEN b.since < statements_over.at - s.intervals_kept THEN date_trunc('hour', b.since, 'UTC')
-				ELSE date_trunc('hour', b.since - interval '1 microsecond', 'UTC') + interval '1 hour' END AS hours_from,
-			least(date_trunc('hour', statements_over.at, 'UTC'), s.rolled_up_to) AS hours_to
-		FROM monitoring.statement_clock AS s
-		CROSS JOIN (SELECT greatest(statements_over.at - statements_over.over, '2000-01-01 00:00Z') AS since) AS b
-	), parts AS (
-		SELECT h.bucket, h.queryid, h.userid, h.calls, h.errors, h.cancels, h.max_seconds, h.latency, h.total_seconds,
-			h.planning_seconds, h.rows, h.shared_hit_bytes, h.shared_read_bytes, h.temp_written_bytes, h.wal_bytes,
-			h.io_read_seconds, h.io_write_seconds, NULL AS query
-		FROM bounds AS b
-		JOIN monitoring.statement_hourly AS h ON h.bucket > b.hours_from AND h.bucket <= b.hours_to
-		UNION ALL
-		SELECT d.bucket, d.queryid, d.userid, d.calls, d.errors, d.cancels, d.max_seconds, d.latency, d.total_seconds,
-			d.planning_seconds, d.rows, d.shared_hit_bytes, d.shared_read_bytes, d.temp_written_bytes, d.wal_bytes,
-			d.io_read_seconds, d.io_write_seconds, NULL
-		FROM bounds AS b
-		JOIN monitoring.statement_history AS d ON d.bucket > b.since AND d.bucket <= statements_over.at
-			AND (b.hours_from < b.hours_to AND d.bucket > b.hours_from AND d.bucket <= b.hours_to) IS NOT TRUE
-		UNION ALL
-		SELECT statements_over.at, l.queryid, l.userid, l.calls, l.errors, l.cancels, l.max_seconds, l.latency, l.total_seconds,
-			l.planning_seconds, l.rows, l.shared_hit_bytes, l.shared_read_bytes, l.temp_written_bytes, l.wal_bytes,
-			l.io_read_seconds, l.io_write_seconds, l.query
-		FROM bounds AS b
-		-- the clock goes on between the caller's look at it and ours
-		JOIN monitoring.statement_live AS l ON l.since < statements_over.at AND l.bucket > b.since
-			AND l.bucket <= statements_over.at + interval '1 minute'
-	), sums AS (
-		SELECT p.queryid, p.userid, sum(p.calls)::bigint AS calls, sum(p.errors)::bigint AS errors, sum(p.cancels)::bigint AS cancels,
-			monitoring.merge(p.latency) AS latency, max(p.max_seconds) AS max_seconds, sum(p.total_seconds) AS total_seconds,
-			sum(p.planning_seconds) AS planning_seconds, sum(p.rows)::bigint AS rows, sum(p.shared_hit_bytes)::bigint AS shared_hit_bytes,
-			sum(p.shared_read_bytes)::bigint AS shared_read_bytes, sum(p.temp_written_bytes)::bigint AS temp_written_bytes,
-			sum(p.wal_bytes)::bigint AS wal_bytes, sum(p.io_read_seconds) AS io_read_seconds, sum(p.io_write_seconds) AS io_write_seconds,
-			max(p.bucket) AS last_seen, (array_agg(p.bucket ORDER BY p.max_seconds DESC NULLS LAST))[1] AS slowest_at,
-			max(p.query) AS query, sum(sum(p.total_seconds)) OVER () AS everything
-		FROM parts AS p
-		GROUP BY p.queryid, p.userid
+	WITH sums AS (
+		SELECT i.queryid, i.userid, sum(i.calls)::bigint AS calls, sum(i.errors)::bigint AS errors, sum(i.cancels)::bigint AS cancels,
+			monitoring.merge(i.latency) AS latency, max(i.max_seconds) AS max_seconds, sum(i.total_seconds) AS total_seconds,
+			sum(i.planning_seconds) AS planning_seconds, sum(i.rows)::bigint AS rows, sum(i.shared_hit_bytes)::bigint AS shared_hit_bytes,
+			sum(i.shared_read_bytes)::bigint AS shared_read_bytes, sum(i.temp_written_bytes)::bigint AS temp_written_bytes,
+			sum(i.wal_bytes)::bigint AS wal_bytes, sum(i.io_read_seconds) AS io_read_seconds, sum(i.io_write_seconds) AS io_write_seconds,
+			max(i.bucket) AS last_seen, max(i.query) AS query,
+			-- the bucket of the largest; to sort for it would take most of the time
+			max(ARRAY[coalesce(i.max_seconds, -1), extract(epoch FROM i.bucket)::float8]) AS slowest,
+			sum(sum(i.total_seconds)) OVER () AS everything
+		FROM monitoring.statement_intervals(statements_over.over, statements_over.at) AS i
+		WHERE statements_over.queryids IS NULL OR i.queryid IN (SELECT unnest(statements_over.queryids))
+		GROUP BY i.queryid, i.userid
 	)
 	SELECT s.queryid, pg_get_userbyid(s.userid),
 		CASE WHEN s.queryid = 0 THEN '<others>' ELSE coalesce(q.query, s.query) END,
 		s.calls, s.errors, s.cancels, s.total_seconds / nullif(s.calls, 0), p.p[1], p.p[2], p.p[3], s.max_seconds, s.total_seconds,
-		s.total_seconds / nullif(s.everything, 0), s.planning_seconds, s.rows, s.shared_hit_bytes, s.shared_read_bytes,
-		s.temp_written_bytes, s.wal_bytes, s.io_read_seconds, s.io_write_seconds, s.last_seen, s.slowest_at
+		s.total_seconds / nullif(CASE WHEN statements_over.queryids IS NULL THEN s.everything ELSE (
+			SELECT sum(i.total_seconds) FROM monitoring.statement_intervals(statements_over.over, statements_over.at) AS i) END, 0),
+		s.planning_seconds, s.rows, s.shared_hit_bytes, s.shared_read_bytes,
+		s.temp_written_bytes, s.wal_bytes, s.io_read_seconds, s.io_write_seconds, s.last_seen, to_timestamp(s.slowest[2])
 	FROM sums AS s
 	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
 	CROSS JOIN LATERAL monitoring.percentiles(s.latency, '{0.5,0.95,0.99}') AS p (p)
 	ORDER BY s.total_seconds DESC
 $$;
-COMMENT ON FUNCTION monitoring.statements_over(interval, timestamptz) IS 'What each statement did in a window of time, (at - over, at], per role, costliest first: executions, errors, percentiles with the sketch''s error of 0.55 %, share of the time of all (ratio 0..1), resources. What was counted a moment ago is in it. Intervals belong to the window in which they end; beyond 7 days the window is widened to full hours.';
+COMMENT ON FUNCTION monitoring.statements_over(interval, timestamptz, bigint[]) IS 'What each statement did in a window of time, (at - over, at], per role, costliest first: executions, errors, percentiles with the sketch''s error of 0.55 %, share of the time of all (ratio 0..1), resources. What was counted a moment ago is in it. Intervals belong to the window in which they end; beyond 7 days the window is widened to full hours. queryids: only these statements, which takes less time; null: all.';
 
 CREATE VIEW monitoring.statements AS
 	WITH parts AS (
@@ -638,21 +528,15 @@ CREATE VIEW monitoring.statements AS
 	LEFT JOIN monitoring.statement_queries AS q ON q.queryid = s.queryid AND q.userid = s.userid
 	WHERE s.calls > 0 OR s.errors > 0 OR s.cancels > 0;
 COMMENT ON VIEW monitoring.statements IS 'Every statement of this database that ran while being watched, one row per statement and role, since first_seen. For percentiles and resources of a window of time see statements_over().';
-COMMENT ON COLUMN monitoring.statements.queryid IS 'Identity of the normalised statement; 0: statements that had no room of their own.';
 COMMENT ON COLUMN monitoring.statements.database IS 'This database.';
 COMMENT ON COLUMN monitoring.statements.username IS 'Role that ran it.';
 COMMENT ON COLUMN monitoring.statements.query IS 'Its text, as in the view statement_queries.';
-COMMENT ON COLUMN monitoring.statements.calls IS 'Executions that ended well.';
-COMMENT ON COLUMN monitoring.statements.errors IS 'Executions that ended with an error.';
-COMMENT ON COLUMN monitoring.statements.cancels IS 'Executions that were cancelled, or ran into a timeout.';
 COMMENT ON COLUMN monitoring.statements.mean_seconds IS 'Mean time of an execution.';
-COMMENT ON COLUMN monitoring.statements.max_seconds IS 'Longest execution.';
 COMMENT ON COLUMN monitoring.statements.total_seconds IS 'Time of all executions.';
-COMMENT ON COLUMN monitoring.statements.rows IS 'Rows returned or affected.';
 COMMENT ON COLUMN monitoring.statements.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements watched.';
 COMMENT ON COLUMN monitoring.statements.first_seen IS 'Snapshot that first had the statement.';
-COMMENT ON COLUMN monitoring.statements.last_seen IS 'End of the last interval in which it ran.';
 COMMENT ON COLUMN monitoring.statements.slowest_at IS 'End of the interval that had its longest execution.';
+SELECT monitoring.inherit_comments('monitoring.statements', 'monitoring.statement_totals');
 
 CREATE FUNCTION monitoring.slow_queries_over(over interval, at timestamptz DEFAULT clock_timestamp())
 RETURNS TABLE (queryid bigint, database text, username name, query text, calls bigint, mean_seconds float8, p95_seconds float8,
@@ -660,9 +544,10 @@ RETURNS TABLE (queryid bigint, database text, username name, query text, calls b
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT s.queryid, current_database()::text, s.username, s.query, s.calls, s.mean_seconds, s.p95_seconds, s.max_seconds,
 		s.total_seconds, s.rows, s.share_of_total_time, s.last_seen, s.slowest_at
-	FROM monitoring.statements_over(slow_queries_over.over, slow_queries_over.at) AS s
-	WHERE s.max_seconds >= extract(epoch FROM
-		coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)
+	FROM (SELECT extract(epoch FROM coalesce(nullif(current_setting('monitoring.slow_query_threshold', true), ''), '1s')::interval)::float8) AS t (threshold)
+	CROSS JOIN LATERAL monitoring.statements_over(slow_queries_over.over, slow_queries_over.at, ARRAY(
+		SELECT c.queryid FROM monitoring.statement_sums(slow_queries_over.over, slow_queries_over.at) AS c WHERE c.max_seconds >= t.threshold)) AS s
+	WHERE s.max_seconds >= t.threshold
 	ORDER BY s.total_seconds DESC
 $$;
 COMMENT ON FUNCTION monitoring.slow_queries_over(interval, timestamptz) IS 'Statements of which an execution in the window (at - over, at] took monitoring.slow_query_threshold or longer, costliest first. Columns as in statements_over().';
@@ -672,19 +557,8 @@ CREATE VIEW monitoring.slow_queries AS
 		s.share_of_total_time, s.last_seen, s.slowest_at
 	FROM monitoring.slow_queries_over('1 day') AS s;
 COMMENT ON VIEW monitoring.slow_queries IS 'Statements of which an execution in the last 24 hours took monitoring.slow_query_threshold or longer. For other windows see slow_queries_over().';
-COMMENT ON COLUMN monitoring.slow_queries.queryid IS 'Identity of the normalised statement.';
-COMMENT ON COLUMN monitoring.slow_queries.database IS 'This database.';
-COMMENT ON COLUMN monitoring.slow_queries.username IS 'Role that ran it.';
-COMMENT ON COLUMN monitoring.slow_queries.query IS 'Its text, as in the view statement_queries.';
-COMMENT ON COLUMN monitoring.slow_queries.calls IS 'Executions.';
-COMMENT ON COLUMN monitoring.slow_queries.mean_seconds IS 'Mean time of an execution.';
 COMMENT ON COLUMN monitoring.slow_queries.p95_seconds IS '95th percentile of the time of an execution, within 0.55 %.';
-COMMENT ON COLUMN monitoring.slow_queries.max_seconds IS 'Longest execution.';
-COMMENT ON COLUMN monitoring.slow_queries.total_seconds IS 'Time of all executions.';
-COMMENT ON COLUMN monitoring.slow_queries.rows IS 'Rows returned or affected.';
-COMMENT ON COLUMN monitoring.slow_queries.share_of_total_time IS 'Ratio 0..1 of total_seconds to that of all statements.';
-COMMENT ON COLUMN monitoring.slow_queries.last_seen IS 'End of the last interval in which it ran.';
-COMMENT ON COLUMN monitoring.slow_queries.slowest_at IS 'End of the interval that had its longest execution.';
+SELECT monitoring.inherit_comments('monitoring.slow_queries', 'monitoring.statements');
 
 -- How many statements are in memory the planner does not know: a nested loop over them would be slow.
 CREATE FUNCTION monitoring.slow_query_values(at timestamptz, over interval, at_least float8 DEFAULT 0,

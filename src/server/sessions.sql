@@ -24,29 +24,16 @@ INSERT INTO monitoring.session_limit_defs VALUES
 
 SELECT pg_catalog.pg_extension_config_dump('monitoring.session_limit_defs', '');
 
-CREATE FUNCTION monitoring.restore_session_limit() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	UPDATE monitoring.session_limit_defs AS l
-	SET warning = NEW.warning, critical = NEW.critical, ignored_applications = NEW.ignored_applications
-	WHERE l.problem = NEW.problem;
-	RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END $$;
-COMMENT ON FUNCTION monitoring.restore_session_limit() IS 'Trigger: a limit that a dump brings and that exists is changed to what the dump says.';
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.session_limit_defs
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_session_limit();
+EXECUTE FUNCTION monitoring.take_over('problem', 'warning', 'critical', 'ignored_applications');
 COMMENT ON TRIGGER restore ON monitoring.session_limit_defs IS 'Takes over changed limits when a dump is restored.';
 
 CREATE VIEW monitoring.session_limits AS
 	SELECT l.problem, l.warning, l.critical, l.ignored_applications, l.description
 	FROM monitoring.session_limit_defs AS l;
 COMMENT ON VIEW monitoring.session_limits IS 'What problem_sessions finds: update it to change the limits.';
-COMMENT ON COLUMN monitoring.session_limits.problem IS 'Name of the problem.';
-COMMENT ON COLUMN monitoring.session_limits.warning IS 'From here on it is worth a warning; null: never.';
-COMMENT ON COLUMN monitoring.session_limits.critical IS 'From here on it is critical; null: never.';
-COMMENT ON COLUMN monitoring.session_limits.ignored_applications IS 'Regular expression: sessions whose application_name matches are left out; null: none.';
-COMMENT ON COLUMN monitoring.session_limits.description IS 'What the problem is.';
+SELECT monitoring.inherit_comments('monitoring.session_limits', 'monitoring.session_limit_defs');
 
 ----------------------------------------------------------------------------------------------------------------------
 -- What has gone on for too long

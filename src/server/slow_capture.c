@@ -217,6 +217,7 @@ keep(const SlowExecution *slow, TimestampTz now)
 										: now - (TimestampTz) (slow->seconds * USECS_PER_SEC);
 	facts.sqlstate = slow->sqlstate;
 	facts.toplevel = slow->key->toplevel;
+	facts.terminated = slow->terminated;
 	put_waits(&facts, facts.started_at - (TimestampTz) (slow->preparing * USECS_PER_SEC));
 	put_measures(facts.measure, slow);
 	text = statement_text(slow->source, &len);

@@ -22,6 +22,7 @@ typedef struct SlowExecution
 	double preparing;       /* before it */
 	double planning;
 	int sqlstate;     /* of the error that it ends by; 0: it ended well */
+	bool terminated;  /* that error ends the session, too */
 	QueryDesc *query; /* whose plan may be kept; NULL: none */
 } SlowExecution;
 
@@ -43,7 +44,7 @@ extern void mon_slow_capture_init(void);
  * The plan of an execution that has ended well, as EXPLAIN shows it, at most
  * `size` bytes with the terminating zero; without literals if so asked.  Returns
  * the length, 0 if there is none to be had, and a hash of the plan's shape.
- * Raises nothing.
+ * Raises nothing but for want of memory for a subtransaction.
  */
 extern size_t mon_slow_plan(QueryDesc *query, bool literals, char *out, size_t size, int64 *hash);
 

@@ -4,8 +4,9 @@
  *	  The plan of an execution that was slow, as EXPLAIN shows it.
  *
  * EXPLAIN looks names up, allocates and so may fail, but the statement has done
- * its work and must not: errors end here, and what they leave behind is given
- * back with a resource owner of their own.  A cancellation waits meanwhile, since
+ * its work and must not: errors end here, with a subtransaction that gives back
+ * what they leave behind.  Where there can be none, as in what the leader of a
+ * parallel query runs, no plan is shown.  A cancellation waits meanwhile, since
  * it is meant for the statement; so plans that take long to show are left out.
  *
  * Lines of the text that hold expressions lose their literals; those of nodes
@@ -16,6 +17,8 @@
  */
 #include "server/slow_capture.h"
 
+#include "access/parallel.h"
+#include "access/xact.h"
 #include "common/hashfn.h"
 #include "core/normalize.h"
 #include "executor/instrument.h"
@@ -37,15 +40,6 @@ print_plan(QueryDesc *query, ExplainState *es)
 	ExplainBeginOutput(es);
 	ExplainPrintPlan(es, query);
 	ExplainEndOutput(es);
-}
-
-static void
-release(ResourceOwner owner)
-{
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_LOCKS, false, false);
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
-	ResourceOwnerDelete(owner);
 }
 
 /* Lines whose numbers are counts, not literals. */
@@ -161,6 +155,13 @@ write_plan(QueryDesc *query, PlanText *text)
 		text->len--;
 }
 
+static bool
+can_show(const QueryDesc *query)
+{
+	return query->planstate && list_length(query->plannedstmt->rtable) <= MAX_RELATIONS &&
+		IsTransactionState() && !IsInParallelMode();
+}
+
 size_t
 mon_slow_plan(QueryDesc *query, bool literals, char *out, size_t size, int64 *hash)
 {
@@ -169,34 +170,31 @@ mon_slow_plan(QueryDesc *query, bool literals, char *out, size_t size, int64 *ha
 	ResourceOwner caller = CurrentResourceOwner;
 	uint32 holdoff = InterruptHoldoffCount;
 	uint32 cancel_holdoff = QueryCancelHoldoffCount;
-	ResourceOwner volatile own = NULL;
-	MemoryContext volatile cxt = NULL;
+	MemoryContext cxt;
 	volatile bool done = false;
 
-	if (!query->planstate || list_length(query->plannedstmt->rtable) > MAX_RELATIONS)
+	if (!can_show(query))
 		return 0;
+	cxt = AllocSetContextCreate(caller_cxt, "plan of a slow execution", ALLOCSET_DEFAULT_SIZES);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
 	HOLD_INTERRUPTS();
 	PG_TRY();
 	{
-		cxt = AllocSetContextCreate(caller_cxt, "plan of a slow execution", ALLOCSET_DEFAULT_SIZES);
-		own = ResourceOwnerCreate(caller, "plan of a slow execution");
-		CurrentResourceOwner = own;
-		MemoryContextSwitchTo(cxt);
 		write_plan(query, &text);
+		ReleaseCurrentSubTransaction();
 		done = true;
 	}
 	PG_CATCH();
 	{
 		MemoryContextSwitchTo(caller_cxt);
 		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller_cxt);
 	CurrentResourceOwner = caller;
-	if (own)
-		release(own);
-	if (cxt)
-		MemoryContextDelete(cxt);
+	MemoryContextDelete(cxt);
 	InterruptHoldoffCount = holdoff;
 	QueryCancelHoldoffCount = cancel_holdoff;
 	if (!done)

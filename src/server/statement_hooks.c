@@ -17,6 +17,7 @@
  */
 #include "server/slow_capture.h"
 #include "server/statement.h"
+#include "server/statement_prepared.h"
 
 #include "access/parallel.h"
 #include "access/xact.h"
@@ -58,39 +59,40 @@ typedef struct Mark
 	WalUsage wal;
 } Mark;
 
+struct Execution;
+
+/*
+ * What is being measured, in the frame of the hook that measures it.  A FATAL
+ * error ends the process without unwinding the stack: then these are looked at
+ * where they are.
+ */
+typedef struct Running
+{
+	struct Running *outer;
+	struct Execution *execution; /* NULL: planning, or a command */
+	const StatementKey *key;
+	const StatementSource *source;
+	Mark mark;
+} Running;
+
+static Running *running = NULL; /* innermost */
+static bool terminating = false;
+
 /* A statement between ExecutorStart and ExecutorEnd. */
 typedef struct Execution
 {
 	struct Execution *outer; /* the one that was started before */
 	QueryDesc *query;
 	StatementKey key;
-	bool failed;            /* and counted as such */
-	TimestampTz started_at; /* of one that a client sent */
+	bool failed; /* and counted as such */
+	Preparation preparation;
 	double seconds;
-	double preparing;
-	double planning;
 	StatementCounters counters;
 	MemoryContextCallback forget;
 } Execution;
 
 static Execution *executions = NULL; /* last started first */
 static int nesting = 0;
-
-/* What was analysed or planned lately and has not been started since. */
-typedef struct Prepared
-{
-	int64 queryid;
-	TimestampTz sent_at;      /* analysed with the message that a client sent then */
-	double parsing;           /* from then to the end of analysis, where locks are waited for */
-	TimestampTz planned_with; /* message, likewise */
-	double planning;
-} Prepared;
-
-#define PREPARED 8
-
-static Prepared prepared[PREPARED];
-static int last_prepared = 0;
-static TimestampTz started_with = 0; /* message whose first statement has been started */
 
 static post_parse_analyze_hook_type prev_post_parse_analyze = NULL;
 static planner_hook_type prev_planner = NULL;
@@ -99,6 +101,7 @@ static ExecutorRun_hook_type prev_ExecutorRun = NULL;
 static ExecutorFinish_hook_type prev_ExecutorFinish = NULL;
 static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 static ProcessUtility_hook_type prev_ProcessUtility = NULL;
+static emit_log_hook_type prev_emit_log = NULL;
 
 /* ---- whether to count ---- */
 
@@ -187,6 +190,26 @@ mark_end(const Mark *mark, StatementCounters *c)
 	return INSTR_TIME_GET_DOUBLE(end);
 }
 
+static inline void
+begin_running(Running *r, Execution *execution, const StatementKey *key,
+			  const StatementSource *source)
+{
+	r->outer = running;
+	r->execution = execution;
+	r->key = key;
+	r->source = source;
+	mark_begin(&r->mark);
+	running = r;
+}
+
+/* Add what it took; returns the seconds. */
+static inline double
+end_running(const Running *r, StatementCounters *c)
+{
+	running = r->outer;
+	return mark_end(&r->mark, c);
+}
+
 static void
 keep_if_slow(const SlowExecution *slow)
 {
@@ -194,11 +217,12 @@ keep_if_slow(const SlowExecution *slow)
 		mon_keep_slow_execution(slow);
 }
 
-/* Count a statement that ended by the error that is being thrown. */
+/* Count a statement that ended by the error that is being thrown or logged. */
 static void
 add_failed(SlowExecution *failed, StatementCounters *c)
 {
 	failed->sqlstate = geterrcode();
+	failed->terminated = terminating;
 	c->n[failed->sqlstate == ERRCODE_QUERY_CANCELED ? STATEMENT_CANCELS : STATEMENT_ERRORS]++;
 	c->seconds[STATEMENT_FAILED] += failed->seconds;
 	mon_statement_add(failed->key, failed->source, c, -1);
@@ -255,26 +279,26 @@ describe_execution(const Execution *e, const StatementSource *source)
 	SlowExecution slow = {.key = &e->key,
 						  .source = source,
 						  .counters = &e->counters,
-						  .started_at = e->started_at,
+						  .started_at = e->preparation.started_at,
 						  .seconds = e->seconds,
-						  .preparing = e->preparing,
-						  .planning = e->planning,
+						  .preparing = e->preparation.preparing,
+						  .planning = e->preparation.planning,
 						  .query = e->query};
 
 	return slow;
 }
 
 static void
-execution_failed(Execution *e, const Mark *mark)
+execution_failed(Execution *e, const Running *r)
 {
 	StatementSource source = executed_source(e->query);
-
+	double seconds = end_running(r, &e->counters);
 	SlowExecution failed;
 
 	if (e->failed)
 		return;
 	e->failed = true;
-	e->seconds += mark_end(mark, &e->counters);
+	e->seconds += seconds;
 	failed = describe_execution(e, &source);
 	failed.query = NULL;
 	add_failed(&failed, &e->counters);
@@ -300,84 +324,15 @@ execution_ended(Execution *e)
 
 /* ---- what comes before execution ---- */
 
-static Prepared *
-find_prepared(int64 queryid)
-{
-	for (int i = 0; i < PREPARED; i++)
-		if (prepared[i].queryid == queryid)
-			return &prepared[i];
-	return NULL;
-}
-
-static Prepared *
-note_prepared(int64 queryid)
-{
-	Prepared *p = find_prepared(queryid);
-
-	if (!p)
-	{
-		last_prepared = (last_prepared + 1) % PREPARED;
-		p = &prepared[last_prepared];
-		memset(p, 0, sizeof(*p));
-		p->queryid = queryid;
-	}
-	return p;
-}
-
 /* Analysis opens tables, and so waits for their locks. */
 static void
 statement_post_parse_analyze(ParseState *pstate, Query *query, MonJumbleState *jstate)
 {
-	TimestampTz sent_at = GetCurrentStatementStartTimestamp();
-
 	if (prev_post_parse_analyze)
 		prev_post_parse_analyze(pstate, query, jstate);
 	if (query->commandType != CMD_UTILITY && nesting == 0 && MyBackendType == B_BACKEND &&
-		sent_at != started_with && is_tracked(query->queryId))
-	{
-		Prepared *p = note_prepared(query->queryId);
-
-		p->sent_at = sent_at;
-		p->parsing = (GetCurrentTimestamp() - sent_at) / (double) USECS_PER_SEC;
-	}
-}
-
-static void
-note_planned(int64 queryid, double seconds)
-{
-	Prepared *p = note_prepared(queryid);
-
-	p->planned_with = GetCurrentStatementStartTimestamp();
-	p->planning = seconds;
-}
-
-/*
- * How long an execution that starts now has been prepared.  Of the statements of
- * one message, what came before the first is known as a whole: it was sent then.
- */
-static void
-take_prepared(Execution *e)
-{
-	TimestampTz sent_at = GetCurrentStatementStartTimestamp();
-	Prepared *p = find_prepared(e->key.queryid);
-
-	if (p)
-		e->preparing = e->planning = p->planning;
-	if (e->key.toplevel && MyBackendType == B_BACKEND)
-	{
-		e->started_at = GetCurrentTimestamp();
-		if (sent_at != started_with)
-		{
-			e->preparing = (e->started_at - sent_at) / (double) USECS_PER_SEC;
-			if (p && p->sent_at != sent_at)
-				e->preparing += p->parsing;
-			if (p && p->planned_with != sent_at)
-				e->preparing += p->planning;
-		}
-		started_with = sent_at;
-	}
-	if (p)
-		p->queryid = 0;
+		mon_message_is_new() && is_tracked(query->queryId))
+		mon_note_analyzed(query->queryId);
 }
 
 /* ---- executor ---- */
@@ -403,7 +358,7 @@ start_execution(QueryDesc *query)
 	e->key = current_key(query->plannedstmt->queryId);
 	e->forget.func = forget_execution;
 	e->forget.arg = e;
-	take_prepared(e);
+	e->preparation = mon_take_preparation(e->key.queryid, e->key.toplevel);
 	MemoryContextRegisterResetCallback(query->estate->es_query_cxt, &e->forget);
 	e->outer = executions;
 	executions = e;
@@ -433,29 +388,43 @@ statement_ExecutorStart(QueryDesc *queryDesc, int eflags)
 		start_execution(queryDesc);
 }
 
-static inline void
-enter_executor(void)
+/* The statement that a call of the executor is about, which runs from now on; NULL: it is not counted. */
+static inline Execution *
+enter_executor(const QueryDesc *query, Running *r)
 {
+	Execution *e = find_execution(query);
+
+	if (e)
+		begin_running(r, e, NULL, NULL);
 	nesting++;
 	mon_executor_depth++;
+	return e;
 }
 
 static inline void
-leave_executor(void)
+leave_executor(Execution *e, const Running *r)
 {
 	nesting--;
 	mon_executor_depth--;
+	if (e)
+		e->seconds += end_running(r, &e->counters);
+}
+
+static inline void
+leave_executor_by_error(Execution *e, const Running *r)
+{
+	nesting--;
+	mon_executor_depth--;
+	if (e)
+		execution_failed(e, r);
 }
 
 static void
 statement_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 {
-	Execution *e = find_execution(queryDesc);
-	Mark mark;
+	Running r;
+	Execution *e = enter_executor(queryDesc, &r);
 
-	if (e)
-		mark_begin(&mark);
-	enter_executor();
 	PG_TRY();
 	{
 		if (prev_ExecutorRun)
@@ -465,18 +434,13 @@ statement_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 	}
 	PG_CATCH();
 	{
-		leave_executor();
-		if (e)
-			execution_failed(e, &mark);
+		leave_executor_by_error(e, &r);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	leave_executor();
+	leave_executor(e, &r);
 	if (e)
-	{
-		e->seconds += mark_end(&mark, &e->counters);
 		e->counters.n[STATEMENT_ROWS] += queryDesc->estate->es_processed;
-	}
 }
 
 /* A query alone has nothing to finish: neither triggers nor a rest of what it changes. */
@@ -499,32 +463,25 @@ static void
 statement_ExecutorFinish(QueryDesc *queryDesc)
 {
 	Execution *e;
-	Mark mark;
+	Running r;
 
 	if (!may_work_at_finish(queryDesc))
 	{
 		run_finish(queryDesc);
 		return;
 	}
-	e = find_execution(queryDesc);
-	if (e)
-		mark_begin(&mark);
-	enter_executor();
+	e = enter_executor(queryDesc, &r);
 	PG_TRY();
 	{
 		run_finish(queryDesc);
 	}
 	PG_CATCH();
 	{
-		leave_executor();
-		if (e)
-			execution_failed(e, &mark);
+		leave_executor_by_error(e, &r);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
-	leave_executor();
-	if (e)
-		e->seconds += mark_end(&mark, &e->counters);
+	leave_executor(e, &r);
 }
 
 static void
@@ -542,14 +499,14 @@ statement_ExecutorEnd(QueryDesc *queryDesc)
 
 /* ---- planner ---- */
 
-/* What failed between the mark and now, and is no execution. */
+/* What failed and is no execution. */
 static void
-utility_or_plan_failed(const StatementKey *key, const StatementSource *source, const Mark *mark)
+utility_or_plan_failed(const Running *r)
 {
 	StatementCounters counters = {0};
-	SlowExecution failed = {.key = key, .source = source, .counters = &counters};
+	SlowExecution failed = {.key = r->key, .source = r->source, .counters = &counters};
 
-	failed.seconds = mark_end(mark, &counters);
+	failed.seconds = end_running(r, &counters);
 	add_failed(&failed, &counters);
 }
 
@@ -561,10 +518,10 @@ statement_planner(MON_PLANNER_PARAMS)
 	StatementSource source = {query_string, parse->stmt_location, parse->stmt_len, false};
 	StatementKey key = current_key(parse->queryId);
 	PlannedStmt *result;
-	Mark mark;
+	Running r;
 
 	if (tracked)
-		mark_begin(&mark);
+		begin_running(&r, NULL, &key, &source);
 	nesting++;
 	PG_TRY();
 	{
@@ -577,7 +534,7 @@ statement_planner(MON_PLANNER_PARAMS)
 	{
 		nesting--;
 		if (tracked)
-			utility_or_plan_failed(&key, &source, &mark);
+			utility_or_plan_failed(&r);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -585,8 +542,8 @@ statement_planner(MON_PLANNER_PARAMS)
 	if (tracked)
 	{
 		counters.n[STATEMENT_PLANS] = 1;
-		counters.seconds[STATEMENT_PLANNING] = mark_end(&mark, &counters);
-		note_planned(key.queryid, counters.seconds[STATEMENT_PLANNING]);
+		counters.seconds[STATEMENT_PLANNING] = end_running(&r, &counters);
+		mon_note_planned(key.queryid, counters.seconds[STATEMENT_PLANNING]);
 		mon_statement_add(&key, &source, &counters, -1);
 	}
 	return result;
@@ -682,7 +639,7 @@ command_ended(const StatementKey *key, const StatementSource *source,
 	SlowExecution slow = {.key = key, .source = source, .counters = counters, .seconds = seconds};
 
 	if (key->toplevel)
-		started_with = GetCurrentStatementStartTimestamp();
+		mon_note_message_started();
 	keep_if_slow(&slow);
 }
 
@@ -699,7 +656,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 							  shows_numbers(pstmt->utilityStmt)};
 	StatementCounters counters = {0};
 	double seconds;
-	Mark mark;
+	Running r;
 
 	if (!counted)
 	{
@@ -708,7 +665,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	}
 
 	if (tracked)
-		mark_begin(&mark);
+		begin_running(&r, NULL, &key, &source);
 	nesting++;
 	PG_TRY();
 	{
@@ -718,7 +675,7 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	{
 		nesting--;
 		if (tracked)
-			utility_or_plan_failed(&key, &source, &mark);
+			utility_or_plan_failed(&r);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -726,12 +683,35 @@ statement_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readO
 	if (tracked)
 	{
 		/* The command may have freed its own tree, as ROLLBACK does: pstmt is not looked at. */
-		seconds = mark_end(&mark, &counters);
+		seconds = end_running(&r, &counters);
 		counters.n[STATEMENT_CALLS] = 1;
 		counters.n[STATEMENT_ROWS] = utility_rows(qc);
 		counters.seconds[STATEMENT_EXECUTION] = seconds;
 		mon_statement_add(&key, &source, &counters, seconds);
 		command_ended(&key, &source, &counters, seconds);
+	}
+}
+
+/* ---- the end of the process ---- */
+
+/*
+ * A FATAL error is caught by nobody: what it ends is counted when it is logged,
+ * which is before the process lets go of anything.
+ */
+static void
+statement_emit_log(ErrorData *edata)
+{
+	if (prev_emit_log)
+		prev_emit_log(edata);
+	if (likely(edata->elevel != FATAL))
+		return;
+	terminating = true;
+	while (running)
+	{
+		if (running->execution)
+			execution_failed(running->execution, running);
+		else
+			utility_or_plan_failed(running);
 	}
 }
 
@@ -759,4 +739,6 @@ mon_statement_hooks_init(void)
 	ExecutorEnd_hook = statement_ExecutorEnd;
 	prev_ProcessUtility = ProcessUtility_hook;
 	ProcessUtility_hook = statement_ProcessUtility;
+	prev_emit_log = emit_log_hook;
+	emit_log_hook = statement_emit_log;
 }

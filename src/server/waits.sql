@@ -71,7 +71,8 @@ DECLARE
 	state monitoring.wait_state;
 	buffer record;
 	edge bigint;
-	buckets timestamptz[];
+	seen bigint;
+	minutes monitoring.wait_minutes[];
 	event record;
 	written integer;
 BEGIN
@@ -87,44 +88,52 @@ BEGIN
 		state.seq := 0;
 	END IF;
 
-	-- samples are in the order of their numbers; of their times only if the clock was never set back
-	SELECT max(s.seq) FILTER (WHERE s.at < date_trunc('minute', roll_up_waits.at, 'UTC')),
-		array_agg(DISTINCT date_trunc('minute', s.at, 'UTC') + interval '1 minute')
-	INTO edge, buckets
-	FROM monitoring.wait_samples(state.seq) AS s;
-	PERFORM monitoring.ensure_partition('wait_minutes', b.bucket) FROM unnest(buckets) AS b (bucket);
-
-	WITH counted AS (
-		SELECT l.bucket, l.in_database, l.userid, l.queryid, l.backend_type, l.wait_event_type, l.wait_event, count(*) AS samples,
-			sum(l.interval_seconds) AS seconds
-		FROM monitoring.wait_live AS l
-		WHERE l.seq <= edge
-		GROUP BY l.bucket, l.in_database, l.userid, l.queryid, l.backend_type, l.wait_event_type, l.wait_event
+	-- One look at memory, which goes on being overwritten: what is stored, what is recorded and what was lost agree.  Samples are in
+	-- the order of their numbers; of their times only if the clock was never set back.
+	WITH samples AS MATERIALIZED (
+		SELECT s.* FROM monitoring.wait_samples(state.seq) AS s
+	), past AS MATERIALIZED (
+		SELECT max(s.seq) AS edge FROM samples AS s WHERE s.at < date_trunc('minute', roll_up_waits.at, 'UTC')
+	), counted AS (
+		SELECT date_trunc('minute', s.at, 'UTC') + interval '1 minute' AS bucket, s.datid <> 0 AS in_database, s.userid, s.queryid,
+			s.backend_type, s.wait_event_type, s.wait_event, count(*) AS samples, sum(s.interval_seconds) AS seconds
+		FROM samples AS s
+		WHERE s.seq <= (SELECT p.edge FROM past AS p)
+			AND s.datid IN (0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+		GROUP BY 1, 2, 3, 4, 5, 6, 7
 	), ranked AS (
 		SELECT c.*, row_number() OVER (PARTITION BY c.bucket ORDER BY c.samples DESC) <= 1000 AS kept FROM counted AS c
+	), stored AS (
+		SELECT r.bucket, r.in_database, CASE WHEN r.kept THEN r.userid ELSE 0 END AS userid, CASE WHEN r.kept THEN r.queryid ELSE 0 END AS queryid,
+			r.backend_type, r.wait_event_type, r.wait_event, sum(r.samples)::integer AS samples, sum(r.seconds) AS seconds
+		FROM ranked AS r
+		GROUP BY 1, 2, 3, 4, 5, 6, 7
 	)
+	SELECT p.edge, (SELECT count(*) FROM samples AS s WHERE s.seq <= p.edge),
+		(SELECT array_agg(ROW(s.bucket, s.in_database, s.userid, s.queryid, s.backend_type, s.wait_event_type, s.wait_event, s.samples,
+			s.seconds)::monitoring.wait_minutes) FROM stored AS s)
+	INTO edge, seen, minutes
+	FROM past AS p;
+
+	PERFORM monitoring.ensure_partition('wait_minutes', b.bucket) FROM (SELECT DISTINCT m.bucket FROM unnest(minutes) AS m) AS b;
 	INSERT INTO monitoring.wait_minutes (bucket, in_database, userid, queryid, backend_type, wait_event_type, wait_event, samples, seconds)
-	SELECT r.bucket, r.in_database, CASE WHEN r.kept THEN r.userid ELSE 0 END, CASE WHEN r.kept THEN r.queryid ELSE 0 END, r.backend_type,
-		r.wait_event_type, r.wait_event, sum(r.samples), sum(r.seconds)
-	FROM ranked AS r
-	GROUP BY 1, 2, 3, 4, 5, 6, 7;
+	SELECT m.bucket, m.in_database, m.userid, m.queryid, m.backend_type, m.wait_event_type, m.wait_event, m.samples, m.seconds
+	FROM unnest(minutes) AS m;
 	GET DIAGNOSTICS written = ROW_COUNT;
 
 	-- with the transaction or not at all
 	PERFORM set_config('monitoring.transactional', 'on', true);
 	FOR event IN
-		SELECT l.wait_event_type, l.wait_event, sum(l.interval_seconds) AS seconds
-		FROM monitoring.wait_live AS l
-		WHERE l.seq <= edge
-		GROUP BY l.wait_event_type, l.wait_event
+		SELECT m.wait_event_type, m.wait_event, sum(m.seconds) AS seconds
+		FROM unnest(minutes) AS m
+		GROUP BY m.wait_event_type, m.wait_event
 	LOOP
 		PERFORM monitoring.increment('pg_wait_seconds_total', event.seconds,
 			jsonb_build_object('wait_event_type', event.wait_event_type, 'wait_event', event.wait_event));
 	END LOOP;
 
 	UPDATE monitoring.wait_state AS w
-	SET epoch = buffer.epoch, seq = coalesce(edge, state.seq), rolled_up_at = at,
-		lost = w.lost + greatest(0, least(buffer.oldest, coalesce(edge, 0)) - 1 - state.seq);
+	SET epoch = buffer.epoch, seq = coalesce(edge, state.seq), rolled_up_at = at, lost = w.lost + coalesce(edge - state.seq - seen, 0);
 	RETURN written;
 END $$;
 COMMENT ON FUNCTION monitoring.roll_up_waits(timestamptz) IS 'Stores the minutes that were over at that time as rows of wait_minutes, and records what they hold as the metric pg_wait_seconds_total; returns the number of rows. The worker does it every minute.';

@@ -232,7 +232,17 @@ waits_json(const ExecutionFacts *facts)
 	return DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data));
 }
 
-#define FACTS_COLUMNS (7 + EXECUTION_MEASURES)
+#define FACTS_COLUMNS (8 + EXECUTION_MEASURES)
+
+static const char *
+execution_outcome(const ExecutionFacts *facts)
+{
+	if (facts->terminated)
+		return "terminated";
+	if (facts->sqlstate == 0)
+		return "ok";
+	return facts->sqlstate == ERRCODE_QUERY_CANCELED ? "cancelled" : "error";
+}
 
 /* What was measured of an execution, as the composite type of the column it goes to. */
 static void
@@ -250,8 +260,9 @@ put_execution(Datum *value, bool *null, const Signal *s, Oid type)
 	memcpy(&facts, text_start(s, TEXT_EXECUTION), sizeof(facts));
 	values[k++] = TimestampTzGetDatum(facts.started_at);
 	values[k++] = BoolGetDatum(facts.toplevel);
-	nulls[k] = facts.sqlstate == 0;
-	values[k++] = nulls[2] ? (Datum) 0 : CStringGetTextDatum(unpack_sql_state(facts.sqlstate));
+	values[k++] = CStringGetTextDatum(execution_outcome(&facts));
+	put_text(&values[k], &nulls[k], facts.sqlstate ? unpack_sql_state(facts.sqlstate) : NULL);
+	k++;
 	nulls[k] = facts.blocked_by_pid == 0;
 	values[k++] = Int32GetDatum(facts.blocked_by_pid);
 	values[k++] = Int64GetDatum((int64) facts.samples);

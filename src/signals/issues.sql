@@ -18,29 +18,12 @@ CREATE VIEW monitoring.recent_errors AS
 		WHERE r.rolname = current_user
 	) AS a;
 COMMENT ON VIEW monitoring.recent_errors IS 'Errors that the server logged, for 30 days; those of this database, and in one database those of none. Others'' texts are shown with the rights of pg_read_all_stats only. Ask for a range of at.';
-COMMENT ON COLUMN monitoring.recent_errors.at IS 'When it happened; of several alike, the first.';
-COMMENT ON COLUMN monitoring.recent_errors.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.recent_errors.occurrences IS 'How many the row stands for: one session''s errors within about a second, alike in everything.';
-COMMENT ON COLUMN monitoring.recent_errors.issue IS 'What it is an instance of: error_issues.issue.';
-COMMENT ON COLUMN monitoring.recent_errors.severity IS 'LOG, WARNING, ERROR, FATAL or PANIC.';
-COMMENT ON COLUMN monitoring.recent_errors.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.recent_errors.message IS 'Message, at most 1000 bytes; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.recent_errors.detail IS 'Detail, at most 400 bytes.';
-COMMENT ON COLUMN monitoring.recent_errors.hint IS 'Hint, at most 200 bytes.';
 COMMENT ON COLUMN monitoring.recent_errors.statement IS 'What the client had sent, without literals, at most 1000 bytes; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.recent_errors.context IS 'Where in functions it happened, without texts in quotes, at most 600 bytes.';
-COMMENT ON COLUMN monitoring.recent_errors.schema_name IS 'Schema of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.table_name IS 'Table of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.column_name IS 'Column of what it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.datatype_name IS 'Data type that it is about.';
-COMMENT ON COLUMN monitoring.recent_errors.constraint_name IS 'Constraint that it is about.';
 COMMENT ON COLUMN monitoring.recent_errors.username IS 'Role with whose rights it ran; before there was one, the name that the client gave.';
 COMMENT ON COLUMN monitoring.recent_errors.database IS 'Database; before there was one, that which the client asked for; empty for none.';
-COMMENT ON COLUMN monitoring.recent_errors.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.recent_errors.client IS 'Address of the client.';
-COMMENT ON COLUMN monitoring.recent_errors.pid IS 'Process.';
-COMMENT ON COLUMN monitoring.recent_errors.backend_type IS 'Kind of process, as in pg_stat_activity.';
-COMMENT ON COLUMN monitoring.recent_errors.queryid IS 'Identity of the statement, as in pg_stat_statements.';
+SELECT monitoring.inherit_comments('monitoring.recent_errors', 'monitoring.server_errors');
 
 CREATE VIEW monitoring.error_issues AS
 	SELECT i.issue, i.database, i.severity, i.sqlstate, i.title, i.place, i.state, i.first_seen, i.last_seen, i.occurrences,
@@ -55,24 +38,14 @@ CREATE VIEW monitoring.error_issues AS
 	) AS a;
 COMMENT ON VIEW monitoring.error_issues IS 'Errors alike in SQLSTATE, format of the message, table, column, type and constraint are one issue.';
 COMMENT ON COLUMN monitoring.error_issues.issue IS 'Its number, from what they have in common: the same on every server of this version of PostgreSQL.';
-COMMENT ON COLUMN monitoring.error_issues.database IS 'Database; empty for none.';
-COMMENT ON COLUMN monitoring.error_issues.severity IS 'Severity of the latest.';
-COMMENT ON COLUMN monitoring.error_issues.sqlstate IS 'SQLSTATE.';
 COMMENT ON COLUMN monitoring.error_issues.title IS 'The message without values: its format in the source, untranslated, or what is left of a message that has none, such as that of RAISE.';
-COMMENT ON COLUMN monitoring.error_issues.place IS 'Constraint, table, type or function.';
-COMMENT ON COLUMN monitoring.error_issues.state IS 'unresolved, resolved or ignored.';
-COMMENT ON COLUMN monitoring.error_issues.first_seen IS 'First time.';
-COMMENT ON COLUMN monitoring.error_issues.last_seen IS 'Latest time.';
 COMMENT ON COLUMN monitoring.error_issues.occurrences IS 'How often it was stored.';
 COMMENT ON COLUMN monitoring.error_issues.not_stored IS 'How many of its occurrences have no row in recent_errors: more than monitoring.errors_per_issue in a minute.';
 COMMENT ON COLUMN monitoring.error_issues.user_count IS 'Roles that met it; counted up to 100.';
 COMMENT ON COLUMN monitoring.error_issues.users IS 'These roles.';
 COMMENT ON COLUMN monitoring.error_issues.last_message IS 'Message of the latest; or <insufficient privilege>.';
-COMMENT ON COLUMN monitoring.error_issues.regressions IS 'How often it came back after it had been resolved.';
-COMMENT ON COLUMN monitoring.error_issues.regressed_at IS 'When it did last.';
 COMMENT ON COLUMN monitoring.error_issues.state_at IS 'When somebody decided its state.';
-COMMENT ON COLUMN monitoring.error_issues.state_by IS 'Who did.';
-COMMENT ON COLUMN monitoring.error_issues.comment IS 'What he said.';
+SELECT monitoring.inherit_comments('monitoring.error_issues', 'monitoring.error_issue_states');
 
 CREATE FUNCTION monitoring.set_error_issue_state(issue bigint, state text, comment text, at timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -147,18 +120,13 @@ CREATE VIEW monitoring.logins AS
 	FROM monitoring.login_attempts AS l
 	WHERE pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE');
 COMMENT ON VIEW monitoring.logins IS 'Log-ins to the server and those that failed, for 90 days, in one database of the server; empty without the rights of pg_read_all_stats.';
-COMMENT ON COLUMN monitoring.logins.at IS 'The first of those that the row stands for.';
-COMMENT ON COLUMN monitoring.logins.last_at IS 'The last of them.';
 COMMENT ON COLUMN monitoring.logins.attempts IS 'How many: alike in all but the process, within about a second.';
 COMMENT ON COLUMN monitoring.logins.outcome IS 'ok (authenticated) or failed.';
 COMMENT ON COLUMN monitoring.logins.reason IS 'Why it failed: password, role, nologin, pg_hba, authentication, database, not_permitted, too_many_connections, server_not_ready, protocol, timeout, other. Of the others the method of authentication.';
 COMMENT ON COLUMN monitoring.logins.sqlstate IS 'SQLSTATE of the error, if it was not authentication that failed.';
 COMMENT ON COLUMN monitoring.logins.message IS 'That error.';
-COMMENT ON COLUMN monitoring.logins.username IS 'Name given.';
-COMMENT ON COLUMN monitoring.logins.database IS 'Database asked for.';
 COMMENT ON COLUMN monitoring.logins.client IS 'Address it came from; [local] for a socket.';
-COMMENT ON COLUMN monitoring.logins.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.logins.pid IS 'Process of the last.';
+SELECT monitoring.inherit_comments('monitoring.logins', 'monitoring.login_attempts');
 
 CREATE VIEW monitoring.changes AS
 	SELECT c.at, c.class, c.command,
@@ -173,15 +141,8 @@ CREATE VIEW monitoring.changes AS
 		WHERE r.rolname = current_user
 	) AS a;
 COMMENT ON VIEW monitoring.changes IS 'Changes of schema, rights, roles, settings and databases that were made in this database: who, when, what; for 400 days.';
-COMMENT ON COLUMN monitoring.changes.at IS 'When it was committed.';
-COMMENT ON COLUMN monitoring.changes.class IS 'schema, grant, role, setting or database.';
-COMMENT ON COLUMN monitoring.changes.command IS 'The command, such as ALTER TABLE.';
 COMMENT ON COLUMN monitoring.changes.statement IS 'Its text, at most 1000 bytes, without literals and so without passwords; or <insufficient privilege>.';
 COMMENT ON COLUMN monitoring.changes.value IS 'New value of a setting, if it is a number or a boolean; others may be secret.';
 COMMENT ON COLUMN monitoring.changes.username IS 'Role with whose rights it ran.';
 COMMENT ON COLUMN monitoring.changes.login IS 'Role that had logged in; null for workers.';
-COMMENT ON COLUMN monitoring.changes.database IS 'Database it was made in.';
-COMMENT ON COLUMN monitoring.changes.application IS 'Name of the application.';
-COMMENT ON COLUMN monitoring.changes.client IS 'Address of the client.';
-COMMENT ON COLUMN monitoring.changes.pid IS 'Process.';
-COMMENT ON COLUMN monitoring.changes.number IS 'Order within the same instant.';
+SELECT monitoring.inherit_comments('monitoring.changes', 'monitoring.change_log');

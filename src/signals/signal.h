@@ -80,6 +80,7 @@ typedef struct ExecutionFacts
 	int64 plan_hash; /* 0: no plan */
 	int sqlstate;    /* of the error that it ended by; 0: it ended well */
 	bool toplevel;
+	bool terminated;    /* with its session */
 	int blocked_by_pid; /* 0: nobody */
 	uint32 samples;     /* of waiting, all */
 	int nwaits;

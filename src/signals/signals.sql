@@ -15,7 +15,7 @@ COMMENT ON COLUMN monitoring.signal_state.seq IS 'Number of the latest drain tha
 INSERT INTO monitoring.signal_state DEFAULT VALUES;
 
 CREATE TYPE monitoring.execution_facts AS (
-	started_at timestamptz, toplevel boolean, sqlstate text, blocked_by_pid integer, wait_samples bigint, waits jsonb, plan_hash bigint,
+	started_at timestamptz, toplevel boolean, outcome text, sqlstate text, blocked_by_pid integer, wait_samples bigint, waits jsonb, plan_hash bigint,
 	duration_seconds float8, preparing_seconds float8, planning_seconds float8, rows float8, shared_hit_bytes float8,
 	shared_read_bytes float8, shared_dirtied_bytes float8, shared_written_bytes float8, local_read_bytes float8,
 	local_written_bytes float8, temp_read_bytes float8, temp_written_bytes float8, wal_bytes float8, io_read_seconds float8,
@@ -258,7 +258,7 @@ COMMENT ON COLUMN monitoring.slow_execution_log.at IS 'When it ended.';
 COMMENT ON COLUMN monitoring.slow_execution_log.started_at IS 'When it began to be executed; of one that a client sent, after preparing_seconds.';
 COMMENT ON COLUMN monitoring.slow_execution_log.queryid IS 'Identity of the statement, as in pg_stat_activity and in the view statements.';
 COMMENT ON COLUMN monitoring.slow_execution_log.toplevel IS 'True if sent by a client, false if run inside a function or another statement.';
-COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error or cancelled (also by a timeout).';
+COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error, cancelled (also by a timeout) or terminated (with its session).';
 COMMENT ON COLUMN monitoring.slow_execution_log.sqlstate IS 'SQLSTATE of the error that it ended by.';
 COMMENT ON COLUMN monitoring.slow_execution_log.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
 COMMENT ON COLUMN monitoring.slow_execution_log.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
@@ -431,8 +431,7 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	), executions AS (
 		INSERT INTO monitoring.slow_execution_log
 		SELECT n.at, (n.execution).started_at, n.queryid, (n.execution).toplevel,
-			CASE WHEN (n.execution).sqlstate IS NULL THEN 'ok' WHEN (n.execution).sqlstate = '57014' THEN 'cancelled' ELSE 'error' END,
-			(n.execution).sqlstate, (n.execution).duration_seconds, (n.execution).preparing_seconds, (n.execution).planning_seconds,
+			(n.execution).outcome, (n.execution).sqlstate, (n.execution).duration_seconds, (n.execution).preparing_seconds, (n.execution).planning_seconds,
 			(n.execution).rows, (n.execution).shared_hit_bytes, (n.execution).shared_read_bytes, (n.execution).shared_dirtied_bytes,
 			(n.execution).shared_written_bytes, (n.execution).local_read_bytes, (n.execution).local_written_bytes,
 			(n.execution).temp_read_bytes, (n.execution).temp_written_bytes, (n.execution).wal_bytes, (n.execution).io_read_seconds,
@@ -470,7 +469,9 @@ BEGIN
 	FROM (SELECT DISTINCT CASE s.kind WHEN 'error' THEN 'server_errors' WHEN 'login' THEN 'login_attempts'
 			WHEN 'execution' THEN 'slow_execution_log' ELSE 'change_log' END AS relation,
 			date_trunc('day', s.at, 'UTC') AS day
-		FROM unnest(taken) AS s) AS p;
+		FROM unnest(taken) AS s
+		-- as all who need several take their locks
+		ORDER BY 1, 2) AS p;
 	BEGIN
 		PERFORM monitoring.store_signals(taken);
 	-- one that cannot be stored must not keep the others in memory for ever

@@ -7,7 +7,9 @@
  * own timeout; an error ends that transaction and no more.  Between jobs the
  * worker has no transaction and no snapshot.  The schedule lives in the slot
  * in shared memory, so that a worker goes on where the one before stopped; a
- * missed run is made once, not as often as it was missed.
+ * missed run is made once, not as often as it was missed.  The rows are read
+ * again when a trigger says that they have changed, when the settings have,
+ * and once a minute, since triggers can be switched off.
  *
  * Before it touches anything of the extension a transaction locks the
  * extension without waiting.  DROP EXTENSION locks it first, too, so the two
@@ -53,9 +55,10 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define MAX_SLEEP_MS 60000    /* look at the jobs at least this often */
-#define RETRY_MS 1000         /* the extension is locked, or its jobs can't be read */
-#define MAX_JITTER_MS 5000    /* a first run is put off by a tenth of the interval, at most this */
+#define MAX_SLEEP_MS 60000 /* read the list of jobs at least this often */
+#define RETRY_MS 1000      /* the extension is locked, or its jobs can't be read */
+#define MAX_JITTER_MS                                                                              \
+	60000 /* a first run is put off by up to a tenth of the interval, at most this */
 #define SHUTDOWN_JOB_MS 10000 /* a job's time at shutdown, at most */
 #define CLIENTS_WAIT_MS 3000  /* for sessions to hand over what they have, at shutdown */
 #define WATCH_MS 1000         /* how often a job that takes long is looked after */
@@ -77,7 +80,7 @@ typedef struct Job
 	bool durable;
 	bool run_at_shutdown;
 	bool run_on_wake;
-	char *last_state;
+	const char *last_state;
 	char *last_error;
 	TimestampTz at;    /* of this run */
 	const char *error; /* of this run */
@@ -97,6 +100,10 @@ static MonWorkerSlot *my_slot = NULL;
 static uint32 my_generation = 0;
 static MonSlotState my_outcome = MON_SLOT_FAILED;
 static MemoryContext cycle_cxt = NULL; /* reset in every cycle */
+static MemoryContext jobs_cxt = NULL;  /* of the list, reset when it is read */
+static List *jobs = NIL;               /* enabled jobs in the order they run */
+static bool jobs_stale = true;         /* to be read */
+static TimestampTz jobs_read_at = 0;
 static bool load_error_logged = false;
 static bool too_many_logged = false;
 
@@ -186,7 +193,8 @@ take_woken(void)
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	woken = my_slot->woken;
-	my_slot->woken = false;
+	jobs_stale |= my_slot->jobs_changed;
+	my_slot->woken = my_slot->jobs_changed = false;
 	LWLockRelease(mon_workers->lock);
 	return woken;
 }
@@ -320,7 +328,7 @@ column_text(HeapTuple tuple, TupleDesc desc, int column)
 {
 	char *value = SPI_getvalue(tuple, desc, column);
 
-	return value ? MemoryContextStrdup(cycle_cxt, value) : NULL;
+	return value ? MemoryContextStrdup(jobs_cxt, value) : NULL;
 }
 
 static bool
@@ -353,7 +361,7 @@ interval_of_setting(const char *value)
 static Job *
 job_from_tuple(HeapTuple tuple, TupleDesc desc)
 {
-	Job *job = MemoryContextAllocZero(cycle_cxt, sizeof(Job));
+	Job *job = MemoryContextAllocZero(jobs_cxt, sizeof(Job));
 
 	job->name = column_text(tuple, desc, 1);
 	job->call = column_text(tuple, desc, 2);
@@ -378,21 +386,14 @@ job_from_tuple(HeapTuple tuple, TupleDesc desc)
 	return job;
 }
 
-typedef struct JobList
-{
-	ExtensionState extension;
-	List *jobs;
-} JobList;
-
+/* Caller has locked the extension. */
 static void
-read_jobs(void *arg)
+read_jobs(void)
 {
-	JobList *list = arg;
 	MemoryContext old_cxt;
 
-	list->extension = lock_extension();
-	if (list->extension != EXTENSION_USABLE)
-		return;
+	jobs = NIL;
+	MemoryContextReset(jobs_cxt);
 
 	SPI_connect();
 	if (SPI_execute("SELECT name::text,"
@@ -405,12 +406,30 @@ read_jobs(void *arg)
 					"  FROM monitoring.jobs WHERE enabled ORDER BY priority, name",
 					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read monitoring.jobs");
-	old_cxt = MemoryContextSwitchTo(cycle_cxt);
+	old_cxt = MemoryContextSwitchTo(jobs_cxt);
 	for (uint64 i = 0; i < SPI_processed; i++)
-		list->jobs = lappend(list->jobs,
-							 job_from_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
+		jobs = lappend(jobs, job_from_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
 	MemoryContextSwitchTo(old_cxt);
 	SPI_finish();
+}
+
+/* What load_jobs() found. */
+typedef struct JobsState
+{
+	ExtensionState extension;
+	bool read; /* the list is a new one */
+} JobsState;
+
+static void
+refresh_jobs(void *arg)
+{
+	JobsState *state = arg;
+
+	state->extension = lock_extension();
+	state->read = state->extension == EXTENSION_USABLE &&
+		(jobs_stale || mon_time_passed(jobs_read_at, GetCurrentTimestamp(), MAX_SLEEP_MS));
+	if (state->read)
+		read_jobs();
 }
 
 /* When a job that has never run is run first: soon, but not with all the others. */
@@ -424,7 +443,7 @@ first_anchor(TimestampTz now, int64 interval)
 
 /* Make the slot's jobs those of the list; what stays keeps its counters. */
 static void
-sync_stats(List *jobs, TimestampTz now)
+sync_stats(TimestampTz now)
 {
 	MonJobStats *stats = palloc0(MON_MAX_JOBS * sizeof(MonJobStats));
 	int n = 0;
@@ -451,8 +470,6 @@ sync_stats(List *jobs, TimestampTz now)
 			namestrcpy(&stats[n].name, job->name);
 		if (stats[n].anchor == 0 && job->interval > 0)
 			stats[n].anchor = first_anchor(now, job->interval);
-		stats[n].anchor = Min(stats[n].anchor,
-							  now); /* the clock has stepped back: the beat begins anew */
 		stats[n].interval = job->interval;
 		n++;
 	}
@@ -463,28 +480,34 @@ sync_stats(List *jobs, TimestampTz now)
 	LWLockRelease(mon_workers->lock);
 }
 
-/* The enabled jobs in the order they run; NIL when there are none to be had now. */
-static List *
+/* Bring the list of jobs up to date; false when there is none to be had now. */
+static bool
 load_jobs(void)
 {
-	JobList list = {EXTENSION_BUSY, NIL};
-	ErrorData *error = in_transaction(read_jobs, &list, RETRY_MS * 10);
+	JobsState state = {EXTENSION_BUSY, false};
+	ErrorData *error = in_transaction(refresh_jobs, &state, RETRY_MS * 10);
 
 	if (error != NULL)
 	{
+		jobs = NIL;
+		jobs_stale = true;
 		if (!load_error_logged && !ShutdownRequestPending)
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
 					 errmsg("monitoring could not read its jobs: %s", error->message)));
 		load_error_logged = true;
-		return NIL;
+		return false;
 	}
 	load_error_logged = false;
-	if (list.extension == EXTENSION_ABSENT)
+	if (state.extension == EXTENSION_ABSENT)
 		leave_with(MON_SLOT_ABSENT);
-	if (list.extension == EXTENSION_USABLE)
-		sync_stats(list.jobs, GetCurrentTimestamp());
-	return list.jobs;
+	if (state.read)
+	{
+		jobs_stale = false;
+		jobs_read_at = GetCurrentTimestamp();
+		sync_stats(jobs_read_at);
+	}
+	return state.extension == EXTENSION_USABLE;
 }
 
 /* ---- running a job ---- */
@@ -605,8 +628,10 @@ outcome_body(void *arg)
 	char nulls[3] = {' ', job->error ? ' ' : 'n', ' '};
 
 	if (lock_extension() != EXTENSION_USABLE)
+	{
+		jobs_stale = true;
 		return;
-
+	}
 	values[0] = CStringGetTextDatum(job->name);
 	values[1] = job->error ? CStringGetTextDatum(job->error) : (Datum) 0;
 	values[2] = TimestampTzGetDatum(job->at);
@@ -643,6 +668,18 @@ told_lately(MonJobStats *stats, const char *job_error)
 	return told;
 }
 
+/* As its row has it now. */
+static void
+remember_outcome(Job *job)
+{
+	job->last_state = job->error ? "failed" : "ok";
+	if (job->error == NULL)
+		return;
+	if (job->last_error)
+		pfree(job->last_error);
+	job->last_error = MemoryContextStrdup(jobs_cxt, job->error);
+}
+
 static void
 write_outcome(Job *job, MonJobStats *stats)
 {
@@ -667,6 +704,8 @@ write_outcome(Job *job, MonJobStats *stats)
 				(errcode(error->sqlerrcode),
 				 errmsg("monitoring could not record the outcome of job \"%s\": %s", job->name,
 						error->message)));
+	else
+		remember_outcome(job);
 }
 
 static void
@@ -683,6 +722,8 @@ run_job(Job *job, TimestampTz due, int timeout)
 	pgstat_report_activity(STATE_RUNNING, psprintf("monitoring job %s", job->name));
 
 	job->at = start;
+	job->error = NULL;
+	job->code = 0;
 	if (job->interval <= 0)
 		job->error = psprintf("setting \"%s\" %s", job->setting ? job->setting : "",
 							  job->no_interval ? job->no_interval : "does not exist");
@@ -710,6 +751,8 @@ run_job(Job *job, TimestampTz due, int timeout)
 		stats->anchor = start + DISK_RETRY_US - job->interval;
 	LWLockRelease(mon_workers->lock);
 
+	mon_job_ended(job->name);
+
 	/* Of the session, as DISCARD ALL does it. */
 	LockReleaseAll(USER_LOCKMETHOD, true);
 
@@ -727,7 +770,23 @@ reload_if_asked(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		jobs_stale = true; /* their intervals may be settings */
 	}
+}
+
+/* When the job is due; if the clock has stepped back its beat begins anew. */
+static TimestampTz
+job_due(const Job *job, MonJobStats *stats, TimestampTz now)
+{
+	int64 interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
+
+	if (stats->anchor > now)
+	{
+		LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
+		stats->anchor = now;
+		LWLockRelease(mon_workers->lock);
+	}
+	return stats->anchor + interval;
 }
 
 /* Run what is due; returns when to look again. */
@@ -735,16 +794,17 @@ static TimestampTz
 run_cycle(void)
 {
 	bool woken = take_woken();
-	List *jobs = load_jobs();
+	bool usable = load_jobs();
 	TimestampTz wake_at = GetCurrentTimestamp() +
-		(jobs == NIL ? RETRY_MS : MAX_SLEEP_MS) * INT64CONST(1000);
+		(usable ? MAX_SLEEP_MS : RETRY_MS) * INT64CONST(1000);
 	ListCell *lc;
 
+	if (!usable)
+		return wake_at;
 	foreach (lc, jobs)
 	{
 		Job *job = lfirst(lc);
 		MonJobStats *stats = find_stats(job->name);
-		int64 interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz due;
 
@@ -752,11 +812,14 @@ run_cycle(void)
 			break;
 		if (stats == NULL)
 			continue;
-		due = stats->anchor + interval;
+		due = job_due(job, stats, now);
 		if (due <= now || (woken && job->run_on_wake))
 		{
-			run_job(job, Min(due, now), job->timeout);
-			due = stats->anchor + interval;
+			TimestampTz put_off = mon_job_put_off(job->name, now);
+
+			if (put_off <= now)
+				run_job(job, Min(due, now), job->timeout);
+			due = Max(job_due(job, stats, GetCurrentTimestamp()), put_off);
 		}
 		wake_at = Min(wake_at, due);
 		CHECK_FOR_INTERRUPTS();
@@ -790,18 +853,20 @@ wait_for_clients(void)
 static void
 run_shutdown_jobs(void)
 {
-	List *jobs;
 	ListCell *lc;
 
 	MemoryContextReset(cycle_cxt);
 	MemoryContextSwitchTo(cycle_cxt);
-	jobs = load_jobs();
+	if (!load_jobs())
+		return;
 	foreach (lc, jobs)
 	{
 		Job *job = lfirst(lc);
+		TimestampTz now = GetCurrentTimestamp();
 
-		if (job->run_at_shutdown && find_stats(job->name) != NULL)
-			run_job(job, GetCurrentTimestamp(), Min(job->timeout, SHUTDOWN_JOB_MS));
+		if (job->run_at_shutdown && find_stats(job->name) != NULL &&
+			mon_job_put_off(job->name, now) <= now)
+			run_job(job, now, Min(job->timeout, SHUTDOWN_JOB_MS));
 	}
 }
 
@@ -859,9 +924,7 @@ worker_start(void)
 	MonWorkerTask task;
 
 	memcpy(&task, MyBgworkerEntry->bgw_extra, sizeof(task));
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
-	BackgroundWorkerUnblockSignals();
+	mon_worker_unblock_signals(die);
 
 	if (!claim_slot(&task))
 		proc_exit(0);
@@ -875,6 +938,7 @@ worker_start(void)
 	mon_worker_pin_settings(true);
 	cycle_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring worker cycle",
 									  ALLOCSET_DEFAULT_SIZES);
+	jobs_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring jobs", ALLOCSET_DEFAULT_SIZES);
 	check_extension();
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);

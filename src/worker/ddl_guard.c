@@ -58,7 +58,8 @@ static ProcessUtility_hook_type prev_ProcessUtility = NULL;
 static bool guarding = false;
 static bool restoring = false;     /* lasts beyond the transaction */
 static bool wake_launcher = false; /* on commit: look at this database again */
-static bool wake_worker = false;   /* on commit: its jobs have changed */
+static bool wake_worker = false;   /* on commit: there is something to do for it */
+static bool jobs_changed = false;  /* on commit: it reads the list of jobs again */
 
 PG_FUNCTION_INFO_V1(mon_wake_worker);
 
@@ -430,25 +431,30 @@ guard_xact_callback(XactEvent event, void *arg)
 		mon_launcher_wake();
 	}
 	if (wake_worker && committed)
-		mon_worker_wake(MyDatabaseId);
+		mon_worker_wake(MyDatabaseId, jobs_changed);
 
-	guarding = wake_launcher = wake_worker = false;
+	guarding = wake_launcher = wake_worker = jobs_changed = false;
 
 	/* The session goes on with something else. */
 	if (restoring && check_function_bodies)
 		stop_restoring();
 }
 
-/* Trigger: the worker is woken at commit. */
+/* Trigger: the worker is woken at commit; with any argument it reads its jobs again. */
 Datum
 mon_wake_worker(PG_FUNCTION_ARGS)
 {
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("mon_wake_worker can only be called as a trigger")));
 	if (mon_preloaded)
+	{
 		wake_worker = true;
+		jobs_changed |= trigger->tg_trigger->tgnargs > 0;
+	}
 	PG_RETURN_POINTER(NULL);
 }
 

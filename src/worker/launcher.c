@@ -623,9 +623,7 @@ launcher_start(void)
 {
 	HASHCTL info = {.keysize = sizeof(Oid), .entrysize = sizeof(DbEntry)};
 
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
-	BackgroundWorkerUnblockSignals();
+	mon_worker_unblock_signals(SignalHandlerForShutdownRequest);
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	mon_worker_pin_settings(false);
 

@@ -1,12 +1,17 @@
 /*-------------------------------------------------------------------------
  *
  * session.c
- *	  Settings that our workers do not leave to the database's owner.
+ *	  How our workers begin: their signals, and settings that they do not
+ *	  leave to the database's owner.
  *
  *-------------------------------------------------------------------------
  */
 #include "worker/worker.h"
 
+#include <signal.h>
+
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "utils/guc.h"
 
 static const struct
@@ -48,6 +53,16 @@ static const struct
 	{"pg_stat_statements.track", "none"},
 	{"auto_explain.log_min_duration", "-1"}, /* it would log parameters, which hold secrets */
 };
+
+void
+mon_worker_unblock_signals(pqsigfunc terminate)
+{
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, terminate);
+	BackgroundWorkerUnblockSignals();
+	/* A reload since the fork is lost: until now the server has us ignore SIGHUP. */
+	ConfigReloadPending = true;
+}
 
 void
 mon_worker_pin_settings(bool durable)

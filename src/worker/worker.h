@@ -16,7 +16,7 @@
 extern void mon_worker_init(void);
 
 /* Wake this database's worker now, e.g. because a job has become due.  Takes no heavyweight lock. */
-extern void mon_worker_wake(Oid dboid);
+extern void mon_worker_wake(Oid dboid, bool jobs_changed);
 
 /*
  * The SQLSTATE of a job of this database that failed, the last time it ran, as
@@ -42,6 +42,12 @@ extern void mon_worker_register_companion(const MonCompanion *companion);
  * after stop() and active() can find it and before it connects.
  */
 extern bool mon_worker_kept_out(Oid dboid);
+
+/*
+ * The first that every worker of ours does: SIGHUP has it read the settings
+ * again, as it does once anyhow; SIGTERM is for the handler given.
+ */
+extern void mon_worker_unblock_signals(pqsigfunc terminate);
 
 /*
  * Session settings every worker of ours pins against ALTER DATABASE/ROLE SET:

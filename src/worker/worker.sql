@@ -18,7 +18,7 @@ CREATE TABLE monitoring.jobs (
     last_error_at   timestamptz,
     CHECK ((every IS NULL) <> (setting IS NULL))
 );
-COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed. The 64 jobs that come first by priority are run.';
+COMMENT ON TABLE monitoring.jobs IS 'What the database worker runs periodically, each job in a transaction of its own. A row takes effect when it is committed, within a minute after COMMIT PREPARED or without triggers. The 64 jobs that come first by priority are run.';
 COMMENT ON COLUMN monitoring.jobs.name IS 'Name of the job, at most 63 bytes.';
 COMMENT ON COLUMN monitoring.jobs.function IS 'Schema-qualified name of a function f(at timestamptz) returning void, called with the time of the run. It must belong to the job''s owner or to a superuser, or be SECURITY DEFINER: nobody else decides what runs with the owner''s rights.';
 COMMENT ON COLUMN monitoring.jobs.every IS 'Time between two runs; null if setting gives it. What was missed is made up for by one run.';
@@ -37,22 +37,9 @@ COMMENT ON COLUMN monitoring.jobs.last_error_at IS 'When last_error was first se
 SELECT pg_catalog.pg_extension_config_dump('monitoring.jobs', '');
 
 -- pg_dump carries all jobs; those that CREATE EXTENSION has just made take over when and whether they run.
-CREATE FUNCTION monitoring.restore_job() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    UPDATE monitoring.jobs j
-    SET every = NEW.every, setting = NEW.setting, priority = NEW.priority, timeout = NEW.timeout, enabled = NEW.enabled
-    WHERE j.name = NEW.name;
-    RETURN CASE WHEN FOUND THEN NULL ELSE NEW END;
-END
-$$;
-COMMENT ON FUNCTION monitoring.restore_job() IS 'Trigger: a job that a dump brings and that exists is changed to what the dump says.';
-
 CREATE TRIGGER restore BEFORE INSERT ON monitoring.jobs
 FOR EACH ROW WHEN (pg_catalog.current_setting('check_function_bodies') = 'off')
-EXECUTE FUNCTION monitoring.restore_job();
+EXECUTE FUNCTION monitoring.take_over('name', 'every', 'setting', 'priority', 'timeout', 'enabled');
 COMMENT ON TRIGGER restore ON monitoring.jobs IS 'Takes over changed jobs when a dump is restored.';
 
 CREATE FUNCTION monitoring.server_stopping() RETURNS boolean
@@ -61,14 +48,14 @@ COMMENT ON FUNCTION monitoring.server_stopping() IS 'Whether the server is shutt
 
 CREATE FUNCTION monitoring.wake_worker() RETURNS trigger
 LANGUAGE C AS 'MODULE_PATHNAME', 'mon_wake_worker';
-COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit; it looks at its jobs again and runs those with run_on_wake.';
+COMMENT ON FUNCTION monitoring.wake_worker() IS 'Trigger for each statement: wakes the worker of this database at commit to run the jobs with run_on_wake; with an argument (any) it reads the list of jobs again before.';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR DELETE
    OR UPDATE OF name, function, every, setting, priority, timeout, enabled, durable, run_on_wake, run_at_shutdown, owner
 ON monitoring.jobs
-FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker();
-COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker looks at the jobs again at commit.';
+FOR EACH STATEMENT EXECUTE FUNCTION monitoring.wake_worker('jobs');
+COMMENT ON TRIGGER wake_worker ON monitoring.jobs IS 'The worker reads the jobs again at commit.';
 
 INSERT INTO monitoring.jobs (name, function, every, setting, priority, timeout, durable, run_at_shutdown) VALUES
 ('flush', 'monitoring.flush_job', NULL, 'monitoring.flush_interval', 10, '30 seconds', false, true),
@@ -83,6 +70,12 @@ RETURNS SETOF record
 LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 20
 AS 'MODULE_PATHNAME', 'mon_worker_status';
 COMMENT ON FUNCTION monitoring.worker_status() IS 'Workers and their jobs in all databases, as shared memory has them: one row for the launcher, then one per database worker and job. Errors: not preloaded (55000).';
+
+CREATE FUNCTION monitoring.companion_status(OUT worker text, OUT datid oid, OUT pid int, OUT worker_state text, OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE C STRICT VOLATILE PARALLEL SAFE ROWS 2
+AS 'MODULE_PATHNAME', 'mon_companion_status';
+COMMENT ON FUNCTION monitoring.companion_status() IS 'Workers that talk to others for a database (notifier, prober), as shared memory has them: those that run, and those that should. Errors: not preloaded (55000).';
 
 CREATE VIEW monitoring.status AS
 SELECT d.datname AS database,
@@ -99,18 +92,20 @@ SELECT d.datname AS database,
        j.last_error,
        j.last_error_at,
        w.lag
-FROM monitoring.worker_status() w
+FROM (SELECT * FROM monitoring.worker_status()
+      UNION ALL
+      SELECT c.*, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM monitoring.companion_status() AS c) AS w
 LEFT JOIN pg_catalog.pg_database d ON d.oid = w.datid
 LEFT JOIN monitoring.jobs j ON j.name = w.job AND d.datname = pg_catalog.current_database()
 ORDER BY d.datname NULLS FIRST, j.priority, w.job;
-COMMENT ON VIEW monitoring.status IS 'The launcher and, per database worker, every enabled job: one row each. Counters are since the server started. Errors are those of the current database''s jobs.';
+COMMENT ON VIEW monitoring.status IS 'The launcher, per database worker every enabled job, and the workers that talk to others (notifier, prober) while they run or should: one row each. Counters are since the server started. Errors are those of the current database''s jobs.';
 COMMENT ON COLUMN monitoring.status.database IS 'Database of the worker; null for the launcher.';
-COMMENT ON COLUMN monitoring.status.worker IS 'launcher or database worker.';
+COMMENT ON COLUMN monitoring.status.worker IS 'launcher, database worker, notifier or prober.';
 COMMENT ON COLUMN monitoring.status.pid IS 'Process id; null while no process is there.';
-COMMENT ON COLUMN monitoring.status.worker_state IS 'starting, idle, running, waiting (for its turn: there are more databases than monitoring.max_workers), standing aside (for a command on the database), restarting; of the launcher: running or not running (as on a standby).';
+COMMENT ON COLUMN monitoring.status.worker_state IS 'starting, idle, running, waiting (for its turn: there are more databases than monitoring.max_workers), standing aside (for a command on the database), restarting; of the launcher: running or not running (as on a standby); of notifier and prober: starting, running, restarting, or no free background worker (max_worker_processes is too low).';
 COMMENT ON COLUMN monitoring.status.since IS 'Start of the process, or its end if there is none now.';
-COMMENT ON COLUMN monitoring.status.job IS 'Name of the job; null for the launcher and for a worker that has not read its jobs yet.';
-COMMENT ON COLUMN monitoring.status.state IS 'State of the job: new (has not run since the server started), running, ok, failed.';
+COMMENT ON COLUMN monitoring.status.job IS 'Name of the job; null for all but database workers, and for a worker that has not read its jobs yet.';
+COMMENT ON COLUMN monitoring.status.state IS 'State of the job: new (has not run since the server started), running, ok, failed, put off (it was running when the server crashed, twice or more in a row; it is tried again after 10 seconds, then 40 and so on, at most after an hour).';
 COMMENT ON COLUMN monitoring.status.last_run IS 'Start of the latest run.';
 COMMENT ON COLUMN monitoring.status.last_duration IS 'Duration of the latest run in seconds.';
 COMMENT ON COLUMN monitoring.status.runs IS 'Runs since the server started.';

@@ -20,6 +20,7 @@
 #define MON_MAX_DATABASES 64 /* databases whose counters are kept */
 #define MON_MAX_JOBS 64      /* jobs of one database */
 #define MON_MAX_RECHECKS 16  /* databases to look at again, before "all" */
+#define MON_MAX_SUSPECTS 64  /* jobs that were running when the server crashed */
 
 typedef enum MonSlotState
 {
@@ -68,6 +69,7 @@ typedef struct MonWorkerSlot
 	bool stop;         /* get out of DDL's way at once */
 	bool leave;        /* end after this cycle: another database waits */
 	bool woken;        /* mon_worker_wake() */
+	bool jobs_changed; /* the list is to be read again */
 	int running;       /* index of the running job, or -1 */
 	int njobs;
 	MonJobStats jobs[MON_MAX_JOBS];
@@ -81,6 +83,16 @@ typedef struct MonGuard
 	Oid restoring; /* until it has restored the dump of this database; InvalidOid: none */
 } MonGuard;
 
+/* A job that was running when the server crashed and has come to no end since. */
+typedef struct MonSuspect
+{
+	Oid dboid; /* InvalidOid: place is free */
+	NameData job;
+	int crashes;
+	TimestampTz until; /* it does not run before */
+	bool told;         /* it is in the log */
+} MonSuspect;
+
 typedef struct MonWorkerControl
 {
 	LWLock *lock;
@@ -92,6 +104,7 @@ typedef struct MonWorkerControl
 	int nrechecks;
 	Oid rechecks[MON_MAX_RECHECKS];
 	MonWorkerSlot slots[MON_MAX_DATABASES];
+	MonSuspect suspects[MON_MAX_SUSPECTS];
 	int nguards;
 	MonGuard guards[FLEXIBLE_ARRAY_MEMBER]; /* by process number of the backend */
 } MonWorkerControl;
@@ -131,6 +144,12 @@ typedef struct MonWorkerTask
 	uint32 generation;
 	int slot;
 } MonWorkerTask;
+
+/* crash_guard.c */
+extern void mon_crash_guard_startup(void);
+extern TimestampTz mon_job_put_off(const char *job, TimestampTz now);
+extern void mon_job_ended(const char *job);
+extern bool mon_job_is_put_off(Oid dboid, const char *job, TimestampTz now);
 
 /* ddl_guard.c */
 extern void mon_ddl_guard_init(void);

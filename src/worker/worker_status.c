@@ -44,6 +44,7 @@ worker_shmem_startup(LWLockPadded *locks)
 		return;
 	memset(mon_workers, 0, worker_shmem_size());
 	mon_workers->lock = &locks[0].lock;
+	mon_crash_guard_startup();
 }
 
 void
@@ -70,7 +71,7 @@ mon_launcher_wake(void)
 }
 
 void
-mon_worker_wake(Oid dboid)
+mon_worker_wake(Oid dboid, bool jobs_changed)
 {
 	if (mon_workers == NULL)
 		return;
@@ -83,6 +84,7 @@ mon_worker_wake(Oid dboid)
 		if (slot->dboid != dboid)
 			continue;
 		slot->woken = true;
+		slot->jobs_changed |= jobs_changed;
 		if (slot->latch)
 			SetLatch(slot->latch);
 		break;
@@ -161,10 +163,12 @@ slot_state_name(const MonWorkerSlot *slot)
 }
 
 static const char *
-job_state_name(const MonWorkerSlot *slot, int job)
+job_state_name(const MonWorkerSlot *slot, int job, TimestampTz now)
 {
 	if (slot->running == job && slot->state == MON_SLOT_RUNNING)
 		return "running";
+	if (mon_job_is_put_off(slot->dboid, NameStr(slot->jobs[job].name), now))
+		return "put off";
 	if (slot->jobs[job].runs == 0)
 		return "new";
 	return slot->jobs[job].failed ? "failed" : "ok";
@@ -196,7 +200,7 @@ put_worker(ReturnSetInfo *rsinfo, const char *kind, Oid dboid, int pid, const ch
 			overdue = (double) (now - (stats->anchor + stats->interval)) / USECS_PER_SEC;
 
 		PUT(5, CStringGetTextDatum(NameStr(stats->name)));
-		PUT(6, CStringGetTextDatum(job_state_name(slot, job)));
+		PUT(6, CStringGetTextDatum(job_state_name(slot, job, now)));
 		PUT(9, Int64GetDatum(stats->runs));
 		PUT(10, Int64GetDatum(stats->failures));
 		PUT(11, Float8GetDatum(fmax(stats->lag, fmax(overdue, 0))));

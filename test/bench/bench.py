@@ -8,7 +8,6 @@ pgbench, started with the prefix given after "--".
 """
 import argparse
 import os
-import random
 import re
 import statistics
 import subprocess
@@ -20,6 +19,9 @@ from pathlib import Path
 
 import alerts
 import delivery
+import measure
+import overhead
+import server
 import storage
 
 RECORD_ROWS = 1000000
@@ -86,11 +88,15 @@ class Bench:
     def session(self, database):
         return Psql(self, database)
 
-    def restart(self, libraries="monitoring"):
+    def control(self, *arguments):
         o = self.options
-        subprocess.run(o.prefix + [o.pgbin + "/pg_ctl", "-D", o.data, "-l", o.log, "-w", "-t", "60", "-m", "fast", "-o",
-                                   "-c shared_preload_libraries=%s" % libraries, "restart"],
+        subprocess.run(o.prefix + [o.pgbin + "/pg_ctl", "-D", o.data, "-l", o.log, "-w", "-t", "60", "-m", "fast"] + list(arguments),
                        check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+
+    def installed(self, library):
+        directory = subprocess.run([self.options.pgbin + "/pg_config", "--pkglibdir"], check=True, text=True,
+                                   capture_output=True).stdout
+        return os.path.exists("%s/%s.so" % (directory.strip(), library))
 
     def pgbench(self, *arguments):
         """Transactions per second, connections' set-up excluded."""
@@ -109,30 +115,6 @@ class Bench:
         widths = [max(len(r[i]) for r in self.rows + [head]) for i in range(len(head))]
         for row in [head, tuple("-" * w for w in widths)] + self.rows:
             print("| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |")
-
-
-def per_round(rounds, *measures):
-    """Lists of one measurement per round; the order changes, so that each is about as often first, between and last."""
-    n = len(measures)
-    results = [[] for _ in measures]
-    for number in range(rounds):
-        order = [(number + i) % n for i in range(n)]
-        if number // n % 2:
-            order.reverse()
-        for index in order:
-            results[index].append(measures[index]())
-    return results
-
-
-def ratios(ours, peers):
-    return [a / b for a, b in zip(ours, peers)]
-
-
-def interval(values, rounds=4000):
-    """95 % bootstrap interval of the median, from a fixed seed."""
-    source = random.Random(1)
-    medians = sorted(statistics.median(source.choices(values, k=len(values))) for _ in range(rounds))
-    return medians[int(rounds * 0.025)], medians[int(rounds * 0.975)]
 
 
 def recorded(sql, metric, expected):
@@ -156,12 +138,12 @@ def record_cost(bench):
         sql.run("TRUNCATE observations")
         return sql.milliseconds("INSERT INTO observations SELECT 1, clock_timestamp(), x FROM hot")
 
-    record, base, peer = per_round(
+    record, base, peer = measure.per_round(
         7, lambda: sql.milliseconds("SELECT count(monitoring.record('bench_hot', x, %s)) FROM hot" % label),
         lambda: sql.milliseconds("SELECT count(abs(x)) FROM hot"), insert)
     recorded(sql, "bench_hot", 7 * n)
     net = [a - b for a, b in zip(record, base)]
-    ratio = statistics.median(ratios(net, peer))
+    ratio = statistics.median(measure.ratios(net, peer))
     bench.add("record, hot series with a label, per row; peer: INSERT … SELECT, two-column index",
               "%.3f µs" % (statistics.median(net) / n * 1e3), "%.2f µs" % (statistics.median(peer) / n * 1e3),
               "1/%.0f" % (1 / ratio), "1/40", ratio <= 1 / 40)
@@ -183,9 +165,9 @@ def aggregates(bench):
         "SELECT tdigest_percentile(x, 100, 0.99) FROM sample")
     for statement in statements:
         sql.run(statement)
-    ours, plain, exact, tdigest = per_round(5, *(lambda s=s: sql.milliseconds(s) for s in statements))
+    ours, plain, exact, tdigest = measure.per_round(5, *(lambda s=s: sql.milliseconds(s) for s in statements))
     for name, peer, bar in (("sum(x)", plain, 1.4), ("percentile_cont", exact, 1 / 4), ("tdigest", tdigest, 1 / 2.5)):
-        ratio = statistics.median(ratios(ours, peer))
+        ratio = statistics.median(measure.ratios(ours, peer))
         good = ratio <= bar
         bench.add("sketch(x) over %s rows; peer: %s" % ("{:,}".format(n), name),
                   "%.0f ms" % statistics.median(ours), "%.0f ms" % statistics.median(peer),
@@ -212,82 +194,6 @@ def errors(bench):
     sql.close()
 
 
-def overhead(bench, what, with_library, without, floor):
-    on, off, again = per_round(bench.options.rounds, with_library, without, floor)
-    ratio = statistics.median(ratios(on, off))
-    low, high = interval(ratios(on, off))
-    alow, ahigh = interval(ratios(again, off))
-    bench.add("%s (%d rounds)" % (what, bench.options.rounds), "%.0f tps" % statistics.median(on),
-              "%.0f tps" % statistics.median(off), "%.3f [%.3f, %.3f]" % (ratio, low, high), "≥ 0.97", ratio >= 0.97)
-    bench.rows.append(("— the same without against without (A/A floor)", "%.0f tps" % statistics.median(again),
-                       "%.0f tps" % statistics.median(off),
-                       "%.3f [%.3f, %.3f]" % (statistics.median(ratios(again, off)), alow, ahigh), "-", "-"))
-
-
-def select_only(bench, libraries):
-    """Transactions per second of pgbench -S: a restart before every run, and time for workers to start."""
-    bench.restart(libraries)
-    subprocess.run(bench.command("psql") + ["-X", "-q", "-d", "bench", "-o", "/dev/null", "-c",
-                                            "SELECT count(*), sum(abalance) FROM pgbench_accounts"], check=True)
-    bench.pgbench("-S", "-M", "prepared", "-c", "2", "-T", "8")
-    return bench.pgbench("-S", "-M", "prepared", "-c", "2")
-
-
-def library_overhead(bench):
-    """pgbench -S with the library loaded and without it."""
-    overhead(bench, "pgbench -S -M prepared, library loaded; peer: not loaded", lambda: select_only(bench, "monitoring"),
-             lambda: select_only(bench, ""), lambda: select_only(bench, ""))
-    bench.restart()
-
-
-def installed(bench, library):
-    directory = subprocess.run([bench.options.pgbin + "/pg_config", "--pkglibdir"], check=True, text=True, capture_output=True).stdout
-    return os.path.exists("%s/%s.so" % (directory.strip(), library))
-
-
-def peers_overhead(bench):
-    """pgbench -S with the library loaded, and with what others load to watch statements."""
-    for libraries in ("pg_stat_statements", "pg_stat_statements,pg_stat_monitor"):
-        if not all(installed(bench, library) for library in libraries.split(",")):
-            print("    not installed: " + libraries, flush=True)
-            continue
-        ours, theirs = per_round(bench.options.rounds, lambda: select_only(bench, "monitoring"), lambda: select_only(bench, libraries))
-        ratio = statistics.median(ratios(ours, theirs))
-        low, high = interval(ratios(ours, theirs))
-        bench.add("pgbench -S -M prepared, library loaded; peer: %s (%d rounds)" % (libraries, bench.options.rounds),
-                  "%.0f tps" % statistics.median(ours), "%.0f tps" % statistics.median(theirs),
-                  "%.3f [%.3f, %.3f]" % (ratio, low, high), "≥ 1" if "," in libraries else "-", ratio >= 1 or "," not in libraries)
-    bench.restart()
-
-
-def record_overhead(bench):
-    """One record in every pgbench transaction, against the same transaction without."""
-    body = """\\set aid random(1, 1000000)
-\\set bid random(1, 10)
-\\set tid random(1, 100)
-\\set delta random(-5000, 5000)
-BEGIN;
-UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
-SELECT abalance%s FROM pgbench_accounts WHERE aid = :aid;
-UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
-UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
-INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, CURRENT_TIMESTAMP);
-%sEND;
-"""
-    record = "monitoring.record('bench_transaction', abs(:delta), '{\"route\": \"/pay\"}')"
-    scripts = {"alone": ("", "SELECT %s;\n" % record), "within": (", " + record, ""), "without": ("", "")}
-    # /dev/stdin cannot be read twice; the scripts go where the server's user can read them
-    for name, places in scripts.items():
-        subprocess.run(bench.options.prefix + ["tee", "%s/bench_%s.sql" % (bench.options.data, name)], check=True, text=True,
-                       input=body % places, stdout=subprocess.DEVNULL)
-
-    def measure(name):
-        return bench.pgbench("-c", "2", "-f", "%s/bench_%s.sql" % (bench.options.data, name))
-    for what, name in (("a statement of its own", "alone"), ("a column of its SELECT", "within")):
-        overhead(bench, "one record per pgbench transaction, as %s; peer: none" % what,
-                 lambda name=name: measure(name), lambda: measure("without"), lambda: measure("without"))
-
-
 def scaling(bench):
     """Two backends recording into one series at once, against two that only compute."""
     sessions = [Psql(bench, "bench") for _ in range(2)]
@@ -311,7 +217,7 @@ def scaling(bench):
         sessions[0].run(statement)
         return time.monotonic() - started
 
-    record1, record2, plain1, plain2 = per_round(9, lambda: one(record), lambda: both(record), lambda: one(plain),
+    record1, record2, plain1, plain2 = measure.per_round(9, lambda: one(record), lambda: both(record), lambda: one(plain),
                                                  lambda: both(plain))
     recorded(sessions[0], "bench_scaling", 9 * 3 * RECORD_ROWS)
     ours = statistics.median(2 * a / b for a, b in zip(record1, record2))
@@ -345,7 +251,7 @@ def bulk(bench):
         sql.run("TRUNCATE plain")
         return n / sql.milliseconds(statement) * 1e3
 
-    copied, ingested, inserted, *batches = per_round(
+    copied, ingested, inserted, *batches = measure.per_round(
         5, lambda: rate("COPY plain (metric, value, labels) FROM '%s'" % path),
         lambda: rate("COPY monitoring.ingest (metric, value, labels) FROM '%s'" % path),
         lambda: rate("INSERT INTO plain (metric, value, labels) SELECT u.* FROM arrays, unnest(m, v, l) AS u"),
@@ -355,7 +261,7 @@ def bulk(bench):
     recorded(sql, "http_request_seconds", 20 * n)
 
     def line(what, ours, peer, floor):
-        ratio = statistics.median(ratios(ours, peer))
+        ratio = statistics.median(measure.ratios(ours, peer))
         bench.add(what, "%.2f M/s" % (statistics.median(ours) / 1e6), "%.2f M/s" % (statistics.median(peer) / 1e6),
                   "%.1f ×" % ratio, "≥ %.1f M/s" % (floor / 1e6), statistics.median(ours) >= floor and ratio > 1)
 
@@ -385,7 +291,7 @@ def codec(bench):
 
 SECTIONS = {"record": record_cost, "bulk": bulk, "scaling": scaling, "aggregates": aggregates, "errors": errors,
             **storage.SECTIONS, "codec": codec, **alerts.SECTIONS,
-            **delivery.SECTIONS, "overhead": library_overhead, "peers": peers_overhead, "transaction": record_overhead}
+            **delivery.SECTIONS, **server.SECTIONS, **overhead.SECTIONS}
 
 
 def main():

@@ -5,8 +5,10 @@
  *	  reads from the sender, and the policy in between.
  *
  * The first byte chooses one of them.  Any input must be refused or give a
- * request without line breaks to an allowed host, or an outcome in its bounds;
- * an address is judged alike in all of its forms.
+ * request without line breaks to an allowed host, or an outcome or an answer in
+ * its bounds; an address is judged alike in all of its forms; of what a peer
+ * sends so much is kept as there is room for, and what is waited for is found
+ * however it comes in pieces.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,9 +48,9 @@ check_mail(const Transfer *t)
 }
 
 static void
-fuzz_request(SenderReader r)
+fuzz_request(SenderReader r, bool probe)
 {
-	Transfer *t = transfer_parse(&r, false);
+	Transfer *t = transfer_parse(&r, probe);
 	SenderOutcome out;
 
 	if (!t)
@@ -67,6 +69,8 @@ fuzz_request(SenderReader r)
 		if (t->mail)
 			check_mail(t);
 		check(!t->proxy || one_line(t->proxy));
+		check(!probe || (t->probe && t->max_redirects <= SENDER_MAX_REDIRECTS));
+		check(probe || !t->probe);
 	}
 	else
 		check(out.kind == SENDER_REFUSED && out.status == 0 && out.error[0]);
@@ -153,15 +157,111 @@ fuzz_replies(SenderReader r)
 		check(out.status >= 400 && out.status <= 599 && out.protocol == SENDER_SMTP);
 }
 
+static void
+check_string(SenderString s, size_t most, bool printable)
+{
+	check(s.len <= most);
+	for (size_t i = 0; printable && i < s.len; i++)
+		check(s.data[i] == '\n' || (s.data[i] >= 0x20 && s.data[i] <= 0x7e));
+}
+
+static void
+fuzz_answer(SenderReader r)
+{
+	SenderAnswer a;
+
+	if (!sender_get_answer(&r, &a))
+		return;
+	check(a.status <= 999 && a.redirects <= SENDER_MAX_REDIRECTS);
+	check_string(a.error, SENDER_MAX_ERROR, true);
+	check_string(a.certificate_error, SENDER_MAX_ERROR, true);
+	check_string(a.addresses, SENDER_MAX_PROBE_TEXT, true);
+	check_string(a.certificates, SENDER_MAX_PROBE_TEXT, true);
+	check_string(a.headers, SENDER_MAX_PROBE_HEADERS, false);
+	check_string(a.body, SENDER_MAX_PROBE_BODY, false);
+}
+
+/* Pieces of headers, body and addresses: a byte that says what, one how long, one how often. */
+static void
+fuzz_peer(SenderReader r)
+{
+	Transfer t = {.probe = SENDER_PROBE_HTTP};
+
+	while (!r.bad && r.p < r.end)
+	{
+		uint8_t what = sender_get_u8(&r), len = sender_get_u8(&r), times = sender_get_u8(&r);
+		char piece[256] = {0};
+
+		sender_get(&r, piece, len);
+		for (int i = 0; !r.bad && i <= times; i++)
+		{
+			if (what % 3 == 0)
+				probe_header(&t, piece, len);
+			else if (what % 3 == 1)
+				check(probe_body(&t, piece, len) == (t.seen_body_len < SENDER_MAX_PROBE_BODY));
+			else
+				(void) probe_address(&t, piece);
+		}
+		check(t.seen_headers_len <= SENDER_MAX_PROBE_HEADERS);
+		check(t.seen_body_len <= SENDER_MAX_PROBE_BODY);
+		check_string((SenderString){t.addresses, t.addresses_len}, SENDER_MAX_PROBE_TEXT, true);
+	}
+	probe_free(&t);
+}
+
+/* What is waited for, up to a NUL; what is to be sent, in hexadecimal, up to another; then pieces, each behind its length. */
+static void
+fuzz_dialogue(SenderReader r)
+{
+	Transfer t = {.probe = SENDER_PROBE_TCP};
+	const char *end = memchr(r.p, '\0', r.end - r.p);
+	const char *hex_end = end ? memchr(end + 1, '\0', r.end - end - 1) : NULL;
+	size_t len, hex_len;
+	bool heard = false, there = false;
+
+	if (!hex_end || end == r.p)
+		return;
+	t.until = strdup(r.p);
+	len = end - r.p;
+	hex_len = hex_end - end - 1;
+	if (dialogue_take_hex(&t, end + 1, hex_len))
+	{
+		char back[3];
+
+		check(t.body_len == hex_len / 2);
+		for (size_t i = 0; i < t.body_len; i++)
+		{
+			snprintf(back, sizeof(back), "%02x", (unsigned char) t.body[i]);
+			check(back[0] == (end[1 + 2 * i] | 0x20) || back[0] == end[1 + 2 * i]);
+			check(back[1] == (end[2 + 2 * i] | 0x20) || back[1] == end[2 + 2 * i]);
+		}
+	}
+	for (r.p = hex_end + 1; !r.bad && r.p < r.end && !heard;)
+	{
+		uint8_t n = sender_get_u8(&r);
+
+		if ((size_t) (r.end - r.p) < n)
+			break;
+		(void) probe_body(&t, r.p, n);
+		heard = dialogue_heard(&t, n);
+		r.p += n;
+	}
+	for (size_t i = 0; i + len <= t.seen_body_len && !there; i++)
+		there = memcmp(t.seen_body + i, t.until, len) == 0;
+	check(heard == there);
+	free(t.body);
+	probe_free(&t);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	SenderReader r = {.p = (const char *) data, .end = (const char *) data + size};
 
-	switch (sender_get_u8(&r) % 5)
+	switch (sender_get_u8(&r) % 9)
 	{
 		case 0:
-			fuzz_request(r);
+			fuzz_request(r, false);
 			break;
 		case 1:
 			fuzz_outcome(r);
@@ -171,6 +271,18 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case 3:
 			fuzz_replies(r);
+			break;
+		case 4:
+			fuzz_request(r, true);
+			break;
+		case 5:
+			fuzz_answer(r);
+			break;
+		case 6:
+			fuzz_peer(r);
+			break;
+		case 7:
+			fuzz_dialogue(r);
 			break;
 		default:
 			fuzz_hosts(r);

@@ -35,10 +35,12 @@ chooses the answer:
   /json              200 and an object with a token that is this request's number
   /later/KIND        429 on the first request, when to try again in the body as
                      discord and telegram have it, then 200
+  /gzip              200 and a megabyte of zeros that is compressed to a kilobyte
   /resetbody         200 and part of a body, then the connection is reset
   anything else      200
 """
 import email.utils
+import gzip
 import json
 import socket
 import ssl
@@ -148,6 +150,8 @@ class Receiver(BaseHTTPRequestHandler):
             self.start_raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome")
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+        elif mode == "gzip":
+            self.answer(200, [("Content-Encoding", "gzip")], gzip.compress(bytes(1 << 20)))
         elif mode == "go":
             self.answer(int(args[0]), [("Location", self.path.split("?", 1)[1])])
         elif mode == "loop":

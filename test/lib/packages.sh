@@ -96,6 +96,12 @@ have_mail_server() { /usr/bin/python3 -c 'import aiosmtpd.smtp' 2>/dev/null; }
 have_http2_server() { [ -x /usr/sbin/nghttpd ] || command -v nghttpd >/dev/null; }
 have_tdigest() { [ -e "$("$PG_CONFIG" --sharedir)/extension/tdigest.control" ]; }
 
+# Not everywhere for the newest server: tests that need it are left out without it.
+have_hypopg()
+{
+	[ -e "$("$PG_CONFIG" --sharedir)/extension/hypopg.control" ] || ! apt-cache show "postgresql-$PG_MAJOR-hypopg" >/dev/null 2>&1
+}
+
 # missing_packages SET: the packages to install, one a line.
 missing_packages()
 {
@@ -119,6 +125,7 @@ missing_packages()
 			have_mail_server || echo python3-aiosmtpd
 			have_http2_server || echo nghttp2-server
 			have_jsonschema || echo python3-jsonschema
+			have_hypopg || echo "postgresql-$major-hypopg"
 			;;
 		postgres)
 			have_ipc_run || echo libipc-run-perl

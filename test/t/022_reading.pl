@@ -10,6 +10,7 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use Test::More;
 
 my $seed = $ENV{READING_SEED} || int(rand(1_000_000));
@@ -17,14 +18,7 @@ my $checks = $ENV{READING_CHECKS} || 25;
 diag("READING_SEED=$seed READING_CHECKS=$checks");
 srand($seed);
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init(allows_streaming => 1);
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
+my $node = new_quiet_node('main', <<'CONF', allows_streaming => 1);
 monitoring.shared_memory = 32MB
 monitoring.flush_interval = '1h'
 timezone = 'UTC'

@@ -6,8 +6,8 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use StorageLoad;
 use Test::More;
 use Time::HiRes qw(usleep);
@@ -17,15 +17,7 @@ my $rounds_per_database = 5;
 my $seed = seed_from();
 note("seed $seed, $rounds rounds");
 
-my $node = PostgreSQL::Test::Cluster->new('crash');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('crash', <<'CONF');
 monitoring.flush_interval = 100ms
 restart_after_crash = on
 max_worker_processes = 16

@@ -4,8 +4,8 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use StorageLoad;
 use Test::More;
 use Time::HiRes qw(usleep);
@@ -14,15 +14,7 @@ my $rounds = $ENV{MONITORING_TERMINATE_ROUNDS} || 25;
 my $seed = seed_from();
 note("seed $seed, $rounds rounds");
 
-my $node = PostgreSQL::Test::Cluster->new('terminate');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('terminate', <<'CONF');
 monitoring.flush_interval = 100ms
 max_worker_processes = 16
 max_connections = 50
@@ -35,8 +27,6 @@ for my $db (@databases)
 	install_load($node, $db);
 	$node->safe_psql($db, q{UPDATE monitoring.jobs SET every = '30 ms' WHERE name = 'compact'});
 }
-
-sub pick { return $_[ int(rand(@_)) ] }
 
 my %running;
 
@@ -84,7 +74,9 @@ my %actions = (
 my ($bad, $observations) = (0, 0);
 for my $round (1 .. $rounds)
 {
+	my $did = $node->safe_psql('two', 'SELECT count(*) FROM did');
 	start_clients();
+	wait_for_sql($node, 'two', "SELECT count(*) > $did + 4 FROM did");
 	usleep(rand(pick(50_000, 400_000)));
 	my @names = map { pick(sort keys %actions) } 1 .. 3;
 	for my $name (@names)

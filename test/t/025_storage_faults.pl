@@ -4,21 +4,13 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use StorageLoad;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-my $node = PostgreSQL::Test::Cluster->new('faults');
-$node->init(extra => ['--wal-segsize=1']);
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('faults', <<'CONF', extra => ['--wal-segsize=1']);
 monitoring.flush_interval = 100ms
 monitoring.max_series = 20000
 max_worker_processes = 16
@@ -26,7 +18,7 @@ autovacuum = off
 CONF
 $node->start;
 # nothing records but this test
-$node->safe_psql('postgres', q{BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'waits'); COMMIT});
+$node->safe_psql('postgres', q{BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name NOT IN ('flush', 'compact', 'retention'); COMMIT});
 
 sub sql { return $node->safe_psql('postgres', @_) }
 

@@ -4,22 +4,15 @@
 use strict;
 use warnings;
 
-use PostgreSQL::Test::Cluster;
+use POSIX ();
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use Test::More;
-use Time::HiRes qw(time);
 
 my $series = 8000;
 my $minutes = 120;
 
-my $node = PostgreSQL::Test::Cluster->new('backlog');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
+my $node = new_quiet_node('backlog', <<'CONF');
 monitoring.shared_memory = 32MB
 monitoring.max_series = 20000
 monitoring.flush_interval = 1h
@@ -49,13 +42,23 @@ my $hours = hours();
 is($hours, join("\n", ($minutes / 2 * $series * ($series + 1) / 2) x 2), 'a backlog of two hours');
 my ($runs, $all, $longest, $same) = (0, 0, 0, 1);
 
+# The session that runs it, and the processor time of that, to which a machine that is busy adds nothing.
+my $session = $node->background_psql($db);
+my $pid = $session->query_safe('SELECT pg_backend_pid()');
+
+sub processor_time
+{
+	my @fields = split / /, slurp_file("/proc/$pid/stat");
+	return ($fields[13] + $fields[14]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+}
+
 # One run of the job; false when it had nothing to do.
 sub run_job
 {
 	my $before = state();
-	my $start = time;
-	sql('SELECT monitoring.compact_job(clock_timestamp())');
-	my $took = time - $start;
+	my $start = processor_time();
+	$session->query_safe('SELECT monitoring.compact_job(clock_timestamp())');
+	my $took = processor_time() - $start;
 	my $after = state();
 	return 0 if $after eq $before;
 	$runs++;
@@ -66,11 +69,11 @@ sub run_job
 	return 1;
 }
 
-# Run until a condition holds, at most 100 times.
+# Run until a condition holds, at most 1000 times.
 sub run_until
 {
 	my ($condition) = @_;
-	for (1 .. 100)
+	for (1 .. 1000)
 	{
 		return 1 if sql("SELECT $condition FROM monitoring.compaction_state") eq 't';
 		last if !run_job();
@@ -94,7 +97,8 @@ $holder->quit;
 
 ok(run_until("hourly > $since AND daily > $since"), 'hourly and daily points');
 cmp_ok(sql('SELECT count(*) FROM monitoring.late'), '>', 0, 'are made while there are late rows');
-1 while $runs < 100 && run_job();
+1 while $runs < 1000 && run_job();
+$session->quit;
 
 ok($same, 'what is read between two runs is right');
 cmp_ok($runs, '>=', 3, 'runs end before all is done');

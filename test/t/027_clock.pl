@@ -5,8 +5,8 @@ use strict;
 use warnings;
 
 use FindBin;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use POSIX qw(strftime);
 use StorageLoad;
 use Test::More;
@@ -24,15 +24,7 @@ sub set_clock
 }
 set_clock(0);
 
-my $node = PostgreSQL::Test::Cluster->new('clock');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('clock', <<'CONF');
 monitoring.flush_interval = 100ms
 max_worker_processes = 16
 CONF

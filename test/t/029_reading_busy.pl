@@ -3,21 +3,13 @@
 
 use strict;
 use warnings;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use QuietNode;
 use Test::More;
 
 my $rounds = $ENV{READING_ROUNDS} || 250;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.collect = off
-monitoring.capture_errors = off
-monitoring.capture_logins = off
-monitoring.capture_changes = off
-monitoring.shared_memory = 16MB
+my $node = new_quiet_node('main', <<'CONF');
 fsync = off
 CONF
 $node->start;

@@ -7,37 +7,18 @@ use Digest::SHA qw(hmac_sha256_hex);
 use FindBin;
 use IPC::Run;
 use JSON::PP;
+use JsonLines;
 use MIME::Base64;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use SecretsNode;
 use Test::More;
 use Time::HiRes qw(usleep time);
 
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $tmp = $PostgreSQL::Test::Utils::tmp_check;
 
-# Every secret of this test has this in it.
-my $stamp = 's3cr3t';
-my $pattern = 's[3]cr3t'; # which the queries of this test may have
-
 $ENV{MONITORING_SECRET_TEST} = "env: \"$stamp\" \\ &/@";
-my $node = PostgreSQL::Test::Cluster->new('secrets');
-$node->init;
-my $secrets = $node->basedir . '/secrets';
-mkdir $secrets;
-$node->append_conf('postgresql.conf', <<"CONF");
-shared_preload_libraries = 'pg_stat_statements, monitoring'
-monitoring.allowed_hosts = '127.0.0.1'
-monitoring.allow_private_networks = on
-monitoring.secrets_directory = '$secrets'
-max_worker_processes = 16
-log_statement = all
-log_min_duration_statement = 0
-log_parameter_max_length_on_error = -1
-pg_stat_statements.track = all
-CONF
-$node->start;
-$node->safe_psql('postgres', 'CREATE EXTENSION monitoring; CREATE EXTENSION pg_stat_statements');
+my ($node, $secrets) = start_secrets_node('secrets');
 
 my $log = "$tmp/receiver.jsonl";
 my ($in, $out) = ('', '');
@@ -48,15 +29,10 @@ my $url = "http://127.0.0.1:$1";
 
 # ---- helpers ----
 
-sub sql { return $node->safe_psql('postgres', $_[0]); }
-
 sub requests
 {
 	my ($path) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @all = grep { index($_->{path}, $path) == 0 } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
+	return grep { index($_->{path}, $path) == 0 } json_lines($log);
 }
 
 # Send a test notification; state and error when it is decided.
@@ -72,15 +48,6 @@ sub delivered
 		$got = sql("SELECT state, error FROM monitoring.notifications WHERE id = $id");
 	}
 	return $got;
-}
-
-sub write_file
-{
-	my ($name, $content, $mode) = @_;
-	unlink "$secrets/$name";
-	append_to_file("$secrets/$name", $content);
-	chmod $mode // 0600, "$secrets/$name" or die $!;
-	return;
 }
 
 # ---- a kind that puts its secrets everywhere ----
@@ -102,7 +69,7 @@ sql(q{
 	END $$;
 	INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys)
 	VALUES ('everywhere', 'public.format_everywhere', '{type,username}', '{token,password}')});
-write_file('password', "file $stamp\n");
+secret_file('password', "file $stamp\n");
 
 # The value comes as a bind parameter, as it should.
 sub create
@@ -147,7 +114,12 @@ is(delivered('form'), 'sent|', 'a form');
 sql("SELECT monitoring.create_receiver('genie', 'opsgenie', '$url/genie')");
 is(delivered('genie'), 'failed|the formatter lacks something, such as a secret (SQLSTATE 55000)', 'a secret that was never given');
 sql(qq{SELECT monitoring.set_receiver_secret('genie', 'api_key', '$stamp')});
-ok($node->poll_query_until('postgres', q{SELECT state = 'sent' FROM monitoring.notifications WHERE receiver = 'genie'}), '... and is given: what waited is sent');
+ok($node->poll_query_until('postgres', q{SELECT state = 'sent' FROM monitoring.notifications WHERE receiver = 'genie' ORDER BY id LIMIT 1}), '... and is given: what waited is sent');
+# what the test has opened there is closed: in a minute, or now
+sql(q{UPDATE monitoring.outbox SET next_attempt_at = clock_timestamp() WHERE receiver = 'genie' AND state = 'queued'});
+ok($node->poll_query_until('postgres', q{SELECT string_agg(state, ' ') = 'sent sent' FROM monitoring.notifications WHERE receiver = 'genie'}), 'the end of the test follows');
+my ($opened, $closed) = map { $_->{path} =~ s/\?.*//r } requests('/genie/');
+is($closed, "$opened/" . decode_json((requests('/genie/'))[0]{body})->{alias} . '/close', '... and closes what it opened');
 ($got) = requests('/form');
 is($got->{body}, "token=$percent&x=$percent", '... is percent-encoded');
 
@@ -158,7 +130,7 @@ is(delivered('text'), 'sent|', 'plain text');
 is($got->{body}, "token=$token&x=$token", '... is as it is');
 
 sql(qq{SELECT monitoring.create_receiver('hook', 'webhook', config => '{"url": {"file": "$secrets/url"}}')});
-write_file('url', "$url/hook/$stamp?a=b\r\n");
+secret_file('url', "$url/hook/$stamp?a=b\r\n");
 is(delivered('hook'), 'sent|', 'a url can be a secret');
 is(scalar(requests("/hook/$stamp?a=b")), 1, '... all of it');
 
@@ -171,31 +143,31 @@ sub refused
 	return;
 }
 
-write_file('url', "$url/x", 0604);
+secret_file('url', "$url/x", 0604);
 refused('for everybody', 'its file may be read or written by everybody');
-write_file('url', 'x' x 8193);
+secret_file('url', 'x' x 8193);
 refused('too long', 'it is empty, too long, not UTF-8 or has a control character');
-write_file('url', '');
+secret_file('url', '');
 refused('empty', 'it is empty, too long, not UTF-8 or has a control character');
-write_file('url', "$url/\nX-Evil: 1");
+secret_file('url', "$url/\nX-Evil: 1");
 refused('two lines', 'it is empty, too long, not UTF-8 or has a control character');
-write_file('url', "\xff");
+secret_file('url', "\xff");
 refused('not UTF-8', 'it is empty, too long, not UTF-8 or has a control character');
 unlink "$secrets/url";
-refused('missing', 'a file of the receiver cannot be used: No such file or directory');
+refused('missing', 'the file of a secret or key cannot be used: No such file or directory');
 mkdir "$secrets/url";
 refused('a directory', 'its file is not a regular one');
 rmdir "$secrets/url";
 symlink "$secrets/../secrets.link", "$secrets/url";
 append_to_file($node->basedir . '/secrets.link', "$url/link/$stamp");
 chmod 0600, $node->basedir . '/secrets.link';
-refused('a link out of the directory', 'a file of the receiver is not in monitoring.secrets_directory');
+refused('a link out of the directory', 'the file of a secret or key is not in monitoring.secrets_directory');
 unlink "$secrets/url";
-write_file('real', "$url/linked/$stamp");
+secret_file('real', "$url/linked/$stamp");
 symlink 'real', "$secrets/url";
 is(delivered('hook'), 'sent|', 'a link within the directory is followed');
 sql("SELECT monitoring.set_receiver_secret('hook', 'url', file => '$secrets/../secrets.link')");
-refused('dots out of the directory', 'a file of the receiver is not in monitoring.secrets_directory');
+refused('dots out of the directory', 'the file of a secret or key is not in monitoring.secrets_directory');
 mkdir "${secrets}2";
 sql("SELECT monitoring.set_receiver_secret('hook', 'url', file => '${secrets}2/../secrets/real')");
 is(delivered('hook'), 'sent|', 'dots that come back are');
@@ -231,14 +203,7 @@ is(join("\n", @lines), '', 'the log has no secret');
 like($text, qr/statement: set_receiver_secret\*\*\*$/m, '... but says that one was set');
 is(join("\n", grep { /STATEMENT:.*wrapped/ } split /\n/, $text), '', 'an error behind a function of one\'s own shows no statement');
 
-# In tables and views: nothing but where they are kept.
-my @relations = split /\n/, sql(q{
-	SELECT c.oid::regclass FROM pg_class AS c
-	WHERE c.relnamespace = 'monitoring'::regnamespace AND c.relkind IN ('r', 'v', 'p') AND NOT c.relispartition AND c.relname <> 'receiver_secrets'
-	ORDER BY 1});
-my @telling = grep { sql("SELECT count(*) FROM $_ AS t WHERE t::text ~ '$pattern'") ne '0' } @relations;
-is("@telling", '', 'no table and no view has a secret but receiver_secrets');
-cmp_ok(scalar(@relations), '>', 50, '... of all there are');
+no_relation_tells('', 'receiver_secrets', 50);
 is(sql(qq{SELECT string_agg(query, E'\\n') FROM pg_stat_statements WHERE query ~ '$pattern' AND query !~ '^(DO|PREPARE|EXECUTE)'}), '',
 	'nor has pg_stat_statements, which stores DO as it is');
 sql('SELECT monitoring.snapshot_statements()');
@@ -246,14 +211,6 @@ is(sql(qq{SELECT bool_or(strpos(query, 'set_receiver_secret(\$') > 0), bool_or(q
 	'our own texts of statements have none');
 
 # ---- dumps ----
-
-sub dump_of
-{
-	local $ENV{PGOPTIONS} = $_[0];
-	my ($stdout, $stderr) = run_command([ 'pg_dump', '-d', $node->connstr('postgres'), '-t', 'monitoring.receiver_*' ]);
-	($stdout) = run_command([ 'pg_dump', '-d', $node->connstr('postgres'), '--extension=monitoring' ]) if $stdout !~ /COPY/;
-	return $stdout;
-}
 
 my $dump = dump_of('');
 unlike($dump, qr/$stamp/, 'a dump has no secret');

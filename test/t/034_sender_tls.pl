@@ -82,7 +82,8 @@ sub of_h2 { send_request(@_); my $o = read_outcome($_[0]); return "$o->{kind} $o
 	my $h2 = PostgreSQL::Test::Cluster::get_free_port();
 	my ($in, $out, $err) = ('', '', '');
 	my ($nghttpd) = grep { -x } map { "$_/nghttpd" } split(/:/, $ENV{PATH}), '/usr/sbin';
-	my $server = IPC::Run::start([ $nghttpd, '-v', '-a', '127.0.0.1', '-d', $www, $h2, "$certs/good.key", "$certs/good.crt" ], '<', \$in, '>', \$out,
+	# line by line, since newer releases keep what a pipe gets until they end
+	my $server = IPC::Run::start([ 'stdbuf', '-oL', $nghttpd, '-v', '-a', '127.0.0.1', '-d', $www, $h2, "$certs/good.key", "$certs/good.crt" ], '<', \$in, '>', \$out,
 		'2>', \$err, IPC::Run::timeout($timeout));
 	IPC::Run::pump($server) until $out =~ /listen/i;
 	is(of_h2($s, url => "https://127.0.0.1:$h2/hook", options => \@ca), 'r 200 20', 'HTTP/2 where it is offered');

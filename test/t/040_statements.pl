@@ -1,23 +1,25 @@
 # Statements of a real server: every kind of them, counted once, beside
 # pg_stat_statements; errors and cancellations; snapshots that fail, several
 # databases and roles, more statements than there is room for, a standby, and
-# the library that is not preloaded.  Snapshots are taken by hand; the worker's
-# own job is off.
+# the library that is not preloaded.  Snapshots are taken by hand; the jobs of
+# the workers are off, and so is autovacuum.
 
 use strict;
 use warnings;
 
 use IO::Socket::UNIX;
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('statements');
-$node->init(allows_streaming => 1);
+$node->init(allows_streaming => 'logical');
 $node->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'pg_stat_statements, monitoring'
 pg_stat_statements.track = 'all'
-monitoring.slow_query_threshold = '100ms'
+monitoring.slow_query_threshold = '1s'
+autovacuum = off
 max_worker_processes = 16
 max_prepared_transactions = 2
 CONF
@@ -41,8 +43,8 @@ sub create_database
 {
 	my ($name, @extension) = @_;
 	sql('postgres', "CREATE DATABASE $name");
-	# one transaction: the job never runs
-	sql($name, "BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false WHERE name = 'statements'; COMMIT");
+	# one transaction: no job ever runs
+	sql($name, "BEGIN; CREATE EXTENSION monitoring; UPDATE monitoring.jobs SET enabled = false; COMMIT");
 	sql($name, $_) foreach @extension;
 	return;
 }
@@ -62,13 +64,20 @@ my $levels = q{SELECT string_agg(toplevel || ' ' || calls, ', ' ORDER BY topleve
 			JOIN monitoring.statement_queries q USING (queryid, userid)) s
 	WHERE query LIKE '%s' GROUP BY toplevel) t};
 
-create_database('s1', 'CREATE EXTENSION pg_stat_statements');
+create_database('s1', 'CREATE EXTENSION pg_stat_statements', 'CREATE EXTENSION postgres_fdw', 'CREATE EXTENSION file_fdw');
+
+# What takes long is begun here and looked at later: one too long for a session's own memory of a statement, and some that are so together.
+create_database('long');
+my @long = map {
+	my @commands = map { ('-c', "SELECT pg_sleep($_)") } @$_;
+	IPC::Run::start([ 'psql', '-Xq', '-d', $node->connstr('long'), @commands ], '>', '/dev/null', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default))
+} [ 0.01, 4.5, 0.01 ], [ 1.6, 1.6, 1.6 ];
 
 # ---- the main job: what is slow is seen at once, and kept ----
 
-sql('s1', 'SELECT pg_sleep(0.2)');
+sql('s1', 'SELECT pg_sleep(1.1)');
 sql('s1', 'SELECT pg_sleep(0.01), 1') foreach 1 .. 3;
-is(sql('s1', "SELECT query, calls, mean_seconds BETWEEN 0.2 AND 5, p95_seconds = max_seconds, rows, database, username = current_user, share_of_total_time > 0.1
+is(sql('s1', "SELECT query, calls, mean_seconds BETWEEN 1.1 AND 100, p95_seconds = max_seconds, rows, database, username = current_user, share_of_total_time > 0.1
 		FROM monitoring.slow_queries WHERE query LIKE '%pg_sleep%'"),
 	'SELECT pg_sleep($1)|1|t|t|1|s1|t|t', 'a slow statement is found before any snapshot, and only that one');
 is(counted('s1', 'SELECT pg_sleep($1), $2'), '3', 'executions are counted');
@@ -129,7 +138,58 @@ SELECT pg_sleep(0.001) UNION ALL SELECT pg_sleep(0.002);
 WITH w AS (INSERT INTO u VALUES (7, 'w') RETURNING *) SELECT * FROM w;
 TABLE u;
 VALUES (1, 'x'), (2, 'y');
+BEGIN;
+DECLARE s SCROLL CURSOR FOR SELECT id AS scrolled FROM t ORDER BY id;
+FETCH LAST FROM s;
+FETCH BACKWARD 3 FROM s;
+MOVE ABSOLUTE 2 IN s;
+DECLARE h CURSOR WITH HOLD FOR SELECT id AS held FROM t ORDER BY id;
+FETCH 2 FROM h;
+COMMIT;
+FETCH 3 FROM h;
+CLOSE h;
+COPY u FROM PROGRAM 'printf "9001\\ta\\n9002\\tb\\n"';
+CREATE INDEX CONCURRENTLY u_index ON u (id);
+REINDEX INDEX u_index;
+CLUSTER u USING u_index;
+ALTER TABLE u ADD COLUMN w int DEFAULT 7;
+BEGIN; DECLARE k CURSOR FOR SELECT id FROM u WHERE id = 9001 FOR UPDATE; FETCH k; UPDATE u SET w = 8 WHERE CURRENT OF k; COMMIT;
+MERGE INTO u USING (VALUES (9001), (9003)) AS s (id) ON u.id = s.id WHEN MATCHED THEN UPDATE SET w = 9 WHEN NOT MATCHED THEN INSERT VALUES (s.id, 'm', 1);
+INSERT INTO t VALUES (2001, 'again') ON CONFLICT (id) DO UPDATE SET v = 'again' RETURNING id;
+CREATE FUNCTION caught(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM 1 / (id - 5) FROM t WHERE id = $1; RETURN 0; EXCEPTION WHEN division_by_zero THEN PERFORM 2 AS after_error; RETURN 1; END $$;
+SELECT sum(caught(n)) FROM generate_series(4, 6) AS n;
+CREATE PROCEDURE loops() LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN FOR i IN 1 .. 3 LOOP INSERT INTO u VALUES (10000 + i, 'loop'); IF i % 2 = 0 THEN ROLLBACK; ELSE COMMIT; END IF; END LOOP;
+	FOR r IN SELECT id AS kept_open FROM u WHERE id > 10000 ORDER BY id LOOP UPDATE u SET w = 0 WHERE id > 10000; COMMIT; END LOOP; END $$;
+CALL loops();
+CREATE FOREIGN TABLE file_rows (a text) SERVER files OPTIONS (program 'printf "x\\ny\\n"');
+SELECT count(*) AS from_file FROM file_rows;
+IMPORT FOREIGN SCHEMA public LIMIT TO (t) FROM SERVER loopback INTO far;
+SELECT count(*) AS from_far, max(v) FROM far.t WHERE id < 300;
+UPDATE far.t SET v = 'far' WHERE id < 3;
+SELECT count(*) FROM pg_logical_slot_peek_changes('decoded', NULL, NULL) WHERE data ~ 'nothing';
+SELECT json_agg(x) IS NULL, xmlforest(1 AS a) IS NULL FROM (SELECT) AS x WHERE false;
+SELECT query_to_xml('SELECT count(*) AS by_spi FROM u', true, false, '') IS NOT NULL;
+DROP PROCEDURE loops;
+DROP FUNCTION caught;
+DROP FOREIGN TABLE file_rows, far.t;
 SQL
+my $connection = 'host ' . "'" . $node->host . "', port '" . $node->port . "', dbname 's1'";
+sql('s1', "CREATE SERVER files FOREIGN DATA WRAPPER file_fdw; CREATE SERVER loopback FOREIGN DATA WRAPPER postgres_fdw OPTIONS ($connection);
+	CREATE USER MAPPING FOR CURRENT_USER SERVER loopback; CREATE SCHEMA far; SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')");
+append_to_file("$PostgreSQL::Test::Utils::tmp_check/pipeline.sql", "\\startpipeline\nSELECT count(*) AS piped FROM t WHERE id < :client_id + 5;\nSELECT 1 AS piped_too;\nUPDATE t SET v = 'p' WHERE id = 20 + :client_id;\n\\endpipeline\n");
+append_to_file("$PostgreSQL::Test::Utils::tmp_check/plain.sql", "SELECT v AS plain FROM t WHERE id = :client_id + 1;\n");
+
+# statements over every kind of connection: other protocols, pipelines, a walsender
+sub run_workload
+{
+	sql('s1', $workload);
+	foreach my $how ([ 'simple', 'plain' ], [ 'extended', 'plain' ], [ 'prepared', 'plain' ], [ 'extended', 'pipeline' ], [ 'prepared', 'pipeline' ])
+	{
+		$node->command_ok([ 'pgbench', '-h', $node->host, '-p', $node->port, '-n', '-c', 2, '-t', 20, '-M', $how->[0], '-f', "$PostgreSQL::Test::Utils::tmp_check/$how->[1].sql", 's1' ], "pgbench: @$how");
+	}
+	$node->command_ok([ 'psql', '-Xq', '-d', $node->connstr('s1') . ' replication=database', '-c', 'IDENTIFY_SYSTEM', '-c', 'SELECT now() IS NULL AS by_walsender' ], 'a walsender');
+	return;
+}
 $workload =~ s/debug_parallel_query/force_parallel_mode/ if $node->pg_version < 16;
 sub start_counting
 {
@@ -138,14 +198,15 @@ sub start_counting
 	return;
 }
 start_counting();
-sql('s1', $workload);
+run_workload();
+# From 18 on a cursor's query has an id, too: to pg_stat_statements it is one of the client's if the cursor is closed by COMMIT, else nested.
 my $compare = q{SELECT count(*) AS compared,
 		count(*) FILTER (WHERE o.calls IS DISTINCT FROM s.calls OR o.rows IS DISTINCT FROM s.rows),
 		string_agg(format('%s: %s/%s calls, %s/%s rows', left(s.query, 60), o.calls, s.calls, o.rows, s.rows), '; ')
 			FILTER (WHERE o.calls IS DISTINCT FROM s.calls OR o.rows IS DISTINCT FROM s.rows)
 	FROM pg_stat_statements s
-	LEFT JOIN (SELECT l.queryid, l.userid, l.toplevel, l.calls, l.rows FROM monitoring.statement_live l) o USING (queryid, userid, toplevel)
-	WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query !~ 'monitoring\.|pg_stat_statements|set_config|^SET |^EXPLAIN SELECT.*;$'};
+	LEFT JOIN monitoring.statement_live AS o ON o.queryid = s.queryid AND o.userid = s.userid AND (o.toplevel = s.toplevel OR s.query LIKE 'DECLARE %')
+	WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND s.query !~ 'monitoring\.|pg_stat_statements|set_config|^SET |^EXPLAIN SELECT.*;$|kept_open FROM'};
 my ($compared, $different, $how) = split /\|/, sql('s1', $compare), 3;
 cmp_ok($compared, '>', 45, "every kind of statement: $compared compared with pg_stat_statements");
 is($different, '0', 'calls and rows agree') or diag($how);
@@ -154,10 +215,12 @@ is(sql('s1', sprintf($levels, 'UPDATE u SET v = v WHERE id = $1')), 'false 4', '
 is(sql('s1', sprintf($levels, '%SELECT v FROM t WHERE id = $1')), 'true 2', 'EXECUTE counts for its statement');
 is(sql('s1', sprintf($levels, 'SELECT $1 AS twice, $2 AS both')), 'true 2', 'statements of one string are counted each, each with its own text');
 is(sql('s1', q{SELECT string_agg(format('%s: %s/%s blocks, %s/%s bytes of log, %s/%s s', left(s.query, 20), o.shared_hit_bytes / 8192, s.shared_blks_hit,
-			o.wal_bytes, s.wal_bytes, o.total_seconds, s.total_exec_time / 1000), '; ') FILTER (WHERE o.shared_hit_bytes / 8192 - s.shared_blks_hit NOT BETWEEN 0 AND 30 -- those of planning
+			o.wal_bytes, s.wal_bytes, o.total_seconds, s.total_exec_time / 1000), '; ') FILTER (WHERE o.shared_hit_bytes / 8192 - s.shared_blks_hit NOT BETWEEN 0 AND 30 + 2 * o.calls -- those of planning
 			OR o.wal_bytes <> s.wal_bytes OR abs(o.total_seconds - s.total_exec_time / 1000) > 0.002 + 0.1 * o.total_seconds), count(*)
 		FROM pg_stat_statements s JOIN monitoring.statement_live o USING (queryid, userid, toplevel) WHERE s.query ~ '^(INSERT INTO t|UPDATE t|DELETE FROM t)'}),
-	'|5', 'so do buffers, log and time');
+	'|7', 'so do buffers, log and time');
+# before version 16 pg_stat_statements has the rows of the last run alone
+is(sql('s1', "SELECT calls, rows FROM monitoring.statement_live WHERE query LIKE 'SELECT id AS kept_open%'"), '1|2', 'a cursor that is kept beyond its transaction has all its rows');
 
 # ---- errors and cancellations, at every depth ----
 
@@ -237,7 +300,7 @@ is(sql('s1', sprintf($levels, 'SELECT $1')), 'true 2', 'and nesting is at zero')
 
 sql('s1', "CREATE ROLE someone PASSWORD 'se''cret\$x'; ALTER ROLE someone ENCRYPTED PASSWORD E'se\\'cret2' VALID UNTIL '2031-01-01'");
 sql('s1', q{SELECT 'secret3', E'secret4', $$secret5$$, 123454321});
-sql('s1', 'SELECT 1 AS "' . ('ü' x 20) . '" /* ' . ('ü' x 100_000) . ' */, true AS long, 0' . (' + "ü"' x 4000) . ' FROM (SELECT 1 AS "ü") x');
+sql('s1', 'SELECT 1 AS "' . ('ü' x 20) . '" /* ' . ('ü' x 100_000) . ' */, true AS long, 0' . (' + "ü"' x 2000) . ' FROM (SELECT 1 AS "ü") x');
 sql('s1', 'DROP ROLE someone');
 sql('s1', 'SELECT monitoring.snapshot_statements()');
 is(sql('s1', "SELECT count(*), count(*) FILTER (WHERE query ~ 'cret') FROM monitoring.statement_queries WHERE query ~* 'role someone'"),
@@ -274,7 +337,8 @@ is(counted('s1', 'SELECT now() AS once'), '11', 'what is in an idle session is n
 # ---- several databases and roles ----
 
 create_database('s2', 'CREATE EXTENSION pg_stat_statements');
-sql($_, 'SELECT pg_sleep(0.2), true, true, true') foreach 's1', 's2';
+sql('s1', 'SELECT pg_sleep(0.01), true, true, true');
+sql('s2', 'SELECT pg_sleep(1.1), true, true, true');
 is(counted($_, 'SELECT pg_sleep($1), true, true, true'), '1', "only its own statements are in $_") foreach 's1', 's2';
 sql('postgres', "SELECT 'no extension here'") foreach 1 .. 3;
 is(sql('s2', 'SELECT count(*) FROM monitoring.statements WHERE query LIKE \'%extension here%\''), '0', 'none of a database without the extension');
@@ -286,10 +350,10 @@ sub as_role
 	my ($role, $query) = @_;
 	return $node->safe_psql('s2', $query, extra_params => [ '-U', $role ]);
 }
-as_role('viewer', 'SELECT pg_sleep(0.2) AS by_viewer');
+as_role('viewer', 'SELECT pg_sleep(1.1) AS by_viewer');
 foreach my $where ('in memory', 'stored')
 {
-	my $texts = 'SELECT username, query FROM monitoring.slow_queries WHERE calls = 1 AND username = \'viewer\'';
+	my $texts = 'SELECT username, query FROM monitoring.slow_queries WHERE query LIKE \'%by_viewer\' AND username = \'viewer\'';
 	is(as_role('viewer', $texts), 'viewer|SELECT pg_sleep($1) AS by_viewer', "$where: a role sees the text of its own statement");
 	is(as_role('viewer', 'SELECT count(*) > 0, count(*) FILTER (WHERE query NOT LIKE \'<insufficient%\') FROM monitoring.slow_queries WHERE username <> \'viewer\''),
 		't|0', "$where: but not of others");
@@ -316,6 +380,12 @@ is(sql('s2', 'SELECT track, hint, pg_stat_statements IS NOT NULL, lost FROM moni
 cmp_ok(sql('s1', q{SELECT count(*) FROM monitoring.compare_statements() WHERE calls = pg_stat_statements_calls AND query LIKE '%FROM t%'}), '>=', 5,
 	'beside pg_stat_statements');
 
+# ---- what takes long ----
+
+ok(IPC::Run::finish($_), 'a session is done') foreach @long;
+is(counted('long', 'SELECT pg_sleep($1)', 'calls, total_seconds >= 9.32, total_seconds < 9.32 + 60, max_seconds >= 4.5, round(p50_seconds::numeric, 1) >= 1.6'), '6|t|t|t|t', 'none of its time is lost');
+is(sql('long', q{SELECT monitoring.snapshot_statements() > 0}) . counted('long', 'SELECT pg_sleep($1)'), 't6', '... nor counted twice');
+
 # ---- more statements than there is room for ----
 
 $node->append_conf('postgresql.conf', 'monitoring.max_statements = 100');
@@ -337,7 +407,7 @@ my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'b', has_streaming => 1);
 $standby->start;
 $standby->safe_psql('s2', 'SELECT 1 AS on_standby') foreach 1 .. 5;
-is($standby->safe_psql('s2', "SELECT query, calls FROM monitoring.statements_over('1 minute') WHERE query LIKE '%on_standby'"), 'SELECT $1 AS on_standby|5', 'a standby counts');
+is($standby->safe_psql('s2', "SELECT query, calls FROM monitoring.statements_over('1 hour') WHERE query LIKE '%on_standby'"), 'SELECT $1 AS on_standby|5', 'a standby counts');
 $standby->promote;
 is($standby->safe_psql('s2', "SELECT monitoring.snapshot_statements() > 0"), 't', 'and stores it when it is promoted');
 is($standby->safe_psql('s2', "SELECT sum(calls) FROM monitoring.statement_history JOIN monitoring.statement_queries q USING (queryid, userid) WHERE query = 'SELECT \$1 AS on_standby'"),
@@ -350,7 +420,7 @@ $node->append_conf('postgresql.conf', "shared_preload_libraries = 'monitoring, p
 $node->restart;
 sql('s1', 'DROP TABLE t, u CASCADE; DROP FUNCTION f, g, deep, trg; DROP PROCEDURE proc');
 start_counting();
-sql('s1', $workload);
+run_workload();
 ($compared, $different, $how) = split /\|/, sql('s1', $compare), 3;
 cmp_ok($compared, '>', 45, "loaded after us: $compared compared with pg_stat_statements");
 is($different, '0', 'calls and rows agree') or diag($how);

@@ -8,7 +8,8 @@ use FindBin;
 use HTTP::Tiny;
 use IPC::Run;
 use JSON::PP;
-use List::Util qw(max);
+use JsonLines;
+use List::Util qw(max min);
 use POSIX qw(strftime);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -21,7 +22,7 @@ plan skip_all => 'no Alertmanager to compare with' unless $program;
 my $timeout = $PostgreSQL::Test::Utils::timeout_default;
 my $directory = $PostgreSQL::Test::Utils::tmp_check;
 
-# ---- one receiver for both: the first part of the path says who sent it ----
+# ---- a server, and one receiver for both: the first part of the path says who sent it ----
 
 my $log = "$directory/requests.jsonl";
 my ($in, $out) = ('', '');
@@ -29,8 +30,6 @@ my $receiver = IPC::Run::start([ 'python3', "$FindBin::Bin/../lib/http_receiver.
 	IPC::Run::timeout($timeout * 5));
 IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
 my $url = "http://127.0.0.1:$1";
-
-# ---- a server; alerts are the rows of a table ----
 
 my $node = PostgreSQL::Test::Cluster->new('main');
 $node->init;
@@ -41,7 +40,21 @@ monitoring.allow_private_networks = on
 max_worker_processes = 16
 CONF
 $node->start;
-$node->safe_psql('postgres', <<'SQL');
+
+# What is compared in real time is compared once more, and slower, when the machine did not keep pace: a database and an
+# Alertmanager each time.
+my ($round, $scale, $database, $alertmanager, $port) = (0);
+my $http = HTTP::Tiny->new(timeout => 10);
+
+sub sql { return $node->safe_psql($database, $_[0]); }
+
+# Alerts are the rows of a table.
+sub create_database
+{
+	$node->safe_psql('postgres', "DROP DATABASE IF EXISTS $database WITH (FORCE)") if $database;
+	$database = "round$round";
+	$node->safe_psql('postgres', "CREATE DATABASE $database");
+	sql(<<'SQL');
 BEGIN;
 CREATE EXTENSION monitoring;
 UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts';
@@ -62,26 +75,29 @@ SELECT monitoring.create_alert_rule(n, NULL, NULL, '1 minute', '>', 0, kind => '
 FROM unnest('{collected,flaps,silenced,boss,worker,quiet,now,copied,copied too,short}'::text[]) AS n;
 SELECT monitoring.drop_route(n) FROM unnest('{critical,high,medium,low,info}'::text[]) AS n;
 SQL
-# On a machine that is busy everything takes its time: all durations grow with what an evaluation takes.
+	return;
+}
+
 sub evaluation
 {
 	my $began = time();
-	$node->safe_psql('postgres', 'SELECT monitoring.evaluate_alerts()');
+	sql('SELECT monitoring.evaluate_alerts()');
 	return time() - $began;
 }
-my $slow = max(map { evaluation() } 1 .. 10);
-my $scale = $slow < 0.3 ? 1 : $slow < 0.7 ? 2 : 4;
-my ($wait, $interval, $repeat) = map { $_ * $scale } 2, 4, 9;
 
 # ---- the tree, for Alertmanager ----
 
-my $hooks = join '', map { <<"YAML" } ([ 'default', 'true' ], [ 'shop', 'true' ], [ 'first', 'true' ], [ 'second', 'false' ]);
+sub start_alertmanager
+{
+	my ($wait, $interval, $repeat) = @_;
+	my $files = "$directory/alertmanager$round";
+	my $hooks = join '', map { <<"YAML" } ([ 'default', 'true' ], [ 'shop', 'true' ], [ 'first', 'true' ], [ 'second', 'false' ]);
 - name: $_->[0]
   webhook_configs:
-  - url: $url/alertmanager/$_->[0]
+  - url: $url/alertmanager$round/$_->[0]
     send_resolved: $_->[1]
 YAML
-append_to_file("$directory/alertmanager.yml", <<"YAML");
+	append_to_file("$files.yml", <<"YAML");
 route:
   receiver: default
   group_by: [alertname]
@@ -114,11 +130,14 @@ inhibit_rules:
 receivers:
 $hooks
 YAML
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $alertmanager = IPC::Run::start([ $program, "--config.file=$directory/alertmanager.yml", "--storage.path=$directory/alertmanager",
-		"--web.listen-address=127.0.0.1:$port", '--cluster.listen-address=' ],
-	'<', \undef, '>', "$directory/log/alertmanager.log", '2>&1', IPC::Run::timeout($timeout * 5));
-my $http = HTTP::Tiny->new(timeout => 10);
+	$port = PostgreSQL::Test::Cluster::get_free_port();
+	$alertmanager = IPC::Run::start([ $program, "--config.file=$files.yml", "--storage.path=$files",
+			"--web.listen-address=127.0.0.1:$port", '--cluster.listen-address=' ],
+		'<', \undef, '>', "$directory/log/alertmanager$round.log", '2>&1', IPC::Run::timeout($timeout * 5));
+	my $end = time() + $timeout;
+	usleep(50_000) until $http->get("http://127.0.0.1:$port/-/ready")->{success} || time() > $end;
+	return;
+}
 
 sub post
 {
@@ -131,9 +150,13 @@ sub post
 
 # ---- the tree, for us ----
 
-$node->safe_psql('postgres', "SELECT monitoring.create_receiver('$_', 'webhook', '$url/ours/$_')") for qw(default shop first);
-$node->safe_psql('postgres', qq(SELECT monitoring.create_receiver('second', 'webhook', '$url/ours/second', '{"send_resolved": false}')));
-$node->safe_psql('postgres', <<"SQL");
+sub create_tree
+{
+	my ($wait, $interval, $repeat) = @_;
+	my $ours = "$url/ours$round";
+	sql("SELECT monitoring.create_receiver('$_', 'webhook', '$ours/$_')") for qw(default shop first);
+	sql(qq(SELECT monitoring.create_receiver('second', 'webhook', '$ours/second', '{"send_resolved": false}')));
+	sql(<<"SQL");
 SELECT monitoring.update_route('root', '{"receivers": ["default"], "group_by": ["alertname"], "group_wait": "$wait s", "group_interval": "$interval s", "repeat_interval": "$repeat s"}');
 SELECT monitoring.set_time_interval('always', '{"times": [{"start": "00:00", "end": "24:00"}]}');
 SELECT monitoring.create_route('shop', '{"team": "shop"}', receivers => '{shop}', group_by => '{alertname,team}');
@@ -144,6 +167,8 @@ SELECT monitoring.create_route('second', '{"alertname": "copied"}', receivers =>
 SELECT monitoring.create_inhibition_rule('boss', '{"alertname": "boss"}', '{"alertname": "worker"}', '{site}');
 SELECT monitoring.evaluate_alerts();
 SQL
+	return;
+}
 
 # ---- both sides of an act: one request, one transaction ----
 
@@ -174,14 +199,14 @@ sub act
 		$what eq 'fire' ? $active{"$name $labels"} = $arguments : delete $active{"$name $labels"};
 	}
 	post('alerts', \@alerts);
-	$node->safe_psql('postgres', "$sql SELECT monitoring.evaluate_alerts()");
+	sql("$sql SELECT monitoring.evaluate_alerts()");
 	return;
 }
 
 # In units of scale seconds. Everything happens at multiples of four (or thereabouts), and groups are due two later: that this
 # machine is slow changes nothing.
 # A group that does not wait begins when the others are due.
-my @acts = (
+my @script = (
 	[ 0, sub {
 		act(silence => [ 's', 8.5 * $scale ], (map { (fire => [ 'collected', team => 'shop', host => $_ ]) } qw(x y)), fire => [ 'flaps', host => 'x' ],
 			fire => [ 'silenced', host => 's' ], fire => [ 'boss', site => '1' ], (map { (fire => [ 'worker', site => $_ ]) } '1', '2'),
@@ -201,11 +226,10 @@ my $duration = 33;
 sub heard
 {
 	my ($who, $start) = @_;
-	open my $fh, '<:raw', $log or return ();
 	my @got;
-	for my $request (map { decode_json($_) } <$fh>)
+	for my $request (json_lines($log))
 	{
-		my $to = $request->{path} =~ s{^/$who/}{}r;
+		my $to = $request->{path} =~ s{^/$who$round/}{}r;
 		next if $to eq $request->{path};
 		my $body = decode_json($request->{body});
 		push @got, { group => "$to $body->{groupKey}", time => $request->{time} - $start,
@@ -214,50 +238,69 @@ sub heard
 				'[' . join(' ', (map { "$_=$alert->{labels}{$_}" } grep { !/^(alertname|severity|team)$/ } sort keys %{ $alert->{labels} }), $alert->{status}) . ']'
 			} @{ $body->{alerts} }) };
 	}
-	close $fh;
 	return sort { $a->{group} cmp $b->{group} || $a->{time} <=> $b->{time} } @got;
 }
 
 # ---- play ----
 
-my $end = time() + $timeout;
-usleep(50_000) until $http->get("http://127.0.0.1:$port/-/ready")->{success} || time() > $end;
-my $start = time();
-my $slowest = 0;
-my $before = $start;
-while (time() - $start < $duration * $scale)
+# When it began, and how long the slowest round of evaluating and acting took.
+sub play
 {
-	if (@acts && time() - $start >= $acts[0][0] * $scale)
+	my @acts = @script;
+	my $start = time();
+	my ($slowest, $before) = (0, $start);
+	while (time() - $start < $duration * $scale)
 	{
-		(shift @acts)->[1]->();
+		if (@acts && time() - $start >= $acts[0][0] * $scale)
+		{
+			(shift @acts)->[1]->();
+		}
+		evaluation();
+		my $now = time();
+		$slowest = max($slowest, $now - $before);
+		$before = $now;
+		usleep(50_000);
 	}
-	evaluation();
-	my $now = time();
-	$slowest = max($slowest, $now - $before);
-	$before = $now;
-	usleep(50_000);
+	return ($start, $slowest);
 }
-ok($node->poll_query_until('postgres', q{SELECT bool_and(state = 'sent') FROM monitoring.notifications}), 'everything was delivered');
 
-my @theirs = heard('alertmanager', $start);
-my @ours = heard('ours', $start);
-note(sprintf 'scale %d, slowest round: %.2f s', $scale, $slowest);
-note(sprintf '%5.1f s %s: %s', @{$_}{qw(time group text)}) for @theirs;
+# The texts of what was notified, in order.
+sub texts { return join "\n", map { "$_->{group}: $_->{text}" } @_; }
+
+my ($delivered, @theirs, @ours, $apart);
+while (++$round <= 3)
+{
+	create_database();
+	# On a machine that is busy everything takes its time: all durations grow with what an evaluation takes.
+	my $slow = max(map { evaluation() } 1 .. 10);
+	$scale = min(4, max(($scale // 0.5) * 2, $slow < 0.3 ? 1 : $slow < 0.7 ? 2 : 4));
+	my @durations = map { $_ * $scale } 2, 4, 9;
+	start_alertmanager(@durations);
+	create_tree(@durations);
+	%active = ();
+	my ($start, $slowest) = play();
+	$delivered = $node->poll_query_until($database, q{SELECT bool_and(state = 'sent') FROM monitoring.notifications});
+	@theirs = heard('alertmanager', $start);
+	@ours = heard('ours', $start);
+	$apart = @ours == @theirs ? max(map { abs($ours[$_]{time} - $theirs[$_]{time}) } 0 .. $#ours) : 999;
+	$alertmanager->kill_kill(grace => 5);
+	note(sprintf 'scale %d, slowest round: %.2f s', $scale, $slowest);
+	note(sprintf '%5.1f s %s: %s', @{$_}{qw(time group text)}) for @theirs;
+	last if $slowest < 0.4 * $scale || (texts(@ours) eq texts(@theirs) && $apart < 1.5 * $scale);
+}
+ok($delivered, 'everything was delivered');
 cmp_ok(scalar(@theirs), '>', 20, 'Alertmanager had something to say');
-is(join("\n", map { "$_->{group}: $_->{text}" } @ours), join("\n", map { "$_->{group}: $_->{text}" } @theirs),
-	'the same groups are notified of the same alerts in the same order');
-my $apart = @ours == @theirs ? max(map { abs($ours[$_]{time} - $theirs[$_]{time}) } 0 .. $#ours) : 999;
+is(texts(@ours), texts(@theirs), 'the same groups are notified of the same alerts in the same order');
 cmp_ok($apart, '<', 1.5 * $scale, sprintf('within %.2f s of each other', $apart));
 
 # What the scenario is there for was in it.
-my $all = join "\n", map { "$_->{group}: $_->{text}" } @theirs;
+my $all = texts(@theirs);
 like($all, qr/^shop .*collected.*: firing .*\[host=y resolved\]/m, 'some resolved');
 like($all, qr/^default .*worker.*: firing \[site=1 firing\] \[site=2 firing\]/m, 'inhibition that ends');
 like($all, qr/^default .*silenced/m, 'a silence that ends');
 unlike($all, qr/short|quiet/, 'what ends within group_wait, and what is muted');
 is(scalar(() = $all =~ /^second [^\n]*resolved/mg), 0, 'send_resolved: false');
 
-$alertmanager->kill_kill(grace => 5);
 $receiver->kill_kill(grace => 1);
 $node->stop;
 done_testing();

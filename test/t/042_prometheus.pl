@@ -234,7 +234,7 @@ sub promtool
 		rule_files => ["$name.rules.yml"], evaluation_interval => "${minutes}m",
 		tests => [ { interval => "${minutes}m", input_series => [ map { my ($s, @v) = @$_; { series => $s, values => join(' ', @v) } } @series ],
 			promql_expr_test => \@tests } ] }));
-	my $good = IPC::Run::run([ 'promtool', 'test', 'rules', "$directory/$name.test.yml" ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(200));
+	my $good = IPC::Run::run([ 'promtool', 'test', 'rules', "$directory/$name.test.yml" ], '<', \undef, '>', \$out, '2>', \$err, IPC::Run::timeout(500));
 	return ($good, "$out$err");
 }
 
@@ -351,7 +351,7 @@ my $number = $node->safe_psql('postgres', q{SELECT count(*) FROM monitoring.expo
 cmp_ok($number, '>', 60, 'most rules of the packs are exported');
 PostgreSQL::Test::Utils::append_to_file("$directory/packs.yml", $node->safe_psql('postgres', 'SELECT monitoring.prometheus_rule_file()'));
 my ($checked, $complaint);
-IPC::Run::run([ 'promtool', 'check', 'rules', "$directory/packs.yml" ], '<', \undef, '>', \$checked, '2>', \$complaint, IPC::Run::timeout(60));
+IPC::Run::run([ 'promtool', 'check', 'rules', "$directory/packs.yml" ], '<', \undef, '>', \$checked, '2>', \$complaint, IPC::Run::timeout(500));
 like($checked, qr/SUCCESS: $number rules found/, 'Prometheus takes all of them') or diag("$checked$complaint");
 
 $node->stop;

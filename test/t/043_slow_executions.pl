@@ -141,7 +141,66 @@ ok(drained("(SELECT count(*) >= 3 FROM monitoring.slow_executions WHERE applicat
 is(sql('postgres', "SELECT string_agg(concat_ws(' ', statement, outcome, rows, CASE WHEN plan ~ 'Gather' THEN 'Gather' WHEN plan IS NULL THEN 'no plan' END), ', ' ORDER BY number)
 	FROM monitoring.slow_executions WHERE application = 'plans' AND toplevel AND statement LIKE 'SELECT%'"),
 	'SELECT count(*) FROM big ok 1 Gather, SELECT a FROM big WHERE a = $1 AND gone(a) AND drops() ok 1 no plan, SELECT $1 ok 1', 'are one execution each');
+# plans are shown in a subtransaction: at the end of a transaction there can be one, in what runs beside parallel workers none
+is(sql('postgres', q{
+	CREATE FUNCTION inner_one(int) RETURNS bigint LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN RETURN (SELECT count(*) FROM big AS b WHERE b.a < $1 AND b.a < 10); END';
+	SET client_min_messages = error; SET application_name = 'subplans'; SET monitoring.slow_query_plans = on; SET monitoring.slow_query_threshold = 0;
+	SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+	BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT a FROM big ORDER BY a; COMMIT; FETCH 2 FROM c; CLOSE c;
+	SELECT sum(inner_one(a)) FROM big WHERE a < 30;
+	BEGIN; SAVEPOINT s; SELECT count(*) FROM big WHERE a = 7 AND drops(); RELEASE s; SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'transactionid'; COMMIT}),
+	"1\n2\n216\n1\n0", 'statements do not notice');
+ok(drained("(SELECT count(*) >= 3 FROM monitoring.slow_executions WHERE application = 'subplans' AND toplevel AND statement LIKE 'SELECT%')"), 'nor are they kept less');
+is(sql('postgres', "SELECT count(*) FILTER (WHERE statement LIKE 'SELECT sum(inner_one%' AND plan ~ 'Gather'), count(*) FILTER (WHERE statement LIKE '%count(*) FROM pg_locks%' AND plan IS NOT NULL) FROM monitoring.slow_executions WHERE application = 'subplans'"),
+	'1|1', 'with plans where there are some');
 unlike(slurp_file($node->logfile), qr/leak|not closed|PANIC|TRAP/, 'nothing is left behind');
+
+# ---- ended with their sessions ----
+
+sub start_session
+{
+	my ($application, $queries) = @_;
+	local $ENV{PGAPPNAME} = $application;
+	local $ENV{PGOPTIONS} = '-c monitoring.slow_query_threshold=1ms -c client_connection_check_interval=10ms';
+	my ($out, $err) = ('', '');
+	my $session = IPC::Run::start([ 'psql', '-Xq', '-d', $node->connstr('postgres'), map { ('-c', $_) } split(/; /, $queries) ], '>', \$out, '2>', \$err);
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = '$application' AND wait_event = 'PgSleep' AND clock_timestamp() > query_start + '10 ms'") or die;
+	return $session;
+}
+sql('postgres', q{
+	CREATE FUNCTION sleeps(float8) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep($1); RETURN 1; END';
+	CREATE PROCEDURE works() LANGUAGE plpgsql AS 'BEGIN INSERT INTO big VALUES (1); COMMIT; PERFORM sleeps(600); END'});
+my %ended = (
+	'killed' => [ 'SELECT pg_sleep(600)', 'SELECT pg_sleep($1) t terminated 57P01' ],
+	'killed deep' => [ 'SELECT 1 AS first; SELECT 1 + sleeps(600)', 'SELECT pg_sleep($1) f terminated 57P01, SELECT $1 + sleeps($2) t terminated 57P01' ],
+	'killed in a procedure' => [ 'CALL works()', 'SELECT pg_sleep($1) f terminated 57P01, SELECT sleeps($1) f terminated 57P01, CALL works() t terminated 57P01' ],
+	'killed behind an error' => [ 'SELECT 1 / (a - 7) FROM big; COPY (SELECT pg_sleep(600)) TO STDOUT', 'COPY (SELECT pg_sleep($1)) TO STDOUT f terminated 57P01, COPY (SELECT pg_sleep($1)) TO STDOUT t terminated 57P01' ],
+	'gone' => [ 'SELECT pg_sleep(600) IS NULL', 'SELECT pg_sleep($1) IS NULL t terminated 08006' ]);
+sql('postgres', 'SELECT monitoring.snapshot_statements() > 0');
+foreach my $name (sort keys %ended)
+{
+	my $session = start_session($name, $ended{$name}[0]);
+	if ($name eq 'gone') { $session->kill_kill; }
+	else { sql('postgres', "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE application_name = '$name'"); $session->finish; }
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = '$name'"), "$name: the session ends");
+	my $rows = "FROM monitoring.slow_executions WHERE application = '$name' AND (outcome NOT IN ('ok', 'error') OR duration_seconds > 5)";
+	my $wanted = 1 + ($ended{$name}[1] =~ tr/,//);
+	ok(drained("(SELECT count(*) >= $wanted $rows)"), "$name: it is kept");
+	is(sql('postgres', "SELECT string_agg(concat_ws(' ', statement, toplevel, outcome, sqlstate), ', ' ORDER BY number) $rows"), $ended{$name}[1], "$name: with what it ended by");
+	is(sql('postgres', "SELECT bool_and(duration_seconds BETWEEN 0.001 AND 60), max(waits ->> 'Timeout:PgSleep') IS NOT NULL OR max(wait_samples) = 0 $rows"), 't|t', "$name: and how long it took");
+}
+is(sql('postgres', "SELECT string_agg(query || ' ' || calls || ' ' || errors, ', ' ORDER BY query COLLATE \"C\") FROM monitoring.statements_over('1 hour') WHERE query IN ('SELECT sleeps(\$1)', 'CALL works()', 'SELECT \$1 + sleeps(\$2)')"),
+	'CALL works() 0 1, SELECT $1 + sleeps($2) 0 1, SELECT sleeps($1) 0 1', 'and counted as an error');
+is(sql('postgres', "SELECT count(*) FROM monitoring.recent_errors WHERE severity = 'FATAL' AND application LIKE 'killed%' AND sqlstate = '57P01'"), '4', 'as the error is');
+# a session that is ended while it does nothing has executed nothing, whatever it has open
+my $idle = $node->background_psql('postgres', on_error_stop => 0);
+my $idle_pid = $idle->query_safe("SELECT pg_backend_pid()");
+$idle->query_safe("SET application_name = 'idle'; SET monitoring.slow_query_threshold = 0");
+$idle->query_safe("BEGIN; DECLARE c CURSOR FOR SELECT a AS of_idle FROM big; FETCH 2 FROM c");
+sql('postgres', "SELECT pg_terminate_backend($idle_pid, 60000)");
+ok(drained("(SELECT count(*) >= 3 FROM monitoring.slow_executions WHERE application = 'idle')"), 'a session is ended while it is idle');
+is(sql('postgres', "SELECT count(*) FROM monitoring.slow_executions WHERE application = 'idle' AND outcome <> 'ok'"), '0', 'nothing is terminated');
+eval { $idle->quit };
 
 # ---- databases that were dropped have no place in memory; a clean stop loses nothing ----
 

@@ -7,6 +7,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use StorageLoad;
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('activity');
@@ -44,6 +45,21 @@ sub wait_for
 	return;
 }
 
+# What a query gives that sleeps or computes for so many seconds (%s), and whether it was true; longer and longer, as a
+# busy machine may take few samples.
+sub in_time
+{
+	my ($query, $expected, $name) = @_;
+	my $got;
+	foreach my $seconds (0.3, 1, 3, 10)
+	{
+		$got = sql(sprintf $query, $seconds);
+		last if $got eq $expected;
+	}
+	is($got, $expected, $name);
+	return;
+}
+
 # start a statement that will wait
 sub start_statement
 {
@@ -71,28 +87,28 @@ sql(q{CREATE ROLE looker LOGIN; CREATE ROLE reader LOGIN; GRANT pg_read_all_stat
 my $idle = session('idle one');
 my $open = session('open one');
 $open->query_safe('BEGIN; SELECT 1');
-is(sql(q{SELECT count(*) > 3, bool_and(s.state = 'active'
+in_time(q{SELECT count(*) > 3, bool_and(s.state = 'active'
 		AND s.backend_type = 'client backend' AND s.database = 'postgres' AND s.username = current_user AND s.client IS NULL
 		AND s.queryid <> 0 AND s.query_start <= s.at AND s.xact_start <= s.at AND s.interval_seconds = 0.02 AND s.blocked_by IS NULL)
-	FROM pg_sleep(0.3), LATERAL (SELECT * FROM monitoring.active_session_history
-		WHERE pid = pg_backend_pid() AND pg_sleep IS NOT NULL AND wait_event_type = 'Timeout' AND wait_event = 'PgSleep') AS s}), 't|t', 'a session that sleeps is seen sleeping');
+	FROM pg_sleep(%s), LATERAL (SELECT * FROM monitoring.active_session_history
+		WHERE pid = pg_backend_pid() AND pg_sleep IS NOT NULL AND wait_event_type = 'Timeout' AND wait_event = 'PgSleep') AS s}, 't|t', 'a session that sleeps is seen sleeping');
 is(sql("SELECT count(*) FROM monitoring.active_session_history WHERE application IN ('idle one', 'open one') AND wait_event_type IN ('Client', 'Activity')"),
 	'0', 'sessions that wait for their clients are not seen');
 is(sql("SELECT count(*) FROM monitoring.active_session_history WHERE wait_event_type IN ('Activity', 'Extension')"),
 	'0', 'neither are processes that wait for work');
 $open->query_safe('ROLLBACK');
 
-is(sql("DO \$\$ DECLARE t timestamptz := clock_timestamp() + '0.3 s'; BEGIN WHILE clock_timestamp() < t LOOP END LOOP; END \$\$;
-		SELECT count(*) > 3 FROM monitoring.active_session_history WHERE pid = pg_backend_pid() AND wait_event_type = 'CPU' AND wait_event = 'CPU'"),
+in_time("DO \$\$ DECLARE t timestamptz := clock_timestamp() + '%s s'; BEGIN WHILE clock_timestamp() < t LOOP END LOOP; END \$\$;
+		SELECT count(*) > 3 FROM monitoring.active_session_history WHERE pid = pg_backend_pid() AND wait_event_type = 'CPU' AND wait_event = 'CPU'",
 	't', 'a session that computes is on a CPU');
 
 # ---- what a session sees of itself ----
 
-is(sql("SELECT wait_event_type, wait_event, samples > 3, share > 0.5 FROM pg_sleep(0.3), LATERAL monitoring.session_waits(statement_timestamp() + 0 * length(pg_sleep::text) * interval '1 s') WHERE wait_event = 'PgSleep'"),
+in_time("SELECT wait_event_type, wait_event, samples > 3, share > 0.5 FROM pg_sleep(%s), LATERAL monitoring.session_waits(statement_timestamp() + 0 * length(pg_sleep::text) * interval '1 s') WHERE wait_event = 'PgSleep'",
 	'Timeout|PgSleep|t|t', 'a statement knows what it has waited for');
 is(sql("SELECT pg_sleep(0.2); SELECT count(*) FROM monitoring.session_waits(statement_timestamp()) WHERE wait_event = 'PgSleep'"),
 	"\n0", 'not for what the statement before has');
-is(sql("BEGIN; SELECT pg_sleep(0.2); SELECT wait_event, samples > 2 FROM monitoring.session_waits(transaction_timestamp()) WHERE wait_event = 'PgSleep'"),
+in_time("BEGIN; SELECT pg_sleep(%s); SELECT wait_event, samples > 2 FROM monitoring.session_waits(transaction_timestamp()) WHERE wait_event = 'PgSleep'",
 	"\nPgSleep|t", 'unless it asks for that');
 is(sql("SELECT count(*) FROM monitoring.session_waits('infinity')"), '0', 'nothing since a time to come');
 
@@ -213,7 +229,7 @@ start_statement($waiter, 'UPDATE t SET v = 2 WHERE id = 7');
 wait_for("SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL", 'one waits');
 $open->query_safe("BEGIN; INSERT INTO t VALUES (100, 0); PREPARE TRANSACTION 'forgotten'");
 my $problems = "SELECT string_agg(concat_ws(' ', coalesce(gid, application), problem, level, blocks), E'\n' ORDER BY problem, application)
-	FROM monitoring.problem_sessions_at(clock_timestamp() + interval '%s') WHERE application <> '044_activity.pl'";
+	FROM (SELECT min(waitstart) AS at FROM pg_locks WHERE NOT granted) AS w, monitoring.problem_sessions_at(w.at + interval '%s') WHERE application <> '044_activity.pl'";
 is(sql(sprintf($problems, '0 s')), '', 'nothing has gone on for too long');
 is(sql(sprintf($problems, '12 s')), 'waiter lock wait warning 0', 'in 12 seconds a lock will have been waited for too long');
 is(sql(sprintf($problems, '2 min')), "holder idle in transaction warning 1\nwaiter lock wait critical 0", 'in two minutes a transaction will have been idle');
@@ -232,10 +248,11 @@ sql("SELECT pg_create_physical_replication_slot('unused', true)");
 
 sql('ALTER DATABASE postgres CONNECTION LIMIT 10; ALTER ROLE looker CONNECTION LIMIT 4');
 my @lookers = map { $node->background_psql('postgres', extra_params => [ '-U', 'looker' ]) } 1 .. 4;
-is(sql("SELECT string_agg(concat_ws(' ', scope, connections, active, waiting, idle, idle_in_transaction, max_connections, used_ratio, hint LIKE 'Nearly full, mostly of idle%'), E'\n' ORDER BY scope)
-		FROM monitoring.connection_pool WHERE scope = 'database' OR scope = 'role' AND name = 'looker' OR scope = 'state' AND name = 'idle in transaction'"),
-	"database 10 2 1 7 1 10 1 t\nrole 4 0 0 4 0 4 1 t\nstate 1 0 0 0 1", 'the pool');
-is(sql("SELECT connections, max_connections = current_setting('max_connections')::int - 3 FROM monitoring.connection_pool WHERE scope = 'server'"), '10|t', 'of the server');
+# sessions that have just ended may still be there for a moment
+ok($node->poll_query_until('postgres', "SELECT string_agg(concat_ws(' ', scope, connections, active, waiting, idle, idle_in_transaction, max_connections, used_ratio, hint LIKE 'Nearly full, mostly of idle%'), ', ' ORDER BY scope)
+		FROM monitoring.connection_pool WHERE scope = 'database' OR scope = 'role' AND name = 'looker' OR scope = 'state' AND name = 'idle in transaction'",
+	'database 10 2 1 7 1 10 1 t, role 4 0 0 4 0 4 1 t, state 1 0 0 0 1'), 'the pool');
+ok($node->poll_query_until('postgres', "SELECT connections, max_connections = current_setting('max_connections')::int - 3 FROM monitoring.connection_pool WHERE scope = 'server'", '10|t'), 'of the server');
 $_->quit foreach @lookers;
 sql('ALTER DATABASE postgres CONNECTION LIMIT -1');
 $holder->query_safe('COMMIT');
@@ -246,7 +263,7 @@ $waiter->query_safe('SELECT 1');
 my $hidden = "SELECT count(*) > 5, count(wait_event), count(queryid), count(backend_type), count(state) FROM monitoring.active_session_history WHERE pid = $waiter_pid";
 is(sql("SET ROLE looker; $hidden"), 't|0|0|0|0', 'what others do is hidden');
 like(sql("SET ROLE reader; $hidden"), qr/^t\|([1-9]\d*\|?){4}$/, 'unless one may read all statistics');
-is($node->safe_psql('postgres', "SELECT pg_sleep(0.1); SELECT count(wait_event) > 0 FROM monitoring.active_session_history WHERE pid = pg_backend_pid()",
+is($node->safe_psql('postgres', "SELECT pg_sleep(0.5); SELECT count(wait_event) > 0 FROM monitoring.active_session_history WHERE pid = pg_backend_pid()",
 	extra_params => [ '-U', 'looker' ]), "\nt", 'what one does oneself is not');
 
 # ---- minutes ----
@@ -283,10 +300,23 @@ wait_for("SELECT clock_timestamp() - sampled_at < '0.3 s' FROM monitoring.activi
 $node->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "hot_standby_feedback = on\nwal_receiver_status_interval = '1s'\nmax_standby_streaming_delay = -1\n"
+	. "primary_conninfo = '" . $node->connstr . " application_name=reading\"room'");
 $standby->start;
-$node->wait_for_catchup($standby);
-is($standby->safe_psql('postgres', 'SELECT pg_sleep(0.2); SELECT pg_is_in_recovery(), count(*) > 2 FROM monitoring.active_session_history WHERE wait_event = \'PgSleep\''),
+$node->wait_for_catchup('reading"room');
+is($standby->safe_psql('postgres', 'SELECT pg_sleep(1); SELECT pg_is_in_recovery(), count(*) > 2 FROM monitoring.active_session_history WHERE wait_event = \'PgSleep\''),
 	"\nt|t", 'a standby has a history of its own');
+my $reader = $standby->background_psql('postgres');
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class');
+sql(q{DO $$ BEGIN FOR i IN 1 .. 5000 LOOP BEGIN PERFORM pg_logical_emit_message(true, '', ''); EXCEPTION WHEN others THEN END; END LOOP; END $$});
+my $held = q{SELECT string_agg(concat_ws(' ', object_name, severity, fix_sql, evidence ->> 'xmin_age'), ', ') FROM monitoring.find_xmin_holders(now(),
+	'{"medium_time": "100 years", "high_time": "100 years", "medium_age": 3000, "high_age": 100000000}') WHERE object_type = 'standby'};
+wait_for("SELECT EXISTS (SELECT FROM pg_stat_replication WHERE age(backend_xmin) >= 3000)", 'a standby asks for old rows');
+like(sql($held), qr/^"reading""room" medium \d+$/, 'an advisor tells of it');
+is(sql("SELECT kind FROM monitoring.xmin_holders WHERE kind = 'standby' AND xmin_age >= 3000"), 'standby', 'as does the list of what holds xmin');
+$reader->quit;
+wait_for('SELECT NOT EXISTS (SELECT FROM pg_stat_replication WHERE age(backend_xmin) >= 3000)', 'it asks no more');
+is(sql($held), '', 'nor does the advisor');
 
 # ---- a crash ----
 
@@ -294,8 +324,8 @@ my $epoch = sql('SELECT epoch FROM monitoring.activity_buffer()');
 my $sampler = sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'monitoring sampler'");
 $_->quit foreach $idle, $open, $holder, $waiter, $second;
 kill 'KILL', $sampler;
-wait_for("SELECT epoch > '$epoch' AND sampled_at > epoch FROM monitoring.activity_buffer()", 'after a crash samples are taken in new memory');
-is(sql('SELECT count(*) > 0 FROM pg_sleep(0.2), LATERAL (SELECT * FROM monitoring.active_session_history WHERE pg_sleep IS NOT NULL AND pid = pg_backend_pid()) AS s'), 't',
+ok(wait_for_sql($node, 'postgres', "SELECT epoch > '$epoch' AND sampled_at > epoch FROM monitoring.activity_buffer()"), 'after a crash samples are taken in new memory');
+in_time('SELECT count(*) > 0 FROM pg_sleep(%s), LATERAL (SELECT * FROM monitoring.active_session_history WHERE pg_sleep IS NOT NULL AND pid = pg_backend_pid()) AS s', 't',
 	'and are there');
 is(sql("SELECT monitoring.roll_up_waits(clock_timestamp() + interval '2 min') > 0, (SELECT sum(samples) >= $known $asleep)"), 't|t', 'they are stored beside those from before the crash');
 

@@ -6,7 +6,7 @@ use warnings;
 
 use FindBin;
 use IPC::Run;
-use PostgreSQL::Test::Cluster;
+use NotifyNode qw(new_node);
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep time);
@@ -27,16 +27,7 @@ my $receiver = IPC::Run::start([ "$tmp/fast_receiver", $log ], '<', \$in, '>', \
 IPC::Run::pump($receiver) until $out =~ /port (\d+)\n/;
 my $port = $1;
 
-my $node = PostgreSQL::Test::Cluster->new('kills');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'monitoring'
-monitoring.allowed_hosts = '127.0.0.1'
-monitoring.allow_private_networks = on
-max_worker_processes = 16
-log_statement = none
-restart_after_crash = on
-CONF
+my $node = new_node('kills');
 $node->start;
 $node->safe_psql('postgres', qq{
 	CREATE EXTENSION monitoring;

@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use IPC::Run;
 use JSON::PP;
+use JsonLines;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -34,13 +35,10 @@ my $port = $1;
 sub arrived
 {
 	my ($alert, $status) = @_;
-	open my $fh, '<:raw', $log or return ();
-	my @found = grep {
+	return grep {
 		my $body = eval { decode_json($_->{body}) } // {};
 		$body->{status} eq $status && grep { $_->{labels}{alertname} eq $alert } @{ $body->{alerts} }
-	} grep { $_->{path} eq '/hook' } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @found;
+	} grep { $_->{path} eq '/hook' } json_lines($log);
 }
 
 sub wait_for_request

@@ -3,6 +3,7 @@
 
 use strict;
 use warnings;
+use List::Util qw(min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -16,8 +17,10 @@ monitoring.evaluation_interval = 1h
 CONF
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements; CREATE EXTENSION monitoring');
-$node->safe_psql('postgres', q{UPDATE monitoring.jobs SET enabled = false WHERE name = 'evaluate_alerts'});
-$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM monitoring.status WHERE job = 'evaluate_alerts')});
+# Nothing else runs statements while they are counted.
+my $jobs = $node->safe_psql('postgres', q{WITH off AS (UPDATE monitoring.jobs SET enabled = false WHERE enabled RETURNING name)
+	SELECT string_agg(quote_literal(name), ', ') FILTER (WHERE name <> 'evaluate_alerts') FROM off});
+$node->poll_query_until('postgres', q{SELECT NOT EXISTS (SELECT FROM monitoring.status WHERE worker = 'database worker' AND job IS NOT NULL)}) or die;
 
 sub q1
 {
@@ -37,11 +40,13 @@ sub statements
 # the first evaluation may make a partition
 q1(q{SELECT monitoring.set_gauge('queue', 1); SELECT monitoring.evaluate_alerts()});
 q1(q{SELECT count(monitoring.create_alert_rule('ten ' || n, 'queue', 'last', '1 hour', '>', n)) FROM generate_series(1, 10) AS n});
-my $ten = statements();
+# once more, as one of them may make a partition
+my $ten = min(map { statements() } 1 .. 2);
 q1(q{SELECT count(monitoring.create_alert_rule('many ' || n, 'queue', 'last', '1 hour', '>', n)) FROM generate_series(1, 990) AS n});
-my $many = statements();
+my $many = min(map { statements() } 1 .. 2);
 cmp_ok($ten, '>', 0, 'statements were counted');
 is($many, $ten, 'as many statements for 1,000 rules as for 10');
+q1("UPDATE monitoring.jobs SET enabled = true WHERE name IN ($jobs)");
 q1(q{SELECT count(monitoring.drop_alert_rule(name)) FROM monitoring.alert_rules});
 
 # An edit in an open transaction puts off its own rule only.
@@ -56,7 +61,7 @@ is(q1(q{SELECT monitoring.evaluate_alerts()}), '1', 'the edited rule follows');
 
 # An open evaluation holds up neither edits of rules that do not change nor readers; a second evaluation gives up in time.
 $edit->query_safe('BEGIN; SELECT monitoring.evaluate_alerts()');
-q1(q{SET lock_timeout = '1s'; SELECT monitoring.update_alert_rule('a', '{"severity": "low"}')});
+q1(q{SET lock_timeout = '50s'; SELECT monitoring.update_alert_rule('a', '{"severity": "low"}')});
 is(q1(q{SELECT count(*) FROM monitoring.alerts}), '2', 'an edit and a reader do not wait for an evaluation');
 my ($code, $out, $err) = $node->psql('postgres', 'SELECT monitoring.evaluate_alerts()');
 is("$code|$out", '0|0', 'a second evaluation gives up');

@@ -367,7 +367,6 @@ is(sql("SELECT concat_ws('|', outcome, reason, sum(attempts), min(username), min
 is(recent("string_agg(message, '; ' ORDER BY at)", "severity = 'FATAL' AND username IN ('guarded', 'few') AND at > now() - interval '1 minute'") =~ /^password authentication failed .*; database "nosuchdb" does not exist; too many connections for role "few"$/,
 	1, 'their errors are errors, too');
 is(sql("SELECT monitoring.value('pg_login_failures_total', 'increase', '1 hour', '{\"reason\": \"password\"}')"), '3', 'failed log-ins as a metric');
-like(sql("SELECT monitoring.error_evidence(clock_timestamp())"), qr/"title": "password authentication failed for user/, 'errors are evidence of alerts');
 
 # somebody guesses, and gets in
 sql("SELECT count(*) FROM monitoring.install_rules('security')");
@@ -375,6 +374,8 @@ connect_as('guarded', $name, "guess $_") foreach 1 .. 11;
 connect_as('guarded', $name, 'right');
 sql('CREATE ROLE climber; ALTER ROLE climber SUPERUSER');
 drain();
+# which has room for five: attempts to connect while the server started, more than three on a busy machine, are others
+like(sql("SELECT monitoring.error_evidence(clock_timestamp())"), qr/"title": "password authentication failed for user/, 'errors are evidence of alerts');
 sql('SELECT monitoring.evaluate_alerts()');
 is(sql("SELECT string_agg(concat_ws(' ', rule, labels ->> 'client', labels ->> 'username', value), '; ' ORDER BY rule) FROM monitoring.alerts
 		WHERE state = 'firing' AND rule IN ('LoginBruteForce', 'LoginAfterFailures', 'PrivilegeEscalation')"),

@@ -85,6 +85,9 @@ SELECT monitoring.create_component('shop', at => '2024-05-05'), monitoring.set_c
 SELECT monitoring.create_health_check('own', 'sql', '{"query": "SELECT 1"}'), monitoring.alter_health_check('connections', '{"degraded": 0.7}'), monitoring.drop_health_check('temp_files');
 SELECT monitoring.create_health_check('job', 'heartbeat', unhealthy => 10), monitoring.report_heartbeat('job', false, 'broken');
 UPDATE monitoring.health_weights SET unhealthy = 41 WHERE severity = 'critical';
+UPDATE monitoring.collectors SET every = '7 minutes', enabled = false WHERE name = 'sequences';
+UPDATE monitoring.session_limits SET warning = '17 s', critical = NULL WHERE problem = 'lock wait';
+UPDATE monitoring.advisors SET every = '3 days', thresholds = thresholds || '{"min_bytes": 77}', max_findings = 5 WHERE name = 'unused_indexes';
 SELECT monitoring.set_incident_policy('critical', '{critical,high}', within => '5 minutes'), monitoring.set_incident_policy('another', '{low}');
 SELECT monitoring.set_escalation_policy('critical', '[{"delay": "1 minute", "receivers": ["hook"]}, {"delay": "2 minutes", "receivers": ["*"]}]', 3);
 SQL
@@ -145,6 +148,9 @@ my %look = (
 	'notifications' => 'SELECT o.* FROM monitoring.outbox o ORDER BY id',
 	'policies' => 'SELECT p.* FROM monitoring.retention_policies p ORDER BY relation',
 	'jobs' => 'SELECT name, function, every, setting, priority, timeout, enabled FROM monitoring.jobs ORDER BY name',
+	'collectors' => 'SELECT c.* FROM monitoring.collectors c ORDER BY name',
+	'session limits' => 'SELECT l.* FROM monitoring.session_limit_defs l ORDER BY problem',
+	'advisors' => 'SELECT a.* FROM monitoring.advisors a ORDER BY name',
 	'partitions' => 'SELECT parent, partition, since, until FROM monitoring.partitions() ORDER BY 1, 2',
 	'indexes' => "SELECT i.indexdef FROM pg_indexes i WHERE i.schemaname = 'monitoring' ORDER BY 1",
 	'dumped tables' => q{SELECT c::regclass FROM pg_extension, unnest(extconfig) c WHERE extname = 'monitoring' ORDER BY 1},
@@ -199,6 +205,16 @@ t	2024-05-05 00:00:00+00	2024-05-05 00:00:00+00	2024-05-05 00:00:00+00	2024-05-0
 SQL
 is($node->safe_psql('between', "SELECT count(*), min(minutes) < '2024-05-06' OR min(minutes) > now() - interval '1 hour', (SELECT count(*) FROM monitoring.flush_state WHERE seq >= 5000) FROM monitoring.compaction_state"),
 	'1|t|1', 'the state of a dump replaces that of a worker who came too early');
+
+# What an older version has dumped: newer keys of an object stay, what only the newer version says stays as it says it
+$node->safe_psql('between', <<'SQL');
+SET check_function_bodies = off;
+COPY monitoring.advisors (name, function, category, every, enabled, thresholds, description) FROM stdin;
+unused_indexes	monitoring.of_old	of old	9 days	f	{"min_bytes": 5}	of old
+\.
+SQL
+is($node->safe_psql('between', "SELECT function, category, every, enabled, thresholds FROM monitoring.advisors WHERE name = 'unused_indexes'"),
+	'monitoring.find_unused_indexes|indexes|9 days|f|{"min_bytes": 5, "unused_for": "7 days"}', 'columns that people change are taken over, and no others');
 
 # What was recorded late and not flushed
 $node->safe_psql('postgres', 'CREATE DATABASE unflushed');

@@ -7,7 +7,7 @@ use warnings;
 use Exporter 'import';
 use FindBin;
 use IPC::Run;
-use JSON::PP;
+use JsonLines;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -53,15 +53,10 @@ sub start_receiver
 
 sub stop_receiver { $receiver->kill_kill(grace => 1); return; }
 
-# What arrived at a path, in order.
-sub requests
-{
-	my ($path) = @_;
-	open my $fh, '<:raw', requests_file() or return ();
-	my @all = grep { $_->{path} eq $path } map { decode_json($_) } <$fh>;
-	close $fh;
-	return @all;
-}
+# What arrived, in order; what arrived at a path.
+sub all_requests { return json_lines(requests_file()); }
+
+sub requests { my ($path) = @_; return grep { $_->{path} eq $path } all_requests(); }
 
 # ---- waiting ----
 
@@ -94,7 +89,8 @@ sub wait_for
 {
 	my ($query, $expected, $name) = @_;
 	my $got = '';
-	wait_until(sub { ($node->psql('postgres', $query, stdout => \$got) // 1) == 0 && $got eq $expected });
+	# psql dies of a broken pipe if the server is gone before it has read the query
+	wait_until(sub { (eval { $node->psql('postgres', $query, stdout => \$got) } // 1) == 0 && $got eq $expected });
 	is($got, $expected, $name);
 	return;
 }

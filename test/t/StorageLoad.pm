@@ -135,7 +135,7 @@ sub install_load
 BEGIN;
 CREATE EXTENSION monitoring;
 -- nothing records but the load
-UPDATE monitoring.jobs SET enabled = false WHERE name IN ('health_checks', 'health_metrics', 'waits');
+UPDATE monitoring.jobs SET enabled = false WHERE name NOT IN ('flush', 'compact', 'retention');
 COMMIT;
 CREATE TABLE public.did (live bigint, live_sum bigint, late bigint, late_sum bigint);
 -- Transactions of some observations now and some in the past, of which a fifth and some savepoints are rolled back.

@@ -95,6 +95,10 @@ test_files(void)
 	   "/proc/meminfo: names and units");
 	ok(sink.memory_total == 1024000 && sink.memory_available == 409600 && sink.swap_free == 153600,
 	   "/proc/meminfo: what shares are made of");
+	ok(!parse(host_parse_meminfo, "MemTotal: 1e308 kB\n", &sink) && nsamples == 0 &&
+		   parse(host_parse_diskstats, "8 0 sda 1 2 1e308 4 5 6 7 8 9 10 11\n", &sink) &&
+		   isnan(value("node_disk_read_bytes_total", NULL, NULL)) && nsamples == 8,
+	   "what is beyond any number in its unit is no value");
 	ok(parse(host_parse_vmstat, "pgpgin 5\npgfaultx 1\npgfault 9\noom_kill 2\n", &sink) &&
 		   nsamples == 3 && value("node_vmstat_oom_kill", NULL, NULL) == 2,
 	   "/proc/vmstat");
@@ -152,6 +156,9 @@ test_groups(void)
 	ok(!host_find_cgroup("0::/../../etc\n", "memory", path, sizeof(path), &v2) &&
 		   !host_find_cgroup("nonsense\n\n:::\n", "memory", path, sizeof(path), &v2),
 	   "no way out of the hierarchy, and nonsense");
+	ok(host_find_cgroup("4:memory:/docker/x\n3:pids:/../..\n", "memory", path, sizeof(path), &v2) &&
+		   strcmp(path, "/docker/x") == 0,
+	   "where another controller's group is does not matter");
 	ok(host_parse_limit("max\n", &number) && isinf(number) && host_parse_limit("4096\n", &number) &&
 		   number == 4096 && !host_parse_limit("-1\n", &number) && !host_parse_limit("", &number),
 	   "limits");

@@ -61,23 +61,24 @@ COMMENT ON FUNCTION monitoring.config_mailboxes(jsonb, text) IS 'The e-mail addr
 CREATE FUNCTION monitoring.encode_words(t text) RETURNS text
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	chunk text := '';
+	bytes bytea := monitoring.utf8_bytes(t);
 	words text[] := '{}';
-	c text;
+	first integer := 1;
+	past integer;
 BEGIN
 	-- An encoded word has at most 75 characters, and whole characters only; a line of a header at most 78.
 	IF t ~ '^[ -~]*$' AND t !~ '=\?|^ | $' AND length(t) <= 60 THEN
 		RETURN t;
 	END IF;
-	FOREACH c IN ARRAY string_to_array(t, NULL) LOOP
-		IF octet_length(convert_to(chunk || c, 'UTF8')) > 36 THEN
-			words := words || chunk;
-			chunk := '';
-		END IF;
-		chunk := chunk || c;
+	WHILE first <= length(bytes) LOOP
+		past := least(first + 36, length(bytes) + 1);
+		WHILE past <= length(bytes) AND get_byte(bytes, past - 1) BETWEEN 128 AND 191 LOOP
+			past := past - 1;
+		END LOOP;
+		words := words || ('=?UTF-8?B?' || encode(substring(bytes FROM first FOR past - first), 'base64') || '?=');
+		first := past;
 	END LOOP;
-	RETURN (SELECT string_agg('=?UTF-8?B?' || encode(convert_to(w.word, 'UTF8'), 'base64') || '?=', E'\r\n ' ORDER BY w.n)
-		FROM unnest(words || chunk) WITH ORDINALITY AS w (word, n));
+	RETURN array_to_string(words, E'\r\n ');
 END $$;
 COMMENT ON FUNCTION monitoring.encode_words(text) IS 'Text for a header: as it is if that is short ASCII, otherwise encoded words (RFC 2047), folded.';
 
@@ -93,7 +94,7 @@ COMMENT ON FUNCTION monitoring.mail_addresses(jsonb, text) IS 'Addresses of a co
 CREATE FUNCTION monitoring.mail_part(content_type text, content text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 'Content-Type: ' || content_type || E'; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n'
-	|| pg_catalog.replace(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.replace(content, E'\n', E'\r\n'), 'UTF8'), 'base64'), E'\n', E'\r\n') || E'\r\n';
+	|| pg_catalog.replace(pg_catalog.encode(monitoring.utf8_bytes(pg_catalog.replace(content, E'\n', E'\r\n')), 'base64'), E'\n', E'\r\n') || E'\r\n';
 COMMENT ON FUNCTION monitoring.mail_part(text, text) IS 'A part of a message of several parts.';
 
 CREATE FUNCTION monitoring.mail_html(config jsonb, message jsonb) RETURNS text

@@ -36,7 +36,7 @@ BEGIN
 					'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 						FROM jsonb_array_elements(details) WITH ORDINALITY AS a WHERE a.ordinality <= shown)))));
 		-- An event takes 512,000 bytes; some of them are for the key and what goes out of Unicode beyond it.
-		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 480000;
+		EXIT WHEN shown = 0 OR octet_length(monitoring.utf8_bytes(result::text)) <= 480000;
 		shown := shown * 3 / 4;
 	END LOOP;
 	RETURN QUERY SELECT 'POST', CASE WHEN receiver ->> 'url' ~ '/v2/enqueue/?$' THEN monitoring.base_url(receiver, NULL)
@@ -148,10 +148,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_twilio(jsonb) IS 'Check of a config of the kind twilio.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, ambiguous, tell_acknowledged, description, builtin) VALUES
-	('pagerduty', 'monitoring.format_pagerduty', '{title,text,source,component}', '{routing_key}', false, 'monitoring.check_pagerduty', 'repeat', true,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, ambiguous, tell_acknowledged, end_tests, description, builtin) VALUES
+	('pagerduty', 'monitoring.format_pagerduty', '{title,text,source,component}', '{routing_key}', false, 'monitoring.check_pagerduty', 'repeat', true, true,
 		'event for PagerDuty', true),
-	('opsgenie', 'monitoring.format_opsgenie', '{title,text,responders,tags}', '{api_key}', false, 'monitoring.check_opsgenie', 'repeat', true,
+	('opsgenie', 'monitoring.format_opsgenie', '{title,text,responders,tags}', '{api_key}', false, 'monitoring.check_opsgenie', 'repeat', true, true,
 		'alert for Opsgenie', true),
 	('twilio', 'monitoring.format_twilio', '{username,account_sid,from,to,messaging_service_sid,max_length,title,text}', '{password}', false,
-		'monitoring.check_twilio', 'never', false, 'SMS through Twilio', true);
+		'monitoring.check_twilio', 'never', false, false, 'SMS through Twilio', true);

@@ -116,7 +116,7 @@ BEGIN
 			'alerts', (SELECT coalesce(jsonb_agg(a.value ORDER BY a.ordinality), '[]')
 				FROM jsonb_array_elements(alerts) WITH ORDINALITY AS a WHERE a.ordinality <= shown),
 			'more', (message ->> 'count')::bigint - shown);
-		EXIT WHEN shown = 0 OR octet_length(convert_to(result::text, 'UTF8')) <= 7900;
+		EXIT WHEN shown = 0 OR octet_length(monitoring.utf8_bytes(result::text)) <= 7900;
 		shown := shown * 7 / 8;
 	END LOOP;
 	RETURN QUERY SELECT 'NOTIFY', receiver -> 'config' ->> 'channel', '{}'::jsonb, result::text;
@@ -190,7 +190,7 @@ BEGIN
 		monitoring.request_headers(receiver, notification, jsonb_build_object('Content-Type', 'application/x-sentry-envelope',
 			'X-Sentry-Auth', 'Sentry sentry_version=7, sentry_client=monitoring/1.0, sentry_key=' || monitoring.receiver_secret(receiver, 'public_key'))),
 		jsonb_build_object('event_id', event_id, 'sent_at', monitoring.format_time(now_at))::text || E'\n'
-			|| jsonb_build_object('type', 'event', 'content_type', 'application/json', 'length', octet_length(convert_to(event::text, 'UTF8')))::text || E'\n'
+			|| jsonb_build_object('type', 'event', 'content_type', 'application/json', 'length', octet_length(monitoring.utf8_bytes(event::text)))::text || E'\n'
 			|| event::text || E'\n';
 END $$;
 COMMENT ON FUNCTION monitoring.format_sentry(jsonb, jsonb) IS 'Formatter of the kind sentry: an event in an envelope; groups of alerts become issues. Nothing is sent of what is resolved.';
@@ -208,12 +208,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION monitoring.check_sentry(jsonb) IS 'Check of a config of the kind sentry.';
 
-INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, timeout_seconds, needs_sender, description, builtin) VALUES
-	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, 15, true,
+INSERT INTO monitoring.receiver_kinds (kind, function, config_keys, secret_keys, url_required, config_check, keep_alive, end_tests, timeout_seconds, needs_sender, description, builtin) VALUES
+	('webhook', 'monitoring.format_webhook', '{username}', '{password,bearer_token,signing_secret}', true, 'monitoring.check_webhook', NULL, false, 15, true,
 		'JSON body of Alertmanager''s webhook, version 4', true),
 	('alertmanager', 'monitoring.format_alertmanager', '{username,keep_alive_seconds}', '{password,bearer_token}', true,
-		'monitoring.check_alertmanager', '2 minutes', 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
-	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, 15, false, 'payload for LISTEN', true),
-	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, 5, false, 'call of a function(jsonb)', true),
-	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, 15, true,
+		'monitoring.check_alertmanager', '2 minutes', true, 15, true, 'alerts for the API of an Alertmanager, kept alive', true),
+	('notify', 'monitoring.format_notify', '{channel,title}', '{}', false, 'monitoring.check_notify', NULL, false, 15, false, 'payload for LISTEN', true),
+	('sql', 'monitoring.format_sql', '{function}', '{}', false, 'monitoring.check_sql', NULL, false, 5, false, 'call of a function(jsonb)', true),
+	('sentry', 'monitoring.format_sentry', '{title,text,environment,release}', '{public_key}', true, 'monitoring.check_sentry', NULL, false, 15, true,
 		'event for a project of Sentry', true);

@@ -158,12 +158,6 @@ mail_set_request(Transfer *t)
 	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
-#define SET(option, value)                                                                         \
-	do                                                                                             \
-	{                                                                                              \
-		if (rc == CURLE_OK)                                                                        \
-			rc = curl_easy_setopt(e, option, value);                                               \
-	} while (0)
 	SET(CURLOPT_USE_SSL, (long) (t->no_starttls ? CURLUSESSL_NONE : CURLUSESSL_ALL));
 	SET(CURLOPT_MAIL_FROM, t->mail_from);
 	SET(CURLOPT_MAIL_RCPT, t->mail_rcpt);
@@ -191,7 +185,6 @@ mail_set_request(Transfer *t)
 	SET(CURLOPT_VERBOSE, 1L);
 	SET(CURLOPT_DEBUGFUNCTION, on_trace);
 	SET(CURLOPT_DEBUGDATA, t);
-#undef SET
 	return rc;
 }
 

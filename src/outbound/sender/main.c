@@ -30,6 +30,7 @@
 
 #define MAX_QUEUED 1024 /* then reading pauses */
 #define WAIT_MS 1000
+#define IDLE_WAIT_MS 600000 /* with nothing under way only the worker can have news */
 
 typedef struct Buffer
 {
@@ -44,6 +45,7 @@ static Transfer *queue_tail;
 static int nqueued;
 static Transfer *active_head;
 static int nactive;
+static int ntalking; /* of these, over connections that are ours */
 static Buffer input;
 static Buffer output;
 
@@ -347,6 +349,19 @@ start_queued(void)
 }
 
 static void
+end_transfer(Transfer *t, SenderOutcome *out)
+{
+	Transfer **link = &active_head;
+
+	while (*link != t)
+		link = &(*link)->next;
+	*link = t->next;
+	nactive--;
+	ntalking -= t->talking;
+	answer(t, out);
+}
+
+static void
 finish_done(void)
 {
 	CURLMsg *msg;
@@ -355,13 +370,19 @@ finish_done(void)
 	while ((msg = curl_multi_info_read(multi, &left)))
 	{
 		Transfer *t;
-		Transfer **link = &active_head;
 		SenderOutcome out;
 		CURLcode code = msg->data.result;
 
 		if (msg->msg != CURLMSG_DONE)
 			continue;
 		curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **) &t);
+		if (dialogue_wanted(t, code))
+		{
+			/* The handle stays, as it has the connection. */
+			probe_connected(t, now_us());
+			ntalking++;
+			continue;
+		}
 		transfer_finish(t, code, now_us(), &out);
 		curl_multi_remove_handle(multi, t->easy);
 		if (t->probe && probe_goes_on(t, code, now_us(), &out))
@@ -370,18 +391,50 @@ finish_done(void)
 				die(3);
 			continue;
 		}
-		while (*link != t)
-			link = &(*link)->next;
-		*link = t->next;
-		nactive--;
-		answer(t, &out);
+		end_transfer(t, &out);
 	}
+}
+
+static void
+talk(void)
+{
+	Transfer *next;
+
+	for (Transfer *t = ntalking > 0 ? active_head : NULL; t; t = next)
+	{
+		SenderOutcome out;
+
+		next = t->next;
+		if (!t->talking || dialogue_goes_on(t, now_us(), &out))
+			continue;
+		curl_multi_remove_handle(multi, t->easy);
+		end_transfer(t, &out);
+	}
+}
+
+/* Until when may we wait, for those that talk? */
+static int
+patience_ms(void)
+{
+	uint64_t now = now_us();
+	uint64_t least = WAIT_MS * UINT64_C(1000);
+
+	if (nactive + nqueued == 0)
+		return IDLE_WAIT_MS;
+	for (Transfer *t = ntalking > 0 ? active_head : NULL; t; t = t->next)
+	{
+		uint64_t end = t->started_us + t->total_ms * UINT64_C(1000);
+
+		if (t->talking && (end <= now || end - now < least))
+			least = end <= now ? 0 : end - now;
+	}
+	return (int) ((least + 999) / 1000);
 }
 
 static void
 wait_for_work(void)
 {
-	struct curl_waitfd fds[2];
+	static struct curl_waitfd fds[2 + SENDER_MAX_ACTIVE];
 	unsigned int n = 0;
 
 	if (nqueued < MAX_QUEUED)
@@ -396,7 +449,17 @@ wait_for_work(void)
 		fds[n].events = CURL_WAIT_POLLOUT;
 		fds[n++].revents = 0;
 	}
-	if (curl_multi_poll(multi, fds, n, WAIT_MS, NULL) != CURLM_OK)
+	for (Transfer *t = ntalking > 0 ? active_head : NULL; t; t = t->next)
+	{
+		curl_socket_t sock = t->talking ? dialogue_socket(t) : CURL_SOCKET_BAD;
+
+		if (sock == CURL_SOCKET_BAD)
+			continue;
+		fds[n].fd = sock;
+		fds[n].events = CURL_WAIT_POLLIN | (t->body_sent < t->body_len ? CURL_WAIT_POLLOUT : 0);
+		fds[n++].revents = 0;
+	}
+	if (curl_multi_poll(multi, fds, n, patience_ms(), NULL) != CURLM_OK)
 		die(6);
 }
 
@@ -443,6 +506,7 @@ main(void)
 		if (curl_multi_perform(multi, &running) != CURLM_OK)
 			die(6);
 		finish_done();
+		talk();
 		start_queued();
 		write_output();
 		wait_for_work();

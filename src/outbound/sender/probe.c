@@ -45,18 +45,19 @@ probe_set_request(Transfer *t)
 	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
-#define SET(option, value)                                                                         \
-	do                                                                                             \
-	{                                                                                              \
-		if (rc == CURLE_OK)                                                                        \
-			rc = curl_easy_setopt(e, option, value);                                               \
-	} while (0)
 	SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 	SET(CURLOPT_FRESH_CONNECT, 1L);
-	SET(CURLOPT_FORBID_REUSE, 1L);
+	/* Otherwise it would be closed before the dialogue; it ends with its handle all the same. */
+	if (t->probe != SENDER_PROBE_TCP)
+		SET(CURLOPT_FORBID_REUSE, 1L);
+	/* A session that is taken up again shows no certificates. */
+	SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
 	SET(CURLOPT_CERTINFO, 1L);
 	if (probe_connects_only(t))
+	{
 		SET(CURLOPT_CONNECT_ONLY, 1L);
+		SET(CURLOPT_SSL_ENABLE_ALPN, 0L); /* what will be spoken need not be HTTP */
+	}
 	else if (strcmp(t->method, "HEAD") == 0)
 		SET(CURLOPT_NOBODY, 1L);
 	if (t->unverified)
@@ -64,7 +65,6 @@ probe_set_request(Transfer *t)
 		SET(CURLOPT_SSL_VERIFYPEER, 0L);
 		SET(CURLOPT_SSL_VERIFYHOST, 0L);
 	}
-#undef SET
 	return rc;
 }
 
@@ -160,6 +160,15 @@ note_times(Transfer *t)
 	t->first_byte_us += since(first, tls > connect ? tls : connect);
 }
 
+void
+probe_connected(Transfer *t, uint64_t now_us)
+{
+	note_times(t);
+	t->first_byte_us = 0;
+	t->talking = true;
+	t->talk_us = now_us;
+}
+
 static void
 note_certificates(Transfer *t)
 {
@@ -205,12 +214,17 @@ look_at_certificate(Transfer *t, CURLcode code, SenderOutcome *out)
 	return start_again(t, out);
 }
 
-/* Headers may hold what is for the first host alone. */
-static void
-forget_headers(Transfer *t)
+/* Headers, the body and the certificate may hold or prove what is for the first host alone. */
+static bool
+leave_host(Transfer *t, SenderOutcome *out)
 {
+	if (t->body_len > 0)
+		return transfer_refuse(out, "a redirect would take the body to another host");
 	curl_slist_free_all(t->headers);
 	t->headers = curl_slist_append(NULL, "Expect:");
+	return curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers) == CURLE_OK &&
+		curl_easy_setopt(t->easy, CURLOPT_SSLCERT, NULL) == CURLE_OK &&
+		curl_easy_setopt(t->easy, CURLOPT_SSLKEY, NULL) == CURLE_OK;
 }
 
 static bool
@@ -260,10 +274,7 @@ follow_redirect(Transfer *t, SenderOutcome *out)
 	goes_on = (goes_on || become_get(t)) && start_again(t, out);
 	if (goes_on &&
 		(strcmp(t->host, host) != 0 || t->port != port || strcmp(t->scheme, scheme) != 0))
-	{
-		forget_headers(t);
-		goes_on = curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, t->headers) == CURLE_OK;
-	}
+		goes_on = leave_host(t, out);
 	free(host);
 	free(scheme);
 	return goes_on;
@@ -291,4 +302,5 @@ probe_free(Transfer *t)
 	free(t->certificates);
 	free(t->seen_headers);
 	free(t->seen_body);
+	free(t->until);
 }

@@ -40,6 +40,12 @@
  *   mail_from, mail_rcpt           envelope of a mail
  *   username, password             for the mail server
  *   starttls                       required (as without) or never
+ *   until                          of a probe of sort t: what is waited for in
+ *                                  what the peer says
+ *   send_hex                       of such a probe: the body, in hexadecimal
+ *
+ * A probe of sort t connects, with TLS if its url is an https one, sends its
+ * body, and reads up to `until`, the end or its bound; that is the answer's body.
  *
  * A mail has the method SMTP, a url smtp://host:port or smtps://host:port, no
  * headers, and as its body the whole message with its own.

@@ -136,6 +136,11 @@ take_option(Transfer *t, const char *name, size_t name_len, const char *value, s
 		t->tls13 = text_is(value, len, "1.3");
 		return t->tls13 || text_is(value, len, "1.2");
 	}
+	if (IS("until"))
+		return set_option(&t->until, value, len,
+						  len > 0 && len <= 4096 && memchr(value, '\0', len) == NULL);
+	if (IS("send_hex"))
+		return dialogue_take_hex(t, value, len);
 	if (IS("http2"))
 		return t->no_http2 = text_is(value, len, "never");
 	if (IS("starttls"))
@@ -407,12 +412,6 @@ set_safety(Transfer *t)
 	CURL *e = t->easy;
 	CURLcode rc = CURLE_OK;
 
-#define SET(option, value)                                                                         \
-	do                                                                                             \
-	{                                                                                              \
-		if (rc == CURLE_OK)                                                                        \
-			rc = curl_easy_setopt(e, option, value);                                               \
-	} while (0)
 #if LIBCURL_VERSION_NUM >= 0x075500
 	SET(CURLOPT_PROTOCOLS_STR, "http,https,smtp,smtps");
 #else
@@ -487,7 +486,6 @@ set_request(Transfer *t)
 	SET(CURLOPT_WRITEDATA, t);
 	SET(CURLOPT_ERRORBUFFER, t->errbuf);
 	SET(CURLOPT_PRIVATE, t);
-#undef SET
 	if (rc == CURLE_OK && t->probe)
 		rc = probe_set_request(t);
 	return rc;
@@ -524,6 +522,12 @@ set_timeout_error(Transfer *t, SenderOutcome *out)
 {
 	bool in_all = t->connected || out->latency_us >= t->total_ms * UINT64_C(1000);
 
+	if (t->headers_done)
+	{
+		snprintf(out->error, sizeof(out->error), "the response did not end within %.6g s",
+				 t->total_ms / 1e3);
+		return;
+	}
 	snprintf(out->error, sizeof(out->error), "no %s within %.6g s",
 			 in_all ? "response" : "connection", (in_all ? t->total_ms : t->connect_ms) / 1e3);
 }
@@ -594,8 +598,11 @@ transfer_finish(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out)
 			return;
 	}
 
-	/* Once the response's headers are there, its status decides, however its body ends. */
-	if (t->headers_done)
+	/*
+	 * Once the response's headers are there, its status decides, however its body
+	 * ends; but for a probe, which is there to look, unless we ended it.
+	 */
+	if (t->headers_done && (!t->probe || code == CURLE_OK || code == CURLE_WRITE_ERROR))
 	{
 		http_finish(t, out);
 		return;

@@ -31,7 +31,7 @@ typedef struct Transfer
 	int port;
 	char *body;
 	size_t body_len;
-	size_t body_sent; /* of a mail */
+	size_t body_sent; /* of a mail, or in a dialogue */
 	struct curl_slist *headers;
 
 	/* options */
@@ -67,6 +67,9 @@ typedef struct Transfer
 	size_t seen_headers_len;
 	char *seen_body;
 	size_t seen_body_len;
+	char *until;      /* of a dialogue: what is waited for; NULL: nothing */
+	bool talking;     /* the connection is there, and ours */
+	uint64_t talk_us; /* since when */
 
 	CURL *easy;
 	uint64_t queued_us; /* monotonic */
@@ -96,6 +99,14 @@ extern Transfer *transfer_parse(SenderReader *r, bool probe);
 
 /* Check everything that needs no network; on false *out holds the refusal. */
 extern bool transfer_check(Transfer *t, SenderOutcome *out);
+
+/* Set an option of the handle e, unless one has failed before: rc is the result of all. */
+#define SET(option, value)                                                                         \
+	do                                                                                             \
+	{                                                                                              \
+		if (rc == CURLE_OK)                                                                        \
+			rc = curl_easy_setopt(e, option, value);                                               \
+	} while (0)
 
 /* Make the libcurl handle; on false *out holds the failure. */
 extern bool transfer_prepare(Transfer *t, SenderOutcome *out);
@@ -136,7 +147,25 @@ extern void probe_finish(Transfer *t, CURLcode code, SenderOutcome *out);
  */
 extern bool probe_goes_on(Transfer *t, CURLcode code, uint64_t now_us, SenderOutcome *out);
 
+/* Note the times of a connection over which there will be a dialogue. */
+extern void probe_connected(Transfer *t, uint64_t now_us);
+
 extern void probe_free(Transfer *t);
+
+/* ---- dialogues over a connection (dialogue.c) ---- */
+
+extern bool dialogue_take_hex(Transfer *t, const char *hex, size_t len);
+
+/* Now that there is a connection: is anything to be said or heard? */
+extern bool dialogue_wanted(const Transfer *t, CURLcode code);
+
+/* Say and hear what can be without waiting; false when it is over, *out has how. */
+extern bool dialogue_goes_on(Transfer *t, uint64_t now_us, SenderOutcome *out);
+
+/* Has what is waited for come with the last bytes, of which so many are new? */
+extern bool dialogue_heard(const Transfer *t, size_t fresh);
+
+extern curl_socket_t dialogue_socket(const Transfer *t);
 
 /* ---- mail (mail.c) ---- */
 

@@ -50,6 +50,15 @@ COMMENT ON FUNCTION monitoring.has_standbys() IS 'For advisors: whether there ar
 CREATE FUNCTION monitoring.table_option(options text[], name text) RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT coalesce((SELECT split_part(x, '=', 2)::float8 FROM unnest(options) AS x WHERE split_part(x, '=', 1) = name),
-		current_setting(name)::float8)
+		current_setting(name, true)::float8)
 $$;
-COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name.';
+COMMENT ON FUNCTION monitoring.table_option(text[], text) IS 'For advisors: a number among the storage parameters of a table; where it has none, the server''s setting of the same name; null where this version has none.';
+
+CREATE FUNCTION monitoring.vacuum_due_at(options text[], tuples float8) RETURNS float8
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	-- 18 has an upper limit; one below zero is none
+	SELECT least(monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_threshold')
+			+ monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_scale_factor') * greatest(vacuum_due_at.tuples, 0), CASE WHEN l.most >= 0 THEN l.most END)
+	FROM (SELECT monitoring.table_option(vacuum_due_at.options, 'autovacuum_vacuum_max_threshold') AS most) AS l
+$$;
+COMMENT ON FUNCTION monitoring.vacuum_due_at(text[], float8) IS 'At how many dead rows autovacuum comes to a table with these storage parameters and so many rows.';

@@ -99,6 +99,39 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 $$;
 COMMENT ON FUNCTION monitoring.find_duplicate_indexes(timestamptz, jsonb) IS 'Advisor duplicate_indexes: those that another index makes superfluous, with the same access method, operator classes, collations, order, predicate and expressions. Thresholds: min_bytes.';
 
+CREATE FUNCTION monitoring.index_partitions_sql(index oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
+	WITH missing AS (
+		SELECT c.relkind, n.nspname, c.relname, format('%s_%s', left(c.relname, 50), i.indexrelid) AS name, m.amname, i.indisunique,
+			format('%I.%I', pn.nspname, pc.relname) AS parent,
+			(SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
+				FROM jsonb_array_elements_text(monitoring.index_columns(i.indexrelid)) WITH ORDINALITY AS x (name, place)) AS columns,
+			-- names of columns say all there is
+			i.indexprs IS NULL AND i.indpred IS NULL AND i.indnkeyatts = i.indnatts AND 0 = ALL (i.indoption::int2[])
+				AND NOT EXISTS (
+					SELECT FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[]) AS k (number, class, "collation")
+					JOIN pg_opclass AS o ON o.oid = k.class
+					JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number
+					WHERE NOT o.opcdefault OR k."collation" <> a.attcollation) AS plain
+		FROM pg_index AS i
+		JOIN pg_class AS pc ON pc.oid = i.indexrelid
+		JOIN pg_namespace AS pn ON pn.oid = pc.relnamespace
+		JOIN pg_am AS m ON m.oid = pc.relam
+		JOIN pg_inherits AS h ON h.inhparent = i.indrelid
+		JOIN pg_class AS c ON c.oid = h.inhrelid
+		JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE i.indexrelid = index_partitions_sql.index AND NOT EXISTS (
+			SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
+			WHERE p.indrelid = h.inhrelid AND a.inhparent = i.indexrelid)
+	)
+	SELECT CASE WHEN bool_and(m.plain AND m.relkind = 'r') THEN
+		string_agg(format(E'CREATE %sINDEX CONCURRENTLY %I ON %I.%I USING %I (%s);\nALTER INDEX %s ATTACH PARTITION %I.%I;',
+			CASE WHEN m.indisunique THEN 'UNIQUE ' ELSE '' END, m.name, m.nspname, m.relname, m.amname, m.columns, m.parent, m.nspname, m.name), E'\n'
+			ORDER BY m.nspname, m.relname) END
+	FROM missing AS m
+$$;
+COMMENT ON FUNCTION monitoring.index_partitions_sql(oid) IS 'For advisors: SQL that makes an index of a partitioned table on those partitions that lack it; null: a person has to write it, since it has more than columns, or partitions have partitions.';
+
 CREATE FUNCTION monitoring.find_invalid_indexes(at timestamptz, thresholds jsonb) RETURNS SETOF monitoring.advice_row
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = off SET jit = off AS $$
 	SELECT 'index', i.identity, CASE i.kind WHEN 'i' THEN 'high' ELSE 'low' END, i.impact,
@@ -108,16 +141,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 			|| CASE WHEN i."unique" AND i.kind = 'i' AND NOT b.leftover THEN ' Rows that it forbids may be in the table.' ELSE '' END,
 		jsonb_build_object('table', i.table_identity, 'columns', monitoring.index_columns(i.index), 'bytes', i.bytes, 'unique', i."unique"),
 		CASE i.kind WHEN 'i' THEN i.bytes END, CASE i.kind WHEN 'i' THEN 'bytes' END,
-		CASE WHEN i.kind = 'I' THEN (
-				SELECT string_agg(format('-- then ALTER INDEX %s ATTACH PARTITION the new index%sCREATE INDEX CONCURRENTLY ON %I.%I (%s);', i.identity, E'\n',
-					n.nspname, c.relname, (SELECT string_agg(quote_ident(x.name), ', ' ORDER BY x.place)
-						FROM jsonb_array_elements_text(monitoring.index_columns(i.index)) WITH ORDINALITY AS x (name, place))), E'\n')
-				FROM pg_inherits AS h
-				JOIN pg_class AS c ON c.oid = h.inhrelid AND c.relkind = 'r'
-				JOIN pg_namespace AS n ON n.oid = c.relnamespace
-				WHERE h.inhparent = i.relation AND NOT EXISTS (
-					SELECT FROM pg_index AS p JOIN pg_inherits AS a ON a.inhrelid = p.indexrelid
-					WHERE p.indrelid = h.inhrelid AND a.inhparent = i.index))
+		CASE WHEN i.kind = 'I' THEN monitoring.index_partitions_sql(i.index)
 			WHEN b.leftover THEN format('DROP INDEX CONCURRENTLY %s;', i.identity)
 			ELSE format('REINDEX INDEX CONCURRENTLY %s;', i.identity) END,
 		format('SELECT NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indexrelid = to_regclass(%L) AND NOT (i.indisvalid AND i.indisready AND i.indislive)) AS fixed', i.identity)

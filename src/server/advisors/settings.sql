@@ -164,8 +164,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	FROM (
 		SELECT (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'autovacuum worker') AS running,
 			(SELECT count(*) FROM monitoring.advised_tables() AS t
-				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * (monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-					+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples)) AS waiting) AS w
+				WHERE t.kind IN ('r', 'm') AND pg_stat_get_dead_tuples(t.relation) > 2 * monitoring.vacuum_due_at(t.options, t.tuples)) AS waiting) AS w
 	WHERE w.running >= current_setting('autovacuum_max_workers')::integer AND w.waiting >= current_setting('autovacuum_max_workers')::integer
 	UNION ALL
 	SELECT 'server', 'archiving', 'high', 0.9,

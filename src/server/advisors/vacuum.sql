@@ -5,8 +5,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET enable_nestloop = 
 	WITH tables AS (
 		SELECT t.*, pg_stat_get_dead_tuples(t.relation) AS dead, pg_stat_get_live_tuples(t.relation) AS live,
 			greatest(pg_stat_get_last_vacuum_time(t.relation), pg_stat_get_last_autovacuum_time(t.relation)) AS vacuumed_at,
-			monitoring.table_option(t.options, 'autovacuum_vacuum_threshold')
-				+ monitoring.table_option(t.options, 'autovacuum_vacuum_scale_factor') * t.tuples AS due_at
+			monitoring.vacuum_due_at(t.options, t.tuples) AS due_at
 		FROM monitoring.advised_tables() AS t
 		WHERE t.kind IN ('r', 'm')
 	)

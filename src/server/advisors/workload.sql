@@ -23,7 +23,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH statements AS (
 		SELECT s.queryid, sum(s.calls) AS calls, sum(s.total_seconds) AS total, sum(s.share_of_total_time) AS share, max(s.p95_seconds) AS p95,
 			max(s.max_seconds) AS longest, sum(s.rows) AS rows, sum(s.shared_read_bytes) AS read, sum(s.temp_written_bytes) AS temp
-		FROM monitoring.statements_over('1 day', find_slow_statements.at) AS s
+		FROM monitoring.statements_over('1 day', find_slow_statements.at, ARRAY(
+			SELECT c.queryid FROM monitoring.statement_sums('1 day', find_slow_statements.at) AS c GROUP BY c.queryid
+			HAVING sum(c.calls) >= (thresholds ->> 'min_calls')::float8 AND sum(c.total_seconds) >= (thresholds ->> 'min_seconds')::float8)) AS s
 		WHERE s.queryid <> 0 AND s.calls > 0
 		GROUP BY s.queryid
 	)
@@ -35,8 +37,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			'rows', s.rows, 'shared_read_bytes', s.read, 'temp_written_bytes', s.temp),
 		s.total, 'seconds_per_day', NULL, NULL
 	FROM statements AS s
-	WHERE s.calls >= (thresholds ->> 'min_calls')::float8 AND s.total >= (thresholds ->> 'min_seconds')::float8
-		AND (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
+	WHERE (s.total / s.calls >= (thresholds ->> 'min_mean_seconds')::float8 AND s.share >= (thresholds ->> 'min_share')::float8
 			OR s.p95 >= (thresholds ->> 'p95_seconds')::float8)
 $$;
 COMMENT ON FUNCTION monitoring.find_slow_statements(timestamptz, jsonb) IS 'Advisor slow_statements, of the last day. Thresholds: min_calls; min_seconds of all calls; min_mean_seconds and min_share of the time of all statements, or p95_seconds; high_share.';
@@ -53,7 +54,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 			THEN format('ALTER ROLE %I IN DATABASE %I SET work_mem = %L;', s.username, current_database(),
 				greatest(ceil(n.each * 2 / 1048576), ceil(monitoring.setting_bytes('work_mem') / 1048576)) || 'MB') END,
 		NULL
-	FROM monitoring.statements_over('1 day', find_spilling_statements.at) AS s
+	FROM monitoring.statements_over('1 day', find_spilling_statements.at, ARRAY(
+		SELECT c.queryid FROM monitoring.statement_sums('1 day', find_spilling_statements.at) AS c
+		WHERE c.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8)) AS s
 	CROSS JOIN LATERAL (SELECT s.temp_written_bytes / greatest(s.calls, 1)::float8 AS each) AS n
 	WHERE s.queryid <> 0 AND s.temp_written_bytes >= (thresholds ->> 'min_bytes')::float8
 	ORDER BY s.queryid, s.temp_written_bytes DESC
@@ -66,7 +69,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 		SELECT count(*) FILTER (WHERE a.backend_type = 'client backend')::float8 AS used,
 			count(*) FILTER (WHERE a.backend_type = 'client backend' AND a.state = 'idle'
 				AND a.state_change < find_connection_use.at - (thresholds ->> 'idle_for')::interval)::float8 AS idle,
-			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8 AS available
+			-- those that are reserved for others by 16
+			current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8
+				- coalesce(current_setting('reserved_connections', true)::float8, 0) AS available
 		FROM pg_stat_activity AS a
 	), sessions AS (
 		SELECT c.seconds, (c.counters ->> 'sessions')::float8 AS opened, (c.counters ->> 'session_time')::float8 / 1000 AS lived

@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * secrets.c
- *	  Secrets of receivers: reading, markers, and what is not logged.
+ *	  Secrets of requests: reading, markers, and what is not logged.
  *
- * A formatter is anybody's code, so it gets a random marker in place of each
- * secret.  When it is done, the secrets go where the markers stand, written as
- * that place needs it; a formatter's table, error or trace never has them.
+ * What makes a request (a formatter, the function of a kind of health checks) is
+ * anybody's code, so it gets a random marker in place of each secret.  When it
+ * is done, the secrets go where the markers stand, written as that place needs
+ * it; its table, error or trace never has them.
  *
  * Statements that bring secrets are hidden: hide_statement() replaces their text
  * in pg_stat_activity, and the log hook cuts off what follows the name of such a
@@ -13,7 +14,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "notify/request.h"
+#include "outbound/secrets.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -32,7 +33,8 @@
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
-#include "utils/jsonb.h"
+
+#include "core/core.h"
 
 #define MAX_SECRET 8192
 #define MAX_FILLED                                                                                 \
@@ -41,6 +43,7 @@
 #define ENVIRONMENT_PREFIX "MONITORING_SECRET_"
 
 PG_FUNCTION_INFO_V1(mon_hide_statement);
+PG_FUNCTION_INFO_V1(mon_secret_problem);
 
 /* ---- reading ---- */
 
@@ -66,13 +69,13 @@ mon_secrets_file(const char *path, char **error)
 	else if (!realpath(mon_secrets_directory, directory))
 		*error = psprintf("monitoring.secrets_directory cannot be used: %m");
 	else if (!realpath(path, file))
-		*error = psprintf("a file of the receiver cannot be used: %m");
+		*error = psprintf("the file of a secret or key cannot be used: %m");
 	else
 	{
 		len = strlen(directory);
 		if (strncmp(file, directory, len) == 0 && file[len] == '/')
 			return pstrdup(file);
-		*error = pstrdup("a file of the receiver is not in monitoring.secrets_directory");
+		*error = pstrdup("the file of a secret or key is not in monitoring.secrets_directory");
 	}
 	return NULL;
 }
@@ -155,7 +158,7 @@ read_secret(const char *key, const char *source, const char *value, char **error
 	else if (strcmp(source, "environment") == 0)
 		secret = read_environment(value, &why);
 	else
-		secret = pg_server_to_any(value, strlen(value), PG_UTF8);
+		secret = mon_utf8_copy(value, strlen(value));
 
 	if (secret && !is_clean(secret, strlen(secret)))
 	{
@@ -167,24 +170,61 @@ read_secret(const char *key, const char *source, const char *value, char **error
 	return secret;
 }
 
+/* Why a secret, or a file of a connection, could not be used now; null if it could. */
+Datum
+mon_secret_problem(PG_FUNCTION_ARGS)
+{
+	char *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *source = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char *value = PG_ARGISNULL(2) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char *why = NULL;
+
+	if (source == NULL || strcmp(source, "path") != 0)
+		(void) read_secret(key, source, value, &why);
+	else if (mon_secrets_file(value, &why) == NULL)
+		why = psprintf("\"%s\" cannot be used: %s", key, why);
+	if (why == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(why));
+}
+
+/* With this marker, or a new one. */
 static void
-add_secret(MonSecrets *to, const char *key, char *value)
+keep_secret(MonSecrets *to, const char *key, const char *marker, char *value)
 {
 	MonSecret *secret;
-	uint8 random[16];
+	uint8 random[MON_MARKER_LENGTH / 2];
 
 	if (to->secrets)
 		to->secrets = repalloc(to->secrets, (to->n + 1) * sizeof(MonSecret));
 	else
 		to->secrets = palloc(sizeof(MonSecret));
 	secret = &to->secrets[to->n++];
+	secret->key = pstrdup(key);
+	secret->value = value;
+	if (marker)
+	{
+		if (strlen(marker) != MON_MARKER_LENGTH)
+			elog(ERROR, "the marker of a secret has a wrong length");
+		strcpy(secret->marker, marker);
+		return;
+	}
 	if (!pg_strong_random(random, sizeof(random)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random bytes")));
 	for (int i = 0; i < sizeof(random); i++)
 		sprintf(secret->marker + 2 * i, "%02x", random[i]);
-	secret->key = pstrdup(key);
-	secret->value = value;
+}
+
+bool
+mon_secrets_add(MonSecrets *secrets, const char *key, const char *marker, const char *source,
+				const char *value, char **error)
+{
+	char *secret = read_secret(key, source, value, error);
+
+	if (secret)
+		keep_secret(secrets, key, marker, secret);
+	return secret != NULL;
 }
 
 const char *
@@ -196,9 +236,8 @@ mon_secrets_get(const MonSecrets *secrets, const char *key)
 	return NULL;
 }
 
-/* What HTTP's basic authentication wants of a username and a password. */
-static void
-add_basic_auth(MonSecrets *secrets, const char *username)
+void
+mon_secrets_add_basic_auth(MonSecrets *secrets, const char *username, const char *marker)
 {
 	const char *password = mon_secrets_get(secrets, "password");
 	char *pair, *encoded;
@@ -216,106 +255,10 @@ add_basic_auth(MonSecrets *secrets, const char *username)
 	if (len < 0)
 		elog(ERROR, "could not encode a secret");
 	encoded[len] = '\0';
-	add_secret(secrets, "basic_auth", encoded);
+	keep_secret(secrets, "basic_auth", marker, encoded);
 }
 
-/* Most receivers have none: look before asking the database. */
-static bool
-refers_to_secrets(Jsonb *receiver)
-{
-	JsonbIterator *it = JsonbIteratorInit(&receiver->root);
-	JsonbIteratorToken token;
-	JsonbValue value;
-
-	while ((token = JsonbIteratorNext(&it, &value, false)) != WJB_DONE)
-		if (token == WJB_KEY && value.val.string.len == 6 &&
-			memcmp(value.val.string.val, "secret", 6) == 0)
-			return true;
-	return false;
-}
-
-bool
-mon_secrets_read(Jsonb *receiver, MonSecrets *secrets, char **error)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[1] = {JSONBOID};
-	Datum args[1] = {JsonbPGetDatum(receiver)};
-	SPITupleTable *table;
-	char *username = NULL;
-	uint64 n;
-
-	secrets->n = 0;
-	secrets->secrets = NULL;
-	if (!refers_to_secrets(receiver))
-		return true;
-	if (plan == NULL)
-	{
-		SPIPlanPtr p = SPI_prepare("SELECT k, s.source, s.value, $1 -> 'config' ->> 'username' "
-								   "FROM monitoring.secret_keys($1 -> 'config') AS k "
-								   "LEFT JOIN monitoring.receiver_secrets AS s ON s.receiver = $1 "
-								   "->> 'name' AND s.key = k",
-								   1, types);
-
-		if (p == NULL || SPI_keepplan(p) != 0)
-			elog(ERROR, "could not prepare the query for secrets");
-		plan = p;
-	}
-	if (SPI_execute_plan(plan, args, NULL, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read secrets");
-	table = SPI_tuptable;
-	n = SPI_processed;
-	for (uint64 i = 0; i < n; i++)
-	{
-		char *key = SPI_getvalue(table->vals[i], table->tupdesc, 1);
-		char *value = read_secret(key, SPI_getvalue(table->vals[i], table->tupdesc, 2),
-								  SPI_getvalue(table->vals[i], table->tupdesc, 3), error);
-
-		if (!value)
-			return false;
-		add_secret(secrets, key, value);
-		username = SPI_getvalue(table->vals[i], table->tupdesc, 4);
-	}
-	add_basic_auth(secrets,
-				   username ? pg_server_to_any(username, strlen(username), PG_UTF8) : NULL);
-	return true;
-}
-
-/* ---- markers ---- */
-
-Jsonb *
-mon_secrets_place(Jsonb *receiver, const MonSecrets *secrets)
-{
-	static SPIPlanPtr plan = NULL;
-	Oid types[2] = {JSONBOID, JSONBOID};
-	Datum args[2];
-	StringInfoData marks;
-	bool isnull;
-
-	if (secrets->n == 0)
-		return receiver;
-	initStringInfo(&marks);
-	for (int i = 0; i < secrets->n; i++)
-	{
-		appendStringInfoChar(&marks, i == 0 ? '{' : ',');
-		escape_json(&marks, secrets->secrets[i].key);
-		appendStringInfo(&marks, ":\"%s\"", secrets->secrets[i].marker);
-	}
-	appendStringInfoChar(&marks, '}');
-
-	if (plan == NULL)
-	{
-		SPIPlanPtr p = SPI_prepare("SELECT monitoring.place_secrets($1, $2)", 2, types);
-
-		if (p == NULL || SPI_keepplan(p) != 0)
-			elog(ERROR, "could not prepare the query that places secrets");
-		plan = p;
-	}
-	args[0] = JsonbPGetDatum(receiver);
-	args[1] = DirectFunctionCall1(jsonb_in, CStringGetDatum(marks.data));
-	if (SPI_execute_plan(plan, args, NULL, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
-		elog(ERROR, "could not place secrets");
-	return DatumGetJsonbP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
+/* ---- filling in ---- */
 
 /* How a secret is written where its marker stood.  A colon is itself in a url: tokens of bots have one. */
 typedef enum Place
@@ -473,8 +416,9 @@ mon_secrets_fill(const MonSecrets *secrets, MonRequest *request, char **error)
 /* ---- what others see of a statement ---- */
 
 /* Functions whose arguments may be secrets. */
-static const char *const secretive[] = {"set_receiver_secret", "create_receiver", "alter_receiver",
-										"create_heartbeat"};
+static const char *const secretive[] = {
+	"set_receiver_secret", "create_receiver",     "alter_receiver",    "create_heartbeat",
+	"set_check_secret",    "create_health_check", "alter_health_check"};
 
 static emit_log_hook_type previous_log_hook = NULL;
 static TimestampTz hidden_statement = 0; /* start of the one that hide_statement() was called in */
@@ -510,7 +454,9 @@ cut(char *at, const char *name)
 static void
 redact(char *text, const char *statement)
 {
-	static const char *const parameters = "arameters: ";
+	/* What stands before a quotation: of parameters, or of what could not be parsed. */
+	static const char *const quoting[] = {"arameters: ", " at or near ", "Token ",
+										  "JSON data, line ", "invalid input syntax for type "};
 	const char *name = "";
 	char *at;
 
@@ -521,10 +467,9 @@ redact(char *text, const char *statement)
 		cut(at, name);
 	else if ((at = find_secretive(text, &name)) != NULL)
 		cut(at, name);
-	if ((at = strstr(text, parameters)) != NULL)
-		cut(at + strlen(parameters), "");
-	if ((at = strstr(text, " at or near \"")) != NULL)
-		cut(at + strlen(" at or near "), "");
+	for (int i = 0; i < lengthof(quoting); i++)
+		if ((at = strstr(text, quoting[i])) != NULL)
+			cut(at + strlen(quoting[i]), "");
 }
 
 static bool
