@@ -6,7 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use StorageLoad;
+use RestartingServer qw(psql_if_up wait_for_sql);
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('crashing');
@@ -50,7 +50,7 @@ ok(wait_for_sql($node, 'postgres', q{SELECT runs >= 20 FROM monitoring.status WH
 is(too_soon(), 0, 'and the server is up');
 
 my $end = time() + $PostgreSQL::Test::Utils::timeout_default;
-sleep 1 while $node->psql('postgres', q{CREATE OR REPLACE FUNCTION public.crash(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT'}) != 0 && time() < $end;
+sleep 1 while (psql_if_up($node, 'postgres', q{CREATE OR REPLACE FUNCTION public.crash(at timestamptz) RETURNS void LANGUAGE sql AS 'SELECT'}))[0] != 0 && time() < $end;
 my $crashes = crashes();
 ok(wait_for_sql($node, 'postgres', "SELECT $state = 'ok'"), 'it is tried again, and runs once it is mended');
 is(crashes(), $crashes, 'without a crash');

@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(wait_for_sql);
 use QuietNode;
 use StorageLoad;
 use Test::More;

@@ -5,8 +5,8 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(wait_for_sql);
 use QuietNode;
-use StorageLoad;
 use Test::More;
 
 my $node = new_quiet_node('main', <<'CONF', allows_streaming => 1);

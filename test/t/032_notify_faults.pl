@@ -9,6 +9,7 @@ use File::Copy qw(copy);
 use FindBin;
 use NotifyNode qw(:DEFAULT sql wait_for message outcome notifier senders log_has);
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(wait_for_sql);
 use Test::More;
 use Time::HiRes qw(usleep);
 
@@ -216,7 +217,7 @@ is(scalar(requests('/hang?end')), 2, '... and the request is sent again');
 
 kill 'KILL', $pid;
 ok(gone($senders[0]), 'the notifier is killed: the sender ends');
-wait_until(sub { (eval { $node->psql('postgres', 'SELECT 1') } // 1) == 0 });
+wait_for_sql($node, 'postgres', 'SELECT true');
 ($pid, @senders) = under_way('/hang?end', 3);
 is(scalar(requests('/hang?end')), 3, '... and the request is sent again');
 

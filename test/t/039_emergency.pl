@@ -6,6 +6,7 @@ use warnings;
 use JSON::PP;
 use NotifyNode qw(start_receiver stop_receiver requests wait_until);
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(psql_if_up);
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -240,8 +241,10 @@ SKIP:
 	my $end = time() + $timeout;
 	$node->psql('postgres', q{INSERT INTO t SELECT repeat(md5(i::text), 30) FROM generate_series(1, 500) i}) until requests('/wal') || time() > $end;
 	like(join('', map { $_->{body} } requests('/wal')), qr/Almost no space is left/, 'the volume of the WAL is nearly full: word comes');
-	$node->psql('postgres', q{INSERT INTO t SELECT repeat(md5(i::text), 30) FROM generate_series(1, 5000) i}) for 1 .. 20;
-	ok(wait_until(sub { slurp_file($node->logfile) =~ /PANIC:.*No space left on device/ }), '... before the server stops');
+	ok(wait_until(sub {
+		psql_if_up($node, 'postgres', q{INSERT INTO t SELECT repeat(md5(i::text), 30) FROM generate_series(1, 5000) i});
+		return slurp_file($node->logfile) =~ /PANIC:.*No space left on device/;
+	}), '... before the server stops');
 	kill 'KILL', $node->{_pid} if $node->{_pid} && kill(0, $node->{_pid});
 	$node->{_pid} = undef;
 }

@@ -7,7 +7,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use StorageLoad;
+use RestartingServer qw(wait_for_sql);
 use Test::More;
 
 my $node = PostgreSQL::Test::Cluster->new('activity');

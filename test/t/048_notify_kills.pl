@@ -8,6 +8,7 @@ use FindBin;
 use IPC::Run;
 use NotifyNode qw(new_node);
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(psql_if_up);
 use Test::More;
 use Time::HiRes qw(usleep time);
 
@@ -95,7 +96,7 @@ is($killed{notifier} + $killed{sender}, $kills, "killed: the notifier $killed{no
 my $states = '';
 for (my $end = time() + $timeout * 3; $states ne "sent $deliveries" && time() < $end; usleep(100_000))
 {
-	$node->psql('postgres', q{SELECT string_agg(state || ' ' || n, ', ') FROM (SELECT state, count(*) AS n FROM monitoring.outbox GROUP BY state) AS s}, stdout => \$states);
+	(undef, $states) = psql_if_up($node, 'postgres', q{SELECT string_agg(state || ' ' || n, ', ') FROM (SELECT state, count(*) AS n FROM monitoring.outbox GROUP BY state) AS s});
 }
 is($states, "sent $deliveries", 'all are sent');
 

@@ -6,6 +6,7 @@ use warnings;
 
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(wait_for_sql);
 use Test::More;
 
 my $errors = $ENV{MONITORING_ERRORS} || 50_000;
@@ -319,7 +320,7 @@ like($victim_pid, qr/^[1-9]\d+$/, 'a backend') or die;
 kill 'KILL', $victim_pid;
 eval { $victim->quit };
 # counters begin anew
-$node->poll_query_until($name, "SELECT coalesce(sum(total), 0) < 100 AND (SELECT count(*) FROM monitoring.status WHERE database = '$name' AND job IS NOT NULL) > 0
+wait_for_sql($node, $name, "SELECT coalesce(sum(total), 0) < 100 AND (SELECT count(*) FROM monitoring.status WHERE database = '$name' AND job IS NOT NULL) > 0
 	FROM monitoring.error_totals") or die;
 drain();
 fails('SELECT after_the_crash');

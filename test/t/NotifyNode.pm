@@ -10,6 +10,7 @@ use IPC::Run;
 use JsonLines;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(psql_if_up);
 use Test::More;
 use Time::HiRes qw(usleep time);
 
@@ -89,8 +90,7 @@ sub wait_for
 {
 	my ($query, $expected, $name) = @_;
 	my $got = '';
-	# psql dies of a broken pipe if the server is gone before it has read the query
-	wait_until(sub { (eval { $node->psql('postgres', $query, stdout => \$got) } // 1) == 0 && $got eq $expected });
+	wait_until(sub { my $status; ($status, $got) = psql_if_up($node, 'postgres', $query); return $status == 0 && $got eq $expected; });
 	is($got, $expected, $name);
 	return;
 }

@@ -9,9 +9,10 @@ use warnings;
 use Exporter 'import';
 use IPC::Run;
 use PostgreSQL::Test::Utils;
+use RestartingServer qw(wait_for_sql);
 use Time::HiRes qw(usleep);
 
-our @EXPORT = qw(seed_from pick start_sql finish_sql install_load wait_for_sql pids crash RECORDED DONE REMAINS EXPECTED_REMAINS);
+our @EXPORT = qw(seed_from pick start_sql finish_sql install_load pids crash RECORDED DONE REMAINS EXPECTED_REMAINS);
 
 # The seed of a test: from the environment, so that a failed run can be repeated.
 sub seed_from
@@ -42,21 +43,6 @@ sub finish_sql
 	my ($run) = @_;
 	eval { $run->{handle}->finish; 1 };
 	return $run;
-}
-
-# Poll until a query gives true; connections that fail count as false.
-sub wait_for_sql
-{
-	my ($node, $db, $query, $expected) = @_;
-	$expected //= 't';
-	for (1 .. 10 * ($PostgreSQL::Test::Utils::timeout_default || 60))
-	{
-		# psql dies of a broken pipe if the server is gone before it has read the query
-		my ($rc, $out) = eval { $node->psql($db, $query) };
-		return 1 if defined $rc && $rc == 0 && $out eq $expected;
-		usleep(100_000);
-	}
-	return 0;
 }
 
 # Processes of the server of a type, as pg_stat_activity calls it, but for the one that looks.
