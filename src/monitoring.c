@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 
 #include "core/core.h"
+#include "core/transaction.h"
 #include "health/health.h"
 #include "metrics/metrics.h"
 #include "notify/notify.h"
@@ -31,6 +32,7 @@ void
 _PG_init(void)
 {
 	mon_settings_init();
+	mon_transaction_init();
 
 	if (process_shared_preload_libraries_in_progress)
 	{

@@ -11,6 +11,7 @@
  *-------------------------------------------------------------------------
  */
 #include "core/core.h"
+#include "core/transaction.h"
 
 #include "access/xact.h"
 #include "fmgr.h"
@@ -19,6 +20,7 @@
 static TimestampTz last = DT_NOBEGIN;                         /* DT_NOBEGIN: none */
 static TimestampTz pending;                                   /* of the current transaction, */
 static SubTransactionId pending_in = InvalidSubTransactionId; /* by which part of it */
+static MonTransactionPart part;
 
 static void
 at_transaction_end(XactEvent event, void *arg)
@@ -42,14 +44,9 @@ PG_FUNCTION_INFO_V1(mon_remember_evaluation);
 Datum
 mon_remember_evaluation(PG_FUNCTION_ARGS)
 {
-	static bool registered = false;
-
-	if (!registered)
-	{
-		RegisterXactCallback(at_transaction_end, NULL);
-		RegisterSubXactCallback(at_subtransaction_end, NULL);
-		registered = true;
-	}
+	if (part.bit == 0)
+		mon_transaction_register(&part, at_transaction_end, at_subtransaction_end);
+	mon_transaction_join(&part);
 	pending = PG_ARGISNULL(0) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(0);
 	pending_in = GetCurrentSubTransactionId();
 	PG_RETURN_VOID();

@@ -18,6 +18,7 @@
  *-------------------------------------------------------------------------
  */
 #include "metrics/catalog.h"
+#include "core/transaction.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -37,6 +38,7 @@ typedef struct Taken
 } Taken;
 
 static Taken *taken = NULL;
+static MonTransactionPart catalog_part;
 
 /* ---- writing ---- */
 
@@ -114,14 +116,15 @@ add_taken(SubTransactionId subid, uint64 observations)
 		t->subid = subid;
 		t->next = taken;
 		taken = t;
+		mon_transaction_join(&catalog_part);
 	}
 	t->observations += observations;
 }
 
 /* A subtransaction ended: what it entered is its parent's, or has gone. */
 static void
-catalog_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
-						 void *arg)
+catalog_at_subend(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+				  void *arg)
 {
 	if (event != SUBXACT_EVENT_PRE_COMMIT_SUB && event != SUBXACT_EVENT_ABORT_SUB)
 		return;
@@ -140,13 +143,13 @@ catalog_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransa
 }
 
 static void
-catalog_xact_callback(XactEvent event, void *arg)
+catalog_at_end(XactEvent event, void *arg)
 {
 	MonDb *db;
 
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT)
 		return;
-	if (event == XACT_EVENT_COMMIT && taken && (db = mon_registry_db(MyDatabaseId)) != NULL)
+	if (event == XACT_EVENT_COMMIT && (db = mon_registry_db(MyDatabaseId)) != NULL)
 		for (Taken *t = taken; t; t = t->next)
 		{
 			pg_atomic_fetch_add_u64(&db->accepted, t->observations);
@@ -181,6 +184,5 @@ mon_catalog_take_announced(void)
 void
 mon_catalog_init(void)
 {
-	RegisterXactCallback(catalog_xact_callback, NULL);
-	RegisterSubXactCallback(catalog_subxact_callback, NULL);
+	mon_transaction_register(&catalog_part, catalog_at_end, catalog_at_subend);
 }

@@ -11,6 +11,7 @@
  *-------------------------------------------------------------------------
  */
 #include "metrics/define.h"
+#include "core/transaction.h"
 
 #include "access/xact.h"
 #include "fmgr.h"
@@ -31,6 +32,7 @@ typedef struct PendingDefinition
 } PendingDefinition;
 
 static PendingDefinition *pending = NULL;
+static MonTransactionPart define_part;
 
 bool
 mon_stored_definition(const char *metric, MetricDefinition *def)
@@ -78,7 +80,7 @@ finish_pending(int level, bool commit)
 }
 
 static void
-define_xact_callback(XactEvent event, void *arg)
+define_at_end(XactEvent event, void *arg)
 {
 	if (!pending)
 		return;
@@ -91,8 +93,8 @@ define_xact_callback(XactEvent event, void *arg)
 }
 
 static void
-define_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
-						void *arg)
+define_at_subend(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+				 void *arg)
 {
 	int level = GetCurrentTransactionNestLevel();
 
@@ -108,8 +110,7 @@ define_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransac
 void
 mon_define_init(void)
 {
-	RegisterXactCallback(define_xact_callback, NULL);
-	RegisterSubXactCallback(define_subxact_callback, NULL);
+	mon_transaction_register(&define_part, define_at_end, define_at_subend);
 }
 
 /* ---- SQL ---- */
@@ -168,5 +169,6 @@ mon_pin_definition(PG_FUNCTION_ARGS)
 	d->pinned = mon_registry_pin(metric, &stored);
 	d->next = pending;
 	pending = d;
+	mon_transaction_join(&define_part);
 	PG_RETURN_INT16(def.kind);
 }

@@ -15,6 +15,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "core/transaction.h"
 #include "metrics/catalog.h"
 #include "metrics/define.h"
 #include "metrics/late.h"
@@ -69,6 +70,7 @@ typedef struct SealState
 static uint64 completing_seq = 0;
 /* Whether this transaction has locked storage. */
 static bool storage_locked = false;
+static MonTransactionPart flush_part;
 /* The last transaction that flushed: what it wrote is not committed while it runs. */
 static TransactionId flushing_xid = InvalidTransactionId;
 
@@ -345,6 +347,7 @@ mon_lock_storage(StorageLock lock, bool wait)
 	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;
 	storage_locked = true;
+	mon_transaction_join(&flush_part);
 	return true;
 }
 
@@ -427,7 +430,7 @@ refuse_prepare(void)
 
 /* At commit free what was written; if this is missed, the next flush does it. */
 static void
-flush_xact_callback(XactEvent event, void *arg)
+flush_at_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_PREPARE)
 		refuse_prepare();
@@ -457,9 +460,9 @@ mon_metrics_init(void)
 	mon_define_init();
 	mon_late_init();
 	mon_catalog_init();
-	/* Callbacks run in the opposite order: what was flushed is dropped before series are forgotten. */
+	/* At the end of a transaction they are called in the opposite order: what was flushed is dropped before series are forgotten. */
 	mon_manage_init();
-	RegisterXactCallback(flush_xact_callback, NULL);
+	mon_transaction_register(&flush_part, flush_at_end, NULL);
 }
 
 static void

@@ -14,6 +14,7 @@
  *-------------------------------------------------------------------------
  */
 #include "metrics/late.h"
+#include "core/transaction.h"
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -55,6 +56,7 @@ typedef struct PendingSeries
 /* In pending_cxt, a child of TopTransactionContext; NULL when there is none. */
 static MemoryContext pending_cxt = NULL;
 static HTAB *pending = NULL;
+static MonTransactionPart late_part;
 static HTAB *pending_series = NULL;
 
 /* ---- writing ---- */
@@ -156,6 +158,7 @@ begin_pending(void)
 {
 	HASHCTL ctl = {0};
 
+	mon_transaction_join(&late_part);
 	pending_cxt = AllocSetContextCreate(TopTransactionContext, "monitoring late points",
 										ALLOCSET_DEFAULT_SIZES);
 	ctl.hcxt = pending_cxt;
@@ -323,7 +326,7 @@ mon_late_each(void (*fn)(const MonSeriesKey *key, const MonPoint *point, void *a
 /* ---- end of transactions ---- */
 
 static void
-late_xact_callback(XactEvent event, void *arg)
+late_at_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PRE_PREPARE)
 		write_pending();
@@ -369,8 +372,8 @@ end_pending(SubTransactionId subid, SubTransactionId parent, bool commit)
 }
 
 static void
-late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
-					  void *arg)
+late_at_subend(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+			   void *arg)
 {
 	bool commit = event == SUBXACT_EVENT_PRE_COMMIT_SUB;
 
@@ -383,6 +386,5 @@ late_subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransacti
 void
 mon_late_init(void)
 {
-	RegisterXactCallback(late_xact_callback, NULL);
-	RegisterSubXactCallback(late_subxact_callback, NULL);
+	mon_transaction_register(&late_part, late_at_end, late_at_subend);
 }

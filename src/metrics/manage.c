@@ -5,6 +5,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "core/transaction.h"
 #include "metrics/levels.h"
 #include "metrics/segment_codec.h"
 
@@ -23,6 +24,7 @@
 /* Series to be taken out of memory at commit; in TopTransactionContext. */
 static int64 *forgotten = NULL;
 static int nforgotten = 0;
+static MonTransactionPart manage_part;
 
 PG_FUNCTION_INFO_V1(mon_flush_before_delete);
 /* flush_before_delete() returns bigint: number of the flush */
@@ -52,6 +54,7 @@ mon_forget_series(PG_FUNCTION_ARGS)
 	deconstruct_array(ids, INT8OID, 8, true, 'd', &elems, NULL, &n);
 	if (n == 0)
 		PG_RETURN_VOID();
+	mon_transaction_join(&manage_part);
 	if (!forgotten)
 		forgotten = MemoryContextAllocExtended(TopTransactionContext, sizeof(int64) * n,
 											   MCXT_ALLOC_HUGE);
@@ -66,7 +69,7 @@ mon_forget_series(PG_FUNCTION_ARGS)
 }
 
 static void
-manage_xact_callback(XactEvent event, void *arg)
+manage_at_end(XactEvent event, void *arg)
 {
 	if (event == XACT_EVENT_COMMIT && nforgotten > 0)
 	{
@@ -84,7 +87,7 @@ manage_xact_callback(XactEvent event, void *arg)
 void
 mon_manage_init(void)
 {
-	RegisterXactCallback(manage_xact_callback, NULL);
+	mon_transaction_register(&manage_part, manage_at_end, NULL);
 }
 
 /* ---- looking into rows ---- */

@@ -21,6 +21,7 @@
  *-------------------------------------------------------------------------
  */
 #include "metrics/record.h"
+#include "core/transaction.h"
 
 #include <math.h>
 
@@ -49,6 +50,7 @@ typedef struct TransPending
 
 static SeriesRef *dirty_list = NULL;
 static TransPending *trans_list = NULL;
+static MonTransactionPart record_part;
 static uint32 seen_tick = 0;
 static int clock_countdown = CLOCK_EVERY;
 static TimestampTz last_push_at = 0;
@@ -152,6 +154,7 @@ mark_dirty(SeriesRef *ref)
 		ref->dirty = true;
 		ref->next_dirty = dirty_list;
 		dirty_list = ref;
+		mon_transaction_join(&record_part);
 	}
 	if (unlikely(mon_registry_tick() != seen_tick))
 	{
@@ -222,6 +225,7 @@ trans_pending(SeriesRef *ref, TimestampTz slot)
 	p->next = trans_list;
 	ref->trans = p;
 	trans_list = p;
+	mon_transaction_join(&record_part);
 	return p;
 }
 
@@ -452,7 +456,7 @@ mon_record_take_values(SeriesRef *ref, const double *values, size_t n)
 /* ---- transaction and executor callbacks ---- */
 
 static void
-xact_callback(XactEvent event, void *arg)
+record_at_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
@@ -484,7 +488,7 @@ xact_callback(XactEvent event, void *arg)
 }
 
 static void
-subxact_callback(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
+record_at_subend(SubXactEvent event, SubTransactionId mySubid, SubTransactionId parentSubid,
 				 void *arg)
 {
 	if (!trans_list)
@@ -523,8 +527,7 @@ record_ExecutorEnd(QueryDesc *queryDesc)
 void
 mon_record_init(void)
 {
-	RegisterXactCallback(xact_callback, NULL);
-	RegisterSubXactCallback(subxact_callback, NULL);
+	mon_transaction_register(&record_part, record_at_end, record_at_subend);
 	prev_ExecutorRun = ExecutorRun_hook;
 	ExecutorRun_hook = record_ExecutorRun;
 	prev_ExecutorEnd = ExecutorEnd_hook;

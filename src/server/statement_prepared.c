@@ -12,6 +12,8 @@
  */
 #include "server/statement_prepared.h"
 
+#include <time.h>
+
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "utils/timestamp.h"
@@ -27,6 +29,8 @@ typedef struct Prepared
 } Prepared;
 
 #define PREPARED 8
+#define ROUGH_THRESHOLD_MS 100
+#define UNIX_TO_POSTGRES_SECS ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
 
 static Prepared prepared[PREPARED];
 static int last_prepared = 0;
@@ -92,6 +96,27 @@ mon_note_planned(int64 queryid, double seconds)
 	p->planning = seconds;
 }
 
+/*
+ * Now, of a message that was sent then.  Where only long executions are kept, a
+ * clock will do that may be behind by a tick of the kernel, 10 ms at most: it
+ * takes a quarter of the time, which every statement pays.
+ */
+static TimestampTz
+now_since(TimestampTz sent_at)
+{
+#ifdef CLOCK_REALTIME_COARSE
+	if (mon_slow_query_threshold >= ROUGH_THRESHOLD_MS)
+	{
+		struct timespec now;
+
+		clock_gettime(CLOCK_REALTIME_COARSE, &now);
+		return Max(sent_at,
+				   (now.tv_sec - UNIX_TO_POSTGRES_SECS) * USECS_PER_SEC + now.tv_nsec / 1000);
+	}
+#endif
+	return GetCurrentTimestamp();
+}
+
 /* Of the statements of one message, what came before the first is known as a whole: it was sent then. */
 Preparation
 mon_take_preparation(int64 queryid, bool toplevel)
@@ -104,7 +129,7 @@ mon_take_preparation(int64 queryid, bool toplevel)
 		taken.preparing = taken.planning = p->planning;
 	if (toplevel && MyBackendType == B_BACKEND)
 	{
-		taken.started_at = GetCurrentTimestamp();
+		taken.started_at = now_since(sent_at);
 		if (sent_at != started_with)
 		{
 			taken.preparing = seconds_between(sent_at, taken.started_at);

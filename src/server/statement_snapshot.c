@@ -15,6 +15,7 @@
  *-------------------------------------------------------------------------
  */
 #include "server/statement_internal.h"
+#include "core/transaction.h"
 
 #include "access/xact.h"
 #include "metrics/metrics.h"
@@ -28,6 +29,7 @@
 /* A snapshot of the current transaction: committed with it. */
 static StatementDatabase *taken_db = NULL;
 static uint64 taken_seq = 0;
+static MonTransactionPart snapshot_part;
 
 /* ---- snapshots ---- */
 
@@ -158,18 +160,15 @@ mon_statements_take(uint64 stored, uint64 seq, int *nrows)
 	LWLockRelease(DATABASES_LOCK);
 	taken_db = db;
 	taken_seq = seq;
+	mon_transaction_join(&snapshot_part);
 	return rows;
 }
 
 static void
-xact_callback(XactEvent event, void *arg)
+snapshot_at_end(XactEvent event, void *arg)
 {
-	if (!taken_db)
-		return;
 	if (event == XACT_EVENT_COMMIT)
 		pg_atomic_write_u64(&taken_db->stored, taken_seq);
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		taken_db = NULL;
 }
 
 /* ---- reading ---- */
@@ -366,5 +365,5 @@ sweep_databases(void)
 void
 mon_statement_snapshot_init(void)
 {
-	RegisterXactCallback(xact_callback, NULL);
+	mon_transaction_register(&snapshot_part, snapshot_at_end, NULL);
 }

@@ -11,6 +11,7 @@
  *-------------------------------------------------------------------------
  */
 #include "signals/signals_internal.h"
+#include "core/transaction.h"
 
 #include "access/parallel.h"
 #include "access/xact.h"
@@ -60,6 +61,7 @@ static bool capture_changes = true;
 static PendingChange *pending = NULL; /* latest first, in TopTransactionContext */
 static int npending = 0;
 static int nomitted = 0;
+static MonTransactionPart change_part;
 
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 
@@ -182,6 +184,7 @@ note_change(const Change *change, const char *text, size_t len)
 {
 	PendingChange *p;
 
+	mon_transaction_join(&change_part);
 	if (npending >= MAX_PENDING)
 	{
 		nomitted++;
@@ -274,7 +277,7 @@ reversed(PendingChange *latest)
 }
 
 static void
-change_xact_callback(XactEvent event, void *arg)
+change_at_end(XactEvent event, void *arg)
 {
 	switch (event)
 	{
@@ -295,8 +298,7 @@ change_xact_callback(XactEvent event, void *arg)
 }
 
 static void
-change_subxact_callback(SubXactEvent event, SubTransactionId mine, SubTransactionId parent,
-						void *arg)
+change_at_subend(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
 	int level = GetCurrentTransactionNestLevel();
 
@@ -316,6 +318,5 @@ mon_change_hook_init(void)
 							 &capture_changes, true, PGC_SUSET, 0, NULL, NULL, NULL);
 	previous_utility_hook = ProcessUtility_hook;
 	ProcessUtility_hook = note_utility;
-	RegisterXactCallback(change_xact_callback, NULL);
-	RegisterSubXactCallback(change_subxact_callback, NULL);
+	mon_transaction_register(&change_part, change_at_end, change_at_subend);
 }

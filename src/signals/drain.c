@@ -13,6 +13,7 @@
  *-------------------------------------------------------------------------
  */
 #include "signals/signals.h"
+#include "core/transaction.h"
 #include "signals/fingerprint.h"
 #include "signals/signals_internal.h"
 
@@ -44,6 +45,7 @@ static const char *const login_outcomes[] = {"ok", "refused", "failed"};
 static const char *const change_classes[] = {"schema", "grant", "role", "setting", "database"};
 
 static uint64 completing_seq = 0; /* of a drain that commits with this transaction */
+static MonTransactionPart drain_part;
 
 /* ---- texts ---- */
 
@@ -347,6 +349,7 @@ mon_take_signals(PG_FUNCTION_ARGS)
 
 	mon_require_preload();
 	InitMaterializedSRF(fcinfo, 0);
+	mon_transaction_join(&drain_part);
 	taken = mon_signals_take(stored, PG_GETARG_INT32(1), &n);
 	for (int i = 0; i < n; i++)
 	{
@@ -423,7 +426,7 @@ mon_signal_buffer(PG_FUNCTION_ARGS)
 
 /* What a prepared transaction has taken stays so until the table shows how it ended. */
 static void
-drain_xact_callback(XactEvent event, void *arg)
+drain_at_end(XactEvent event, void *arg)
 {
 	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
 		return;
@@ -441,5 +444,5 @@ mon_signals_init(void)
 	mon_error_hook_init();
 	mon_login_hook_init();
 	mon_change_hook_init();
-	RegisterXactCallback(drain_xact_callback, NULL);
+	mon_transaction_register(&drain_part, drain_at_end, NULL);
 }

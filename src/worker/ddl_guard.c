@@ -22,6 +22,7 @@
  *-------------------------------------------------------------------------
  */
 #include "worker/worker_internal.h"
+#include "core/transaction.h"
 
 #include <signal.h>
 
@@ -60,6 +61,7 @@ static bool restoring = false;     /* lasts beyond the transaction */
 static bool wake_launcher = false; /* on commit: look at this database again */
 static bool wake_worker = false;   /* on commit: there is something to do for it */
 static bool jobs_changed = false;  /* on commit: it reads the list of jobs again */
+static MonTransactionPart guard_part;
 
 PG_FUNCTION_INFO_V1(mon_wake_worker);
 
@@ -116,6 +118,7 @@ put_up_guard(Oid dboid)
 {
 	MonGuard *guard = &mon_workers->guards[MonMyProcNumber];
 
+	mon_transaction_join(&guard_part);
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	if (!OidIsValid(guard->dboid))
 	{
@@ -330,10 +333,17 @@ before_copy(CopyStmt *stmt)
 }
 
 static void
+wake_launcher_on_commit(void)
+{
+	wake_launcher = true;
+	mon_transaction_join(&guard_part);
+}
+
+static void
 before_create_extension(CreateExtensionStmt *stmt)
 {
 	/* Another extension may bring ours along. */
-	wake_launcher = true;
+	wake_launcher_on_commit();
 	if (!check_function_bodies && superuser() && strcmp(stmt->extname, MON_SCHEMA) == 0)
 		start_restoring();
 }
@@ -352,13 +362,13 @@ before_utility(Node *stmt)
 
 			guard_database_name(option && option->arg ? defGetString(option) : "template1", true);
 			/* A copy of a database has its extensions. */
-			wake_launcher = true;
+			wake_launcher_on_commit();
 			break;
 		}
 		case T_AlterDatabaseStmt:
 			if (find_option(((AlterDatabaseStmt *) stmt)->options, "tablespace"))
 				guard_database_name(((AlterDatabaseStmt *) stmt)->dbname, false);
-			wake_launcher = true;
+			wake_launcher_on_commit();
 			break;
 		case T_RenameStmt:
 			if (((RenameStmt *) stmt)->renameType == OBJECT_DATABASE)
@@ -403,7 +413,7 @@ guard_ProcessUtility(PlannedStmt *pstmt, const char *queryString, bool readOnlyT
 
 /* Nothing here may throw: the transaction has ended. */
 static void
-guard_xact_callback(XactEvent event, void *arg)
+guard_at_end(XactEvent event, void *arg)
 {
 	bool committed = event == XACT_EVENT_COMMIT;
 
@@ -438,6 +448,8 @@ guard_xact_callback(XactEvent event, void *arg)
 	/* The session goes on with something else. */
 	if (restoring && check_function_bodies)
 		stop_restoring();
+	if (restoring)
+		mon_transaction_join(&guard_part);
 }
 
 /* Trigger: the worker is woken at commit; with any argument it reads its jobs again. */
@@ -453,6 +465,7 @@ mon_wake_worker(PG_FUNCTION_ARGS)
 	if (mon_preloaded)
 	{
 		wake_worker = true;
+		mon_transaction_join(&guard_part);
 		jobs_changed |= trigger->tg_trigger->tgnargs > 0;
 	}
 	PG_RETURN_POINTER(NULL);
@@ -463,5 +476,5 @@ mon_ddl_guard_init(void)
 {
 	prev_ProcessUtility = ProcessUtility_hook;
 	ProcessUtility_hook = guard_ProcessUtility;
-	RegisterXactCallback(guard_xact_callback, NULL);
+	mon_transaction_register(&guard_part, guard_at_end, NULL);
 }
