@@ -37,7 +37,7 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		mon_shmem_init();
-		mon_server_init(); /* its hooks are to be inside those of metrics */
+		mon_server_init();
 		mon_metrics_init();
 		/* Before those whose log hooks redact: theirs run first then. */
 		mon_signals_init();

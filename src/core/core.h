@@ -71,6 +71,9 @@ extern void mon_require_preload(void);
 /* Calls of the executor that the current one is within: 0 at the end of a statement that a client sent. */
 extern int mon_executor_depth;
 
+/* If set, called when an executor call returns that is not nested in another. */
+extern void (*mon_executor_left)(void);
+
 /* ---- labels (labels.c) ---- */
 
 /*

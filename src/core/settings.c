@@ -19,6 +19,7 @@
 	"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:/?#[]@!$&*+,;=%"
 
 int mon_executor_depth = 0;
+void (*mon_executor_left)(void) = NULL;
 
 int mon_shared_memory = 64 * 1024;
 int mon_flush_interval = 10 * 1000;

@@ -27,7 +27,6 @@
 
 #include "access/parallel.h"
 #include "access/xact.h"
-#include "executor/executor.h"
 #include "metrics/levels.h"
 #include "miscadmin.h"
 #include "sketch/sketch.h"
@@ -54,9 +53,6 @@ static MonTransactionPart record_part;
 static uint32 seen_tick = 0;
 static int clock_countdown = CLOCK_EVERY;
 static TimestampTz last_push_at = 0;
-
-static ExecutorRun_hook_type prev_ExecutorRun = NULL;
-static ExecutorEnd_hook_type prev_ExecutorEnd = NULL;
 
 /* ---- pushing to the registry ---- */
 
@@ -133,6 +129,7 @@ mon_record_push(void)
 	}
 	clock_countdown = CLOCK_EVERY;
 	last_push_at = now;
+	mon_executor_left = NULL;
 }
 
 /* Called now and then while a statement goes on recording. */
@@ -155,6 +152,8 @@ mark_dirty(SeriesRef *ref)
 		ref->next_dirty = dirty_list;
 		dirty_list = ref;
 		mon_transaction_join(&record_part);
+		/* A portal may be left open after a statement for as long as the client likes. */
+		mon_executor_left = mon_record_push;
 	}
 	if (unlikely(mon_registry_tick() != seen_tick))
 	{
@@ -499,37 +498,8 @@ record_at_subend(SubXactEvent event, SubTransactionId mySubid, SubTransactionId 
 		commit_level(GetCurrentTransactionNestLevel());
 }
 
-static void
-record_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
-{
-	if (prev_ExecutorRun)
-		prev_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
-	else
-		standard_ExecutorRun(MON_EXECUTOR_RUN_ARGS);
-
-	/* A portal may be left open here for as long as the client likes. */
-	if (dirty_list && mon_executor_depth == 0)
-		mon_record_push();
-}
-
-static void
-record_ExecutorEnd(QueryDesc *queryDesc)
-{
-	if (prev_ExecutorEnd)
-		prev_ExecutorEnd(queryDesc);
-	else
-		standard_ExecutorEnd(queryDesc);
-
-	if (dirty_list && mon_executor_depth == 0)
-		mon_record_push();
-}
-
 void
 mon_record_init(void)
 {
 	mon_transaction_register(&record_part, record_at_end, record_at_subend);
-	prev_ExecutorRun = ExecutorRun_hook;
-	ExecutorRun_hook = record_ExecutorRun;
-	prev_ExecutorEnd = ExecutorEnd_hook;
-	ExecutorEnd_hook = record_ExecutorEnd;
 }

@@ -419,6 +419,13 @@ leave_executor_by_error(Execution *e, const Running *r)
 		execution_failed(e, r);
 }
 
+static inline void
+executor_has_left(void)
+{
+	if (unlikely(mon_executor_left != NULL) && mon_executor_depth == 0)
+		mon_executor_left();
+}
+
 static void
 statement_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 {
@@ -441,6 +448,7 @@ statement_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 	leave_executor(e, &r);
 	if (e)
 		e->counters.n[STATEMENT_ROWS] += queryDesc->estate->es_processed;
+	executor_has_left();
 }
 
 /* A query alone has nothing to finish: neither triggers nor a rest of what it changes. */
@@ -495,6 +503,7 @@ statement_ExecutorEnd(QueryDesc *queryDesc)
 		prev_ExecutorEnd(queryDesc);
 	else
 		standard_ExecutorEnd(queryDesc);
+	executor_has_left();
 }
 
 /* ---- planner ---- */

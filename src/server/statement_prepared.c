@@ -34,12 +34,14 @@ typedef struct Prepared
 
 static Prepared prepared[PREPARED];
 static int last_prepared = 0;
+static int nprepared =
+	0; /* that have a queryid: none, as a rule, when plans are made once and kept */
 static TimestampTz started_with = 0; /* message whose first statement has been started */
 
 static Prepared *
 find_prepared(int64 queryid)
 {
-	for (int i = 0; i < PREPARED; i++)
+	for (int i = 0; nprepared > 0 && i < PREPARED; i++)
 		if (prepared[i].queryid == queryid)
 			return &prepared[i];
 	return NULL;
@@ -54,6 +56,8 @@ note_prepared(int64 queryid)
 	{
 		last_prepared = (last_prepared + 1) % PREPARED;
 		p = &prepared[last_prepared];
+		if (p->queryid == 0)
+			nprepared++;
 		memset(p, 0, sizeof(*p));
 		p->queryid = queryid;
 	}
@@ -141,6 +145,9 @@ mon_take_preparation(int64 queryid, bool toplevel)
 		started_with = sent_at;
 	}
 	if (p)
+	{
 		p->queryid = 0;
+		nprepared--;
+	}
 	return taken;
 }
