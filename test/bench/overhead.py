@@ -1,25 +1,33 @@
 """overhead.py: what a loaded library costs pgbench -S, with clusters side by side.
 
-Restarts between runs measure mostly the restarts: cold caches and another
-layout of memory.  So every candidate has a cluster of its own, a copy of the
-same data, and all are up all the time; all but the measured one stand still
-(SIGSTOP), so that the background processes of one are not paid for by another.
-A background process that has stood still makes up for what it missed by one
-run, for which there is time before each measurement.
+Two runs of the same thing differ by several percent on a shared machine: by
+what its other users do meanwhile, by where memory happens to lie, by which
+processor a session wakes up on.  So every candidate has a cluster of its own,
+all on one processor, and they take turns of a tenth of a second: all but one
+stand still (SIGSTOP).  What disturbs one disturbs the others.  Where memory lies
+stays the same as long as a server runs; so each round has new servers.
+
+The one processor is always busy, so that throughput is the inverse of the time
+that server and client take for a transaction.  Background processes work by the
+clock on the wall, not by transactions: their share of a second is taken off.
 """
 import os
+import random
+import re
 import signal
 import socket
 import statistics
 import subprocess
+import time
 
 import measure
 
 WITHOUT = ""
 OURS = "monitoring"
 PEERS = ("pg_stat_statements", "pg_stat_monitor", "pg_stat_statements,pg_stat_monitor")
-WARM_UP = 8  # seconds: caches, and the first runs of jobs
-CATCH_UP = 2
+WARM_UP = 15  # seconds: caches, and the first runs of jobs
+TURN = 0.1
+PROCESSOR = max(os.sched_getaffinity(0))
 
 
 def free_port():
@@ -28,75 +36,130 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def pin():
+    os.sched_setaffinity(0, {PROCESSOR})
+
+
+def send(processes, number):
+    for pid in processes:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def processor_seconds(pid, with_children=False):
+    """Of a process so far, and of its children that have ended; 0 if it has ended itself."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            fields = file.read().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0
+    return sum(int(field) for field in fields[11:15 if with_children else 13]) / os.sysconf("SC_CLK_TCK")
+
+
 class Cluster:
-    """A copy of the benchmark's stopped cluster, running with libraries of its own."""
+    """A copy of the benchmark's stopped cluster, running with libraries of its own, and a pgbench."""
 
     def __init__(self, bench, name, libraries):
         self.bench, self.libraries = bench, libraries
         self.data, self.port = "%s_%s" % (bench.options.data, name), free_port()
         self.run("cp", "-a", bench.options.data, self.data)
         self.control("-l", bench.options.log, "-o",
-                     "-c shared_preload_libraries=%s -c port=%d" % (libraries, self.port), "start")
-        self.pgbench(WARM_UP)
-        self.freeze()
+                     "-c shared_preload_libraries=%s -c port=%d -c monitoring.shared_memory=64MB "
+                     "-c monitoring.max_statements=5000" % (libraries, self.port), "start")
+        with open(self.data + "/postmaster.pid") as file:
+            self.postmaster = int(file.readline())
 
     def run(self, *command):
         return subprocess.run(self.bench.options.prefix + list(command), check=True, text=True, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL)
+                              stdout=subprocess.DEVNULL, preexec_fn=pin)
 
     def control(self, *arguments):
         self.run(self.bench.options.pgbin + "/pg_ctl", "-D", self.data, "-w", "-t", "60", *arguments)
 
-    def pgbench(self, seconds):
-        return self.bench.pgbench("-S", "-M", "prepared", "-c", "2", "-j", "2", "-T", str(seconds), "-p", str(self.port))
+    def start_pgbench(self, seconds):
+        """Without the prefix: what it starts with would stop with it, and stay so."""
+        self.client = subprocess.Popen(
+            [self.bench.options.pgbin + "/pgbench", "-h", self.bench.options.socket, "-p", str(self.port), "-U", "postgres",
+             "-n", "-S", "-M", "prepared", "-T", str(seconds), "bench"],
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=pin)
 
-    def processes(self):
-        """The postmaster, then its children."""
-        with open(self.data + "/postmaster.pid") as file:
-            postmaster = int(file.readline())
-        with open("/proc/%d/task/%d/children" % (postmaster, postmaster)) as file:
-            return [postmaster] + [int(pid) for pid in file.read().split()]
+    def finish_pgbench(self):
+        """Transactions, and the processor time that the client took for them."""
+        output = self.client.stdout.read()
+        _, status, usage = os.wait4(self.client.pid, 0)
+        self.client.returncode = os.waitstatus_to_exitcode(status)
+        time.sleep(0.2)  # its session ends
+        return int(re.search(r"processed: ([0-9]+)", output).group(1)), usage.ru_utime + usage.ru_stime
 
-    def processor_seconds(self):
-        """Of all its processes so far; the postmaster, read last, has that of those which have ended."""
-        ticks, (postmaster, *children) = 0, self.processes()
-        for pid in children + [postmaster]:
-            try:
-                with open("/proc/%d/stat" % pid) as file:
-                    fields = file.read().rpartition(")")[2].split()
-            except FileNotFoundError:
-                continue
-            ticks += sum(int(field) for field in fields[11:15 if pid == postmaster else 13])
-        return ticks / os.sysconf("SC_CLK_TCK")
+    def children(self):
+        with open("/proc/%d/task/%d/children" % (self.postmaster, self.postmaster)) as file:
+            return [int(pid) for pid in file.read().split()]
 
-    def signal(self, processes, number):
-        for pid in processes:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                pass
-
-    def freeze(self):
+    def stand_still(self):
         """The postmaster first: it starts no further child then."""
-        self.signal(self.processes()[:1], signal.SIGSTOP)
-        self.signal(self.processes()[1:], signal.SIGSTOP)
+        send([self.postmaster], signal.SIGSTOP)
+        send(self.children() + [self.client.pid], signal.SIGSTOP)
 
-    def thaw(self):
-        self.signal(reversed(self.processes()), signal.SIGCONT)
+    def go_on(self):
+        send([self.client.pid] + self.children() + [self.postmaster], signal.SIGCONT)
 
-    def measure(self):
-        self.thaw()
-        self.pgbench(CATCH_UP)
-        before = self.processor_seconds()
-        tps = self.pgbench(self.bench.options.seconds)
-        used = self.processor_seconds() - before
-        self.freeze()
-        return tps, 1e6 * used / (tps * self.bench.options.seconds)
+    def used(self):
+        """Processor time so far of those that are there while no client is, and of all."""
+        background = sum(processor_seconds(pid) for pid in self.children())
+        return background, background + processor_seconds(self.postmaster, True)
 
     def remove(self):
-        self.thaw()
+        send(self.children() + [self.postmaster], signal.SIGCONT)
         self.control("-m", "immediate", "stop")
         self.run("rm", "-rf", self.data)
+
+
+def take_turns(clusters, seconds):
+    for cluster in clusters:
+        cluster.stand_still()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for cluster in random.sample(clusters, len(clusters)):
+            cluster.go_on()
+            time.sleep(TURN)
+            cluster.stand_still()
+    for cluster in clusters:
+        cluster.go_on()
+
+
+def measure_together(clusters, seconds):
+    """Of each, transactions per second, and the server's processor time a transaction in microseconds."""
+    before, began, figures = [cluster.used() for cluster in clusters], time.monotonic(), []
+    for cluster in clusters:
+        cluster.start_pgbench(seconds)
+    take_turns(clusters, seconds - 1)
+    for cluster, (background_before, all_before) in zip(clusters, before):
+        n, client = cluster.finish_pgbench()
+        background, all_used = cluster.used()
+        background -= background_before
+        sessions = all_used - all_before - background
+        left = 1 - background / (time.monotonic() - began)
+        figures.append((left * n / (sessions + client), 1e6 * sessions / left / n))
+    return figures
+
+
+def measure_round(bench, candidates):
+    """Figures of each candidate, in new servers."""
+    clusters = {}
+    try:
+        for number in random.sample(range(len(candidates)), len(candidates)):
+            clusters[number] = Cluster(bench, "candidate_%d" % number, candidates[number])
+        for cluster in clusters.values():
+            cluster.start_pgbench(WARM_UP)
+        for cluster in clusters.values():
+            cluster.finish_pgbench()
+        return measure_together([clusters[number] for number in range(len(candidates))],
+                                bench.options.seconds * len(candidates))
+    finally:
+        for cluster in clusters.values():
+            cluster.remove()
 
 
 def compare(bench, what, ours, peers, unit, bar):
@@ -119,17 +182,11 @@ def library_overhead(bench):
     """pgbench -S with the library, without it, and with what others load to watch statements."""
     peers = [peer for peer in PEERS if all(bench.installed(library) for library in peer.split(","))]
     candidates = [WITHOUT, WITHOUT, OURS] + peers
-    clusters = []
     bench.control("stop")
     try:
-        for number, libraries in enumerate(candidates):
-            clusters.append(Cluster(bench, "candidate_%d" % number, libraries))
-        without, again, *figures = measure.per_round(bench.options.rounds, *(c.measure for c in clusters))
+        without, again, ours, *theirs = zip(*(measure_round(bench, candidates) for _ in range(bench.options.rounds)))
     finally:
-        for cluster in clusters:
-            cluster.remove()
         bench.control("start")
-    ours, *theirs = figures
     baseline = [tuple((a + b) / 2 for a, b in zip(*pair)) for pair in zip(without, again)]
     compare_both(bench, "library loaded; peer: not loaded", ours, baseline, 0.97)
     compare_both(bench, "not loaded; peer: not loaded (A/A floor)", again, without, None)
