@@ -46,7 +46,7 @@ is_end(XactEvent event)
 	}
 }
 
-static void
+pg_attribute_hot static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	uint32 joined = mon_transaction_joined;

@@ -160,7 +160,7 @@ mark_begin(Mark *mark)
 }
 
 /* Add what has happened since the mark; returns the seconds. */
-static inline double
+pg_attribute_hot static inline double
 mark_end(const Mark *mark, StatementCounters *c)
 {
 	const BufferUsage *b = &mark->buffers;
@@ -241,7 +241,7 @@ add_jit(StatementCounters *c, const JitInstrumentation *jit)
 
 /* ---- the statement that an executor call is about ---- */
 
-static pg_noinline Execution *
+pg_attribute_hot static pg_noinline Execution *
 find_execution(const QueryDesc *query)
 {
 	Execution *e = executions;
@@ -252,7 +252,7 @@ find_execution(const QueryDesc *query)
 }
 
 /* Its memory goes. */
-static void
+pg_attribute_hot static void
 forget_execution(void *arg)
 {
 	Execution **link = &executions;
@@ -364,7 +364,7 @@ start_execution(QueryDesc *query)
 	executions = e;
 }
 
-static void
+pg_attribute_hot static void
 statement_ExecutorStart(QueryDesc *queryDesc, int eflags)
 {
 	bool tracked = !(eflags & EXEC_FLAG_EXPLAIN_ONLY) &&
@@ -426,7 +426,7 @@ executor_has_left(void)
 		mon_executor_left();
 }
 
-static void
+pg_attribute_hot static void
 statement_ExecutorRun(MON_EXECUTOR_RUN_PARAMS)
 {
 	Running r;
@@ -467,7 +467,7 @@ run_finish(QueryDesc *queryDesc)
 		standard_ExecutorFinish(queryDesc);
 }
 
-static void
+pg_attribute_hot static void
 statement_ExecutorFinish(QueryDesc *queryDesc)
 {
 	Execution *e;
@@ -492,7 +492,7 @@ statement_ExecutorFinish(QueryDesc *queryDesc)
 	leave_executor(e, &r);
 }
 
-static void
+pg_attribute_hot static void
 statement_ExecutorEnd(QueryDesc *queryDesc)
 {
 	Execution *e = find_execution(queryDesc);

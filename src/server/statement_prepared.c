@@ -122,7 +122,7 @@ now_since(TimestampTz sent_at)
 }
 
 /* Of the statements of one message, what came before the first is known as a whole: it was sent then. */
-Preparation
+pg_attribute_hot Preparation
 mon_take_preparation(int64 queryid, bool toplevel)
 {
 	TimestampTz sent_at = GetCurrentStatementStartTimestamp();

@@ -370,7 +370,7 @@ add_to_registry(int partition, const StatementKey *key, uint32 hash, const State
 		register_text(partition, key, hash, source);
 }
 
-void
+pg_attribute_hot void
 mon_statement_add(const StatementKey *key, const StatementSource *source,
 				  const StatementCounters *counters, double latency)
 {

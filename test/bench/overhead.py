@@ -9,7 +9,8 @@ stays the same as long as a server runs; so each round has new servers.
 
 The one processor is always busy, so that throughput is the inverse of the time
 that server and client take for a transaction.  Background processes work by the
-clock on the wall, not by transactions: their share of a second is taken off.
+clock on the wall, not by transactions: the share of the machine that they take
+of a second is taken off.
 """
 import os
 import random
@@ -25,7 +26,7 @@ import measure
 WITHOUT = ""
 OURS = "monitoring"
 PEERS = ("pg_stat_statements", "pg_stat_monitor", "pg_stat_statements,pg_stat_monitor")
-WARM_UP = 15  # seconds: caches, and the first runs of jobs
+WARM_UP = 30  # seconds: caches, and the first runs of jobs
 TURN = 0.1
 PROCESSOR = max(os.sched_getaffinity(0))
 
@@ -140,7 +141,7 @@ def measure_together(clusters, seconds):
         background, all_used = cluster.used()
         background -= background_before
         sessions = all_used - all_before - background
-        left = 1 - background / (time.monotonic() - began)
+        left = 1 - background / (time.monotonic() - began) / os.cpu_count()
         figures.append((left * n / (sessions + client), 1e6 * sessions / left / n))
     return figures
 
