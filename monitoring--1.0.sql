@@ -1671,7 +1671,7 @@ COMMENT ON COLUMN monitoring.slow_execution_log.toplevel IS 'True if sent by a c
 COMMENT ON COLUMN monitoring.slow_execution_log.outcome IS 'ok, error, cancelled (also by a timeout) or terminated (with its session).';
 COMMENT ON COLUMN monitoring.slow_execution_log.sqlstate IS 'SQLSTATE of the error that it ended by.';
 COMMENT ON COLUMN monitoring.slow_execution_log.duration_seconds IS 'Time of the execution, without that in which a portal waits for its client.';
-COMMENT ON COLUMN monitoring.slow_execution_log.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Of those inside functions, planning only.';
+COMMENT ON COLUMN monitoring.slow_execution_log.preparing_seconds IS 'Time from the arrival of the statement to the begin of its execution: parsing, planning, and waiting for locks on tables. Exact to a tick of the kernel (4 ms as a rule) unless monitoring.slow_query_threshold is below 100 ms. Of those inside functions, planning only.';
 COMMENT ON COLUMN monitoring.slow_execution_log.planning_seconds IS 'Time of planning; 0 if it had a plan.';
 COMMENT ON COLUMN monitoring.slow_execution_log.rows IS 'Rows returned or affected.';
 COMMENT ON COLUMN monitoring.slow_execution_log.shared_hit_bytes IS 'Bytes found in shared buffers.';
