@@ -7,9 +7,7 @@
  * own timeout; an error ends that transaction and no more.  Between jobs the
  * worker has no transaction and no snapshot.  The schedule lives in the slot
  * in shared memory, so that a worker goes on where the one before stopped; a
- * missed run is made once, not as often as it was missed.  The rows are read
- * again when a trigger says that they have changed, when the settings have,
- * and once a minute, since triggers can be switched off.
+ * missed run is made once, not as often as it was missed.
  *
  * Before it touches anything of the extension a transaction locks the
  * extension without waiting.  DROP EXTENSION locks it first, too, so the two
@@ -24,7 +22,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "worker/worker_internal.h"
+#include "worker/job_list.h"
 
 #include <signal.h>
 
@@ -33,7 +31,6 @@
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "common/hashfn.h"
-#include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -55,10 +52,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define MAX_SLEEP_MS 60000 /* read the list of jobs at least this often */
-#define RETRY_MS 1000      /* the extension is locked, or its jobs can't be read */
-#define MAX_JITTER_MS                                                                              \
-	60000 /* a first run is put off by up to a tenth of the interval, at most this */
+#define RETRY_MS 1000         /* the extension is locked, or its jobs can't be read */
 #define SHUTDOWN_JOB_MS 10000 /* a job's time at shutdown, at most */
 #define CLIENTS_WAIT_MS 3000  /* for sessions to hand over what they have, at shutdown */
 #define WATCH_MS 1000         /* how often a job that takes long is looked after */
@@ -67,25 +61,6 @@
 #define SHUTDOWN_WATCHES 3                 /* a job that is to make way has so many WATCH_MS */
 #define DISK_RETRY_US (10 * USECS_PER_SEC) /* a job that met a full disk is tried again by then */
 #define RETELL_MS 60000 /* an outcome that could not be recorded is tried, and logged, again */
-
-typedef struct Job
-{
-	char *name;
-	char *call; /* quoted name of the function */
-	char *owner;
-	char *setting;           /* that gives the interval, or NULL */
-	int64 interval;          /* microseconds; 0 when the setting gives none */
-	const char *no_interval; /* why not */
-	int timeout;             /* ms */
-	bool durable;
-	bool run_at_shutdown;
-	bool run_on_wake;
-	const char *last_state;
-	char *last_error;
-	TimestampTz at;    /* of this run */
-	const char *error; /* of this run */
-	int code;          /* its SQLSTATE */
-} Job;
 
 typedef enum ExtensionState
 {
@@ -100,12 +75,7 @@ static MonWorkerSlot *my_slot = NULL;
 static uint32 my_generation = 0;
 static MonSlotState my_outcome = MON_SLOT_FAILED;
 static MemoryContext cycle_cxt = NULL; /* reset in every cycle */
-static MemoryContext jobs_cxt = NULL;  /* of the list, reset when it is read */
-static List *jobs = NIL;               /* enabled jobs in the order they run */
-static bool jobs_stale = true;         /* to be read */
-static TimestampTz jobs_read_at = 0;
 static bool load_error_logged = false;
-static bool too_many_logged = false;
 
 /* Set while a transaction may be cancelled to let us shut down. */
 static volatile sig_atomic_t cancelable = false;
@@ -193,20 +163,11 @@ take_woken(void)
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
 	woken = my_slot->woken;
-	jobs_stale |= my_slot->jobs_changed;
+	if (my_slot->jobs_changed)
+		mon_job_list_outdated();
 	my_slot->woken = my_slot->jobs_changed = false;
 	LWLockRelease(mon_workers->lock);
 	return woken;
-}
-
-/* Only this process changes the jobs of its slot, so reading needs no lock. */
-static MonJobStats *
-find_stats(const char *name)
-{
-	for (int i = 0; i < my_slot->njobs; i++)
-		if (strcmp(NameStr(my_slot->jobs[i].name), name) == 0)
-			return &my_slot->jobs[i];
-	return NULL;
 }
 
 /* ---- transactions ---- */
@@ -323,96 +284,6 @@ in_transaction(TransactionBody body, void *arg, int timeout)
 
 /* ---- the list of jobs ---- */
 
-static char *
-column_text(HeapTuple tuple, TupleDesc desc, int column)
-{
-	char *value = SPI_getvalue(tuple, desc, column);
-
-	return value ? MemoryContextStrdup(jobs_cxt, value) : NULL;
-}
-
-static bool
-column_bool(HeapTuple tuple, TupleDesc desc, int column)
-{
-	bool isnull;
-
-	return DatumGetBool(SPI_getbinval(tuple, desc, column, &isnull)) && !isnull;
-}
-
-static int64
-column_int64(HeapTuple tuple, TupleDesc desc, int column)
-{
-	bool isnull;
-	Datum datum = SPI_getbinval(tuple, desc, column, &isnull);
-
-	return isnull ? 0 : DatumGetInt64(datum);
-}
-
-/* Microseconds; 0 unless it is a whole positive number of milliseconds. */
-static int64
-interval_of_setting(const char *value)
-{
-	char *end;
-	long ms = strtol(value, &end, 10);
-
-	return *value != '\0' && *end == '\0' && ms > 0 && ms <= INT_MAX ? ms * INT64CONST(1000) : 0;
-}
-
-static Job *
-job_from_tuple(HeapTuple tuple, TupleDesc desc)
-{
-	Job *job = MemoryContextAllocZero(jobs_cxt, sizeof(Job));
-
-	job->name = column_text(tuple, desc, 1);
-	job->call = column_text(tuple, desc, 2);
-	job->owner = column_text(tuple, desc, 3);
-	job->setting = column_text(tuple, desc, 4);
-	job->interval = column_int64(tuple, desc, 5);
-	job->timeout = (int) Min(column_int64(tuple, desc, 6), INT_MAX);
-	job->durable = column_bool(tuple, desc, 7);
-	job->run_at_shutdown = column_bool(tuple, desc, 8);
-	job->run_on_wake = column_bool(tuple, desc, 9);
-	job->last_state = column_text(tuple, desc, 10);
-	job->last_error = column_text(tuple, desc, 11);
-
-	/* Custom settings in ms: their plain number is in ms, too. */
-	if (job->setting)
-	{
-		const char *value = GetConfigOption(job->setting, true, false);
-
-		job->no_interval = value ? "is no positive number" : "does not exist";
-		job->interval = value ? interval_of_setting(value) : 0;
-	}
-	return job;
-}
-
-/* Caller has locked the extension. */
-static void
-read_jobs(void)
-{
-	MemoryContext old_cxt;
-
-	jobs = NIL;
-	MemoryContextReset(jobs_cxt);
-
-	SPI_connect();
-	if (SPI_execute("SELECT name::text,"
-					"       (SELECT string_agg(quote_ident(i), '.')"
-					"        FROM unnest(parse_ident(function)) i),"
-					"       owner::text, setting,"
-					"       (extract(epoch FROM every) * 1000000)::bigint,"
-					"       ceil(extract(epoch FROM timeout) * 1000)::bigint,"
-					"       durable, run_at_shutdown, run_on_wake, last_state, last_error"
-					"  FROM monitoring.jobs WHERE enabled ORDER BY priority, name",
-					true, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not read monitoring.jobs");
-	old_cxt = MemoryContextSwitchTo(jobs_cxt);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		jobs = lappend(jobs, job_from_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
-	MemoryContextSwitchTo(old_cxt);
-	SPI_finish();
-}
-
 /* What load_jobs() found. */
 typedef struct JobsState
 {
@@ -426,58 +297,8 @@ refresh_jobs(void *arg)
 	JobsState *state = arg;
 
 	state->extension = lock_extension();
-	state->read = state->extension == EXTENSION_USABLE &&
-		(jobs_stale || mon_time_passed(jobs_read_at, GetCurrentTimestamp(), MAX_SLEEP_MS));
-	if (state->read)
-		read_jobs();
-}
-
-/* When a job that has never run is run first: soon, but not with all the others. */
-static TimestampTz
-first_anchor(TimestampTz now, int64 interval)
-{
-	double jitter = Min(interval / 10, MAX_JITTER_MS * INT64CONST(1000));
-
-	return now - interval + (int64) (jitter * pg_prng_double(&pg_global_prng_state));
-}
-
-/* Make the slot's jobs those of the list; what stays keeps its counters. */
-static void
-sync_stats(TimestampTz now)
-{
-	MonJobStats *stats = palloc0(MON_MAX_JOBS * sizeof(MonJobStats));
-	int n = 0;
-	ListCell *lc;
-
-	foreach (lc, jobs)
-	{
-		Job *job = lfirst(lc);
-		MonJobStats *known = find_stats(job->name);
-
-		if (n >= MON_MAX_JOBS)
-		{
-			if (!too_many_logged)
-				ereport(WARNING,
-						(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-						 errmsg("monitoring runs only the first %d jobs of the database",
-								MON_MAX_JOBS)));
-			too_many_logged = true;
-			break;
-		}
-		if (known)
-			stats[n] = *known;
-		else
-			namestrcpy(&stats[n].name, job->name);
-		if (stats[n].anchor == 0 && job->interval > 0)
-			stats[n].anchor = first_anchor(now, job->interval);
-		stats[n].interval = job->interval;
-		n++;
-	}
-
-	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
-	memcpy(my_slot->jobs, stats, n * sizeof(MonJobStats));
-	my_slot->njobs = n;
-	LWLockRelease(mon_workers->lock);
+	if (state->extension == EXTENSION_USABLE)
+		state->read = mon_job_list_refresh();
 }
 
 /* Bring the list of jobs up to date; false when there is none to be had now. */
@@ -489,8 +310,7 @@ load_jobs(void)
 
 	if (error != NULL)
 	{
-		jobs = NIL;
-		jobs_stale = true;
+		mon_job_list_forget();
 		if (!load_error_logged && !ShutdownRequestPending)
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
@@ -502,11 +322,7 @@ load_jobs(void)
 	if (state.extension == EXTENSION_ABSENT)
 		leave_with(MON_SLOT_ABSENT);
 	if (state.read)
-	{
-		jobs_stale = false;
-		jobs_read_at = GetCurrentTimestamp();
-		sync_stats(jobs_read_at);
-	}
+		mon_job_list_enter(my_slot);
 	return state.extension == EXTENSION_USABLE;
 }
 
@@ -533,7 +349,7 @@ become_owner(const char *owner)
  * name.  A SECURITY DEFINER function has its own owner's rights.
  */
 static void
-check_function(const Job *job)
+check_function(const MonJob *job)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid argtypes[2] = {TEXTOID, OIDOID};
@@ -566,7 +382,7 @@ check_function(const Job *job)
 
 /* The list of jobs may be some time old when others have run before this one. */
 static bool
-still_enabled(const Job *job)
+still_enabled(const MonJob *job)
 {
 	static SPIPlanPtr plan = NULL;
 	Oid argtypes[1] = {TEXTOID};
@@ -584,7 +400,7 @@ still_enabled(const Job *job)
 static void
 job_body(void *arg)
 {
-	Job *job = arg;
+	MonJob *job = arg;
 	Oid argtypes[1] = {TIMESTAMPTZOID};
 	Datum values[1] = {TimestampTzGetDatum(job->at)};
 	Oid save_user;
@@ -622,14 +438,14 @@ job_body(void *arg)
 static void
 outcome_body(void *arg)
 {
-	Job *job = arg;
+	MonJob *job = arg;
 	Oid argtypes[3] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
 	Datum values[3];
 	char nulls[3] = {' ', job->error ? ' ' : 'n', ' '};
 
 	if (lock_extension() != EXTENSION_USABLE)
 	{
-		jobs_stale = true;
+		mon_job_list_outdated();
 		return;
 	}
 	values[0] = CStringGetTextDatum(job->name);
@@ -668,20 +484,8 @@ told_lately(MonJobStats *stats, const char *job_error)
 	return told;
 }
 
-/* As its row has it now. */
 static void
-remember_outcome(Job *job)
-{
-	job->last_state = job->error ? "failed" : "ok";
-	if (job->error == NULL)
-		return;
-	if (job->last_error)
-		pfree(job->last_error);
-	job->last_error = MemoryContextStrdup(jobs_cxt, job->error);
-}
-
-static void
-write_outcome(Job *job, MonJobStats *stats)
+write_outcome(MonJob *job, MonJobStats *stats)
 {
 	bool was_failed = job->last_state && strcmp(job->last_state, "failed") == 0;
 	bool was_ok = job->last_state && strcmp(job->last_state, "ok") == 0;
@@ -705,13 +509,13 @@ write_outcome(Job *job, MonJobStats *stats)
 				 errmsg("monitoring could not record the outcome of job \"%s\": %s", job->name,
 						error->message)));
 	else
-		remember_outcome(job);
+		mon_job_remember_outcome(job);
 }
 
 static void
-run_job(Job *job, TimestampTz due, int timeout)
+run_job(MonJob *job, TimestampTz due, int timeout)
 {
-	MonJobStats *stats = find_stats(job->name);
+	MonJobStats *stats = mon_job_stats(my_slot, job->name);
 	TimestampTz start = GetCurrentTimestamp();
 	ErrorData *error;
 
@@ -770,15 +574,15 @@ reload_if_asked(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
-		jobs_stale = true; /* their intervals may be settings */
+		mon_job_list_outdated(); /* their intervals may be settings */
 	}
 }
 
 /* When the job is due; if the clock has stepped back its beat begins anew. */
 static TimestampTz
-job_due(const Job *job, MonJobStats *stats, TimestampTz now)
+job_due(const MonJob *job, MonJobStats *stats, TimestampTz now)
 {
-	int64 interval = job->interval > 0 ? job->interval : MAX_SLEEP_MS * INT64CONST(1000);
+	int64 interval = job->interval > 0 ? job->interval : MON_MAX_SLEEP_MS * INT64CONST(1000);
 
 	if (stats->anchor > now)
 	{
@@ -796,15 +600,15 @@ run_cycle(void)
 	bool woken = take_woken();
 	bool usable = load_jobs();
 	TimestampTz wake_at = GetCurrentTimestamp() +
-		(usable ? MAX_SLEEP_MS : RETRY_MS) * INT64CONST(1000);
+		(usable ? MON_MAX_SLEEP_MS : RETRY_MS) * INT64CONST(1000);
 	ListCell *lc;
 
 	if (!usable)
 		return wake_at;
-	foreach (lc, jobs)
+	foreach (lc, mon_job_list())
 	{
-		Job *job = lfirst(lc);
-		MonJobStats *stats = find_stats(job->name);
+		MonJob *job = lfirst(lc);
+		MonJobStats *stats = mon_job_stats(my_slot, job->name);
 		TimestampTz now = GetCurrentTimestamp();
 		TimestampTz due;
 
@@ -859,12 +663,12 @@ run_shutdown_jobs(void)
 	MemoryContextSwitchTo(cycle_cxt);
 	if (!load_jobs())
 		return;
-	foreach (lc, jobs)
+	foreach (lc, mon_job_list())
 	{
-		Job *job = lfirst(lc);
+		MonJob *job = lfirst(lc);
 		TimestampTz now = GetCurrentTimestamp();
 
-		if (job->run_at_shutdown && find_stats(job->name) != NULL &&
+		if (job->run_at_shutdown && mon_job_stats(my_slot, job->name) != NULL &&
 			mon_job_put_off(job->name, now) <= now)
 			run_job(job, now, Min(job->timeout, SHUTDOWN_JOB_MS));
 	}
@@ -938,7 +742,6 @@ worker_start(void)
 	mon_worker_pin_settings(true);
 	cycle_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring worker cycle",
 									  ALLOCSET_DEFAULT_SIZES);
-	jobs_cxt = AllocSetContextCreate(TopMemoryContext, "monitoring jobs", ALLOCSET_DEFAULT_SIZES);
 	check_extension();
 
 	LWLockAcquire(mon_workers->lock, LW_EXCLUSIVE);
@@ -973,7 +776,7 @@ mon_database_worker_main(Datum arg)
 
 		(void) WaitLatch(
 			MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-			Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at), MAX_SLEEP_MS),
+			Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wake_at), MON_MAX_SLEEP_MS),
 			PG_WAIT_EXTENSION);
 	}
 }
