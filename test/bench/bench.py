@@ -9,6 +9,7 @@ pgbench, started with the prefix given after "--".
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -303,6 +304,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("prefix", nargs="+")
     bench = Bench(parser.parse_args())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # further servers are removed
     setup = Psql(bench, "postgres")
     setup.run("CREATE DATABASE bench")
     print("==> %s" % setup.value("SELECT version()"), flush=True)
