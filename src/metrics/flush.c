@@ -460,7 +460,7 @@ mon_metrics_init(void)
 	mon_define_init();
 	mon_late_init();
 	mon_catalog_init();
-	/* At the end of a transaction they are called in the opposite order: what was flushed is dropped before series are forgotten. */
+	/* At the end of a transaction the last is first: what was flushed is dropped before series are forgotten. */
 	mon_manage_init();
 	mon_transaction_register(&flush_part, flush_at_end, NULL);
 }

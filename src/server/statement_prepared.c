@@ -34,8 +34,8 @@ typedef struct Prepared
 
 static Prepared prepared[PREPARED];
 static int last_prepared = 0;
-static int nprepared =
-	0; /* that have a queryid: none, as a rule, when plans are made once and kept */
+/* That have a queryid: none, as a rule, when plans are made once and kept. */
+static int nprepared = 0;
 static TimestampTz started_with = 0; /* message whose first statement has been started */
 
 static Prepared *

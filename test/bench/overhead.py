@@ -63,7 +63,7 @@ class Cluster:
     """A copy of the benchmark's stopped cluster, running with libraries of its own, and a pgbench."""
 
     def __init__(self, bench, name, libraries):
-        self.bench, self.libraries = bench, libraries
+        self.bench = bench
         self.data, self.port = "%s_%s" % (bench.options.data, name), free_port()
         self.run("cp", "-a", bench.options.data, self.data)
         self.control("-l", bench.options.log, "-o",
